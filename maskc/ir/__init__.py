@@ -1,0 +1,1 @@
+"""The intermediate representation: interned typed expressions, and what they mean."""

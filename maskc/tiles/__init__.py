@@ -1,0 +1,1 @@
+"""From a program and a binding to the tiles that have to be computed."""
