@@ -54,7 +54,8 @@ class Parameter:
 
     ``domain`` is empty for a scalar; else one entry per dimension: one of ``DOMAINS``, an
     integer extent, or the name of an integer parameter that gives the extent.
-    ``labels`` names the values of an enumeration (type INT).
+    ``labels`` names the values of an enumeration (type INT). ``low`` and ``high`` (not included)
+    are the declared range of an integer, None where it is open.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Parameter:
     labels: tuple[str, ...] = ()
     default: Const | None = None
     doc: str = field(default="", compare=False)
+    low: int | None = None
+    high: int | None = None
 
     @property
     def is_scalar(self) -> bool:
