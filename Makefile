@@ -1,0 +1,49 @@
+# Every target sets itself up: the first run makes .venv and installs what constraints.txt pins.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)
+PYTEST := $(PY) -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench fmt lint clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*##  */\1 /p' Makefile | while read -r name text; do printf 'make %-9s %s\n' "$$name" "$$text"; done
+
+demo: $(STAMP)  ## three models' masks: drawn, run, compared, and written as PNG to out/
+	@$(PY) examples/demo.py
+
+test: lint  ## linters, types and the tests that take seconds
+	$(PYTEST)
+
+test-all: lint  ## the slow tests too
+	$(PYTEST) --run-slow
+
+lint: $(STAMP)  ## ruff and mypy --strict
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict
+
+bench: $(STAMP)  ## every benchmark, one after the other
+	@set -e; for script in benchmarks/*.py; do \
+		[ -e "$$script" ] || { echo "no benchmarks yet"; break; }; \
+		case "$$script" in */_*) ;; *) echo "== $$script"; $(PY) "$$script" ;; esac; done
+
+fmt: $(STAMP)  ## format the Python code and the example patterns
+	$(PY) -m ruff check --fix --quiet . || true
+	$(PY) -m ruff format .
+	$(PY) -m maskc fmt $$(find examples -name '*.mask')
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) out build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "maskc needs Python 3.10 or later; try: make PYTHON=python3.11 test" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@# torch first and alone, so that pip settles on one build of it before anything else asks for it.
+	$(PY) -m pip install --quiet torch==$(TORCH)
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,plot,triton,hf,oracles]'
+	@touch $@

@@ -1,0 +1,66 @@
+"""The environment variables that maskc looks at: all of them, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+__all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "Knob"]
+
+_T = TypeVar("_T")
+
+#: The stages that ``MASKC_DUMP`` may name.
+STAGES = ("tree", "typed", "normal", "plan", "kernel")
+
+
+@dataclass(frozen=True)
+class Knob(Generic[_T]):
+    """One environment variable.
+
+    Attributes:
+        name: the variable.
+        default: its value as text when it is not set (or empty).
+        read: from text to value; raises ValueError on a text that it does not understand.
+        doc: one sentence.
+    """
+
+    name: str
+    default: str
+    read: Callable[[str], _T]
+    doc: str
+
+    def value(self) -> _T:
+        """The value now. Raises ValueError, naming the variable, if its text makes no sense."""
+        text = os.environ.get(self.name) or self.default
+        try:
+            return self.read(text)
+        except ValueError as error:
+            raise ValueError(f"environment variable {self.name}={text!r}: {error}") from None
+
+
+def _switch(text: str) -> bool:
+    on = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if text.lower() not in on:
+        raise ValueError("expected 1 or 0")
+    return on[text.lower()]
+
+
+def _stages(text: str) -> frozenset[str]:
+    names = frozenset(name.strip() for name in text.split(",") if name.strip())
+    unknown = sorted(names - set(STAGES))
+    if unknown:
+        raise ValueError(f"no stage is called {', '.join(unknown)}; the stages are {', '.join(STAGES)}")
+    return names
+
+
+DUMP = Knob("MASKC_DUMP", "", _stages, "Stages to print to standard error while compiling, separated by commas.")
+CHECK = Knob("MASKC_CHECK", "0", _switch, "Compare every call of a compiled op with the reference.")
+CACHE_DIR = Knob(
+    "MASKC_CACHE_DIR", "~/.cache/maskc", lambda text: Path(text).expanduser(), "Where compiled kernels are kept."
+)
+NO_COLOR = Knob("NO_COLOR", "", bool, "Print no colours, whatever the value is.")
+
+KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, NO_COLOR)
