@@ -1,0 +1,188 @@
+"""From text to syntax tree. The only module that knows of lark."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lark
+from lark.lexer import Lexer
+
+from maskc.diagnostics import Diagnostic, MaskcError, Source, Span
+from maskc.syntax import tokens as tk
+from maskc.syntax.build import build, depth_problem
+from maskc.syntax.tree import File
+
+__all__ = ["parse", "parse_file", "read_source"]
+
+_GRAMMAR = Path(__file__).parent.parent / "grammar" / "maskc.lark"
+_STARTS = ["start", "item", "header", "statement"]
+#: How the terminals that may follow are named in messages.
+_TERMINALS = {
+    "_SEP": "the end of the line", "NAME": "a name", "INT": "a number", "BAR": "`|`", "AMP": "`&`", "LBRACE": "`{`",
+    "RBRACE": "`}`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "COLON": "`:`",
+    "EQUAL": "`=`", "ARROW": "`->`", "JOIN": "`++`", "DOTS": "`..`", "$END": "the end of the file",
+}  # fmt: skip
+
+
+class _Tokens(Lexer):
+    """Hands lark the tokens that ``maskc.syntax.tokens`` found."""
+
+    def __init__(self, lexer_conf: object) -> None:
+        pass
+
+    def lex(self, lexer_state: Any, parser_state: Any = None) -> Iterator[lark.Token]:
+        # lark hands back what was given to `parse`, by way of its lexer state in some versions.
+        found = getattr(lexer_state, "text", lexer_state)
+        for t in getattr(found, "text", found):
+            yield lark.Token(t.kind, t.text, start_pos=t.span.start, end_pos=t.span.end)
+
+
+@functools.lru_cache(maxsize=1)
+def _parser() -> lark.Lark:
+    return lark.Lark(
+        _GRAMMAR.read_text(encoding="utf-8"),
+        parser="lalr",
+        lexer=_Tokens,
+        start=_STARTS,
+        propagate_positions=True,
+        maybe_placeholders=True,
+    )
+
+
+def read_source(path: str | Path) -> Source:
+    """The text of a pattern file. Raises MaskcError if it is missing, too large, or no UTF-8."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(tk.MAX_TEXT + 1)
+    except OSError as e:
+        hint = "give the path of a pattern file, usually ending in `.mask`"
+        raise MaskcError(Diagnostic("E003", f"cannot read {path}: {e.strerror}", None, hint)) from None
+    return _decode(data, str(path))
+
+
+def _decode(data: bytes, name: str) -> Source:
+    if len(data) > tk.MAX_TEXT:
+        hint = "a pattern is usually under a page; give large tables as arguments"
+        message = f"{name} has more than {tk.MAX_TEXT} bytes"
+        raise MaskcError(Diagnostic("E002", message, None, hint))
+    try:
+        return Source(data.decode("utf-8-sig"), name)
+    except UnicodeDecodeError as e:
+        message = f"{name} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}"
+        raise MaskcError(Diagnostic("E001", message, None, "save the file as UTF-8 text")) from None
+
+
+def parse_file(path: str | Path) -> File:
+    """Parse a pattern file. Raises MaskcError with everything that is wrong with it."""
+    return parse(read_source(path))
+
+
+def parse(source: Source | str) -> File:
+    """Parse a text. Raises MaskcError with all the syntax errors of the text at once."""
+    if isinstance(source, str):
+        source = Source(source)
+    if len(source.text) > tk.MAX_TEXT:
+        _decode(source.text.encode(), source.name)
+    tokens, comments = tk.tokenize(source)
+    if not tokens:
+        hint = "write a mask, such as `causal`, or a `pattern`"
+        raise MaskcError(Diagnostic("E004", f"there is nothing in {source.name}", None, hint))
+    try:
+        tree = _parser().parse(tokens, start="start")  # type: ignore[arg-type]
+    except lark.UnexpectedInput as first:
+        raise MaskcError(_all_problems(source, tokens) or [_problem(source, first, tokens)]) from None
+    problem = depth_problem(source, tree)
+    if problem:
+        raise MaskcError(problem)
+    return build(source, tree, comments)
+
+
+def _all_problems(source: Source, tokens: list[tk.Token]) -> list[Diagnostic]:
+    """Parse every item, and every statement of a pattern, on its own: one error each."""
+    found: list[Diagnostic] = []
+    for item in _split(tokens):
+        for start, part in _parts(item):
+            try:
+                _parser().parse(part, start=start)  # type: ignore[arg-type]
+            except lark.UnexpectedInput as e:
+                found.append(_problem(source, e, part))
+    return found[:20]
+
+
+def _split(tokens: list[tk.Token]) -> Iterator[list[tk.Token]]:
+    """Cut at the SEPs that stand in no bracket."""
+    depth, part = 0, list[tk.Token]()
+    for t in tokens:
+        depth += (t.kind in ("LPAR", "LSQB", "LBRACE")) - (t.kind in ("RPAR", "RSQB", "RBRACE"))
+        if t.kind == "_SEP" and depth == 0:
+            yield part
+            part = []
+        else:
+            part.append(t)
+    if part:
+        yield part
+
+
+def _parts(item: list[tk.Token]) -> Iterator[tuple[str, list[tk.Token]]]:
+    if not item or item[0].kind == "MASKC":
+        return
+    depth, brace = 0, None
+    for i, t in enumerate(item):
+        if t.kind == "LBRACE" and depth == 0:
+            brace = i
+            break
+        depth += (t.kind in ("LPAR", "LSQB", "LBRACE")) - (t.kind in ("RPAR", "RSQB", "RBRACE"))
+    if item[0].kind != "PATTERN" or brace is None or item[-1].kind != "RBRACE":
+        yield "item", item
+        return
+    yield "header", item[:brace]
+    for statement in _split(item[brace + 1 : -1]):
+        yield "statement", statement
+
+
+def _problem(source: Source, e: lark.UnexpectedInput, tokens: list[tk.Token]) -> Diagnostic:
+    token = getattr(e, "token", None)
+    last = tokens[-1].span if tokens else Span(source, 0, 0)
+    if token is None or token.type == "$END":
+        span, what = Span(source, last.end, last.end), "the end"
+    else:
+        span = Span(source, token.start_pos or 0, token.end_pos or 0)
+        what = "the end of the line" if token.type == "_SEP" else f"`{token}`"
+    before = next((t for t in reversed(tokens) if t.span.end <= span.start and t.kind != "_SEP"), None)
+    foreign = _foreign(source, token, before)
+    if foreign:
+        return foreign
+    wanted = _wanted(set(getattr(e, "accepts", None) or getattr(e, "expected", ())))
+    after = f" after `{before.text}`" if before else ""
+    return Diagnostic("E101", f"{what} cannot stand here{after}", span, f"expected {wanted}" if wanted else None)
+
+
+def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic | None:
+    """`a and b`, `not a`, `x = 3`: what people write who come from Python."""
+    if token is not None and str(token) in tk.FOREIGN:
+        span = Span(source, token.start_pos, token.end_pos)
+        return Diagnostic("E105", f"`{token}` is not written like this here", span, f"use `{tk.FOREIGN[str(token)]}`")
+    if before and before.text in tk.FOREIGN:
+        hint = f"use `{tk.FOREIGN[before.text]}`"
+        return Diagnostic("E105", f"`{before.text}` is not written like this here", before.span, hint)
+    if token is not None and token.type == "EQUAL":
+        span = Span(source, token.start_pos, token.end_pos)
+        return Diagnostic("E105", "`=` gives a value to an argument; it does not compare", span, "use `==` to compare")
+    if token is not None and str(token) == "if":
+        span = Span(source, token.start_pos, token.end_pos)
+        hint = "write `match condition { true: a; else: b }`"
+        return Diagnostic("E105", "there is no `if` in the language", span, hint)
+    return None
+
+
+def _wanted(kinds: set[str]) -> str:
+    if {"NAME", "INT", "LPAR"} <= kinds:
+        return "an expression"
+    names = [_TERMINALS.get(k, f"`{k.lower()}`") for k in sorted(kinds)]
+    if not names or len(names) > 6:
+        return "an operator, or the end of the line" if "_SEP" in kinds or "BAR" in kinds else ""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,184 @@
+"""Tokens: the words of the language, where lines end, and the limits on an untrusted text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
+from maskc.syntax.tree import Comment
+
+__all__ = ["FOREIGN", "KEYWORDS", "MAX_DEPTH", "MAX_TEXT", "Token", "too_deep", "tokenize"]
+
+#: Bytes of text that are read at most.
+MAX_TEXT = 1 << 20
+#: Brackets, or operators, that may stand within one another.
+MAX_DEPTH = 100
+#: Literals are limited so that ordinary arithmetic on positions stays within 64 bits.
+MAX_INT = 2**31 - 1
+
+KEYWORDS = (
+    "maskc", "def", "pattern", "over", "let", "attend", "score", "normalize", "output", "assert", "some",
+    "on", "in", "true", "false", "any", "match", "else",
+)  # fmt: skip
+_OPERATORS = {
+    "|": "BAR", "&": "AMP", "~": "TILDE", "+": "PLUS", "-": "MINUS", "**": "POW", "*": "TIMES", "/": "TIMES",
+    "//": "TIMES", "%": "TIMES", "<": "COMPARE", "<=": "COMPARE", ">": "COMPARE", ">=": "COMPARE",
+    "==": "COMPARE", "!=": "COMPARE", "=": "EQUAL", "->": "ARROW", "++": "JOIN",
+    "..": "DOTS", ":": "COLON", ",": "COMMA", "(": "LPAR", ")": "RPAR", "[": "LSQB", "]": "RSQB",
+    "{": "LBRACE", "}": "RBRACE", ";": "_SEP",
+}  # fmt: skip
+#: Spellings of other languages, and what to write here.
+FOREIGN = {
+    "&&": "&", "||": "|", "!": "~", "^": "!=", "<>": "!=", "===": "==", "and": "&", "or": "|", "not": "~",
+    "True": "true", "False": "false", "is": "==", "//=": "//",
+}  # fmt: skip
+
+_TOKEN = re.compile(
+    r"(?P<blank>[ \t\r]+)|(?P<newline>\n)|(?P<comment>\#[^\n]*)"
+    r"|(?P<float>\d[\d_]*\.\d[\d_]*(?:[eE][+-]?\d+)?|\d[\d_]*[eE][+-]?\d+)|(?P<int>\d[\d_]*)"
+    r"|(?P<name>[^\W\d]\w*)"
+    r"|(?P<foreign>&&|\|\||===|<>|!(?!=)|\^)"
+    r"|(?P<op>->|\+\+|\.\.|//|\*\*|<=|>=|==|!=|[|&~+\-*/%<>=:,()\[\]{};])"
+)
+_OPENERS = {"(": ")", "[": "]", "{": "}"}
+# A line that starts with one of these goes on with the line before.
+_CONTINUES = {"BAR", "AMP", "PLUS", "POW", "TIMES", "COMPARE", "EQUAL", "COLON", "COMMA", "RPAR", "RSQB", "RBRACE",
+              "LBRACE", "ON", "IN", "OVER", "ARROW", "JOIN", "DOTS"}  # fmt: skip
+# A line that ends with one of these goes on with the line after.
+_EXPECTS = (_CONTINUES - {"RPAR", "RSQB", "RBRACE"}) | {
+    "MINUS", "TILDE", "LPAR", "LSQB", "MATCH", "_SEP", "DEF", "PATTERN", "LET", "ATTEND", "SCORE", "NORMALIZE",
+    "OUTPUT", "ASSERT", "ANY",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Token:
+    """``kind`` is a terminal of the grammar."""
+
+    kind: str
+    text: str
+    span: Span
+
+
+@dataclass
+class _Open:
+    token: Token
+    is_match: bool
+
+
+def tokenize(source: Source) -> tuple[list[Token], list[Comment]]:
+    """The tokens of a text, with a ``_SEP`` wherever a statement ends, and its comments.
+
+    Raises MaskcError with everything that is no token, or a bracket that is never closed.
+    """
+    return _Tokenizer(source).run()
+
+
+def too_deep(span: Span) -> Diagnostic:
+    """Nested more than MAX_DEPTH deep, at ``span``."""
+    return Diagnostic("E103", f"this is nested more than {MAX_DEPTH} deep", span, "name parts of it with `let` or `def`")
+
+
+class _Tokenizer:
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.tokens: list[Token] = []
+        self.comments: list[Comment] = []
+        self.errors: list[Diagnostic] = []
+        self.open: list[_Open] = []
+        self.matches: list[int] = []  # depth of brackets at each `match` whose brace is still to come
+        self.newline = False
+
+    def run(self) -> tuple[list[Token], list[Comment]]:
+        text, at = self.source.text, 0
+        while at < len(text) and len(self.errors) < 20:
+            m = _TOKEN.match(text, at)
+            if m is None:
+                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1)
+                at += 1
+                continue
+            self.take(str(m.lastgroup), m.group(), at)
+            at = m.end()
+        for left in self.open[:1] if not self.errors else ():
+            self.errors.append(Diagnostic("E107", f"`{left.token.text}` is never closed", left.token.span,
+                                          f"write `{_OPENERS[left.token.text]}` where it should end"))  # fmt: skip
+        if self.errors:
+            raise MaskcError(self.errors)
+        while self.tokens and self.tokens[-1].kind == "_SEP":
+            self.tokens.pop()
+        return self.tokens, self.comments
+
+    def error(self, code: str, message: str, start: int, end: int, hint: str | None = None) -> None:
+        self.errors.append(Diagnostic(code, message, Span(self.source, start, end), hint))
+
+    def take(self, group: str, text: str, at: int) -> None:
+        span = Span(self.source, at, at + len(text))
+        if group == "newline":
+            self.newline = True
+        elif group == "comment":
+            line_start = self.source.text.rfind("\n", 0, at) + 1
+            own = not self.source.text[line_start:at].strip()
+            self.comments.append(Comment(span, text.rstrip(), own))
+        elif group == "foreign":
+            self.error("E105", f"`{text}` is not written like this here", at, at + len(text),
+                       f"use `{FOREIGN[text]}`")  # fmt: skip
+        elif group != "blank":
+            kind = {"float": "FLOAT", "int": "INT"}.get(group) or (
+                _OPERATORS[text] if group == "op" else text.upper() if text in KEYWORDS else "NAME"
+            )
+            self.number(group, text, span)
+            self.push(Token(kind, text, span))
+
+    def number(self, group: str, text: str, span: Span) -> None:
+        digits = text.replace("_", "")
+        if group == "int" and (len(digits) > 10 or int(digits) > MAX_INT):
+            self.error("E104", f"an integer may be at most {MAX_INT}", span.start, span.end)
+        elif group == "float" and (len(digits) > 400 or float(digits) == float("inf")):
+            self.error("E104", "a float has at most 400 digits and is finite", span.start, span.end)
+
+    def push(self, token: Token) -> None:
+        if self.newline or token.kind in ("DEF", "PATTERN"):
+            self.end_statement(token)
+        self.newline = False
+        if token.kind == "_SEP" and (not self.tokens or self.tokens[-1].kind in ("_SEP", "LBRACE")):
+            return
+        if token.text in _OPENERS:
+            self.enter(token)
+        elif token.text in (")", "]", "}"):
+            self.leave(token)
+        elif token.kind == "MATCH":
+            self.matches.append(len(self.open))
+        if token.kind == "RBRACE" and self.tokens and self.tokens[-1].kind == "_SEP":
+            self.tokens.pop()
+        self.tokens.append(token)
+
+    def end_statement(self, token: Token) -> None:
+        """Insert a _SEP between the last token and this one, which starts a line, if a statement ends there."""
+        if not self.tokens or (self.open and self.open[-1].token.text in "(["):
+            return
+        last = self.tokens[-1]
+        if last.kind == "LBRACE" or last.kind in _EXPECTS or token.kind in _CONTINUES or token.kind == "_SEP":
+            return
+        # `- x` goes on with a sum, but within a match it is a case with a negative number.
+        if token.kind == "MINUS" and not (self.open and self.open[-1].is_match):
+            return
+        self.tokens.append(Token("_SEP", "", Span(self.source, last.span.end, last.span.end)))
+
+    def enter(self, token: Token) -> None:
+        is_match = token.text == "{" and bool(self.matches) and self.matches[-1] == len(self.open)
+        if is_match:
+            self.matches.pop()
+        self.open.append(_Open(token, is_match))
+        if len(self.open) > MAX_DEPTH:  # Nothing after this is worth reading.
+            raise MaskcError(too_deep(token.span))
+
+    def leave(self, token: Token) -> None:
+        if self.open and _OPENERS[self.open[-1].token.text] == token.text:
+            self.open.pop()
+            return
+        notes: tuple[Note, ...] = ()
+        if self.open:
+            opener = self.open.pop().token
+            notes = (Note(f"`{opener.text}` was opened here, and wants `{_OPENERS[opener.text]}`", opener.span),)
+        self.errors.append(Diagnostic("E107", f"`{token.text}` closes nothing", token.span, None, notes))
