@@ -14,72 +14,339 @@ __all__ = ["ERRORS", "ErrorRow"]
 @dataclass(frozen=True)
 class ErrorRow:
     """``code``: E... for an error, W... for a warning. ``title``: a few words. ``explanation``: what
-    it means and what to do, in plain sentences. ``example``: a short faulty program or call."""
+    it means and what to do, in plain sentences. ``example``: a short faulty program or call;
+    ``is_call`` says which."""
 
     code: str
     title: str
     explanation: str = ""
     example: str = ""
 
+    @property
+    def is_call(self) -> bool:
+        """Whether the example is Python or a command, and not a program of the language."""
+        return self.code[1] in "56789" or self.code in ("E001", "E002", "E003", "E205")
+
 
 _ROWS = (
     # Reading
-    ErrorRow("E001", "the text is not UTF-8"),
-    ErrorRow("E002", "the text is too large"),
-    ErrorRow("E003", "the file cannot be read"),
-    ErrorRow("E004", "there is nothing in the file"),
-    ErrorRow("E005", "unknown version of the language"),
+    ErrorRow(
+        "E001",
+        "the text is not UTF-8",
+        "Pattern files are read as UTF-8. This one holds bytes that are not: it was saved in another encoding, or it "
+        "is no text at all. Save it again as UTF-8.",
+        "maskc check photograph.png",
+    ),
+    ErrorRow(
+        "E002",
+        "the text is too large",
+        "A pattern is a page or two of text. To keep reading it bounded in time and memory, larger files than the "
+        "message says are refused. Data belongs in tables and inputs, which are given when compiling or calling.",
+        "maskc check dump-of-100-megabytes.mask",
+    ),
+    ErrorRow(
+        "E003",
+        "the file cannot be read",
+        "There is no such file, it is a directory, or permission is missing.",
+        "maskc check no-such-file.mask",
+    ),
+    ErrorRow(
+        "E004",
+        "there is nothing in the file",
+        "A file holds definitions and patterns, or one mask expression. This one holds neither, only blanks or "
+        "comments.",
+        "# only a comment\n",
+    ),
+    ErrorRow(
+        "E005",
+        "unknown version of the language",
+        "A file may start with `maskc` and the version of the language that it is written in. This version of maskc "
+        "does not know that one: install a newer maskc, or correct the line.",
+        "maskc 99\ncausal\n",
+    ),
     # Syntax
-    ErrorRow("E101", "this cannot stand here"),
-    ErrorRow("E102", "unknown character"),
-    ErrorRow("E103", "nested too deeply"),
-    ErrorRow("E104", "number too large"),
-    ErrorRow("E105", "spelled as in another language"),
-    ErrorRow("E106", "statement given twice or missing"),
-    ErrorRow("E107", "bracket never closed"),
+    ErrorRow(
+        "E101",
+        "this cannot stand here",
+        "The text is not a sentence of the language at this place. The message lists what could stand here instead.",
+        "causal sinks(4)\n",
+    ),
+    ErrorRow(
+        "E102",
+        "unknown character",
+        "No word of the language contains this character. Names are letters, digits and `_`.",
+        "causal ? sinks(4)\n",
+    ),
+    ErrorRow(
+        "E103",
+        "nested too deeply",
+        "Brackets or operators are nested more deeply than the message says. Give parts of the expression a name "
+        "with `let` or `def`.",
+        "~~~~~~ ... ~~~~~~causal",
+    ),
+    ErrorRow(
+        "E104",
+        "number too large",
+        "Integers must fit in 64 bits with a sign, and floats must be finite.",
+        "sinks(99999999999999999999)\n",
+    ),
+    ErrorRow(
+        "E105",
+        "spelled as in another language",
+        "The meaning is clear, but it is spelled otherwise here: `&`, `|` and `~` combine masks, `==` compares, and "
+        "conditions are written with `match`.",
+        "causal and sinks(4)\n",
+    ),
+    ErrorRow(
+        "E106",
+        "statement given twice or missing",
+        "A pattern has exactly one `attend`, at most one `normalize`, and any number of the others.",
+        "pattern twice(n: int = 4) {\n    attend causal\n    attend sinks(n)\n}\n",
+    ),
+    ErrorRow(
+        "E107",
+        "bracket never closed",
+        "The file ends while a bracket is still open. The note shows where it was opened, or the caret does.",
+        "causal & (sinks(4) | window(8\n",
+    ),
     # Names
-    ErrorRow("E201", "unknown name"),
-    ErrorRow("E202", "name defined twice"),
-    ErrorRow("E203", "a definition uses itself"),
-    ErrorRow("E204", "wrong arguments in a call"),
-    ErrorRow("E205", "which pattern is meant"),
-    ErrorRow("E206", "reserved name"),
+    ErrorRow(
+        "E201",
+        "unknown name",
+        "Nothing of this name is defined here: neither in the file, nor in the signature, nor in the vocabulary that "
+        "comes with maskc. The hint names what is spelled alike.",
+        "causl & sinks(4)\n",
+    ),
+    ErrorRow(
+        "E202",
+        "name defined twice",
+        "Two definitions, patterns, parameters or `let` names of one scope have the same name. Rename one of them.",
+        "def near = window(4)\ndef near = window(8)\npattern p() {\n    attend near\n}\n",
+    ),
+    ErrorRow(
+        "E203",
+        "a definition uses itself",
+        "Definitions are expanded where they are used, so that none may use itself, not even by way of others. The "
+        "language has no recursion.",
+        "def left = right\ndef right = left\npattern p() {\n    attend left\n}\n",
+    ),
+    ErrorRow(
+        "E204",
+        "wrong arguments in a call",
+        "A call gives too many arguments, too few, one twice, or one by a name that the definition does not have.",
+        "sliding_window(4, 5, 6)\n",
+    ),
+    ErrorRow(
+        "E205",
+        "which pattern is meant",
+        "The file holds several patterns (or none). Say which one by its name.",
+        "maskc show two-patterns.mask",
+    ),
+    ErrorRow(
+        "E206",
+        "reserved name",
+        "The name belongs to the language: a keyword, a symbol such as `q` or `h`, or a function of the core.",
+        "def q = 3\npattern p() {\n    attend causal\n}\n",
+    ),
     # Types
-    ErrorRow("E301", "wrong type"),
-    ErrorRow("E302", "wrong number of indices"),
-    ErrorRow("E303", "unknown enumerator"),
-    ErrorRow("E304", "match does not cover every value"),
-    ErrorRow("E305", "not allowed in this statement"),
-    ErrorRow("E306", "division by zero"),
-    ErrorRow("E307", "extent not known"),
+    ErrorRow(
+        "E301",
+        "wrong type",
+        "An operand or argument is of another type than this place takes: a mask where a number is wanted, a number "
+        "where a mask is wanted, a float where an integer is wanted.",
+        "causal + 1\n",
+    ),
+    ErrorRow(
+        "E302",
+        "wrong number of indices",
+        "A table or an input is looked up with as many indices as its signature has dimensions (batch apart).",
+        "pattern p(w: int[head]) {\n    attend sliding_window(w[h, layer])\n}\n",
+    ),
+    ErrorRow(
+        "E303",
+        "unknown enumerator",
+        "The enumeration that is compared or matched here has no such value. The values are listed in the signature.",
+        "pattern p(mode: {full, sparse} = full) {\n    attend match mode { dense: causal; else: sinks(4) }\n}\n",
+    ),
+    ErrorRow(
+        "E304",
+        "match does not cover every value",
+        "For some value no case fits. Add an `else` case, or cases for the values that the message names.",
+        "pattern p(n: int = 4) {\n    attend match layer { 0: causal; 1: sinks(n) }\n}\n",
+    ),
+    ErrorRow(
+        "E305",
+        "not allowed in this statement",
+        "The scaled score `s` exists only in `score`, an output element `o` only in `output`; an output and a sink "
+        "speak of no key; a pattern may only be called as a mask.",
+        "pattern p() {\n    attend causal & s > 0.0\n}\n",
+    ),
+    ErrorRow(
+        "E306",
+        "division by zero",
+        "The divisor is zero whatever the arguments are. (A divisor that becomes zero at some position only gives 0 "
+        "there.)",
+        "same(token // 0)\n",
+    ),
+    ErrorRow(
+        "E307",
+        "extent not known",
+        "The extent of this coordinate cannot be told from the signature and the spaces. Only the token index, grid "
+        "axes, segments, and quotients of them by a number have one.",
+        "pattern p(doc: int[token]) {\n    attend k < size(doc)\n}\n",
+    ),
     # Warnings
-    ErrorRow("W401", "parameter never used"),
-    ErrorRow("W402", "case never reached"),
-    ErrorRow("W403", "the mask is constant"),
-    ErrorRow("W404", "name never used"),
+    ErrorRow(
+        "W401",
+        "parameter never used",
+        "The signature declares something that no statement uses. Remove it, or use it.",
+        "pattern p(window: int = 4) {\n    attend causal\n}\n",
+    ),
+    ErrorRow(
+        "W402",
+        "case never reached",
+        "The cases before this one take every value that it would take.",
+        "pattern p() {\n    attend match layer { ..4: causal; 2: sinks(4); else: all }\n}\n",
+    ),
+    ErrorRow(
+        "W403",
+        "the mask is constant",
+        "The mask keeps every pair or none, whatever the arguments are. If that is meant, write `all` or `none`.",
+        "causal | ~causal\n",
+    ),
+    ErrorRow(
+        "W404",
+        "name never used",
+        "A `let` or a definition is used nowhere in the file. Remove it, or use it.",
+        "pattern p() {\n    let near = window(4)\n    attend causal\n}\n",
+    ),
     # Arguments, inputs and tensors
-    ErrorRow("E501", "argument missing"),
-    ErrorRow("E502", "unknown argument"),
-    ErrorRow("E503", "argument of the wrong type"),
-    ErrorRow("E504", "value out of range"),
-    ErrorRow("E505", "wrong shape"),
-    ErrorRow("E506", "sizes do not fit the length"),
-    ErrorRow("E507", "integers may overflow"),
-    ErrorRow("E508", "too many alternatives"),
-    ErrorRow("E510", "tensor of the wrong shape"),
-    ErrorRow("E511", "tensor of the wrong dtype"),
-    ErrorRow("E512", "tensor on the wrong device"),
-    ErrorRow("E513", "assertion does not hold"),
+    ErrorRow(
+        "E501",
+        "argument missing",
+        "The pattern declares a parameter without a default, or an input, and the call does not give it.",
+        'maskc.compile("pattern p(n: int) { attend sliding_window(n) }", heads=1)',
+    ),
+    ErrorRow(
+        "E502",
+        "unknown argument",
+        "The pattern declares no parameter or input of this name. The hint names what is spelled alike.",
+        'maskc.compile("pattern p(window: int = 4) { attend sliding_window(window) }", heads=1, windw=8)',
+    ),
+    ErrorRow(
+        "E503",
+        "argument of the wrong type",
+        "The value is of another type than the signature declares: `int` takes integers, `bool` takes booleans, an "
+        "enumeration takes one of its names, and a table takes an array of those.",
+        'maskc.compile("pattern p(n: int) { attend sliding_window(n) }", heads=1, n="four")',
+    ),
+    ErrorRow(
+        "E504",
+        "value out of range",
+        "A value lies outside the range that its signature declares, or outside what the argument can mean.",
+        'maskc.compile("pattern p(n: int(1..)) { attend sliding_window(n) }", heads=1, n=0)',
+    ),
+    ErrorRow(
+        "E505",
+        "wrong shape",
+        "A table or an input has another number of dimensions, or another extent, than its signature and the lengths "
+        "ask for.",
+        'maskc.compile("pattern p(w: int[head]) { attend sliding_window(w[h]) }", heads=4, w=[1, 2, 3])',
+    ),
+    ErrorRow(
+        "E506",
+        "sizes do not fit the length",
+        "The extents of segments and grid axes multiply and add up to another length than the sequence has, or an "
+        "extent is missing and does not follow from the length.",
+        'maskc.dense_mask("pattern p() over grid(y, x) { attend same(y) }", q_len=15, k_len=15, sizes={"y": 4, "x": '
+        "4})",
+    ),
+    ErrorRow(
+        "E507",
+        "integers may overflow",
+        "With these arguments and lengths an integer of the program may leave the range of 64 bits (of 32 bits in a "
+        "kernel). Use smaller numbers, or reduce them with `%`.",
+    ),
+    ErrorRow(
+        "E508",
+        "too many alternatives",
+        "Specialising the program for every head and layer, or writing a mask as a union of clauses, gives more "
+        "alternatives than the message says. Nothing is wrong with the meaning: simplify the mask, or compile for "
+        "fewer heads at once.",
+    ),
+    ErrorRow(
+        "E510",
+        "tensor of the wrong shape",
+        "`q` is (B, Hq, Nq, D), `k` and `v` are (B, Hkv, Nk, D), and Hq is a multiple of Hkv.",
+        'op = maskc.compile("causal", heads=2)\n'
+        "op(torch.zeros(1, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))",
+    ),
+    ErrorRow(
+        "E511",
+        "tensor of the wrong dtype",
+        "`q`, `k` and `v` are tensors of one floating-point dtype. Inputs have the type that their signature declares.",
+        'op = maskc.compile("causal", heads=2)\nx = torch.zeros(1, 2, 16, 8, dtype=torch.int64)\nop(x, x, x)',
+    ),
+    ErrorRow(
+        "E512",
+        "tensor on the wrong device",
+        "`q`, `k`, `v` and all inputs that are tensors lie on one device.",
+        'op = maskc.compile("causal", heads=2)\nx = torch.zeros(1, 2, 16, 8)\nop(x, x.to("meta"), x)',
+    ),
+    ErrorRow(
+        "E513",
+        "assertion does not hold",
+        "An `assert` of the pattern is false for these arguments. The message shows a query and a key where it fails.",
+    ),
     # Specs
-    ErrorRow("E601", "malformed spec"),
-    ErrorRow("E602", "spec of an unknown version"),
-    ErrorRow("E603", "spec whose hash does not match"),
+    ErrorRow(
+        "E601",
+        "malformed spec",
+        'A spec is a JSON object with the keys "maskc" (the version of specs), "pattern" (text), "args" and "hash". '
+        "The message says what is missing or of the wrong type.",
+    ),
+    ErrorRow(
+        "E602",
+        "spec of an unknown version",
+        "The spec was written by a later maskc. Install that, or write the spec again with this one.",
+    ),
+    ErrorRow(
+        "E603",
+        "spec whose hash does not match",
+        "The pattern of the spec was changed after its hash had been written, or means something else in this "
+        "version. If the change was meant, make the spec anew from the pattern.",
+    ),
     # Backends and planning
-    ErrorRow("E701", "unknown backend"),
-    ErrorRow("E702", "the backend cannot do this"),
-    ErrorRow("E703", "an optional package is missing"),
-    ErrorRow("E801", "planning would cost too much"),
-    ErrorRow("E901", "the program is too large"),
+    ErrorRow(
+        "E701",
+        "unknown backend",
+        "There is no backend of this name. The message lists those there are.",
+        'maskc.compile("causal", heads=1, backend="tritn")',
+    ),
+    ErrorRow(
+        "E702",
+        "the backend cannot do this",
+        "The backend that was asked for by name does not support this program or these tensors; the message says why "
+        'and what to do. `backend="auto"` takes the first that can.',
+    ),
+    ErrorRow(
+        "E703",
+        "an optional package is missing",
+        "This function needs a package that maskc does not install by itself. The hint names the extra that brings it.",
+        "maskc show pattern.mask --png out.png   # without matplotlib",
+    ),
+    ErrorRow(
+        "E801",
+        "planning would cost too much",
+        "Deciding which tiles are empty, partial or full would take more time or memory than the message says. Use "
+        "larger tiles, or a pattern whose boundary is shorter.",
+    ),
+    ErrorRow(
+        "E901",
+        "the program is too large",
+        "After all definitions are expanded the program has more nodes than the message says. Definitions that use "
+        "one another twice over many levels grow like that.",
+    ),
 )
 
 ERRORS: dict[str, ErrorRow] = {row.code: row for row in _ROWS}
