@@ -1,0 +1,84 @@
+"""Names: what is in scope, and what somebody may have meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Union
+
+from maskc.ir.nodes import Node, Symbol
+from maskc.ir.ops import OPS
+from maskc.lower.values import Coord, Valued
+from maskc.syntax import tree as t
+
+__all__ = ["FUNCTIONS", "RESERVED", "Binding", "ByName", "Globals", "Pair", "Scope", "did_you_mean"]
+
+#: Functions of the core that are written as calls.
+FUNCTIONS = tuple(op.symbol for op in OPS.values() if op.form == "call")
+#: Names that nothing else may have.
+RESERVED = frozenset({"q", "k", "h", "b", "layer", "heads", "s", "o", "token", "size", "_", *FUNCTIONS})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The position that ``q`` and ``k`` stand for here, and how many ``any`` are around."""
+
+    q: Node | None = field(default_factory=lambda: Symbol("q"))
+    k: Node | None = field(default_factory=lambda: Symbol("k"))
+    depth: int = 0
+
+
+@dataclass(eq=False)
+class ByName:
+    """A ``let``, or the argument for a ``mask`` parameter: an expression and the scope to read it in."""
+
+    expr: t.Expr
+    scope: Scope
+
+
+Binding = Union[ByName, Valued]
+
+
+@dataclass(eq=False)
+class Globals:
+    """Definitions and patterns of a file, in front of those of the prelude."""
+
+    definitions: dict[str, t.Definition]
+    patterns: dict[str, t.Pattern]
+    outer: Globals | None = None
+    cyclic: frozenset[str] = frozenset()
+
+    def find(self, name: str) -> tuple[t.Definition | t.Pattern, Globals] | None:
+        """The definition or pattern of that name, with the globals to read it in."""
+        own = self.definitions.get(name) or self.patterns.get(name)
+        if own is not None:
+            return own, self
+        return self.outer.find(name) if self.outer else None
+
+    def names(self) -> list[str]:
+        return [*self.definitions, *self.patterns, *(self.outer.names() if self.outer else ())]
+
+
+@dataclass(eq=False)
+class Scope:
+    """Local names, innermost first, over the globals of the file they stand in."""
+
+    globals: Globals
+    names: Mapping[str, Binding] = field(default_factory=dict)
+    coordinates: Mapping[str, Coord] = field(default_factory=dict)
+
+    def child(self, names: Mapping[str, Binding]) -> Scope:
+        return Scope(self.globals, {**self.names, **names}, self.coordinates)
+
+    def find(self, name: str) -> Binding | None:
+        return self.names.get(name) or self.coordinates.get(name)
+
+    def visible(self) -> list[str]:
+        return [*self.names, *self.coordinates, *self.globals.names(), *RESERVED - {"_"}]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A hint with the closest known name, if one is close."""
+    close = difflib.get_close_matches(name[:80], sorted(set(known)), n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else None
