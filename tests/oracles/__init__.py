@@ -1,0 +1,1 @@
+"""Other people's masks, compared with ours."""
