@@ -58,7 +58,8 @@ def _assign(
     for i, a in enumerate(e.args):
         name = a.name if a.name is not None else names[i] if i < len(names) else None
         if name is None:
-            message = f"`{item.name.id}` takes {len(names)} argument{'' if len(names) == 1 else 's'}, and this is one more"
+            count = f"{len(names)} argument{'' if len(names) == 1 else 's'}"
+            message = f"`{item.name.id}` takes {count}, and this is one more"
             lower.ctx.error("E204", message, a.span, None, note)
             return None
         if name not in names:

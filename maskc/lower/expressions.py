@@ -15,7 +15,7 @@ from maskc.lower.context import Context
 from maskc.lower.matches import lower_match
 from maskc.lower.scope import FUNCTIONS, RESERVED, ByName, Pair, Scope, did_you_mean
 from maskc.lower.spaces import token_coordinate
-from maskc.lower.values import POISON, Coord, Frame, Poison, Table, Value, Valued, both, condition, mask_of
+from maskc.lower.values import POISON, Coord, Frame, Poison, Table, Value, Valued, both, mask_of, where_defined
 from maskc.syntax import tree as t
 
 __all__ = ["Expressions"]
@@ -168,9 +168,7 @@ class Expressions:
 
         return ops.lift(combine, *values)
 
-    def with_enumerators(
-        self, exprs: Sequence[t.Expr], scope: Scope, pair: Pair, here: Node | None
-    ) -> list[Valued]:
+    def with_enumerators(self, exprs: Sequence[t.Expr], scope: Scope, pair: Pair, here: Node | None) -> list[Valued]:
         """Values of operands that are compared: a bare name beside an enumeration is one of its values."""
         labels: tuple[str, ...] = ()
         found: dict[int, Valued] = {}
@@ -221,7 +219,7 @@ class Expressions:
             if isinstance(read, Poison):
                 return POISON
             defined = read.defined if isinstance(read, Value) else None
-            return Value(condition(both(defined, plain.defined)))
+            return Value(where_defined(both(defined, plain.defined)))
 
         return ops.lift(inside, value)
 
@@ -269,7 +267,9 @@ class Expressions:
             return POISON
         domain = base.parameter.domain if isinstance(base, Table) else (None,)
         if isinstance(base, Value):
-            return self.ctx.error("E301", f"only tables and coordinates have an index; this is {base.kind}", e.base.span)
+            return self.ctx.error(
+                "E301", f"only tables and coordinates have an index; this is {base.kind}", e.base.span
+            )
         if len(indices) != len(domain):
             wanted = ", ".join(str(d) for d in domain) if isinstance(base, Table) else "one token"
             message = f"this takes {len(domain)} index{'es' if len(domain) > 1 else ''}, and got {len(indices)}"
@@ -416,9 +416,7 @@ def _look_up(p: Parameter, indices: tuple[Value, ...]) -> Value:
 
 def _known_when_compiling(node: Node) -> bool:
     """Whether it follows from parameters, tables, sizes, head and layer alone."""
-    return all(
-        not (isinstance(n, Symbol) and n.name in ("q", "k", "b", "s", "o")) for n in postorder([node])
-    )
+    return all(not (isinstance(n, Symbol) and n.name in ("q", "k", "b", "s", "o")) for n in postorder([node]))
 
 
 def _extent(op: str, coordinate: Coord, operand: Node) -> Node | None:
@@ -437,4 +435,3 @@ def _extent(op: str, coordinate: Coord, operand: Node) -> Node | None:
     if op == "*":
         return apply("add", apply("mul", apply("sub", extent, Const(1)), operand), Const(1))
     return None
-

@@ -10,7 +10,7 @@ from maskc.ir.ops import apply, conjunction, disjunction, negation
 from maskc.lower import operators as ops
 from maskc.lower.context import Context
 from maskc.lower.scope import Pair, Scope
-from maskc.lower.values import POISON, Poison, Value, Valued, condition, mask_of, to_float
+from maskc.lower.values import POISON, Poison, Value, Valued, mask_of, to_float, where_defined
 from maskc.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class _Matcher:
         self.ctx = lower.ctx
 
     def run(self, subjects: tuple[Valued, ...], values: tuple[Valued, ...]) -> Valued:
-        plain = [ops.as_value(self.ctx, s, x.span, "what is matched") for s, x in zip(subjects, self.e.subjects, strict=True)]
+        plain = [
+            ops.as_value(self.ctx, s, x.span, "what is matched") for s, x in zip(subjects, self.e.subjects, strict=True)
+        ]
         known = [s for s in plain if isinstance(s, Value)]
         results = self.results(values)
         conditions = [self.condition(a, known) for a in self.e.arms] if len(known) == len(plain) else []
@@ -116,7 +118,7 @@ def _select(condition: Node, a: Value, b: Value) -> Value:
     node = apply("select", condition, a.node, b.node)
     if a.defined is None and b.defined is None:
         return Value(node, None, a.labels if a.labels == b.labels else ())
-    defined = apply("select", condition, condition(a.defined), condition(b.defined))
+    defined = apply("select", condition, where_defined(a.defined), where_defined(b.defined))
     return Value(node, defined, a.labels if a.labels == b.labels else ())
 
 
@@ -212,4 +214,3 @@ def _number(e: t.Expr) -> int | None:
 
 def _takes_all(arm: t.Arm) -> bool:
     return arm.cases is None or any(all(isinstance(c, t.Name) and c.id == "_" for c in case) for case in arm.cases)
-

@@ -29,7 +29,10 @@ def collect_globals(ctx: Context, file: t.File, prelude: Globals | None) -> Glob
             ctx.error("E202", f"`{name.id}` is defined twice", name.span, None, Note("first here", seen[name.id]))
         else:
             seen[name.id] = name.span
-            (definitions if isinstance(item, t.Definition) else patterns)[name.id] = item  # type: ignore[index]
+            if isinstance(item, t.Definition):
+                definitions[name.id] = item
+            else:
+                patterns[name.id] = item
     return Globals(definitions, patterns, prelude)
 
 

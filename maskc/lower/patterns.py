@@ -121,7 +121,8 @@ class _Body:
         return True
 
     def _let(self, s: t.Statement) -> None:
-        assert s.name and s.value
+        assert s.name is not None
+        assert s.value is not None
         if s.name.id in RESERVED:
             self.ctx.error("E206", f"`{s.name.id}` is a word of the core and cannot be given away", s.name.span)
             return

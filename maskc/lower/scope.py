@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Union
 
 from maskc.ir.nodes import Node, Symbol
 from maskc.ir.ops import OPS
@@ -37,7 +36,7 @@ class ByName:
     scope: Scope
 
 
-Binding = Union[ByName, Valued]
+Binding = ByName | Valued
 
 
 @dataclass(eq=False)

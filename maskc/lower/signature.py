@@ -78,7 +78,9 @@ def _domain(ctx: Context, p: t.ParameterDecl, scalars: set[str] | None) -> tuple
             found.append(d.id)
         else:
             known = [*DOMAINS, *scalars]
-            hint = did_you_mean(d.id, known) or f"a domain is one of {', '.join(DOMAINS)}, a number, or an int parameter"
+            hint = (
+                did_you_mean(d.id, known) or f"a domain is one of {', '.join(DOMAINS)}, a number, or an int parameter"
+            )
             ctx.error("E201", f"`{d.id}` is nothing to index by", d.span, hint)
             return None
     return tuple(found)
@@ -141,4 +143,3 @@ def _in_range(p: Parameter, value: bool | int | float) -> bool:
 def _range_text(p: Parameter) -> str:
     low = "" if p.low is None else str(p.low)
     return f"{low}..{'' if p.high is None else p.high}"
-

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Union
 
 from maskc.diagnostics import Span
 from maskc.ir.nodes import TRUE, Const, Node, Type
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Parameter
 
-__all__ = ["POISON", "Coord", "Poison", "Table", "Value", "Valued", "both", "condition", "defined_value", "mask_of", "to_float"]
+__all__ = [
+    "POISON",
+    "Coord",
+    "Frame",
+    "Poison",
+    "Table",
+    "Value",
+    "Valued",
+    "both",
+    "defined_value",
+    "mask_of",
+    "to_float",
+    "where_defined",
+]
 
 
 @dataclass(frozen=True)
@@ -61,7 +73,7 @@ class Poison:
 
 
 POISON = Poison()
-Valued = Union[Value, Coord, Table, Poison]
+Valued = Value | Coord | Table | Poison
 
 
 def both(*defined: Node | None) -> Node | None:
@@ -91,7 +103,7 @@ def to_float(value: Value) -> Value:
     return Value(node, value.defined)
 
 
-def condition(defined: Node | None) -> Node:
+def where_defined(defined: Node | None) -> Node:
     """Where something is defined, as a mask."""
     return TRUE if defined is None else defined
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from maskc.diagnostics import Diagnostic, Source, Span
 from maskc.syntax import tree as t
@@ -139,8 +139,8 @@ class _Builder:
             return t.Statement(span, "let", self.name(parts[1]), self.expr(parts[2]))
         if node.data == "assert_some":
             return t.Statement(span, "assert", self.name(parts[2]), None)
-        kind = "assert" if node.data == "assert_all" else node.data
-        return t.Statement(span, kind, None, self.expr(parts[1]))
+        kind = "assert" if node.data == "assert_all" else str(node.data)
+        return t.Statement(span, cast(t.Kind, kind), None, self.expr(parts[1]))
 
     # Expressions
 

@@ -92,7 +92,7 @@ def parse(source: Source | str) -> File:
         hint = "write a mask, such as `causal`, or a `pattern`"
         raise MaskcError(Diagnostic("E004", f"there is nothing in {source.name}", None, hint))
     try:
-        tree = _parser().parse(tokens, start="start")  # type: ignore[arg-type]
+        tree = _parser().parse(tokens, start="start")
     except lark.UnexpectedInput as first:
         raise MaskcError(_all_problems(source, tokens) or [_problem(source, first, tokens)]) from None
     problem = depth_problem(source, tree)
@@ -107,7 +107,7 @@ def _all_problems(source: Source, tokens: list[tk.Token]) -> list[Diagnostic]:
     for item in _split(tokens):
         for start, part in _parts(item):
             try:
-                _parser().parse(part, start=start)  # type: ignore[arg-type]
+                _parser().parse(part, start=start)
             except lark.UnexpectedInput as e:
                 found.append(_problem(source, e, part))
     return found[:20]
@@ -156,7 +156,7 @@ def _problem(source: Source, e: lark.UnexpectedInput, tokens: list[tk.Token]) ->
     foreign = _foreign(source, token, before)
     if foreign:
         return foreign
-    wanted = _wanted(set(getattr(e, "accepts", None) or getattr(e, "expected", ())))
+    wanted = _wanted(set(getattr(e, "accepts", None) or getattr(e, "expected", None) or ()))
     after = f" after `{before.text}`" if before else ""
     return Diagnostic("E101", f"{what} cannot stand here{after}", span, f"expected {wanted}" if wanted else None)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
 from maskc.syntax.tree import Comment
 
-__all__ = ["FOREIGN", "KEYWORDS", "MAX_DEPTH", "MAX_TEXT", "Token", "too_deep", "tokenize"]
+__all__ = ["FOREIGN", "KEYWORDS", "MAX_DEPTH", "MAX_TEXT", "Token", "tokenize", "too_deep"]
 
 #: Bytes of text that are read at most.
 MAX_TEXT = 1 << 20
@@ -77,7 +77,8 @@ def tokenize(source: Source) -> tuple[list[Token], list[Comment]]:
 
 def too_deep(span: Span) -> Diagnostic:
     """Nested more than MAX_DEPTH deep, at ``span``."""
-    return Diagnostic("E103", f"this is nested more than {MAX_DEPTH} deep", span, "name parts of it with `let` or `def`")
+    hint = "name parts of it with `let` or `def`"
+    return Diagnostic("E103", f"this is nested more than {MAX_DEPTH} deep", span, hint)
 
 
 class _Tokenizer:

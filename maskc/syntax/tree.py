@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal as OneOf
-from typing import Union
 
 from maskc.diagnostics import Span
 
@@ -22,6 +21,7 @@ __all__ = [
     "File",
     "Formal",
     "Index",
+    "Kind",
     "Literal",
     "Match",
     "Member",
@@ -163,7 +163,8 @@ class Match:
     arms: tuple[Arm, ...]
 
 
-Expr = Union[Name, Literal, Unary, Binary, Chain, Comparison, Member, Pullback, Call, Index, Exists, Match]
+Kind = OneOf["let", "attend", "score", "normalize", "output", "assert"]
+Expr = Name | Literal | Unary | Binary | Chain | Comparison | Member | Pullback | Call | Index | Exists | Match
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Statement:
     """``kind`` is the keyword. ``name``: of a let, or what ``assert some`` asks for."""
 
     span: Span
-    kind: OneOf["let", "attend", "score", "normalize", "output", "assert"]
+    kind: Kind
     name: Name | None
     value: Expr | None
 
