@@ -1,1 +1,70 @@
-"""maskc: a compiler for attention masks."""
+"""maskc: a compiler for attention masks.
+
+    import maskc
+    op = maskc.compile("sliding_window(4096) | sinks(4)", heads=32)
+    out = op(q, k, v)
+
+Names are loaded when they are first used, so that importing maskc stays cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskc.compiler import check_assertions, compile, dense_mask, load, parse
+    from maskc.diagnostics import Diagnostic, MaskcError
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+    from maskc.op import Op
+    from maskc.pattern import Pattern
+    from maskc.spec import from_spec, to_spec
+    from maskc.tiles.binding import make_binding
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Binding",
+    "Diagnostic",
+    "MaskcError",
+    "Op",
+    "Pattern",
+    "Program",
+    "check_assertions",
+    "compile",
+    "dense_mask",
+    "from_spec",
+    "load",
+    "make_binding",
+    "parse",
+    "to_spec",
+]
+
+#: Where each public name is.
+_HOMES = {
+    "Binding": "maskc.ir.binding",
+    "Diagnostic": "maskc.diagnostics",
+    "MaskcError": "maskc.diagnostics",
+    "Op": "maskc.op",
+    "Pattern": "maskc.pattern",
+    "Program": "maskc.ir.program",
+    "check_assertions": "maskc.compiler",
+    "compile": "maskc.compiler",
+    "dense_mask": "maskc.compiler",
+    "from_spec": "maskc.spec",
+    "load": "maskc.compiler",
+    "make_binding": "maskc.tiles.binding",
+    "parse": "maskc.compiler",
+    "to_spec": "maskc.spec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'maskc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

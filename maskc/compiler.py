@@ -1,0 +1,191 @@
+"""The front door: load, parse and compile patterns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.program import Program
+from maskc.pattern import Pattern
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from maskc.op import Op
+
+    #: What stands for a pattern: itself, a program, a spec, a path, or text in the language.
+    PatternLike = Pattern | Program | Mapping[str, Any] | os.PathLike[str] | str
+
+__all__ = ["as_pattern", "check_assertions", "compile", "dense_mask", "load", "parse"]
+
+
+def parse(text: str, name: str | None = None) -> Pattern:
+    """The pattern in ``text``: a file's contents, or a single mask expression.
+
+    Args:
+        text: the program.
+        name: which pattern is meant, where there are several.
+
+    Raises MaskcError with everything that is wrong in the text (E0.. to E3..), and E205 where
+    several patterns are there and ``name`` says none, or where none is called ``name``.
+    """
+    from maskc.lower import lower_text
+
+    return _pick(lower_text(text), name, "the text")
+
+
+def load(path: str | os.PathLike[str], name: str | None = None) -> Pattern:
+    """The pattern in the file at ``path``. As ``parse``; also E001 to E003 for a file that cannot be read."""
+    from maskc.lower import lower_file
+
+    return _pick(lower_file(os.fspath(path)), name, os.fspath(path))
+
+
+def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
+    """The pattern that ``source`` stands for.
+
+    A string is a path if it is one line that ends in ``.mask``, else it is text. A mapping is a spec.
+    Raises as ``load``, ``parse`` and ``from_spec`` do; TypeError for anything else.
+    """
+    if isinstance(source, Pattern):
+        return source
+    if isinstance(source, Program):
+        return Pattern(source)
+    if isinstance(source, Mapping):
+        from maskc.spec import from_spec
+
+        return from_spec(source)
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and _is_path(source)):
+        return load(source, name)
+    if isinstance(source, str):
+        return parse(source, name)
+    raise TypeError(f"expected a pattern, its text, a path or a spec, not {type(source).__name__}")
+
+
+def compile(
+    pattern: PatternLike,
+    *,
+    heads: int,
+    layer: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    backend: str = "auto",
+    name: str | None = None,
+    check: bool = False,
+    arguments: Mapping[str, Any] | None = None,
+    **static: Any,
+) -> Op:
+    """Compile a pattern into an op that computes attention.
+
+    Args:
+        pattern: a ``Pattern``, text in the language, a path to a ``.mask`` file, a spec, or a program.
+        heads: number of query heads.
+        layer: the layer, from 0.
+        sizes: extents of segments and axes; they may also be given with a call.
+        backend: one of ``maskc.backends.BACKENDS``, or "auto": the first that can. A backend that is
+            named is never replaced by another one.
+        name: which pattern of the file is meant, where there are several.
+        check: compare every result with the dense reference, and check the assertions: for debugging.
+        arguments: more arguments, for names that are also parameters of this function.
+        static: scalars and tables by name. An input may be given too: it is the default for calls.
+
+    Returns:
+        The op: ``out = op(q, k, v, **inputs)``.
+
+    Raises MaskcError: what ``parse`` and ``load`` raise, E501 to E505 for arguments and sizes, and
+    E701 to E703 for the backend.
+    """
+    from maskc.op import Op
+
+    found = as_pattern(pattern, name)
+    given = {**(arguments or {}), **static}
+    params = {p.name: p for p in found.program.params}
+    inputs = {n: v for n, v in given.items() if n in params and params[n].when == "call"}
+    bound = found.with_args(**{n: v for n, v in given.items() if n not in inputs})
+    return Op(bound, heads=heads, layer=layer, sizes=sizes or {}, backend=backend, inputs=inputs, check=check)
+
+
+def dense_mask(
+    pattern: PatternLike,
+    q_len: int,
+    k_len: int,
+    *,
+    heads: int = 1,
+    layer: int = 0,
+    head: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+    **values: Any,
+) -> npt.NDArray[np.bool_]:
+    """The whole mask: a bool array (batch, heads, q_len, k_len), or (batch, q_len, k_len) for one ``head``.
+
+    True is kept. ``values`` are arguments and inputs by name; what only scores read may be left out.
+    Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
+    ``make_binding`` does.
+    """
+    import numpy as np
+
+    from maskc.ir.evaluate import dense
+    from maskc.tiles.binding import bind
+
+    found = as_pattern(pattern)
+    given = {**found.args, **values}
+    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=sizes or {}, values=given)
+    if head is not None and not 0 <= head < heads:
+        raise MaskcError(Diagnostic("E504", f"head must be between 0 and {heads - 1}, not {head}"))
+    wanted = range(heads) if head is None else [head]
+    out = np.empty((binding.batch, len(wanted), q_len, k_len), np.bool_)
+    for b in range(binding.batch):
+        for i, h in enumerate(wanted):
+            for lo, hi in _chunks(q_len, k_len):
+                rows = (binding.offset + lo, binding.offset + hi)
+                out[b, i, lo:hi] = dense(found.program, binding, h, b, q_range=rows)
+    return out if head is None else out[:, 0]
+
+
+def check_assertions(
+    pattern: PatternLike,
+    q_len: int,
+    k_len: int,
+    *,
+    heads: int = 1,
+    layer: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    **values: Any,
+) -> None:
+    """Check the pattern's assertions at every pair of a binding, exactly, in time of q_len * k_len.
+
+    Raises E513 with the first counterexample of each that does not hold, and as ``make_binding`` does.
+    """
+    from maskc.assertions import check
+    from maskc.tiles.binding import bind
+
+    found = as_pattern(pattern)
+    given = {**found.args, **values}
+    check(
+        found.program,
+        bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=sizes or {}, values=given),
+    )
+
+
+def _chunks(q_len: int, k_len: int, pairs: int = 1 << 20) -> list[tuple[int, int]]:
+    step = max(1, pairs // max(1, k_len))
+    return [(lo, min(lo + step, q_len)) for lo in range(0, q_len, step)]
+
+
+def _is_path(source: str) -> bool:
+    return source.endswith(".mask") and "\n" not in source
+
+
+def _pick(programs: tuple[Program, ...], name: str | None, where: str) -> Pattern:
+    names = [p.name for p in programs]
+    listed = ", ".join(names) or "none"
+    if name is None:
+        if len(programs) == 1:
+            return Pattern(programs[0])
+        hint = f"say which one is meant: name={names[0]!r}" if names else "declare one: pattern p() { attend ... }"
+        raise MaskcError(Diagnostic("E205", f"{where} holds {len(names)} patterns: {listed}", hint=hint))
+    if name in names:
+        return Pattern(programs[names.index(name)])
+    raise MaskcError(Diagnostic("E205", f"{where} holds no pattern called {name!r}", hint=f"there are: {listed}"))

@@ -1,0 +1,126 @@
+"""A pattern with its arguments: what is loaded, compiled, stored, compared and sent around."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.program import Parameter, Program
+
+if TYPE_CHECKING:
+    from maskc.spec import Spec
+
+__all__ = ["Pattern"]
+
+#: A static argument as a pattern holds it: an enumeration by its label, a table as nested tuples.
+Value = Any
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pattern:
+    """A program and its static arguments. Immutable; may be pickled; equal where the meaning is spelled alike.
+
+    Attributes:
+        program: what the pattern means.
+        args: the static arguments that were given, by name. Scalars are Python values, enumerations
+            labels, tables nested tuples. What is not given keeps its default, or is given when compiling.
+    """
+
+    program: Program
+    args: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the pattern."""
+        return self.program.name
+
+    @property
+    def text(self) -> str:
+        """The program as canonical text in the language, which parses back to the same program."""
+        from maskc.ir.text import print_program
+
+        return print_program(self.program)
+
+    @property
+    def hash(self) -> str:
+        """64 hexadecimal digits that depend on the meaning: neither on formatting nor on names of patterns."""
+        from maskc.ir.canonical import program_hash
+
+        effective = {p.name: _shown(p, p.default.value) for p in self.program.params if p.default is not None}
+        args = json.dumps({**effective, **self.args}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(f"{program_hash(self.program)}\n{args}".encode()).hexdigest()
+
+    def with_args(self, /, **values: Any) -> Pattern:
+        """The same pattern with these arguments too; they replace earlier ones.
+
+        Values may be Python numbers, labels, lists, NumPy arrays or torch tensors. Raises E303, E502,
+        E503, E504. Inputs, which arrive with each call, are refused (E502); shapes that depend on
+        the number of heads are checked when compiling.
+        """
+        return Pattern(self.program, {**self.args, **checked_args(self.program, values)})
+
+    def spec(self) -> Spec:
+        """A JSON-safe dict from which ``maskc.from_spec`` makes this pattern again."""
+        from maskc.spec import to_spec
+
+        return to_spec(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self.hash == other.hash if isinstance(other, Pattern) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        args = ", ".join(f"{name}={_short(value)}" for name, value in self.args.items())
+        return f"<pattern {self.program.name}({args})>"
+
+
+def checked_args(program: Program, values: Mapping[str, Any]) -> dict[str, Value]:
+    """Static arguments in the form that a pattern holds them. Raises E303, E502, E503, E504 and E505."""
+    from maskc.tiles.values import scalar_value, suggestion, table_value
+
+    problems: list[Diagnostic] = []
+    checked: dict[str, Value] = {}
+    params = {p.name: p for p in program.params}
+    for name, value in values.items():
+        p = params.get(name)
+        try:
+            if p is None:
+                hint = suggestion(name, list(params)) or "it takes none"
+                problems.append(Diagnostic("E502", f"{program.name!r} takes no argument called {name!r}", hint=hint))
+            elif p.when == "call":
+                hint = "give it to the op with each call, or to compile as the default for calls"
+                problems.append(Diagnostic("E502", f"{name!r} is an input of {program.name!r}, no argument", hint=hint))
+            elif p.is_scalar:
+                checked[name] = _shown(p, scalar_value(p, value))
+            else:
+                checked[name] = _frozen(table_value(p, value).tolist())
+        except MaskcError as error:
+            problems.extend(error.diagnostics)
+    if problems:
+        raise MaskcError(problems)
+    return checked
+
+
+def _shown(p: Parameter, value: bool | int | float) -> Value:
+    return p.labels[int(value)] if p.labels else value
+
+
+def _frozen(value: Any) -> Value:
+    return tuple(_frozen(x) for x in value) if isinstance(value, list) else value
+
+
+def _short(value: Value) -> str:
+    shape = []
+    while isinstance(value, tuple):
+        shape.append(len(value))
+        value = value[0] if value else None
+    return f"<table {' x '.join(map(str, shape))}>" if shape else repr(value)

@@ -1,0 +1,1 @@
+"""The dense reference: slow and obvious. It reads the un-optimised program, and nothing else computes it."""

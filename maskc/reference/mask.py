@@ -1,0 +1,63 @@
+"""The dense mask of a program, by evaluating it at every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskc.ir.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+
+__all__ = ["dense_mask", "kept_pairs", "points", "row_chunks"]
+
+#: Pairs, counted over all heads and batch entries, that are evaluated at once: bounds the memory in use.
+PAIRS_AT_ONCE = 1 << 22
+
+
+def dense_mask(program: Program, binding: Binding, *, device: torch.device | str = "cpu") -> torch.Tensor:
+    """The mask as a bool tensor (batch, heads, q_len, k_len): True where the key is kept.
+
+    ``program`` is taken as it is; ``binding`` holds all that it reads, float inputs included.
+    """
+    shape = (binding.batch, binding.heads, binding.q_len, binding.k_len)
+    out = torch.empty(shape, dtype=torch.bool, device=device)
+    for rows in row_chunks(binding):
+        out[:, :, rows.start : rows.stop] = kept_pairs(program, binding, rows, out.device)
+    return out
+
+
+def row_chunks(binding: Binding, pairs: int = PAIRS_AT_ONCE) -> Iterator[range]:
+    """Ranges of query rows, counted from the first query present, of a bounded number of pairs each."""
+    step = max(1, pairs // max(1, binding.batch * binding.heads * binding.k_len))
+    for start in range(0, binding.q_len, step):
+        yield range(start, min(start + step, binding.q_len))
+
+
+def points(binding: Binding, rows: range, device: torch.device) -> dict[str, torch.Tensor]:
+    """The symbols b, h, q and k as tensors that broadcast to (batch, heads, rows, keys)."""
+
+    def axis(start: int, stop: int, dim: int) -> torch.Tensor:
+        shape = [1, 1, 1, 1]
+        shape[dim] = stop - start
+        return torch.arange(start, stop, device=device).view(shape)
+
+    return {
+        "b": axis(0, binding.batch, 0),
+        "h": axis(0, binding.heads, 1),
+        "q": axis(binding.offset + rows.start, binding.offset + rows.stop, 2),
+        "k": axis(0, binding.k_len, 3),
+    }
+
+
+def kept_pairs(program: Program, binding: Binding, rows: range, device: torch.device) -> torch.Tensor:
+    """The mask of some query rows, (batch, heads, rows, keys)."""
+    shape = (binding.batch, binding.heads, len(rows), binding.k_len)
+    at: dict[str, Any] = points(binding, rows, device)
+    # Floats in masks are compared in full precision, whatever the dtype of the attention.
+    kept = evaluate(program.mask, binding, **at, params=program.params, xp=torch, float_dtype=torch.float64)
+    return torch.as_tensor(kept, device=device).expand(shape)

@@ -1,0 +1,259 @@
+"""Bind a program: check everything that it is applied to, before any work is done."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.binding import Binding
+from maskc.ir.nodes import Lookup, Node, Param, postorder
+from maskc.ir.program import Parameter, Program
+from maskc.tiles.extents import find_extents
+from maskc.tiles.values import Array, declaration, fail, scalar_value, suggestion, table_value
+
+__all__ = ["bind", "check_shape", "make_binding", "mask_roots", "names_read", "static_values"]
+
+_POSITIONS = ("token", "q", "k")
+
+
+def make_binding(
+    program: Program,
+    q_len: int,
+    k_len: int,
+    *,
+    heads: int = 1,
+    layer: int = 0,
+    batch: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+    **values: Any,
+) -> Binding:
+    """Everything that ``program`` leaves open, checked.
+
+    Args:
+        program: the program.
+        q_len, k_len: number of queries and of keys.
+        heads: number of query heads.
+        layer: the layer, from 0.
+        batch: number of batch entries; None: that of the inputs, else 1.
+        sizes: extents of segments and axes; one of a space may be left out.
+        values: arguments, tables and inputs by name: Python numbers, labels of enumerations, lists,
+            NumPy arrays or torch tensors. An input over token, q or k may have a batch dimension in
+            front. What neither the mask nor an assertion reads may be left out.
+
+    Raises MaskcError with all that is wrong at once: E303, E501 to E506.
+    """
+    return bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=sizes or {}, values=values)
+
+
+def bind(
+    program: Program,
+    q_len: int,
+    k_len: int,
+    *,
+    heads: int,
+    layer: int,
+    batch: int | None,
+    sizes: Mapping[str, int],
+    values: Mapping[str, Any],
+    reads: Iterable[Node] | None = None,
+) -> Binding:
+    """``make_binding`` with the values as a mapping. ``reads``: the expressions that will be evaluated,
+    so that only what they read must be given; None: the mask and the assertions."""
+    _check_lengths(program, q_len, k_len, heads, layer)
+    problems: list[Diagnostic] = []
+    extents = _collect(problems, lambda: find_extents(program, q_len, k_len, sizes)) or {}
+    needed = names_read(program, mask_roots(program) if reads is None else reads)
+    args = _scalars(program, values, needed, problems)
+    arrays = _arrays(program, values, needed, problems)
+    batch = _batch_size(program, arrays) if batch is None else batch
+    dims: dict[str, int | None] = {"head": heads, "layer": layer, "batch": batch, **_positions(program, q_len, k_len)}
+    tables = {}
+    for p in program.params:
+        if p.name in arrays:
+            shaped = _collect(problems, lambda p=p: _shaped(p, arrays[p.name], dims, args))
+            if shaped is not None:
+                tables[p.name] = shaped
+    if problems:
+        raise MaskcError(problems)
+    batched = frozenset(n for n, t in tables.items() if t.ndim > len(program.parameter(n).domain))
+    return Binding(q_len, k_len, program.cross, heads, layer, batch, extents, args, tables, batched)
+
+
+def static_values(
+    program: Program, heads: int, layer: int, values: Mapping[str, Any]
+) -> tuple[dict[str, bool | int | float], dict[str, Array]]:
+    """The scalars and tables that must be known when compiling, checked. Raises E303, E501 to E505."""
+    _check_lengths(program, 0, 0, heads, layer)
+    problems: list[Diagnostic] = []
+    needed = names_read(program, program.roots())
+    args = _scalars(program, values, needed, problems)
+    arrays = _arrays(program, values, {n for n in needed if program.parameter(n).when == "compile"}, problems)
+    tables: dict[str, Array] = {}
+    for p in program.params:
+        if p.name in arrays and p.when == "compile":
+            dims: dict[str, int | None] = {"head": heads, "layer": layer}
+            shaped = _collect(problems, lambda p=p, d=dims: _shaped(p, arrays[p.name], d, args))
+            if shaped is not None:
+                tables[p.name] = shaped
+    if problems:
+        raise MaskcError(problems)
+    return args, tables
+
+
+def mask_roots(program: Program) -> tuple[Node, ...]:
+    """What decides which pairs are kept, and the claims made about them."""
+    return (program.mask, *(a.claim for a in program.assertions if a.claim is not None))
+
+
+def names_read(program: Program, roots: Iterable[Node]) -> frozenset[str]:
+    """The parameters that ``roots`` read, and those that give the extents of their tables."""
+    read = {n.name for n in postorder(roots) if isinstance(n, Param | Lookup)}
+    extents = {d for p in program.params if p.name in read for d in p.domain if isinstance(d, str)}
+    return frozenset(p.name for p in program.params if p.name in read or p.name in extents)
+
+
+def _collect(problems: list[Diagnostic], work: Any) -> Any:
+    """``work()``, or None with what is wrong noted."""
+    try:
+        return work()
+    except MaskcError as error:
+        problems.extend(error.diagnostics)
+        return None
+
+
+def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: int) -> None:
+    for name, value, least in (("q_len", q_len, 0), ("k_len", k_len, 0), ("heads", heads, 1), ("layer", layer, 0)):
+        try:
+            good = operator.index(value) >= least and not isinstance(value, bool)
+        except TypeError:
+            raise fail("E503", f"{name} must be an integer, not {value!r}") from None
+        if not good:
+            raise fail("E504", f"{name} must be at least {least}, not {value!r}")
+    if q_len > k_len and not program.cross:
+        raise fail(
+            "E506",
+            f"{q_len} queries but only {k_len} keys: {program.name!r} has one sequence, ended by the queries",
+            "for two separate sequences declare `over a -> b`",
+        )
+
+
+def _scalars(
+    program: Program, values: Mapping[str, Any], needed: frozenset[str], problems: list[Diagnostic]
+) -> dict[str, bool | int | float]:
+    args: dict[str, bool | int | float] = {}
+    for p in program.params:
+        if not p.is_scalar:
+            continue
+        if p.name in values:
+            value = _collect(problems, lambda p=p: scalar_value(p, values[p.name]))
+            if value is not None:
+                args[p.name] = value
+        elif p.default is not None:
+            args[p.name] = p.default.value
+        elif p.name in needed:
+            problems.append(_missing(program, p))
+    return args
+
+
+def _arrays(
+    program: Program, values: Mapping[str, Any], needed: Iterable[str], problems: list[Diagnostic]
+) -> dict[str, Array]:
+    names = [p.name for p in program.params]
+    for name in values:
+        if name not in names:
+            hint = suggestion(name, names) or "it takes none"
+            problems.append(Diagnostic("E502", f"{program.name!r} takes no argument called {name!r}", hint=hint))
+    arrays = {}
+    for p in program.params:
+        if p.is_scalar:
+            continue
+        if p.name in values:
+            array = _collect(problems, lambda p=p: table_value(p, values[p.name]))
+            if array is not None:
+                arrays[p.name] = array
+        elif p.name in needed:
+            problems.append(_missing(program, p))
+    return arrays
+
+
+def _missing(program: Program, p: Parameter) -> Diagnostic:
+    what = "the argument" if p.when == "compile" else "the input"
+    when = "when compiling" if p.when == "compile" else "with the call"
+    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`" + (f" ({p.doc})" if p.doc else "")
+    return Diagnostic("E501", f"{program.name!r} needs {what} {p.name!r}", hint=hint)
+
+
+def _batch_size(program: Program, arrays: Mapping[str, Array]) -> int:
+    for name, array in arrays.items():
+        p = program.parameter(name)
+        if "batch" in p.domain and array.ndim == len(p.domain):
+            return int(array.shape[p.domain.index("batch")])
+        if _may_batch(p) and array.ndim == len(p.domain) + 1:
+            return int(array.shape[0])
+    return 1
+
+
+def _positions(program: Program, q_len: int, k_len: int) -> dict[str, int | None]:
+    # Where queries and keys are two sequences of unlike lengths there is no one token count.
+    token = k_len if not program.cross or q_len == k_len else None
+    return {"token": token, "q": q_len, "k": k_len}
+
+
+def _may_batch(p: Parameter) -> bool:
+    return "batch" not in p.domain and any(d in _POSITIONS for d in p.domain)
+
+
+def _shaped(p: Parameter, array: Array, dims: Mapping[str, int | None], args: Mapping[str, Any]) -> Array:
+    """``array`` if its shape is what the signature says. Raises E505."""
+    check_shape(p, array.shape, dims, args)
+    return array
+
+
+def check_shape(p: Parameter, shape: tuple[int, ...], dims: Mapping[str, int | None], args: Mapping[str, Any]) -> None:
+    """Compare a shape with the declared domain. Raises E505.
+
+    ``dims``: extents of "head", "batch", "token", "q" and "k", and the index of the layer as "layer".
+    """
+    offset = len(shape) - len(p.domain)
+    if offset and not (offset == 1 and _may_batch(p)):
+        raise _misshapen(p, shape, dims, args)
+    if offset and dims.get("batch") not in (None, shape[0]):
+        raise _misshapen(p, shape, dims, args, f"the batch has {dims['batch']} entries, not {shape[0]}")
+    for d, found in zip(p.domain, shape[offset:], strict=True):
+        if d == "token" and dims["token"] is None:
+            raise fail(
+                "E505",
+                f"{declaration(p)}: queries and keys are two sequences of unlike lengths",
+                f"declare it over one of them: {p.name}: {p.type.value}[q] or [k]",
+            )
+        if d == "layer":
+            if found <= (dims["layer"] or 0):
+                raise _misshapen(p, shape, dims, args, f"layer {dims['layer']} is outside its {found} layers")
+        elif found != _extent(d, dims, args, found):
+            raise _misshapen(p, shape, dims, args)
+
+
+def _extent(d: str | int, dims: Mapping[str, int | None], args: Mapping[str, Any], found: int) -> int:
+    if isinstance(d, int):
+        return d
+    value = dims[d] if d in dims else args.get(d, found)  # a missing argument is reported as such
+    return found if value is None else int(value)
+
+
+def _misshapen(
+    p: Parameter, shape: tuple[int, ...], dims: Mapping[str, int | None], args: Mapping[str, Any], why: str = ""
+) -> MaskcError:
+    letters = {"layer": "layers", "token": "N", "batch": "B"}
+
+    def show(d: str | int) -> str:
+        value = None if d == "layer" else d if isinstance(d, int) else dims.get(d, args.get(d))
+        return str(letters.get(str(d), d) if value is None else value)
+
+    inner = [show(d) for d in p.domain]
+    wanted = f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
+    if _may_batch(p):
+        wanted += f" or ({', '.join([str(dims.get('batch') or 'B'), *inner])})"
+    reason = f"; {why}" if why else ""
+    return fail("E505", f"{declaration(p)}: expected the shape {wanted}, found {shape}{reason}")

@@ -1,0 +1,156 @@
+"""From what a caller gives for a parameter to the value that a binding holds, or to a message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.nodes import Type
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from maskc.ir.program import Parameter
+
+    Array = npt.NDArray[np.generic]
+
+__all__ = ["declaration", "fail", "is_torch", "scalar_value", "suggestion", "table_value", "to_numpy"]
+
+_INT64 = np.iinfo(np.int64)
+_KINDS = {Type.INT: "iu", Type.BOOL: "b", Type.FLOAT: "fiu"}
+_PLURAL = {Type.INT: "integers", Type.BOOL: "Booleans", Type.FLOAT: "floats"}
+
+
+def fail(code: str, message: str, hint: str | None = None) -> MaskcError:
+    """The exception for one thing that is wrong with an argument."""
+    return MaskcError(Diagnostic(code, message, hint=hint))
+
+
+def suggestion(name: str, known: Mapping[str, object] | list[str] | tuple[str, ...]) -> str | None:
+    """The hint for an unknown name: the nearest known one, or all of them."""
+    close = get_close_matches(name, list(known), 1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there are: {', '.join(known)}" if known else None
+
+
+def declaration(p: Parameter) -> str:
+    """The parameter as a signature declares it, without its default: ``doc: int(0..8)[token]``."""
+    kind = "{" + ", ".join(p.labels) + "}" if p.labels else p.type.value
+    if p.low is not None or p.high is not None:
+        kind += f"({'' if p.low is None else p.low}..{'' if p.high is None else p.high})"
+    return f"{p.name}: {kind}" + (f"[{', '.join(map(str, p.domain))}]" if p.domain else "")
+
+
+def is_torch(value: object) -> bool:
+    """Whether ``value`` is a torch tensor; torch is not imported to find out."""
+    return any(c.__module__ == "torch" and c.__name__ == "Tensor" for c in type(value).__mro__)
+
+
+def to_numpy(name: str, value: Any) -> Array:
+    """An array of whatever the caller gave: a NumPy array, a torch tensor, nested lists, a number.
+
+    Floats come out as float64. Raises E503.
+    """
+    if is_torch(value):
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise fail("E505", f"{name}: the lists do not form an array ({error})") from None
+    if array.dtype.kind not in "biufU":
+        what = f"dtype {array.dtype}" if array.dtype.kind != "O" else _type_name(value)
+        raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {what}")
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def scalar_value(p: Parameter, value: Any) -> bool | int | float:
+    """The value of a scalar parameter. Raises E303, E503, E504 and E505."""
+    if p.labels and isinstance(value, str):
+        return _label(p, value)
+    if isinstance(value, str) or value is None:
+        raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {_type_name(value)}")
+    array = to_numpy(p.name, value)
+    if array.ndim:
+        raise fail("E505", f"{declaration(p)}: expected one value, found an array of shape {array.shape}")
+    return typed(p, array).item()  # type: ignore[no-any-return]
+
+
+def table_value(p: Parameter, value: Any) -> Array:
+    """The values of a table or input, of any shape, as int64, bool or float64. Raises E303, E503, E504."""
+    return typed(p, to_numpy(p.name, value))
+
+
+def typed(p: Parameter, array: Array) -> Array:
+    """``array`` in the parameter's type, its values checked."""
+    if array.dtype.kind == "U" and p.labels:
+        array = np.array([_label(p, str(x)) for x in array.flat], np.int64).reshape(array.shape)
+    if array.size and array.dtype.kind not in _KINDS[p.type]:
+        raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {_found(array)}", _remedy(p, array))
+    if p.type is Type.BOOL:
+        return array.astype(np.bool_)
+    if p.type is Type.FLOAT:
+        return array.astype(np.float64)
+    _check_range(p, array)
+    return array.astype(np.int64)
+
+
+def _check_range(p: Parameter, array: Array) -> None:
+    if not array.size:
+        return
+    low, high = (0, len(p.labels)) if p.labels else (p.low, p.high)
+    low = _INT64.min if low is None else low
+    high = _INT64.max + 1 if high is None else high
+    least, most = int(array.min()), int(array.max())
+    wrong = least if least < low else most if most >= high else None
+    if wrong is None:
+        return
+    where = ""
+    if array.ndim:
+        index = tuple(int(i) for i in np.argwhere(array == wrong)[0])
+        where = f" at {list(index)}"
+    bounds = f"between {low} and {high - 1}" if low != _INT64.min and high <= _INT64.max else _one_bound(low, high)
+    raise fail("E504", f"{declaration(p)}: expected values {bounds}, found {wrong}{where}")
+
+
+def _one_bound(low: int, high: int) -> str:
+    if low != _INT64.min:
+        return f"of at least {low}"
+    return f"below {high}" if high <= _INT64.max else "that fit 64 bits"
+
+
+def _label(p: Parameter, text: str) -> int:
+    if text in p.labels:
+        return p.labels.index(text)
+    raise fail("E303", f"{declaration(p)}: {text!r} is none of its values", suggestion(text, p.labels))
+
+
+def _wanted(p: Parameter) -> str:
+    if p.labels:
+        return f"one of {', '.join(p.labels)}" if p.is_scalar else f"values out of {', '.join(p.labels)}"
+    one = {Type.INT: "an integer", Type.BOOL: "a Boolean", Type.FLOAT: "a float"}
+    return one[p.type] if p.is_scalar else _PLURAL[p.type]
+
+
+def _found(array: Array) -> str:
+    kinds = {"b": "Booleans", "i": "integers", "u": "integers", "f": "floats", "U": "strings"}
+    return f"{array.item()!r}" if array.ndim == 0 else kinds[array.dtype.kind]
+
+
+def _remedy(p: Parameter, array: Array) -> str | None:
+    if p.type is Type.BOOL and array.dtype.kind in "iu":
+        return "write `x != 0`, or convert with `.astype(bool)` or `.bool()`"
+    if p.type is Type.INT and array.dtype.kind == "f":
+        return "round it and convert to integers: `.astype(int)` or `.long()`"
+    if p.type is Type.INT and array.dtype.kind == "b":
+        return "declare it as bool, or convert to integers"
+    return None
+
+
+def _type_name(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
