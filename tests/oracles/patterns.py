@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,16 @@ def model(name: str) -> Program:
 
 
 @cache
-def with_clause(name: str, signature: str, mask: str) -> Program:
-    """The model's file with one more pattern in it, that a user would write: ``mask`` over the model's pattern."""
-    text = f"{model_text(name)}\npattern wrapped({signature}) {{ attend {mask} }}\n"
-    return lower_text(text)[-1]
+def with_clause(name: str, declarations: str, clause: str) -> Program:
+    """The model's pattern as a user would edit it for a batch: more inputs, and one more condition on a pair."""
+    text = model_text(name)
+    head = f"pattern {name}"
+    declared = f"{head}({declarations}, " if f"{head}(" in text else f"{head}({declarations})"
+    text = text.replace(f"{head}(", declared) if f"{head}(" in text else text.replace(head, declared)
+    text, found = re.subn(r"^    attend (.*)$", rf"    attend (\1) & {clause}", text, flags=re.MULTILINE)
+    assert found == 1
+    (program,) = lower_text(text, f"{name}.mask")
+    return program
 
 
 @cache

@@ -28,12 +28,6 @@ class Case:
     layers: int
     changes: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
-    inputs: str = ""
-
-    @property
-    def call(self) -> str:
-        given = ", ".join(f"{k} = {str(v).lower()}" for k, v in self.arguments.items())
-        return f"{self.name}({given})"
 
     def values(self) -> dict[str, Any]:
         sink = {"sink_logit": np.zeros(4)} if self.name == "gpt_oss" else {}
@@ -103,17 +97,23 @@ def test_a_whole_sequence(case: Case, length: int) -> None:
     compare(case, calls, lambda layer: visible(program, length, heads=4, layer=layer, **case.values()))
 
 
-def padded_program(case: Case) -> Any:
-    if case.name == "llama4":
-        text = "real: bool[token], doc: int[token], position: int[token]"
-        return with_clause("llama4_packed", text, f"llama4_packed(chunk_size = {W}) & real[k]")
-    return with_clause(case.name, "real: bool[token]", f"{case.call} & real[k]")
+def padded(case: Case, real: Any) -> tuple[Any, dict[str, Any]]:
+    """The pattern with left padding, and its inputs."""
+    values = {**case.values(), "real": real}
+    if case.name != "llama4":
+        return with_clause(case.name, "real: bool[token]", "real[k]"), values
+    # Chunks start at the first real token.
+    position = np.arange(len(real)) - int(np.argmax(real))
+    values |= {"doc": real.astype(np.int64), "position": position}
+    return with_clause("llama4_packed", "real: bool[token]", "real[k]"), values
 
 
-def packed_program(case: Case) -> Any:
-    if case.name == "llama4":
-        return with_clause("llama4_packed", "doc: int[token], position: int[token]", f"llama4_packed(chunk_size = {W})")
-    return with_clause(case.name, "doc: int[token]", f"{case.call} & same(doc)")
+def packed(case: Case, doc: Any, position: Any) -> tuple[Any, dict[str, Any]]:
+    """The pattern with packed documents, and its inputs."""
+    values = {**case.values(), "doc": doc}
+    if case.name != "llama4":
+        return with_clause(case.name, "doc: int[token]", "same(doc)"), values
+    return model("llama4_packed"), values | {"position": position}
 
 
 @cases
@@ -125,10 +125,7 @@ def test_left_padding(case: Case, padding: int) -> None:
     mask[0] = torch.from_numpy(real)
     with recording() as calls:
         build(CASES.index(case))(input_ids=tokens(2, length), attention_mask=mask, use_cache=False)
-    values: dict[str, Any] = {"real": real}
-    if case.name == "llama4":
-        values |= {"doc": real.astype(np.int64), "position": np.arange(length) - padding}
-    program = padded_program(case)
+    program, values = padded(case, real)
     # Rows of padding queries mean nothing.
     compare(case, calls, lambda layer: visible(program, length, heads=4, layer=layer, **values), real)
 
@@ -141,11 +138,28 @@ def test_packed_documents(case: Case) -> None:
     ids, positions = tokens(1, len(doc)), torch.from_numpy(position)[None]
     with recording() as calls:
         build(CASES.index(case))(input_ids=ids, position_ids=positions, use_cache=False)
-    values: dict[str, Any] = {"doc": doc}
-    if case.name == "llama4":
-        values["position"] = position
-    program = packed_program(case)
+    program, values = packed(case, doc, position)
+    if case.name == "gpt_oss":
+        # Its code keeps the positions from the mask, and so attends across documents.
+        program, values = model(case.name), case.values()
     compare(case, calls, lambda layer: visible(program, len(doc), heads=4, layer=layer, **values))
+
+
+def test_packed_documents_of_gpt_oss() -> None:
+    """What its layers would be given, if its code told the mask functions the positions."""
+    case = next(c for c in CASES if c.name == "gpt_oss")
+    lengths = [5, 12, 1, 9]
+    doc = np.repeat(np.arange(4), lengths)
+    position = np.concatenate([np.arange(n) for n in lengths])
+    config = build(CASES.index(case)).config
+    program, values = packed(case, doc, position)
+    with recording():
+        masks = transformers.masking_utils.create_masks_for_generate(
+            config, torch.zeros(1, len(doc), 32), None, None, position_ids=torch.from_numpy(position)[None]
+        )
+    for layer, kind in enumerate(config.layer_types):
+        ours = visible(program, len(doc), heads=4, layer=layer, **values)
+        np.testing.assert_array_equal(ours, masks[kind][0, 0].numpy(), f"layer {layer}")
 
 
 @cases
@@ -175,8 +189,5 @@ def test_decoding_with_left_padding(case: Case) -> None:
         net(input_ids=ids[:, :past], attention_mask=mask[:, :past], past_key_values=cache)
         calls.clear()
         net(input_ids=ids[:, past:], attention_mask=mask, past_key_values=cache)
-    values: dict[str, Any] = {"real": real}
-    if case.name == "llama4":
-        values |= {"doc": real.astype(np.int64), "position": np.arange(past + new) - padding}
-    program = padded_program(case)
+    program, values = padded(case, real)
     compare(case, calls, lambda layer: visible(program, new, past + new, heads=4, layer=layer, **values))

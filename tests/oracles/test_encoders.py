@@ -41,13 +41,12 @@ def test_modernbert_with_padding(period: int) -> None:
     real = right_padded([13, N])
     with recording() as calls:
         net(input_ids=tokens(2, N), attention_mask=real)
-    program = with_clause(
-        "modernbert", "length: int[batch]", f"modernbert(local_attention = 8, period = {period}) & padding(length[b])"
-    )
+    program = with_clause("modernbert", "length: int[batch]", "padding(length[b])")
+    values = {"local_attention": 8, "period": period, "length": np.array([13, N])}
     assert len(calls) == 5
     for call in calls:
         for b, length in enumerate([13, N]):
-            ours = visible(program, N, layer=call.layer, batch=2, b=b, length=np.array([13, N]))
+            ours = visible(program, N, layer=call.layer, batch=2, b=b, **values)
             np.testing.assert_array_equal(ours[:length], call.mask[b, 0, :length])
 
 
@@ -108,7 +107,7 @@ def test_paligemma(padding: int) -> None:
     real[0, :padding] = 0
     with recording() as calls:
         net(input_ids=tokens(2, N), attention_mask=real, token_type_ids=kinds, use_cache=False)
-    program = with_clause("paligemma", "prefix_length: int(0..)[batch], real: bool[token]", "paligemma() & real[k]")
+    program = with_clause("paligemma", "real: bool[token]", "real[k]")
     assert len(calls) == 2
     for call in calls:
         for b in range(2):

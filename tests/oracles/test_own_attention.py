@@ -61,7 +61,7 @@ def test_causal_models(name: str, config: str, changes: dict[str, Any], padding:
     real[0, :padding] = 0
     calls = hooked(net, "Attention", lambda: net(input_ids=tokens(1, n), attention_mask=real, use_cache=False))
     assert len(calls) == 2
-    program = with_clause(name, "real: bool[token]", f"{name}() & real[k]")
+    program = with_clause(name, "real: bool[token]", "real[k]")
     rows = real[0].bool().numpy()
     for call in calls:
         mask = call["attention_mask"][0, 0]
@@ -90,12 +90,12 @@ def test_gpt_neo(past: int, new: int) -> None:
         "SelfAttention",
         lambda: net(input_ids=ids[:, past:], attention_mask=real, past_key_values=cache),
     )
-    program = with_clause("gpt_neo", "real: bool[token]", f"gpt_neo(window = {window}) & real[k]")
+    program = with_clause("gpt_neo", "real: bool[token]", "real[k]")
     rows = real[0, past:].bool().numpy()
     for layer, call in enumerate(calls):
         buffer = call["module"].bias[0, 0, past:n, :n].numpy()
         theirs = buffer & keeps(call["attention_mask"][0, 0, :, :n])
-        ours = visible(program, new, n, layer=layer, real=real[0].bool().numpy())
+        ours = visible(program, new, n, layer=layer, window=window, real=real[0].bool().numpy())
         np.testing.assert_array_equal(ours[rows], theirs[rows], f"layer {layer}")
 
 
@@ -216,6 +216,7 @@ def test_swin(height: int, width: int, window: int) -> None:
     layers = SwinModel(config).encoder.layers[0].blocks
     n = height * width
     for layer, block in enumerate(layers):
+        block.set_shift_and_window_size((height, width))
         size = block.window_size
         shifted = block.cyclic_shift(torch.arange(n).view(1, height, width, 1))
         ids = window_partition(shifted, size).view(-1, size * size).numpy()

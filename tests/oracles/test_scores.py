@@ -124,7 +124,8 @@ def tensors(n: int, heads: int, d: int) -> tuple[Any, Any, Any]:
 
 
 def additive(keep: Any) -> Any:
-    return torch.where(torch.from_numpy(keep)[None, None], 0.0, torch.finfo(torch.float64).min)
+    kept = torch.from_numpy(keep)[None, None]
+    return torch.zeros(kept.shape, dtype=torch.float64).masked_fill(~kept, -1e30)
 
 
 def test_softcap_of_gemma2() -> None:
