@@ -97,7 +97,7 @@ class Node:
         """A hash of the structure, equal across processes; orders commutative operands."""
         for node in postorder([self]):
             if node._digest is None:
-                leaf = [_leaf_key(getattr(node, f)) for f in node.fields if f not in ("args", "indices", "body", "count")]
+                leaf = [_leaf_key(getattr(node, f)) for f in node.fields if f not in _OPERAND_FIELDS]
                 text = repr((type(node).__name__, leaf, [c._digest for c in node.children]))
                 object.__setattr__(node, "_digest", hashlib.sha256(text.encode()).hexdigest())
         return cast(str, self._digest)
@@ -105,6 +105,10 @@ class Node:
     def __repr__(self) -> str:
         inner = ", ".join(repr(getattr(self, f)) for f in self.fields)
         return f"{type(self).__name__}({inner})"
+
+
+#: Fields that the operands' own digests stand for.
+_OPERAND_FIELDS = frozenset({"args", "indices", "body", "count"})
 
 
 def _leaf_key(value: object) -> object:

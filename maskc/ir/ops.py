@@ -85,8 +85,10 @@ def _sigmoid(xp: Any, x: Any) -> Any:
 
 
 def _to_float(xp: Any, x: Any) -> Any:
-    # torch: to the default dtype of the computation, chosen by the evaluator through `xp`.
-    return x.astype("float64") if hasattr(x, "astype") else x.to(xp.get_default_dtype())
+    # `float_dtype` is the evaluator's choice; a bare array module falls back to its own.
+    if hasattr(x, "astype"):
+        return x.astype(getattr(xp, "float_dtype", "float64"))
+    return x.to(getattr(xp, "float_dtype", None) or xp.get_default_dtype())
 
 
 def _floor(xp: Any, x: Any) -> Any:

@@ -87,6 +87,10 @@ class Normalizer:
     sink: Node | None = None
 
 
+#: What a program that says nothing of scores, weights and outputs does to them.
+SCORE, OUTPUT, SOFTMAX = Symbol("s"), Symbol("o"), Normalizer()
+
+
 @dataclass(frozen=True)
 class Assertion:
     """A contract: ``kind`` "all": ``mask`` implies ``claim`` at every (q, k); "some_key": every
@@ -120,9 +124,9 @@ class Program:
     k_space: Space
     cross: bool
     mask: Node
-    score: Node = Symbol("s")
-    normalizer: Normalizer = Normalizer()
-    output: Node = Symbol("o")
+    score: Node = SCORE
+    normalizer: Normalizer = SOFTMAX
+    output: Node = OUTPUT
     assertions: tuple[Assertion, ...] = ()
     doc: str = field(default="", compare=False)
 
