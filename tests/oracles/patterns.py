@@ -38,7 +38,8 @@ def with_clause(name: str, declarations: str, clause: str) -> Program:
     head = f"pattern {name}"
     declared = f"{head}({declarations}, " if f"{head}(" in text else f"{head}({declarations})"
     text = text.replace(f"{head}(", declared) if f"{head}(" in text else text.replace(head, declared)
-    text, found = re.subn(r"^    attend (.*)$", rf"    attend (\1) & {clause}", text, flags=re.MULTILINE)
+    end = r"(?=\n    (?:let|score|normalize|output|assert) |\n})"
+    text, found = re.subn(rf"\n    attend (.*?){end}", rf"\n    attend (\1) & {clause}", text, flags=re.DOTALL)
     assert found == 1
     (program,) = lower_text(text, f"{name}.mask")
     return program
