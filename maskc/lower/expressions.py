@@ -310,7 +310,7 @@ class Expressions:
         index: Node = index_symbol(pair.depth)
         zero = start is Const(0)
         shifted = index if zero else apply("add", start, index)
-        inner = scope.child({e.index.id: Value(shifted)})
+        inner = scope.child({e.variable.id: Value(shifted)})
         body = self.mask(e.body, inner, Pair(pair.q, pair.k, pair.depth + 1), "what `any` looks for")
         if body is None:
             return POISON

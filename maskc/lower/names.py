@@ -60,7 +60,7 @@ def _check_formal(ctx: Context, d: t.Definition, f: t.Formal, local: set[str]) -
 
 def _check_names(ctx: Context, d: t.Definition, body: t.Expr, formals: set[str], found: Globals) -> None:
     """Names that nothing defines. Enumerators are known only by type, so comparisons and cases are left out."""
-    bound = formals | {e.index.id for e in walk(body) if isinstance(e, t.Exists)}
+    bound = formals | {e.variable.id for e in walk(body) if isinstance(e, t.Exists)}
     spared = {id(o) for e in walk(body) for o in _maybe_enumerators(e)}
     for e in walk(body):
         if isinstance(e, t.Call):

@@ -275,7 +275,7 @@ def _flat(e: t.Expr) -> str:
     if isinstance(e, t.Call):
         return f"{e.name.id}({', '.join(_argument(a) for a in e.args)})"
     if isinstance(e, t.Exists):
-        return f"any({e.index.id} in {_range(e.range)}: {_flat(e.body)})"
+        return f"any({e.variable.id} in {_range(e.range)}: {_flat(e.body)})"
     arms = "; ".join(f"{_arm_head(a)} {_flat(a.value)}" for a in e.arms)
     return f"match {', '.join(_flat(s) for s in e.subjects)} {{ {arms} }}"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import lark
 from lark.lexer import Lexer
 
+from maskc import cache
 from maskc.diagnostics import Diagnostic, MaskcError, Source, Span
 from maskc.syntax import tokens as tk
 from maskc.syntax.build import build, depth_problem
@@ -42,8 +46,24 @@ class _Tokens(Lexer):
 
 @functools.lru_cache(maxsize=1)
 def _parser() -> lark.Lark:
+    """The parser, its tables taken from the cache if they are there: building them takes longer than
+    all the rest of a check."""
+    grammar = _GRAMMAR.read_text(encoding="utf-8")
+    made_by = f"{grammar}{_STARTS}{lark.__version__}{sys.version_info[:2]}"
+    name = hashlib.sha256(made_by.encode()).hexdigest()[:32]
+    kept = cache.read("grammar", name)
+    if kept is not None:
+        return lark.Lark.load(io.BytesIO(kept))
+    parser = _build_parser(grammar)
+    tables = io.BytesIO()
+    parser.save(tables)
+    cache.write("grammar", name, tables.getvalue())
+    return parser
+
+
+def _build_parser(grammar: str) -> lark.Lark:
     return lark.Lark(
-        _GRAMMAR.read_text(encoding="utf-8"),
+        grammar,
         parser="lalr",
         lexer=_Tokens,
         start=_STARTS,
