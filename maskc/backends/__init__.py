@@ -93,9 +93,9 @@ class Compiled:
         results used last are kept.
         """
         key = (what, None if binding is None else id(binding))
-        found = self._memory.get(key)
+        found = self._memory.pop(key, None)
         if found is not None and (binding is None or found[0]() is binding):
-            self._memory.move_to_end(key)
+            self._memory[key] = found
             return cast("_T", found[1])
         value = make()
         self._memory[key] = (None if binding is None else weakref.ref(binding), value)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Lookup, Node, Param, postorder
 from maskc.ir.program import Parameter, Program
 from maskc.tiles.extents import find_extents
-from maskc.tiles.values import Array, declaration, fail, scalar_value, suggestion, table_value
+from maskc.tiles.values import declaration, fail, scalar_value, suggestion, table_value
 
-__all__ = ["bind", "check_shape", "make_binding", "mask_roots", "names_read", "static_values"]
+if TYPE_CHECKING:
+    from maskc.tiles.values import Array
+
+__all__ = ["bind", "check_shape", "make_binding", "mask_roots", "names_read", "positions", "static_values"]
 
 _POSITIONS = ("token", "q", "k")
 
@@ -57,18 +60,23 @@ def bind(
     batch: int | None,
     sizes: Mapping[str, int],
     values: Mapping[str, Any],
-    reads: Iterable[Node] | None = None,
+    needed: frozenset[str] | None = None,
 ) -> Binding:
-    """``make_binding`` with the values as a mapping. ``reads``: the expressions that will be evaluated,
-    so that only what they read must be given; None: the mask and the assertions."""
+    """``make_binding`` with the values as a mapping. ``needed``: the names that must be given; None: all
+    that the mask and the assertions read."""
     _check_lengths(program, q_len, k_len, heads, layer)
     problems: list[Diagnostic] = []
     extents = _collect(problems, lambda: find_extents(program, q_len, k_len, sizes)) or {}
-    needed = names_read(program, mask_roots(program) if reads is None else reads)
+    needed = names_read(program, mask_roots(program)) if needed is None else needed
     args = _scalars(program, values, needed, problems)
     arrays = _arrays(program, values, needed, problems)
     batch = _batch_size(program, arrays) if batch is None else batch
-    dims: dict[str, int | None] = {"head": heads, "layer": layer, "batch": batch, **_positions(program, q_len, k_len)}
+    dims: dict[str, int | None] = {
+        "head": heads,
+        "layer": layer,
+        "batch": batch,
+        **positions(program.cross, q_len, k_len),
+    }
     tables = {}
     for p in program.params:
         if p.name in arrays:
@@ -195,9 +203,10 @@ def _batch_size(program: Program, arrays: Mapping[str, Array]) -> int:
     return 1
 
 
-def _positions(program: Program, q_len: int, k_len: int) -> dict[str, int | None]:
+def positions(cross: bool, q_len: int, k_len: int) -> dict[str, int | None]:
+    """The extents of the domains of positions; None for \"token\" where there is none."""
     # Where queries and keys are two sequences of unlike lengths there is no one token count.
-    token = k_len if not program.cross or q_len == k_len else None
+    token = k_len if not cross or q_len == k_len else None
     return {"token": token, "q": q_len, "k": k_len}
 
 

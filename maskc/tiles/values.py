@@ -41,7 +41,7 @@ def suggestion(name: str, known: Mapping[str, object] | list[str] | tuple[str, .
 def declaration(p: Parameter) -> str:
     """The parameter as a signature declares it, without its default: ``doc: int(0..8)[token]``."""
     kind = "{" + ", ".join(p.labels) + "}" if p.labels else p.type.value
-    if p.low is not None or p.high is not None:
+    if not p.labels and (p.low is not None or p.high is not None):
         kind += f"({'' if p.low is None else p.low}..{'' if p.high is None else p.high})"
     return f"{p.name}: {kind}" + (f"[{', '.join(map(str, p.domain))}]" if p.domain else "")
 

@@ -1,0 +1,353 @@
+"""The op: a compiled pattern, called on queries, keys and values."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+
+from maskc.backends import Compiled, Request, choose
+from maskc.ir.nodes import Type
+from maskc.ir.program import Parameter, Program
+from maskc.tensors import check_float_input, check_tensors
+from maskc.tiles.binding import bind, mask_roots, names_read, static_values
+from maskc.tiles.extents import check_extents
+from maskc.tiles.values import fail, suggestion
+
+if TYPE_CHECKING:
+    from maskc.ir.binding import Binding
+    from maskc.pattern import Pattern
+    from maskc.tiles.plan import TilePlan
+
+__all__ = ["Op"]
+
+_BINDINGS = 16  # bindings kept, so that plans made for them are found again
+
+
+class Op:
+    """Attention under one pattern, for one layer: ``out = op(q, k, v, **inputs)``. Made by ``maskc.compile``.
+
+    Attributes:
+        pattern: the pattern, with the arguments that were given when compiling.
+        heads: number of query heads.
+        layer: the layer.
+        sizes: extents of segments and axes that were given when compiling.
+        backend: the name of the backend, or "auto".
+        compiled: what backends are handed; holds what they remember between calls.
+    """
+
+    def __init__(
+        self,
+        pattern: Pattern,
+        *,
+        heads: int,
+        layer: int = 0,
+        sizes: Mapping[str, int] | None = None,
+        backend: str = "auto",
+        inputs: Mapping[str, Any] | None = None,
+        check: bool = False,
+    ) -> None:
+        self.pattern = pattern
+        self.heads = heads
+        self.layer = layer
+        self.sizes = check_extents(pattern.program, sizes or {})
+        self.backend = backend
+        self._inputs = dict(inputs or {})
+        self._check = check
+        args, tables = static_values(pattern.program, heads, layer, pattern.args)
+        self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes)
+        self._bindings: OrderedDict[bytes, Binding] = OrderedDict()
+        # A float input goes to the backend as it is, and into the binding only where the mask reads it.
+        self._in_mask = names_read(self.program, mask_roots(self.program))
+        floats = {p.name for p in self.program.params if _is_float_input(p)}
+        self._read = names_read(self.program, self.program.roots())
+        self._needed = self._read - (floats - self._in_mask)
+        if backend != "auto":
+            choose(backend, pattern.program, Request(heads=heads))
+
+    @property
+    def program(self) -> Program:
+        """The program, un-optimised."""
+        return self.pattern.program
+
+    def __repr__(self) -> str:
+        extents = "".join(f", {name}={value}" for name, value in self.sizes.items())
+        return f"<op {self.pattern!r}: heads={self.heads}, layer={self.layer}{extents}, backend={self.backend!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {"heads": self.heads, "layer": self.layer, "sizes": self.sizes, "backend": self.backend}
+        return _make, (self.pattern, {**options, "inputs": self._inputs, "check": self._check})
+
+    @overload
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[False] = False,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> torch.Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: Literal[True],
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def __call__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float | None = None,
+        return_lse: bool = False,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Attention of every query over the keys that the pattern keeps.
+
+        Args:
+            q: (B, Hq, Nq, D), of any float dtype.
+            k: (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h meets key head h // (Hq // Hkv).
+            v: (B, Hkv, Nk, Dv).
+            scale: factor of the dot products; by default D ** -0.5.
+            return_lse: return the log-sum-exp too.
+            sizes: extents of segments and axes, before those that were given when compiling.
+            inputs: inputs by name, for names that are also parameters of this method.
+            more: inputs by name. Float inputs are tensors on the device of ``q`` that may require a gradient.
+
+        Returns:
+            The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp
+            (B, Hq, Nq) of the modified scores, natural base, the sink's term included, float32 (float64 if
+            ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
+            its logit), and never a NaN, in either direction.
+
+        Raises MaskcError: E501 to E506 for inputs and sizes, E510 to E512 for tensors, E702 where the
+        backend cannot do it; E513 and RuntimeError in check mode.
+        """
+        check_tensors(q, k, v, self.heads)
+        if return_lse and self.program.normalizer.kind != "softmax":
+            kind = self.program.normalizer.kind
+            raise fail(
+                "E702", f"{self.pattern.name!r} normalises by {kind}, which has no log-sum-exp", "drop return_lse"
+            )
+        given = {**self._inputs, **(inputs or {}), **more}
+        floats, rest = self._floats(given, q, k)
+        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
+        request = _request(q, k, v, floats, return_lse)
+        _, chosen = choose(self.backend, self.program, request)
+        factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+        run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
+        out, lse = chosen.run(self.compiled, q, k, v, **run)
+        if self._check:
+            _compare(self.program, q, k, v, out, lse, **run)
+        return out if lse is None else (out, lse)
+
+    def bind(
+        self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
+    ) -> Binding:
+        """The binding of a call with these lengths and inputs: what the mask reads. Raises as a call does."""
+        values = {**self.pattern.args, **self._inputs, **inputs}
+        return bind(
+            self.program,
+            q_len,
+            k_len,
+            heads=self.heads,
+            layer=self.layer,
+            batch=batch,
+            sizes={**self.sizes, **(sizes or {})},
+            values=values,
+        )
+
+    def plan(
+        self,
+        q_len: int,
+        k_len: int,
+        *,
+        q_tile: int = 128,
+        k_tile: int = 128,
+        batch: int | None = None,
+        sizes: Mapping[str, int] | None = None,
+        **inputs: Any,
+    ) -> TilePlan:
+        """The tiles that a call with these lengths and inputs computes. Raises as a call does, and E801."""
+        from maskc.tiles import make_plan
+
+        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
+        plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile)
+        return plan
+
+    def check(
+        self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
+    ) -> None:
+        """Check the pattern's assertions at every pair. Raises E513 with the first counterexample of each."""
+        from maskc.assertions import check
+
+        check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs))
+
+    def _floats(
+        self, given: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The float inputs, checked, and the values that go into the binding."""
+        params = {p.name: p for p in self.program.params}
+        for name in given:
+            p = params.get(name)
+            if p is None:
+                names = [p.name for p in self.program.params if p.when == "call"]
+                hint = suggestion(name, names) or "it takes none"
+                raise fail("E502", f"{self.pattern.name!r} takes no input called {name!r}", hint)
+            if p.when == "compile":
+                raise fail("E502", f"{name!r} is an argument of {self.pattern.name!r}, no input", "give it to compile")
+        floats: dict[str, torch.Tensor] = {}
+        for name, p in params.items():
+            if not _is_float_input(p):
+                continue
+            if name in given:
+                floats[name] = check_float_input(p, given[name], q, k, self.heads, self.program.cross, self.compiled)
+            elif name in self._read:
+                raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", f"give {name}=... with the call")
+        return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}
+
+    def _batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:
+        return frozenset(n for n, t in floats.items() if t.ndim > len(self.program.parameter(n).domain))
+
+    def _bind(
+        self,
+        q_len: int,
+        k_len: int,
+        batch: int,
+        sizes: Mapping[str, int] | None,
+        inputs: Mapping[str, Any],
+        batched: frozenset[str],
+    ) -> Binding:
+        """The binding of a call: the same object for equal lengths and inputs, so that plans are found again."""
+        extents = {**self.sizes, **(sizes or {})}
+        key = b""
+        if not inputs:
+            key = _digest((q_len, k_len, batch, sorted(extents.items()), sorted(batched)), {})
+            known = self._recall(key)
+            if known is not None:
+                return known
+        binding = bind(
+            self.program,
+            q_len,
+            k_len,
+            heads=self.heads,
+            layer=self.layer,
+            batch=batch,
+            sizes=extents,
+            values={**self.pattern.args, **inputs},
+            needed=self._needed,
+        )
+        binding = binding.replace(batched=binding.batched | batched)
+        if inputs:
+            arrays = {n: t for n, t in binding.tables.items() if n in inputs}
+            key = _digest((q_len, k_len, batch, sorted(extents.items()), sorted(batched)), arrays)
+        return self._keep(key, binding)
+
+    def _recall(self, key: bytes) -> Binding | None:
+        # Taken out and put back, which is safe with other threads about; the one used last is at the end.
+        known = self._bindings.pop(key, None)
+        if known is not None:
+            self._bindings[key] = known
+        return known
+
+    def _keep(self, key: bytes, binding: Binding) -> Binding:
+        known = self._recall(key)
+        if known is not None:
+            return known
+        if self._check:
+            from maskc.assertions import check
+
+            check(self.program, binding)
+        self._bindings[key] = binding
+        while len(self._bindings) > _BINDINGS:
+            self._bindings.popitem(last=False)
+        return binding
+
+
+def _make(pattern: Pattern, options: dict[str, Any]) -> Op:
+    """An op again, when it is copied or unpickled; plans are made anew."""
+    return Op(pattern, **options)
+
+
+def _is_float_input(p: Parameter) -> bool:
+    return p.type is Type.FLOAT and p.when == "call"
+
+
+def _digest(head: object, arrays: Mapping[str, Any]) -> bytes:
+    state = hashlib.blake2b(repr(head).encode(), digest_size=16)
+    for name, array in sorted(arrays.items()):
+        state.update(repr((name, str(array.dtype), array.shape)).encode())
+        state.update(
+            memoryview(array if array.flags.c_contiguous else array.copy("C")).cast("B") if array.size else b""
+        )
+    return state.digest()
+
+
+def _request(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, floats: Mapping[str, torch.Tensor], return_lse: bool
+) -> Request:
+    grads = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *floats.values()))
+    return Request(
+        device=q.device.type,
+        dtype=str(q.dtype).removeprefix("torch."),
+        head_dim=q.shape[3],
+        value_dim=v.shape[3],
+        q_len=q.shape[2],
+        k_len=k.shape[2],
+        batch=q.shape[0],
+        heads=q.shape[1],
+        kv_heads=k.shape[1],
+        needs_grad=grads,
+        return_lse=return_lse,
+    )
+
+
+#: Largest difference from the reference that check mode lets pass, absolute and relative.
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def _compare(
+    program: Program,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    *,
+    binding: Binding,
+    floats: Mapping[str, torch.Tensor],
+    scale: float,
+    return_lse: bool,
+) -> None:
+    """Raise RuntimeError where a backend's result is not the reference's: a defect of the backend."""
+    from maskc.reference.attention import attention
+
+    with torch.no_grad():
+        wanted, wanted_lse = attention(program, binding, q, k, v, scale=scale, floats=floats)
+    tolerance = _TOLERANCE.get(q.dtype, 3e-2)
+    pairs = [("output", out, wanted)]
+    if return_lse and lse is not None and wanted_lse is not None:
+        pairs.append(("log-sum-exp", lse, wanted_lse))
+    for what, found, expected in pairs:
+        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
+            worst = (found - expected).abs().nan_to_num(torch.inf).max().item()
+            raise RuntimeError(f"check mode: the {what} of {program.name!r} differs from the reference by {worst:.3g}")

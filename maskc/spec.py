@@ -1,0 +1,157 @@
+"""Specs: a pattern with its arguments as JSON, as it is stored in a model's config and sent around.
+
+    {"maskc": 1, "pattern": "pattern mistral(window: int = 4096) {...}", "args": {"window": 1024}, "hash": "..."}
+
+Reading a spec runs nothing: its text is parsed as any pattern is, and everything is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.pattern import Pattern
+
+__all__ = ["SPEC_VERSION", "Spec", "from_spec", "to_spec"]
+
+#: The version of the form; the value under "maskc".
+SPEC_VERSION = 1
+
+_MAX_TEXT = 1 << 20  # characters of the pattern
+_MAX_JSON = 1 << 26  # characters of a spec given as text
+_MAX_VALUES = 1 << 22  # elements of all tables together
+_MAX_DEPTH = 8  # dimensions of a table
+_KEYS = ("maskc", "pattern", "args", "hash")
+
+
+class Spec(TypedDict):
+    """A spec: all JSON types. ``hash`` may be missing when a spec is read."""
+
+    maskc: int
+    pattern: str
+    args: dict[str, Any]
+    hash: str
+
+
+def to_spec(pattern: Pattern) -> Spec:
+    """The pattern as a JSON-safe dict. Raises E601 where an argument is a float that JSON cannot hold."""
+    for name, value in pattern.args.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _malformed(f"the argument {name!r} is {value}, which JSON cannot hold", "give a finite number")
+    args = {name: _listed(value) for name, value in pattern.args.items()}
+    return {"maskc": SPEC_VERSION, "pattern": pattern.text, "args": args, "hash": pattern.hash}
+
+
+def from_spec(spec: Mapping[str, Any] | str) -> Pattern:
+    """The pattern that a spec, as a mapping or as JSON text, describes.
+
+    Raises E601 where it is malformed or too large, E602 for a version this release does not know,
+    E603 where the pattern and the arguments do not have the stated hash, E303 and E502 to E505 for
+    arguments, and what ``maskc.parse`` raises for the text.
+    """
+    from maskc.compiler import parse
+
+    checked = _checked(_decoded(spec) if isinstance(spec, str) else spec)
+    pattern = parse(checked["pattern"]).with_args(**checked["args"])
+    stated = checked["hash"]
+    if stated is not None and stated != pattern.hash:
+        raise MaskcError(
+            Diagnostic(
+                "E603",
+                f"the spec says hash {stated[:12]}..., but its pattern and arguments have {pattern.hash[:12]}...",
+                hint='the spec was edited or damaged: get it again, or, if the change is meant, remove "hash"',
+            )
+        )
+    return pattern
+
+
+def _decoded(text: str) -> Mapping[str, Any]:
+    if len(text) > _MAX_JSON:
+        raise _malformed(f"{len(text)} characters are too many", f"a spec has at most {_MAX_JSON}")
+    try:
+        return json.loads(text, parse_constant=_no_constant)  # type: ignore[no-any-return]
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "nested too deeply"
+        raise _malformed(f"not JSON: {reason}", "a spec is a JSON object, as `to_spec` writes it") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _checked(spec: object) -> dict[str, Any]:
+    if not isinstance(spec, Mapping):
+        raise _malformed(f"expected an object, found {_kind(spec)}", 'write {"maskc": 1, "pattern": "..."}')
+    version = spec.get("maskc")
+    if version is None:
+        raise _malformed('the key "maskc", the version, is missing', f'add "maskc": {SPEC_VERSION}')
+    if version != SPEC_VERSION or isinstance(version, bool):
+        shown = f"this release of maskc reads version {SPEC_VERSION}"
+        raise MaskcError(Diagnostic("E602", f"the spec is of version {version!r}; {shown}", hint="upgrade maskc"))
+    unknown = [repr(key) for key in spec if key not in _KEYS]
+    if unknown:
+        raise _malformed(f"unknown keys: {', '.join(unknown[:5])}", f"the keys are {', '.join(_KEYS)}")
+    return {"pattern": _text(spec), "args": _args(spec), "hash": _hash(spec)}
+
+
+def _text(spec: Mapping[str, Any]) -> str:
+    text = spec.get("pattern")
+    if not isinstance(text, str):
+        raise _malformed(f'"pattern" must be a string, found {_kind(text)}', "it holds the text of the pattern")
+    if len(text) > _MAX_TEXT:
+        raise _malformed(f'"pattern" has {len(text)} characters', f"at most {_MAX_TEXT} are read")
+    return text
+
+
+def _hash(spec: Mapping[str, Any]) -> str | None:
+    stated = spec.get("hash")
+    if stated is not None and not isinstance(stated, str):
+        raise _malformed(f'"hash" must be a string, found {_kind(stated)}', "remove it to skip the comparison")
+    return stated
+
+
+def _args(spec: Mapping[str, Any]) -> dict[str, Any]:
+    args = spec.get("args", {})
+    if not isinstance(args, Mapping):
+        raise _malformed(f'"args" must be an object, found {_kind(args)}', 'write {"name": value}')
+    budget = _MAX_VALUES
+    for name, value in args.items():
+        if not isinstance(name, str):
+            raise _malformed(f"the argument {name!r} must have a string as its name", 'write {"name": value}')
+        budget -= _count(name, value, budget)
+    return dict(args)
+
+
+def _count(name: str, value: object, budget: int, depth: int = 0) -> int:
+    """How many values there are, checking that all are numbers, Booleans or labels."""
+    if isinstance(value, bool | int | float | str):
+        return 1
+    if not isinstance(value, list | tuple):
+        raise _malformed(
+            f"the argument {name!r} holds {_kind(value)}", "use numbers, Booleans, labels and lists of them"
+        )
+    if depth == _MAX_DEPTH or len(value) > budget:
+        raise _malformed(
+            f"the argument {name!r} is too large", f"{_MAX_DEPTH} dimensions, {_MAX_VALUES} values at most"
+        )
+    total = 0
+    for item in value:
+        total += _count(name, item, budget - total, depth + 1)
+        if total > budget:
+            raise _malformed(f"the argument {name!r} is too large", f"all tables hold {_MAX_VALUES} values at most")
+    return max(total, 1)
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(x) for x in value] if isinstance(value, tuple) else value
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _malformed(message: str, hint: str) -> MaskcError:
+    return MaskcError(Diagnostic("E601", f"malformed spec: {message}", hint=hint))
