@@ -14,18 +14,19 @@ __all__ = ["ERRORS", "ErrorRow"]
 @dataclass(frozen=True)
 class ErrorRow:
     """``code``: E... for an error, W... for a warning. ``title``: a few words. ``explanation``: what
-    it means and what to do, in plain sentences. ``example``: a short faulty program or call;
-    ``is_call`` says which."""
+    it means and what to do, in plain sentences. ``example``: a short faulty program or call
+    (``is_call`` says which). ``report``: what maskc says of an example that is a call."""
 
     code: str
     title: str
     explanation: str = ""
     example: str = ""
+    report: str = ""
 
     @property
     def is_call(self) -> bool:
         """Whether the example is Python or a command, and not a program of the language."""
-        return self.code[1] in "56789" or self.code in ("E001", "E002", "E003", "E205")
+        return self.code[1] in "56789" or self.code in ("E001", "E002", "E003", "E103")
 
 
 _ROWS = (
@@ -139,8 +140,9 @@ _ROWS = (
     ErrorRow(
         "E205",
         "which pattern is meant",
-        "The file holds several patterns (or none). Say which one by its name.",
-        "maskc show two-patterns.mask",
+        "A file holds any number of patterns, each with a name, or one bare mask expression. Where one pattern is "
+        "wanted of a file that holds several, say which one by its name: `--name`, or `name=`.",
+        "causal\nsinks(4)\n",
     ),
     ErrorRow(
         "E206",

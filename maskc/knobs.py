@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "Knob"]
+__all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "TERM", "Knob"]
 
 _T = TypeVar("_T")
 
@@ -63,4 +63,6 @@ CACHE_DIR = Knob(
 )
 NO_COLOR = Knob("NO_COLOR", "", bool, "Print no colours, whatever the value is.")
 
-KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, NO_COLOR)
+TERM = Knob("TERM", "", str, "The kind of terminal; `dumb` gets no colours.")
+
+KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, NO_COLOR, TERM)

@@ -1,0 +1,74 @@
+"""All commands in the order of the help. A command is one file with a function ``command``, and a row here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+import maskc
+from maskc.cli import check, diff, explain, fmt, ir, run_, show, spec, why
+from maskc.cli.style import exit_code, report
+from maskc.diagnostics import MaskcError
+
+__all__ = ["COMMANDS", "run"]
+
+COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
+    ("check", check.command),
+    ("fmt", fmt.command),
+    ("show", show.command),
+    ("why", why.command),
+    ("diff", diff.command),
+    ("run", run_.command),
+    ("ir", ir.command),
+    ("spec", spec.command),
+    ("explain", explain.command),
+)
+
+_HELP = """Compile attention masks: check, draw, compare and run pattern files.
+
+Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is wrong.
+"""
+
+
+def build() -> typer.Typer:
+    """The application with all its commands."""
+    app = typer.Typer(
+        name="maskc",
+        help=_HELP,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_version)
+    for name, function in COMMANDS:
+        app.command(name)(function)
+    return app
+
+
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+) -> None:
+    if version:
+        typer.echo(f"maskc {maskc.__version__}")
+        raise typer.Exit
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command; the process' exit code."""
+    try:
+        build()(args=list(words), prog_name="maskc")
+    except MaskcError as error:
+        report(error.diagnostics)
+        return exit_code(error)
+    except SystemExit as done:  # How click ends, always.
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except ValueError as error:  # An environment variable that makes no sense.
+        if "environment variable" not in str(error):
+            raise
+        sys.stderr.write(f"maskc: {error}\n")
+        return 2
+    return 0

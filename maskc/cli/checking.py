@@ -1,0 +1,109 @@
+"""Everything that is wrong with pattern files. Imports neither typer nor NumPy, so that it takes little time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from maskc.cli.style import exit_code, report
+from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
+
+__all__ = ["check", "check_files", "is_plain", "run_plain", "source_of"]
+
+_FLAGS = ("--json", "--strict")
+
+
+def is_plain(words: Sequence[str]) -> bool:
+    """Whether the words are flags and files only, so that no typer is needed to read them."""
+    return any(not w.startswith("-") or w == "-" for w in words) and all(
+        w in _FLAGS or not w.startswith("-") or w == "-" for w in words
+    )
+
+
+def run_plain(words: Sequence[str]) -> int:
+    """The command without typer; the exit code."""
+    return check_files([w for w in words if w not in _FLAGS], "--json" in words, "--strict" in words)
+
+
+def source_of(file: str) -> Source:
+    """The text of a file, or of standard input for ``-``. Raises MaskcError (E001 to E003)."""
+    from maskc.syntax.parse import read_source
+
+    if file != "-":
+        return read_source(file)
+    # By way of the file descriptor's name, so that the bounds and checks are those of any file.
+    source = read_source("/dev/stdin")
+    return Source(source.text, "<stdin>")
+
+
+def check(file: str) -> tuple[tuple[Diagnostic, ...], int]:
+    """All errors and warnings of a file, and the exit code that they call for."""
+    from maskc.check import check_source
+
+    try:
+        return check_source(source_of(file)).warnings, 0
+    except MaskcError as error:
+        return error.diagnostics, exit_code(error)
+
+
+def check_files(files: Sequence[str], as_json: bool, strict: bool) -> int:
+    """Print what is wrong with the files, as text or as JSON; the exit code."""
+    results = [(file, *check(file)) for file in files]
+    if as_json:
+        listed = [{"file": f, "ok": code == 0, "diagnostics": [_plain(d) for d in found]} for f, found, code in results]
+        sys.stdout.write(json.dumps({"maskc": 1, "files": listed}, indent=2) + "\n")
+    else:
+        _print(results)
+    if strict and any(found for _, found, _ in results):
+        return max(1, *(code for _, _, code in results))
+    return max(code for _, _, code in results)
+
+
+def _print(results: Sequence[tuple[str, tuple[Diagnostic, ...], int]]) -> None:
+    found = [d for _, diagnostics, _ in results for d in diagnostics]
+    report(found)
+    errors = sum(d.severity == "error" for d in found)
+    if errors == 0:
+        note = f", {_count(len(found), 'warning')}" if found else ""
+        sys.stdout.write(f"{_count(len(results), 'file')} checked{note}\n")
+        return
+    codes = sorted({d.code for d in found if d.severity == "error"})
+    sys.stderr.write(f"\n{_count(errors, 'error')}; for more: maskc explain {codes[0]}\n")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _plain(d: Diagnostic) -> dict[str, Any]:
+    notes = [_note(n) for n in d.notes]
+    return {
+        "code": d.code,
+        "severity": d.severity,
+        "message": d.message,
+        "hint": d.hint,
+        **_where(d.span),
+        "notes": notes,
+    }
+
+
+def _note(note: Note) -> dict[str, Any]:
+    return {"message": note.message, **_where(note.span)}
+
+
+def _where(span: Span | None) -> dict[str, Any]:
+    if span is None:
+        return {"place": None}
+    line, column = span.source.locate(span.start)
+    end_line, end_column = span.source.locate(span.end)
+    return {
+        "place": {
+            "file": span.source.name,
+            "line": line,
+            "column": column,
+            "end_line": end_line,
+            "end_column": end_column,
+        }
+    }

@@ -1,0 +1,196 @@
+"""Looking for a difference between the masks of two programs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maskc.cli.values import Setting, parse_values, setting
+from maskc.ir.nodes import Const, Symbol, postorder
+from maskc.ir.program import Program
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["Comparison", "Difference", "compare"]
+
+#: Lengths that are always tried, as far as allowed.
+_LENGTHS = (*range(1, 33), 48, 64, 96, 128, 192, 256)
+_MOST_LONG = 6  # longer ones, next to the numbers in the programs
+_AT_ONCE = 1 << 21
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A pair that one program keeps and the other does not. ``first_keeps``: whether it is the first that does."""
+
+    setting: Setting
+    head: int
+    query: int
+    key: int
+    first_keeps: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``same``: no difference found; ``proved``: there is none. ``sentence``: how that is known."""
+
+    same: bool
+    proved: bool
+    sentence: str
+    where: Difference | None = None
+
+    def data(self) -> dict[str, Any]:
+        """As JSON-safe data."""
+        data: dict[str, Any] = {"same": self.same, "proved": self.proved, "sentence": self.sentence}
+        if self.where is not None:
+            w = self.where
+            data["counterexample"] = {
+                "q_len": w.setting.q_len,
+                "k_len": w.setting.k_len,
+                "layer": w.setting.layer,
+                "head": w.head,
+                "query": w.query,
+                "key": w.key,
+                "first_keeps": w.first_keeps,
+            }
+        return data
+
+
+@dataclass(frozen=True)
+class _Search:
+    programs: tuple[Program, Program]
+    heads: int
+    sizes: Sequence[str]
+    args: Sequence[str]
+    seed: int
+
+    def setting(self, length: int | None, layer: int) -> Setting:
+        return setting(
+            self.programs,
+            q=length,
+            heads=self.heads,
+            layer=layer,
+            sizes=self.sizes,
+            args=self.args,
+            seed=self.seed,
+        )
+
+    def first(self, length: int | None, layer: int, head: int) -> Difference | None:
+        """The differing pair with the smallest larger position, if any."""
+        at = self.setting(length, layer)
+        a, b = (at.bind(p) for p in self.programs)
+        best: tuple[int, int, int, bool] | None = None
+        rows = max(1, _AT_ONCE // max(1, at.k_len))
+        for lo in range(a.offset, a.offset + a.q_len, rows):
+            here = (lo, min(lo + rows, a.offset + a.q_len))
+            one, two = (_dense(p, x, head, here) for p, x in zip(self.programs, (a, b), strict=True))
+            best = _nearest(one, two, lo, best)
+            if best is not None and here[1] > best[0]:  # Later rows are farther.
+                break
+        return None if best is None else Difference(at, head, best[1], best[2], best[3])
+
+
+def _dense(program: Program, binding: Any, head: int, rows: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    from maskc.ir.evaluate import dense
+
+    return dense(program, binding, head, 0, rows, (0, binding.k_len))
+
+
+def _nearest(
+    one: npt.NDArray[np.bool_], two: npt.NDArray[np.bool_], lo: int, best: tuple[int, int, int, bool] | None
+) -> tuple[int, int, int, bool] | None:
+    import numpy as np
+
+    rows, keys = np.nonzero(one != two)
+    if not rows.size:
+        return best
+    larger = np.maximum(rows + lo, keys)
+    i = int(np.lexsort((keys, rows, larger))[0])
+    found = (int(larger[i]), int(rows[i]) + lo, int(keys[i]), bool(one[rows[i], keys[i]]))
+    return found if best is None else min(best, found)
+
+
+def compare(
+    a: Program,
+    b: Program,
+    *,
+    heads: int = 4,
+    layers: int = 8,
+    sizes: Sequence[str] = (),
+    args: Sequence[str] = (),
+    up_to: int = 4200,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the meaning of two programs, with the same arguments and inputs by name.
+
+    First by their normal forms; then pair by pair, on all short sequences and on longer ones next to
+    the numbers in the programs, up to ``up_to``. Raises MaskcError if arguments are missing.
+    """
+    if _same_form(a, b):
+        return Comparison(True, True, "equal: both have the same normal form")
+    search = _Search((a, b), heads, sizes, args, seed)
+    spoken = {n.name for p in (a, b) for n in postorder([p.mask]) if isinstance(n, Symbol)}
+    tables = {d for p in (a, b) for x in p.params for d in x.domain}
+    some_heads = range(heads) if "h" in spoken or "head" in tables else range(1)
+    some_layers = range(layers) if "layer" in spoken or "layer" in tables else range(1)
+    lengths = _lengths(search, up_to)
+    for length in lengths:
+        for layer in some_layers:
+            for head in some_heads:
+                found = search.first(length, layer, head)
+                if found is not None:
+                    return _different(_shrink(search, found))
+    return _no_difference(a, b, lengths)
+
+
+def _same_form(a: Program, b: Program) -> bool:
+    from maskc.passes import normalise
+
+    first, second = (dataclasses.replace(normalise(p), name="", assertions=()) for p in (a, b))
+    return bool(first == second)
+
+
+def _lengths(search: _Search, up_to: int) -> list[int | None]:
+    """Lengths to try, the shortest first; one None if the sizes given fix the length."""
+    if search.sizes:
+        return [None]
+    numbers = {n.value for p in search.programs for n in postorder([p.mask]) if isinstance(n, Const)}
+    given = parse_values(search.programs, search.args).values()
+    defaults = {p.default.value for x in search.programs for p in x.params if p.default is not None}
+    long = sorted({n + 2 for n in (*numbers, *given, *defaults) if type(n) is int and n + 2 > _LENGTHS[-1]})
+    tried = [n for n in (*_LENGTHS, *long[:_MOST_LONG]) if n <= up_to]
+    return list(tried)
+
+
+def _shrink(search: _Search, found: Difference) -> Difference:
+    """A difference in a shorter sequence, as far as the pair itself allows."""
+    if search.sizes:
+        return found
+    while True:
+        length = max(found.query, found.key) + 1
+        if length >= found.setting.k_len:
+            return found
+        shorter = search.first(length, found.setting.layer, found.head)
+        if shorter is None:
+            return found
+        found = shorter
+
+
+def _different(d: Difference) -> Comparison:
+    which = ("the first keeps", "the second does not") if d.first_keeps else ("the second keeps", "the first does not")
+    place = f"layer {d.setting.layer}, head {d.head}, {d.setting.q_len} queries x {d.setting.k_len} keys"
+    sentence = f"different: {which[0]} query {d.query}, key {d.key}, and {which[1]} ({place})"
+    return Comparison(False, True, sentence, d)
+
+
+def _no_difference(a: Program, b: Program, lengths: Sequence[int | None]) -> Comparison:
+    parts = [n for n in ("score", "normalizer", "output") if getattr(a, n) != getattr(b, n)]
+    tried = "the sizes given" if lengths == [None] else f"{len(lengths)} lengths up to {lengths[-1]}"
+    if parts:
+        what = " and ".join(parts)
+        return Comparison(False, False, f"different: the {what} is another expression; the masks agree at {tried}")
+    return Comparison(True, False, f"no difference at any pair, for {tried}; that is no proof for longer ones")

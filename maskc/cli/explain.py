@@ -1,0 +1,62 @@
+"""``maskc explain``: what an error code means."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from typing import Annotated
+
+import typer
+
+from maskc.cli.options import Json
+from maskc.cli.style import colored, styled
+from maskc.diagnostics import MaskcError, render
+from maskc.errors import ERRORS, ErrorRow
+
+
+def command(
+    codes: Annotated[
+        list[str] | None, typer.Argument(metavar="CODE", help="Codes; without any, all are listed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an error code means, with an example."""
+    rows = [_row(code) for code in codes] if codes else list(ERRORS.values())
+    if as_json:
+        fields = [{"code": r.code, "title": r.title, "explanation": r.explanation, "example": r.example} for r in rows]
+        typer.echo(json.dumps(fields, indent=2))
+    elif codes:
+        typer.echo("\n\n".join(explain(row, colored(sys.stdout)) for row in rows))
+    else:
+        typer.echo("\n".join(f"{row.code}  {row.title}" for row in rows))
+
+
+def _row(code: str) -> ErrorRow:
+    row = ERRORS.get(code.upper())
+    if row is None:
+        typer.echo(f"maskc: there is no code {code!r}; `maskc explain` lists them all", err=True)
+        raise typer.Exit(2)
+    return row
+
+
+def explain(row: ErrorRow, color: bool = False) -> str:
+    """Title, explanation, example, and what maskc says of the example."""
+    parts = [f"{row.code}: {row.title}", textwrap.fill(row.explanation, 88)]
+    if row.example:
+        parts.append("For example:\n\n" + textwrap.indent(row.example.rstrip("\n"), "    "))
+    said = row.report or ("" if row.is_call else report_of(row.example))
+    if said:
+        parts.append("maskc says:\n\n" + textwrap.indent(styled(said, color), "    "))
+    return "\n\n".join(parts)
+
+
+def report_of(text: str) -> str:
+    """The rendered errors and warnings of a program."""
+    from maskc.check import check_source
+    from maskc.diagnostics import Source
+
+    try:
+        return render(check_source(Source(text, "example.mask")).warnings)
+    except MaskcError as error:
+        return str(error)

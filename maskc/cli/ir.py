@@ -1,0 +1,68 @@
+"""``maskc ir``: a pattern as a stage of the compiler sees it."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import Annotated
+
+import typer
+
+from maskc.cli import options as o
+from maskc.cli.style import plain
+
+
+class Stage(str, enum.Enum):
+    """Stages that can be looked at."""
+
+    tree = "tree"
+    typed = "typed"
+    normal = "normal"
+
+
+def command(
+    file: o.File,
+    name: o.Name = None,
+    stage: Annotated[
+        Stage, typer.Option("--stage", help="tree: as parsed; typed: all definitions expanded; normal: simplified.")
+    ] = Stage.normal,
+) -> None:
+    """Print a pattern as a stage of the compiler sees it."""
+    if stage is Stage.tree:
+        sys.stdout.write(plain(_tree(file)) + "\n")
+        return
+    from maskc.ir.text import print_program
+    from maskc.passes import normalise
+
+    program = o.program_of(file, name)
+    sys.stdout.write(plain(print_program(normalise(program) if stage is Stage.normal else program)).rstrip() + "\n")
+
+
+def _tree(file: str) -> str:
+    from maskc.cli.checking import source_of
+    from maskc.syntax.parse import parse
+
+    lines: list[str] = []
+    for item in parse(source_of(file)).items:
+        _write(item, "", 0, lines)
+    return "\n".join(lines)
+
+
+def _write(value: object, label: str, depth: int, lines: list[str]) -> None:
+    """One line a node: its class, and what it holds that is no node."""
+    import dataclasses
+
+    indent = "  " * depth + (f"{label}: " if label else "")
+    if isinstance(value, tuple):
+        for each in value:
+            _write(each, label, depth, lines)
+    elif dataclasses.is_dataclass(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name != "span"}
+        leaves = {n: v for n, v in fields.items() if not isinstance(v, tuple) and not dataclasses.is_dataclass(v)}
+        words = " ".join(f"{n}={v!r}" for n, v in leaves.items() if v not in (None, ""))
+        lines.append(f"{indent}{type(value).__name__} {words}".rstrip())
+        for name, field in fields.items():
+            if name not in leaves:
+                _write(field, name, depth + 1, lines)
+    else:
+        lines.append(f"{indent}{value!r}")

@@ -1,0 +1,55 @@
+"""The options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskc.diagnostics import Diagnostic, MaskcError
+
+if TYPE_CHECKING:
+    from maskc.ir.program import Program
+
+__all__ = ["Args", "File", "Head", "Heads", "Json", "Keys", "Layer", "Name", "Queries", "Seed", "Sizes", "program_of"]
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file; - for standard input.")]
+Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the file holds several.")]
+Queries = Annotated[int | None, typer.Option("--q", min=0, help="Number of queries.", show_default="256, or --k")]
+Keys = Annotated[int | None, typer.Option("--k", min=0, help="Number of keys.", show_default="as many as queries")]
+Layer = Annotated[int, typer.Option("--layer", min=0, help="The layer.")]
+Head = Annotated[int, typer.Option("--head", min=0, help="The query head.")]
+Heads = Annotated[
+    int | None, typer.Option("--heads", min=1, help="Number of query heads.", show_default="enough for --head")
+]
+Sizes = Annotated[
+    list[str], typer.Option("--size", metavar="AXIS=N", help="Extent of a grid axis or segment; may be repeated.")
+]
+Args = Annotated[
+    list[str],
+    typer.Option(
+        "--arg",
+        "--input",
+        metavar="NAME=VALUE",
+        help="Value of a parameter or input: a number, a name, JSON, or @FILE (.npy or .json); may be repeated.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn at random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def program_of(file: str, name: str | None = None) -> Program:
+    """The pattern ``name`` of a file, or its only one; warnings are not shown. Raises MaskcError, with E205
+    if it is not clear which pattern is meant."""
+    from maskc.cli.checking import source_of
+    from maskc.lower import lower_source
+
+    programs = lower_source(source_of(file)).programs
+    found = [p for p in programs if name is None or p.name == name]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(p.name for p in programs)
+    if name is not None:
+        raise MaskcError(Diagnostic("E205", f"{file} has no pattern called {name!r}", hint=f"it has: {names}"))
+    message = f"{file} holds {len(programs)} patterns: {names}"
+    raise MaskcError(Diagnostic("E205", message, hint=f"choose one: --name {programs[0].name}"))

@@ -1,0 +1,96 @@
+"""``maskc why``: which clause of the mask decides about one query and one key."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskc.cli import options as o
+from maskc.cli.style import plain
+from maskc.diagnostics import Diagnostic, MaskcError
+
+if TYPE_CHECKING:
+    from maskc.cli.clauses import Clause
+
+_MOST_LINES = 60
+
+
+def command(
+    file: o.File,
+    query: Annotated[int, typer.Argument(metavar="Q", min=0, help="Absolute position of the query.")],
+    key: Annotated[int, typer.Argument(metavar="K", min=0, help="Position of the key.")],
+    name: o.Name = None,
+    q: o.Queries = None,
+    k: o.Keys = None,
+    head: o.Head = 0,
+    heads: o.Heads = None,
+    layer: o.Layer = 0,
+    size: o.Sizes = [],  # noqa: B006
+    arg: o.Args = [],  # noqa: B006
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Say why a query sees a key, or why not: which clause decides, and the values in it."""
+    from maskc.cli.checking import source_of
+    from maskc.cli.clauses import Examiner, deciding, source_texts
+    from maskc.cli.values import setting
+
+    program = o.program_of(file, name)
+    length = max(256, query + 1, key + 1)
+    given = setting(
+        [program], q=q, k=k, head=head, heads=heads, layer=layer, sizes=size, args=arg, seed=seed, length=length
+    )
+    binding = given.bind(program)
+    if not (binding.offset <= query < binding.offset + binding.q_len and key < binding.k_len):
+        there = f"queries {binding.offset} to {binding.offset + binding.q_len - 1}, keys 0 to {binding.k_len - 1}"
+        raise MaskcError(Diagnostic("E504", f"there is no query {query} with a key {key}: there are {there}"))
+    texts = {} if file == "-" else source_texts(source_of(file), program)
+    whole = Examiner(program, binding, head, query, key, texts).examine()
+    for note in given.made_up:
+        typer.echo(f"note: {plain(note)}", err=True)
+    sentence = _sentence(query, key, whole, deciding(whole))
+    if as_json:
+        typer.echo(json.dumps({"maskc": 1, "query": query, "key": key, "sees": whole.holds, "why": sentence}))
+        return
+    place = f"{program.name}, layer {layer}, head {head}"
+    lines = [sentence, "", place, *_tree(whole)]
+    sys.stdout.write(plain("\n".join(lines)) + "\n")
+
+
+def _sentence(query: int, key: int, whole: Clause, decides: Clause) -> str:
+    verb = "sees" if whole.holds else "does not see"
+    start = f"Query {query} {verb} key {key}: "
+    if decides.kind == "and" and decides.holds:
+        return start + "all of these hold: " + "; ".join(_named(p) for p in decides.parts) + "."
+    if decides.kind == "or" and not decides.holds:
+        return start + "none of these holds: " + "; ".join(_named(p) for p in decides.parts) + "."
+    return f"{start}{_named(decides)} is {'true' if decides.holds else 'false'}."
+
+
+def _named(clause: Clause) -> str:
+    source = f"`{clause.source}`, that is " if clause.source and clause.source != clause.text else ""
+    values = f" ({clause.values})" if clause.values else ""
+    return f"{source}`{clause.text}`{values}"
+
+
+def _tree(whole: Clause) -> list[str]:
+    lines: list[str] = []
+
+    def walk(clause: Clause, depth: int) -> None:
+        mark = "yes" if clause.holds else "no "
+        what = clause.source or (clause.kind if clause.parts else clause.text)
+        if clause.source and clause.parts:
+            what += f"   [{clause.kind}]"
+        elif clause.source and clause.source != clause.text:
+            what += f"   [{clause.text}]"
+        values = f"   {clause.values}" if clause.values else ""
+        lines.append(f"{'  ' * depth}{mark} {what}{values}")
+        for part in clause.parts:
+            walk(part, depth + 1)
+
+    walk(whole, 1)
+    hidden = len(lines) - _MOST_LINES
+    return lines if hidden <= 0 else [*lines[:_MOST_LINES], f"  ... and {hidden} lines more"]
