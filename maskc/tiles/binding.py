@@ -143,7 +143,7 @@ def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: 
         raise fail(
             "E506",
             f"{q_len} queries but only {k_len} keys: {program.name!r} has one sequence, ended by the queries",
-            "for two separate sequences declare `over a -> b`",
+            "for two separate sequences declare `over decoder -> encoder`",
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Int32 = npt.NDArray[np.int32]
 
-__all__ = ["EMPTY", "FULL", "PARTIAL", "Order", "Runs", "TilePlan"]
+__all__ = ["EMPTY", "FULL", "PARTIAL", "Group", "Order", "Runs", "TilePlan"]
 
 #: Kinds of tile: no pair kept, some, all.
 EMPTY, PARTIAL, FULL = 0, 1, 2
@@ -72,3 +72,37 @@ class TilePlan:
     groups: tuple[Group, ...]
     q_order: Order = Order()
     k_order: Order = Order()
+
+    @property
+    def rows(self) -> int:
+        """Number of query-tile rows."""
+        return -(-self.binding.q_len // self.q_tile)
+
+    @property
+    def cols(self) -> int:
+        """Number of key-tile columns."""
+        return -(-self.binding.k_len // self.k_tile)
+
+    def group_of(self, head: int, batch: int = 0) -> Group:
+        """The group that a head and a batch entry belong to; raises KeyError."""
+        for group in self.groups:
+            if head in group.heads and batch in group.batches:
+                return group
+        raise KeyError((head, batch))
+
+    def kinds(self, group: Group | None = None) -> npt.NDArray[np.uint8]:
+        """The kind of every tile of a group (the first by default), (rows, cols): for small plans."""
+        from maskc.tiles.runs import to_dense
+
+        return to_dense((group or self.groups[0]).runs, self.cols)
+
+    def tile_mask(
+        self, group: Group, rows: npt.NDArray[np.integer[Any]], cols: npt.NDArray[np.integer[Any]]
+    ) -> npt.NDArray[np.bool_]:
+        """The mask on whole tiles in laid-out order, exactly: (n, q_tile, k_tile), False beyond the ends.
+
+        ``rows`` and ``cols`` are the tiles' rows and columns, (n,).
+        """
+        from maskc.tiles.planner import tile_mask
+
+        return tile_mask(self, group, rows, cols)

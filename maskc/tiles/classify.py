@@ -1,0 +1,418 @@
+"""What a mask is on boxes of (query, key): full, empty, mixed, or mixed in every tile of the box.
+
+Abstract interpretation of the IR over many boxes at once. The answer is always sound: a box called full holds kept
+pairs only, one called empty holds none, and one called uniform holds, in every one of its tiles, a kept pair and a
+dropped one. The uniform answer is what keeps a fine dilation from being enumerated tile by tile.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import evaluate, free_indices
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
+from maskc.ir.program import Parameter
+from maskc.tiles import ranges
+from maskc.tiles.fields import Field, Field2
+from maskc.tiles.ranges import Boxes, Range
+
+__all__ = ["Classifier", "Verdict"]
+
+Array = npt.NDArray[Any]
+#: Largest period cell that is evaluated to find out what a periodic mask does in a tile.
+_LARGEST_CELL = 1 << 16
+_LARGEST_EXISTS = 1 << 22  # box verdicts held at once for all values of an index
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A mask on each box: ``some`` pair may be kept, ``gap``: some may be dropped; ``hit``: every tile of
+    the box surely holds a kept pair, ``miss``: every tile surely holds a dropped one."""
+
+    some: Any
+    gap: Any
+    hit: Any
+    miss: Any
+
+
+@dataclass(frozen=True)
+class _Period:
+    """A mask that repeats every ``q`` queries and ``k`` keys, and what one period holds: a kept and a
+    dropped pair at all; in every row of the cell; in every column of it."""
+
+    q: int
+    k: int
+    hit: tuple[bool, bool, bool]
+    miss: tuple[bool, bool, bool]
+
+
+@dataclass(eq=False)
+class Classifier:
+    """The mask of one head and one batch entry under a binding, ready to be asked about boxes.
+
+    Building one analyses the expression; asking is vectorised over the boxes.
+    """
+
+    mask: Node
+    binding: Binding
+    params: tuple[Parameter, ...]
+    head: int = 0
+    batch: int = 0
+    _fields: dict[Any, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def order(self) -> list[Node]:
+        return list(postorder([self.mask]))
+
+    @functools.cached_property
+    def domains(self) -> Mapping[str, tuple[str | int, ...]]:
+        return {p.name: p.domain for p in self.params}
+
+    @functools.cached_property
+    def free(self) -> dict[Node, frozenset[Node]]:
+        return free_indices([self.mask])
+
+    def points(self, q: Array, k: Array) -> Array:
+        """The mask at absolute positions that broadcast; bool."""
+        kept = evaluate(self.mask, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
+        return np.broadcast_to(kept, np.broadcast_shapes(np.shape(q), np.shape(k)))
+
+    def classify(self, boxes: Boxes) -> Verdict:
+        """The verdict on each box; arrays of bool, one entry a box."""
+        with np.errstate(all="ignore"):
+            found = _Walk(self, boxes).verdict(self.mask, {})
+        shape = boxes.q0.shape
+        return Verdict(*(np.broadcast_to(x, shape) for x in (found.some, found.gap, found.hit, found.miss)))
+
+    @functools.cached_property
+    def uses(self) -> dict[Node, frozenset[str]]:
+        """The variables among q and k that each node depends on."""
+        uses: dict[Node, frozenset[str]] = {}
+        for node in self.order:
+            own = {node.name} & {"q", "k"} if isinstance(node, Symbol) else set()
+            uses[node] = frozenset(own).union(*(uses[c] for c in node.children))
+        return uses
+
+    @functools.cached_property
+    def periods(self) -> dict[Node, _Period]:
+        """Of the largest periodic masks within the mask (those that no periodic one contains)."""
+        steps = _steps(self)
+        inner = {c for n in self.order if n.type is Type.BOOL and n in steps for c in n.children}
+        found = {}
+        for node in self.order:
+            if node.type is not Type.BOOL or node not in steps or node in inner or not self.uses[node]:
+                continue
+            q, k = steps[node]
+            if q * k <= _LARGEST_CELL:
+                found[node] = self._cell(node, q, k)
+        return found
+
+    def _cell(self, node: Node, q: int, k: int) -> _Period:
+        rows, cols = np.arange(q, dtype=np.int64)[:, None], np.arange(k, dtype=np.int64)[None, :]
+        kept = evaluate(node, self.binding, q=rows, k=cols, h=self.head, b=self.batch, params=self.params)
+        cell = np.broadcast_to(kept, (q, k))
+        return _Period(q, k, _presence(cell), _presence(~cell))
+
+    def range_over(self, node: Lookup, indices: list[Range]) -> tuple[Any, Any, Any]:
+        """Bounds of a look-up whose indices range, and whether they are attained."""
+        table, spans = self._table(node, indices)
+        if 0 in table.shape:
+            return 0, 0, True
+        lows = [np.clip(np.asarray(r.lo), 0, n - 1) for r, n in zip(spans, table.shape, strict=True)]
+        highs = [np.clip(np.asarray(r.hi), 0, n - 1) for r, n in zip(spans, table.shape, strict=True)]
+        while lows and lows[0].ndim == 0 and lows[0] == highs[0]:
+            table, lows, highs = table[int(lows[0])], lows[1:], highs[1:]
+        if not lows:
+            value = table[()]
+            return value, value, True
+        dense = functools.reduce(
+            lambda a, b: a & b, [np.asarray(r.dense & (r.modulus <= 1)) for r in spans[-len(lows) :]]
+        )
+        if table.ndim == 1:
+            low, high, attained = self._field(node.name, table, Field).range(*np.broadcast_arrays(lows[0], highs[0]))
+        elif table.ndim == 2 and table.dtype == np.bool_:
+            ends = np.broadcast_arrays(lows[0], highs[0], lows[1], highs[1])
+            low, high, attained = self._field(node.name, table, Field2).range(*ends)
+            dense = dense & ranges._apart(*spans[-2:])
+        else:
+            low, high, attained = self._hull(node.name, table, lows, highs)
+        return low, high, attained & (dense | functools.reduce(np.logical_and, map(np.equal, lows, highs)))
+
+    def _table(self, node: Lookup, indices: list[Range]) -> tuple[Array, list[Range]]:
+        table = self._fields.get(node.name)
+        if table is None:
+            dtype = {Type.INT: np.int64, Type.BOOL: np.bool_, Type.FLOAT: np.float64}[node.type]
+            table = self._fields[node.name] = np.asarray(self.binding.tables[node.name], dtype)
+        domain = self.domains[node.name]
+        shift = ranges.constant(-self.binding.offset)
+        spans = [_shifted(r, shift) if d == "q" else r for d, r in zip(domain, indices, strict=True)]
+        if node.name in self.binding.batched:
+            table = table[min(self.batch, table.shape[0] - 1)]
+        return table, spans
+
+    def _field(self, name: str, table: Array, kind: Any) -> Any:
+        key = (name, table.ctypes.data, table.shape, table.strides)
+        if key not in self._fields:
+            self._fields[key] = kind(table)
+        return self._fields[key]
+
+    def _hull(self, name: str, table: Array, lows: list[Array], highs: list[Array]) -> tuple[Any, Any, Any]:
+        whole = self._field(name, table, lambda t: (t.min(), t.max()))
+        point = functools.reduce(np.logical_and, map(np.equal, lows, highs))
+        value = table[tuple(lows)]
+        return np.where(point, value, whole[0]), np.where(point, value, whole[1]), point
+
+
+def _shifted(r: Range, shift: Range) -> Range:
+    return Range(r.lo + shift.lo, r.hi + shift.lo, r.modulus, 0, r.exact, r.dense, r.uses)
+
+
+def _presence(cell: Array) -> tuple[bool, bool, bool]:
+    return bool(cell.any()), bool(cell.any(axis=1).all()), bool(cell.any(axis=0).all())
+
+
+def _steps(c: Classifier) -> dict[Node, tuple[int, int]]:
+    """The nodes that repeat, with their periods in q and in k."""
+    steps: dict[Node, tuple[int, int]] = {}
+    slopes: dict[Node, tuple[int, int]] = {}
+    for node in c.order:
+        slope = _slope(c, node, slopes)
+        if slope is not None:
+            slopes[node] = slope
+            if slope == (0, 0):
+                steps[node] = (1, 1)
+        if node in steps or isinstance(node, (Symbol, Lookup, Exists)) or not node.children:
+            continue
+        if all(child in steps for child in node.children):
+            pairs = [steps[child] for child in node.children]
+            steps[node] = math.lcm(*(p[0] for p in pairs)), math.lcm(*(p[1] for p in pairs))
+        elif isinstance(node, Apply) and node.op == "mod" and node.args[0] in slopes:
+            divisor = _scalar(c, node.args[1])
+            if divisor:
+                a, b = slopes[node.args[0]]
+                steps[node] = abs(divisor) // math.gcd(a, divisor), abs(divisor) // math.gcd(b, divisor)
+    return {n: s for n, s in steps.items() if max(s) <= _LARGEST_CELL}
+
+
+def _slope(c: Classifier, node: Node, slopes: Mapping[Node, tuple[int, int]]) -> tuple[int, int] | None:
+    """(a, b) if the node is ``a*q + b*k`` plus something that depends on neither."""
+    if not c.uses[node]:
+        return None if c.free[node] else (0, 0)
+    if isinstance(node, Symbol):
+        return int(node.name == "q"), int(node.name == "k")
+    if not isinstance(node, Apply) or node.type is not Type.INT or any(a not in slopes for a in node.args):
+        return None
+    parts = [slopes[a] for a in node.args]
+    if node.op in ("add", "sub"):
+        sign = 1 if node.op == "add" else -1
+        return parts[0][0] + sign * parts[1][0], parts[0][1] + sign * parts[1][1]
+    if node.op == "neg":
+        return -parts[0][0], -parts[0][1]
+    if node.op == "mul":
+        for x, y in ((0, 1), (1, 0)):
+            factor = _scalar(c, node.args[x])
+            if factor is not None:
+                return parts[y][0] * factor, parts[y][1] * factor
+    return None
+
+
+def _scalar(c: Classifier, node: Node) -> int | None:
+    """The value of an integer that depends on neither position, nor on an index."""
+    if c.uses[node] or c.free[node] or node.type is not Type.INT:
+        return None
+    zero = np.zeros((), np.int64)
+    return int(evaluate(node, c.binding, q=zero, k=zero, h=c.head, b=c.batch, params=c.params))
+
+
+@dataclass(eq=False)
+class _Walk:
+    """One evaluation over one set of boxes. Values with an index of ``Exists`` have axes in front."""
+
+    c: Classifier
+    boxes: Boxes
+
+    def verdict(self, node: Node, known: dict[Node, Any]) -> Verdict:
+        """The verdict on a mask; ``known`` holds what is already computed, and grows."""
+        for each in _outside_exists(node, known):
+            known[each] = self._one(each, known)
+        found: Verdict = known[node]
+        return found
+
+    def _one(self, node: Node, known: dict[Node, Any]) -> Any:
+        if isinstance(node, Const):
+            return _settled(bool(node.value)) if node.type is Type.BOOL else ranges.constant(node.value)
+        if isinstance(node, Symbol):
+            return self._symbol(node.name)
+        if isinstance(node, (Size, Param)):
+            return self._given(node)
+        if isinstance(node, Lookup):
+            return self._lookup(node, [known[i] for i in node.indices])
+        if isinstance(node, Exists):
+            return self._exists(node, known)
+        assert isinstance(node, Apply)
+        args = [known[a] for a in node.args]
+        if node.type is not Type.BOOL:
+            return self._number(node, args)
+        return self._with_period(node, self._mask(node, args))
+
+    def _symbol(self, name: str) -> Range:
+        if name == "q":
+            return ranges.linear(self.boxes, 1, 0, 0)
+        if name == "k":
+            return ranges.linear(self.boxes, 0, 1, 0)
+        c = self.c
+        return ranges.constant({"h": c.head, "b": c.batch, "layer": c.binding.layer, "heads": c.binding.heads}[name])
+
+    def _given(self, node: Size | Param) -> Any:
+        value = self.c.binding.size(node.name) if isinstance(node, Size) else self.c.binding.args[node.name]
+        if node.type is Type.BOOL:
+            return _settled(bool(value))
+        return ranges.constant(float(value) if node.type is Type.FLOAT else int(value))
+
+    def _lookup(self, node: Lookup, indices: list[Range]) -> Any:
+        low, high, attained = self.c.range_over(node, indices)
+        uses = frozenset().union(*(r.uses for r in indices))
+        if node.type is Type.BOOL:
+            some, gap = np.asarray(high) != 0, np.asarray(low) == 0
+            return self._atom(some, gap, attained, attained)
+        same = np.asarray(low) == high
+        return Range(low, high, exact=attained, dense=attained & same, uses=uses)
+
+    def _number(self, node: Apply, args: list[Any]) -> Range:
+        if node.op != "select":
+            return ranges.apply_op(self.boxes, node.op, args)
+        when: Verdict = args[0]
+        uses = self.c.uses[node.args[0]]
+        return ranges.choice(~np.asarray(when.gap), ~np.asarray(when.some), args[1], args[2], uses)
+
+    def _mask(self, node: Apply, args: list[Any]) -> Verdict:
+        if node.op in ("and", "or"):
+            uses = [self.c.uses[a] for a in node.args]
+            return _all(args, uses) if node.op == "and" else _not(_all([_not(a) for a in args], uses))
+        if node.op == "not":
+            return _not(args[0])
+        if node.op == "select":
+            return self._choice(*args)
+        if node.op in ("lt", "le"):
+            some, gap, exact = ranges.less(self.boxes, args[0], args[1], node.op == "le")
+            return self._atom(some, gap, exact, exact)
+        if node.args[0].type is Type.BOOL:
+            both = self._choice(args[0], args[1], _not(args[1]))
+            return both if node.op == "eq" else _not(both)
+        found = self._atom(*ranges.equal(self.boxes, args[0], args[1]))
+        return found if node.op == "eq" else _not(found)
+
+    def _atom(self, some: Any, gap: Any, some_exact: Any, gap_exact: Any) -> Verdict:
+        """Within one tile, what is attained in the box is attained in the tile."""
+        some, gap = np.asarray(some), np.asarray(gap)
+        hit = ~gap | (some & some_exact & self.boxes.single)
+        miss = ~some | (gap & gap_exact & self.boxes.single)
+        return Verdict(some, gap, hit, miss)
+
+    def _choice(self, when: Verdict, yes: Verdict, no: Verdict) -> Verdict:
+        true, false = ~np.asarray(when.gap), ~np.asarray(when.some)
+        some = (when.some & yes.some) | (when.gap & no.some)
+        gap = (when.some & yes.gap) | (when.gap & no.gap)
+        hit = np.where(true, yes.hit, np.where(false, no.hit, ~gap))
+        miss = np.where(true, yes.miss, np.where(false, no.miss, ~some))
+        return Verdict(some, gap, hit, miss)
+
+    def _with_period(self, node: Node, found: Verdict) -> Verdict:
+        period = self.c.periods.get(node)
+        if period is None:
+            return found
+        rows = self.boxes.q_width >= period.q if self.boxes.q_step == 1 else np.zeros_like(self.boxes.single)
+        cols = self.boxes.k_width >= period.k if self.boxes.k_step == 1 else np.zeros_like(self.boxes.single)
+
+        def present(flags: tuple[bool, bool, bool]) -> Any:
+            return (rows & cols & flags[0]) | (cols & flags[1]) | (rows & flags[2])
+
+        some, gap = found.some & period.hit[0], found.gap & period.miss[0]
+        hit, miss = found.hit | present(period.hit), found.miss | present(period.miss)
+        return Verdict(some, gap, hit & some, miss & gap)
+
+    def _exists(self, node: Exists, known: dict[Node, Any]) -> Verdict:
+        count = known[node.count]
+        most = int(np.max(count.hi))
+        depth = int(node.index.name[1:])
+        outer = {n: v for n, v in known.items() if node.index not in self.c.free[n]}
+        total: Verdict | None = None
+        step = max(1, _LARGEST_EXISTS // max(1, self.boxes.q0.size))
+        for first in range(0, most, step):
+            values = np.arange(first, min(first + step, most), dtype=np.int64)
+            index = values.reshape((-1,) + (1,) * (depth + 1))
+            inner: dict[Node, Any] = {**outer, node.index: ranges.constant(index)}
+            body = self.verdict(node.body, inner)
+            below = ranges.less(self.boxes, inner[node.index], count, False)
+            body = _all([body, Verdict(below[0], below[1], ~below[1], ~below[0])], [frozenset("qk")] * 2)
+            part = _any_of_axis(body, depth + 1)
+            total = part if total is None else _not(_all([_not(total), _not(part)], [frozenset("qk")] * 2))
+        return total if total is not None else _settled(False)
+
+
+def _any_of_axis(v: Verdict, depth: int) -> Verdict:
+    """The disjunction over the axis of an index: axis ``-1 - depth``, if the arrays have it."""
+    arrays = np.broadcast_arrays(v.some, v.gap, v.hit, v.miss)
+    if arrays[0].ndim < depth + 1:
+        return v
+    some, gap, hit, miss = arrays
+    axis = -1 - depth
+    # The first axis is the innermost index' own: all deeper ones are gone.
+    none_else = some.sum(axis=axis) <= 1
+    all_miss = np.where(none_else, miss.all(axis=axis), False) | ~some.any(axis=axis)
+    return Verdict(some.any(axis=axis), gap.all(axis=axis), hit.any(axis=axis), all_miss)
+
+
+def _settled(value: bool) -> Verdict:
+    yes, no = np.bool_(value), np.bool_(not value)
+    return Verdict(yes, no, yes, no)
+
+
+def _not(v: Verdict) -> Verdict:
+    return Verdict(v.gap, v.some, v.miss, v.hit)
+
+
+def _all(parts: list[Verdict], uses: list[frozenset[str]]) -> Verdict:
+    """The conjunction. A common kept pair is sure if all but one part are full, or if the parts that are
+    not speak of the query alone and of the key alone."""
+    some = functools.reduce(np.logical_and, [p.some for p in parts])
+    gap = functools.reduce(np.logical_or, [p.gap for p in parts])
+    miss = functools.reduce(np.logical_or, [p.miss for p in parts])
+    hit = functools.reduce(np.logical_and, [p.hit for p in parts])
+    q_only = _mixed(parts, uses, frozenset("q"))
+    k_only = _mixed(parts, uses, frozenset("k"))
+    other = sum(
+        (np.asarray(p.gap, np.int64) for p, u in zip(parts, uses, strict=True) if len(u) != 1), start=np.int64(0)
+    )
+    alone = (q_only <= 1) & (k_only <= 1) & (other == 0)
+    return Verdict(some, gap, (hit & (alone | (q_only + k_only + other <= 1))) | ~gap, miss | ~some)
+
+
+def _mixed(parts: list[Verdict], uses: list[frozenset[str]], which: frozenset[str]) -> Any:
+    found = [np.asarray(p.gap, np.int64) for p, u in zip(parts, uses, strict=True) if u == which]
+    return sum(found, start=np.int64(0))
+
+
+def _outside_exists(root: Node, known: Mapping[Node, Any]) -> Iterable[Node]:
+    """What is needed for ``root`` and not known, operands first, without entering bodies of ``Exists``."""
+    seen: set[Node] = set()
+    stack = [(root, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node in seen or node in known:
+            continue
+        if ready:
+            seen.add(node)
+            yield node
+            continue
+        stack.append((node, True))
+        below = (node.count,) if isinstance(node, Exists) else node.children
+        stack.extend((child, False) for child in below)

@@ -1,0 +1,89 @@
+"""Runs of key tiles, assembled from rectangles of tiles: sorted, merged, transposed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.tiles.plan import EMPTY, Runs
+
+__all__ = ["assemble", "concatenated_ranges", "rectangles", "row_of_runs", "to_dense"]
+
+Array = npt.NDArray[Any]
+
+
+def concatenated_ranges(start: Array, length: Array) -> Array:
+    """``start[i], start[i] + 1, ...`` for ``length[i]`` numbers, one after another for every i; int64."""
+    length = np.asarray(length, np.int64)
+    total = int(length.sum())
+    out = np.ones(total, np.int64)
+    keep = length > 0
+    start, length = np.asarray(start, np.int64)[keep], length[keep]
+    if not total:
+        return out
+    first = np.cumsum(length) - length
+    out[0] = start[0]
+    out[first[1:]] = start[1:] - (start[:-1] + length[:-1] - 1)
+    return np.cumsum(out)
+
+
+def assemble(rows: int, cols: int, r0: Array, r1: Array, c0: Array, c1: Array, kind: Array) -> Runs:
+    """The runs of disjoint rectangles of tiles: rows ``r0`` to ``r1``, columns ``c0`` to ``c1`` (excluded).
+
+    Neighbours of one kind become one run. EMPTY and vanishing rectangles are left out.
+    """
+    keep = (kind != EMPTY) & (r1 > r0) & (c1 > c0)
+    if not keep.all():
+        r0, r1, c0, c1, kind = r0[keep], r1[keep], c0[keep], c1[keep], kind[keep]
+    height = r1 - r0
+    row = concatenated_ranges(r0, height)
+    if row.size != r0.size:
+        c0, c1, kind = np.repeat(c0, height), np.repeat(c1, height), np.repeat(kind, height)
+    key = row * (cols + 1) + c0
+    if row.size and (key[1:] < key[:-1]).any():
+        order = np.argsort(key, kind="stable")
+        row, c0, c1, kind = row[order], c0[order], c1[order], kind[order]
+    return _merged(rows, row, c0, c1, kind)
+
+
+def _merged(rows: int, row: Array, c0: Array, c1: Array, kind: Array) -> Runs:
+    first = np.ones(row.size, np.bool_)
+    if row.size:
+        first[1:] = (row[1:] != row[:-1]) | (c0[1:] != c1[:-1]) | (kind[1:] != kind[:-1])
+    at = np.flatnonzero(first)
+    last = np.append(at[1:], row.size) - 1 if at.size else at
+    offsets = np.zeros(rows + 1, np.int32)
+    np.cumsum(np.bincount(row[at], minlength=rows), out=offsets[1:])
+    return Runs(offsets, c0[at].astype(np.int32), c1[last].astype(np.int32), kind[at].astype(np.uint8))
+
+
+def row_of_runs(runs: Runs) -> Array:
+    """The tile row that each run belongs to, int64."""
+    return np.repeat(np.arange(runs.offsets.size - 1), np.diff(runs.offsets))
+
+
+def rectangles(runs: Runs) -> tuple[Array, Array, Array, Array, Array]:
+    """Runs of equal extent and kind in consecutive rows, joined: r0, r1, c0, c1, kind.
+
+    What makes transposing cost what the boundary of the mask costs, not what its area does.
+    """
+    row = row_of_runs(runs)
+    start, end = runs.start.astype(np.int64), runs.end.astype(np.int64)
+    order = np.lexsort((row, end, start, runs.kind))
+    r, s, e, kind = row[order], start[order], end[order], runs.kind[order]
+    first = np.ones(r.size, np.bool_)
+    if r.size:
+        first[1:] = (r[1:] != r[:-1] + 1) | (s[1:] != s[:-1]) | (e[1:] != e[:-1]) | (kind[1:] != kind[:-1])
+    at = np.flatnonzero(first)
+    last = np.append(at[1:], r.size) - 1 if at.size else at
+    return r[at], r[last] + 1, s[at], e[at], kind[at]
+
+
+def to_dense(runs: Runs, cols: int) -> npt.NDArray[np.uint8]:
+    """The kinds of all tiles, (rows, cols): for tests and small pictures."""
+    dense = np.zeros((runs.offsets.size - 1, cols), np.uint8)
+    length = (runs.end - runs.start).astype(np.int64)
+    dense[np.repeat(row_of_runs(runs), length), concatenated_ranges(runs.start, length)] = np.repeat(runs.kind, length)
+    return dense

@@ -1,0 +1,205 @@
+"""Tile kinds by subdivision: boxes of tiles are asked about, and only mixed ones are halved.
+
+What is left undecided at single tiles is settled by evaluating points: first a few that are likely to differ, then
+all of them. So a kind is never guessed, and no tile called PARTIAL is in truth full or empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.tiles.classify import Classifier
+from maskc.tiles.plan import EMPTY, FULL, PARTIAL
+from maskc.tiles.ranges import Boxes
+
+__all__ = ["BUDGET", "Budget", "Grid", "Rectangles", "subdivide"]
+
+Array = npt.NDArray[Any]
+#: What planning may cost by default, in evaluations of the mask (a box counts as a few points).
+BUDGET = 1_000_000_000
+_BOX_COST = 16  # what a box costs, in points
+_CHUNK = 1 << 16  # boxes asked about at once
+_POINTS = 1 << 20  # points evaluated at once
+
+
+@dataclass(eq=False)
+class Budget:
+    """Evaluations that planning may spend; ``spend`` raises E801 before it goes beyond."""
+
+    limit: int
+    spent: int = 0
+
+    def spend(self, cost: int, what: str) -> None:
+        self.spent += cost
+        if self.spent > self.limit:
+            message = f"planning this mask takes more than {self.limit:.2g} evaluations of it ({what})"
+            hint = (
+                "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
+                "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
+                "raise the limit with make_plan(..., budget=...)"
+            )
+            raise MaskcError(Diagnostic("E801", message, hint=hint))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles of ``q_tile`` x ``k_tile`` over ``q_len`` queries from position ``offset`` on, and ``k_len`` keys."""
+
+    q_len: int
+    k_len: int
+    q_tile: int
+    k_tile: int
+    offset: int
+
+    @property
+    def rows(self) -> int:
+        return -(-self.q_len // self.q_tile)
+
+    @property
+    def cols(self) -> int:
+        return -(-self.k_len // self.k_tile)
+
+    def boxes(self, r: Rectangles) -> Boxes:
+        """The boxes of positions that rectangles of tiles cover."""
+        q0, k0 = r.r0 * self.q_tile, r.c0 * self.k_tile
+        q1, k1 = np.minimum(r.r1 * self.q_tile, self.q_len), np.minimum(r.c1 * self.k_tile, self.k_len)
+        q_last, k_last = self.q_len - (self.rows - 1) * self.q_tile, self.k_len - (self.cols - 1) * self.k_tile
+        q_width = np.where(r.r1 == self.rows, q_last, self.q_tile)
+        k_width = np.where(r.c1 == self.cols, k_last, self.k_tile)
+        single = (r.r1 - r.r0 == 1) & (r.c1 - r.c0 == 1)
+        return Boxes(q0 + self.offset, q1 + self.offset - 1, k0, k1 - 1, q_width, k_width, single)
+
+
+@dataclass(frozen=True, eq=False)
+class Rectangles:
+    """Disjoint rectangles of tiles: rows ``r0`` to ``r1``, columns ``c0`` to ``c1`` (excluded), int64, of a kind."""
+
+    r0: Array
+    r1: Array
+    c0: Array
+    c1: Array
+    kind: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    @property
+    def size(self) -> int:
+        return int(self.r0.size)
+
+    def pick(self, which: Any) -> Rectangles:
+        kind = self.kind[which] if self.kind.size == self.size else self.kind
+        return Rectangles(self.r0[which], self.r1[which], self.c0[which], self.c1[which], kind)
+
+    def of(self, kind: int) -> Rectangles:
+        return Rectangles(self.r0, self.r1, self.c0, self.c1, np.full(self.size, kind, np.uint8))
+
+    @staticmethod
+    def join(parts: list[Rectangles]) -> Rectangles:
+        if not parts:
+            empty = np.zeros(0, np.int64)
+            return Rectangles(empty, empty, empty, empty, np.zeros(0, np.uint8))
+        names = ("r0", "r1", "c0", "c1", "kind")
+        return Rectangles(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+
+
+def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budget) -> Rectangles:
+    """The rectangles of FULL and PARTIAL tiles within ``start`` (by default, everywhere)."""
+    stack = [_coarse(grid) if start is None else start]
+    done: list[Rectangles] = []
+    leaves: list[Rectangles] = []
+    while stack:
+        boxes = stack.pop()
+        if boxes.size > _CHUNK:
+            stack.append(boxes.pick(slice(_CHUNK, None)))
+            boxes = boxes.pick(slice(0, _CHUNK))
+        if not boxes.size:
+            continue
+        budget.spend(boxes.size * _BOX_COST, "boxes of tiles that are neither full nor empty")
+        found = c.classify(grid.boxes(boxes))
+        uniform = found.hit & found.miss
+        undecided = found.some & found.gap & ~uniform
+        single = (boxes.r1 - boxes.r0 == 1) & (boxes.c1 - boxes.c0 == 1)
+        done += [boxes.pick(found.some & ~found.gap).of(FULL), boxes.pick(uniform).of(PARTIAL)]
+        leaves.append(boxes.pick(undecided & single))
+        rest = boxes.pick(undecided & ~single)
+        if rest.size:
+            stack.append(_halved(rest))
+    left = Rectangles.join(leaves)
+    if left.size:
+        done.append(settle(c, grid, left, budget))
+    return Rectangles.join(done)
+
+
+def _coarse(grid: Grid) -> Rectangles:
+    """The whole grid in some hundreds of boxes: fewer steps than from one."""
+    r = np.unique(np.linspace(0, grid.rows, min(16, grid.rows) + 1).astype(np.int64))
+    k = np.unique(np.linspace(0, grid.cols, min(16, grid.cols) + 1).astype(np.int64))
+    rows, cols = np.meshgrid(np.arange(r.size - 1), np.arange(k.size - 1), indexing="ij")
+    i, j = rows.ravel(), cols.ravel()
+    return Rectangles(r[i], r[i + 1], k[j], k[j + 1])
+
+
+def _halved(x: Rectangles) -> Rectangles:
+    """Each side halved, where it has more than one tile and is not much the shorter one."""
+    tall = (x.r1 - x.r0 > 1) & (2 * (x.r1 - x.r0) > x.c1 - x.c0)
+    wide = (x.c1 - x.c0 > 1) & (2 * (x.c1 - x.c0) > x.r1 - x.r0)
+    r_mid, c_mid = (x.r0 + x.r1) // 2, (x.c0 + x.c1) // 2
+    upper, left = np.where(tall, r_mid, x.r1), np.where(wide, c_mid, x.c1)
+    both = tall & wide
+    parts = [
+        Rectangles(x.r0, upper, x.c0, left),
+        Rectangles(r_mid, x.r1, x.c0, left).pick(tall),
+        Rectangles(x.r0, upper, c_mid, x.c1).pick(wide),
+        Rectangles(r_mid, x.r1, c_mid, x.c1).pick(both),
+    ]
+    return Rectangles(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("r0", "r1", "c0", "c1")))
+
+
+def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget) -> Rectangles:
+    """The kinds of single tiles, by evaluation."""
+    r, col = tiles.r0, tiles.c0
+    kind = np.zeros(tiles.size, np.uint8)
+    some, every = _probe(c, grid, r, col, budget)
+    mixed = some & ~every
+    kind[mixed] = PARTIAL
+    left = np.flatnonzero(~mixed)
+    size = grid.q_tile * grid.k_tile
+    batch = max(1, _POINTS // size)
+    what = f"{left.size} tiles of {grid.rows * grid.cols} have to be evaluated point by point"
+    if budget.spent + left.size * size > budget.limit:
+        budget.spend(left.size * size, what)
+    for first in range(0, left.size, batch):
+        these = left[first : first + batch]
+        budget.spend(these.size * size, what)
+        kept, inside = evaluate_tiles(c, grid, r[these], col[these])
+        any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
+        kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
+    return Rectangles(r, r + 1, col, col + 1, kind)
+
+
+def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget) -> tuple[Array, Array]:
+    """Whether some and whether all of a few points of each tile are kept: the corners, and some inside."""
+    q0, k0 = r * grid.q_tile, col * grid.k_tile
+    q1, k1 = np.minimum(q0 + grid.q_tile, grid.q_len) - 1, np.minimum(k0 + grid.k_tile, grid.k_len) - 1
+    u = np.array([0, 8, 0, 8, 4, 3, 5, 2])[:, None]
+    v = np.array([0, 8, 8, 0, 4, 4, 3, 7])[:, None]
+    some, every = np.zeros(r.size, np.bool_), np.ones(r.size, np.bool_)
+    for first in range(0, r.size, _POINTS // 8):
+        s = slice(first, first + _POINTS // 8)
+        budget.spend(u.size * q0[s].size, f"{r.size} tiles are neither full nor empty nor known to be mixed")
+        q, k = q0[s] + (q1[s] - q0[s]) * u // 8, k0[s] + (k1[s] - k0[s]) * v // 8
+        kept = c.points(q + grid.offset, k)
+        some[s], every[s] = kept.any(axis=0), kept.all(axis=0)
+    return some, every
+
+
+def evaluate_tiles(c: Classifier, grid: Grid, r: Array, col: Array) -> tuple[Array, Array]:
+    """The mask on whole tiles, (n, q_tile, k_tile), and which of those points exist."""
+    q = (r * grid.q_tile)[:, None, None] + np.arange(grid.q_tile)[None, :, None]
+    k = (col * grid.k_tile)[:, None, None] + np.arange(grid.k_tile)[None, None, :]
+    inside = (q < grid.q_len) & (k < grid.k_len)
+    q, k = np.minimum(q, grid.q_len - 1), np.minimum(k, grid.k_len - 1)
+    return c.points(q + grid.offset, k), inside
