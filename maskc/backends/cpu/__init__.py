@@ -1,0 +1,48 @@
+"""The CPU backend: block-sparse attention in vectorised torch operations, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from maskc.backends import Compiled, Refusal, Request
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+
+__all__ = ["run", "supports"]
+
+_DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def supports(program: Program, request: Request) -> Refusal | None:
+    """Every program, on tensors in main memory of the four usual float dtypes."""
+    if request.device not in (None, "cpu"):
+        return Refusal(f"it computes on the CPU, and the tensors are on {request.device}", "move the tensors to the CPU")
+    if request.dtype is not None and request.dtype not in _DTYPES:
+        return Refusal(f"it does not compute in {request.dtype}", f"convert q, k and v to one of {', '.join(_DTYPES)}")
+    return None
+
+
+def run(
+    compiled: Compiled,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    binding: Binding,
+    floats: Mapping[str, torch.Tensor],
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Block-sparse attention: see ``maskc.backends.Backend.run``."""
+    from maskc.backends.cpu.entry import Entry
+    from maskc.backends.library import attention, handle_of
+
+    names = tuple(floats)
+    entry = compiled.remember(("cpu", names), binding, lambda: Entry(compiled.program, binding, names))
+    out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(entry), scale)
+    return out, lse if return_lse else None

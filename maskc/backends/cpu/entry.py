@@ -1,0 +1,202 @@
+"""Attention of one program under one binding: layouts, precision, sinks and outputs around the schedule."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from maskc.backends.cpu.execute import attend, attend_backward
+from maskc.backends.cpu.expressions import Expressions
+from maskc.backends.cpu.jobs import Schedule
+from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
+from maskc.backends.cpu.tiles import schedule
+from maskc.ir.nodes import Symbol
+
+if TYPE_CHECKING:
+    from maskc.backends.cpu.jobs import Ints
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+    from maskc.tiles.plan import Order, TilePlan
+
+__all__ = ["Entry"]
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A program, a binding, and the names of its float inputs: all that a call needs but tensors.
+
+    The plan is made when it is first needed.
+    """
+
+    program: Program
+    binding: Binding
+    names: tuple[str, ...]
+    made: TilePlan | None = None
+
+    @property
+    def plain_output(self) -> bool:
+        """Whether the program has no output expression."""
+        return self.program.output is Symbol("o")
+
+    @functools.cached_property
+    def plan(self) -> TilePlan:
+        """The tiles of the mask."""
+        if self.made is not None:
+            return self.made
+        from maskc.tiles import make_plan
+
+        return make_plan(self.program, self.binding, q_tile=128, k_tile=128)
+
+    @functools.cached_property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The jobs."""
+        return schedule(self.plan)
+
+    @functools.cached_property
+    def positions(self) -> tuple[Ints, Ints]:
+        """Absolute position of every laid-out query and key."""
+        binding = self.binding
+        queries = _order(self.plan.q_order, binding.q_len) + binding.offset
+        return queries, _order(self.plan.k_order, binding.k_len)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output (B, H, Nq, Dv) in the dtype of ``q``, log-sum-exp (B, H, Nq), and the output before the
+        output expression (without elements if there is none)."""
+        work = _Work(self, q, k, v, floats, scale)
+        out, lse = work.forward(careful=False)
+        if not _finite(out):
+            out, lse = work.forward(careful=True)
+        out, lse = work.with_sink(out, lse)
+        if work.expressions.plain_output:
+            return out.to(q.dtype), lse, q.new_empty(0)
+        return work.expressions.output(out).to(q.dtype), lse, out.to(q.dtype)
+
+    def backward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        floats: Sequence[Tensor],
+        out: Tensor,
+        lse: Tensor,
+        grad: Tensor,
+        grad_lse: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Gradients of q, k, v and ``floats``. ``out``: before the output expression."""
+        work = _Work(self, q, k, v, floats, scale)
+        given = (out.to(work.dtype), lse, grad.to(work.dtype), grad_lse)
+        grads, tables = work.backward(*given, careful=False)
+        if not all(_finite(g) for g in (*grads, *tables)):
+            grads, tables = work.backward(*given, careful=True)
+        dq, dk, dv = (g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True))
+        return dq, dk, dv, [g.to(x.dtype) for g, x in zip(tables, floats, strict=True)]
+
+
+def _finite(x: Tensor) -> bool:
+    # A sum costs less than looking at every element, and is finite if they are (but for overflow).
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
+def _order(order: Order, length: int) -> Ints:
+    return np.arange(length) if order.index is None else np.asarray(order.index, dtype=np.int64)
+
+
+def _laid_out(x: Tensor, order: Order) -> Tensor:
+    return x if order.index is None else x.index_select(2, torch.from_numpy(order.index).long())
+
+
+def _in_place(x: Tensor, order: Order) -> Tensor:
+    """Undo ``_laid_out``."""
+    if order.index is None:
+        return x
+    return x.index_select(2, torch.from_numpy(np.argsort(order.index)))
+
+
+class _Work:
+    """One call: the tensors in the precision of the computation."""
+
+    def __init__(
+        self, entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
+    ) -> None:
+        self.entry, self.scale = entry, scale
+        self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        plan = entry.plan
+        self.q = _laid_out(q.to(self.dtype), plan.q_order)
+        self.k, self.v = (_laid_out(x.to(self.dtype), plan.k_order) for x in (k, v))
+        self.floats = {name: x.to(self.dtype) for name, x in zip(entry.names, floats, strict=True)}
+        self.expressions = Expressions(entry.program, entry.binding, self.floats, entry.positions)
+        self.additive = self.expressions.kind != "softmax"
+        self.flash = self.expressions.plain_score and not self.additive
+
+    def _kernel(self, careful: bool, flash: bool, into: Mapping[str, Tensor]) -> functools.partial[Kernel]:
+        def make(one: Schedule) -> Kernel:
+            if flash and not careful:
+                return FlashKernel(self.scale)
+            return GeneralKernel(self.scale, self.expressions, one.heads, one.batches, into, careful)
+
+        return functools.partial(make)
+
+    def forward(self, careful: bool) -> tuple[Tensor, Tensor]:
+        """Output and log-sum-exp in the order of the tokens, without the sink."""
+        q, k, v = self.q, self.k, self.v
+        if 0 in q.shape or 0 in k.shape or 0 in v.shape:
+            lse = q.new_full(q.shape[:3], -torch.inf)
+            return q.new_zeros((*q.shape[:3], v.shape[3])), lse
+        width = v.shape[3]
+        if self.flash and not careful:
+            q, k, v = _same_width(q, k, v)
+        out, lse = attend(self.entry.schedules, self._kernel(careful, self.flash, {}), q, k, v, self.additive)
+        order = self.entry.plan.q_order
+        return _in_place(out[..., :width], order), _in_place(lse, order)
+
+    def with_sink(self, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+        """The sink's term in the denominator."""
+        sink = self.expressions.sink(self.dtype)
+        if sink is None:
+            return out, lse
+        total = torch.logaddexp(lse, sink)
+        share = (lse - total).exp_().masked_fill_(lse == -torch.inf, 0.0)
+        return out * share[..., None], total
+
+    def backward(
+        self, out: Tensor, lse: Tensor, grad: Tensor, grad_lse: Tensor | None, careful: bool
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+        """Gradients of q, k and v in the order of the tokens, and of the float inputs."""
+        tables = {name: torch.zeros_like(x, memory_format=torch.contiguous_format) for name, x in self.floats.items()}
+        grad = self.expressions.pull_output(grad, out, tables)
+        delta = (out * grad).sum(dim=-1)
+        if grad_lse is not None:
+            delta = delta - grad_lse
+        sink = self.expressions.sink(self.dtype)
+        if sink is not None and tables:
+            self.expressions.pull_sink(-(sink - lse).exp() * delta, tables)
+        order, k_order = self.entry.plan.q_order, self.entry.plan.k_order
+        if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
+            return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), list(tables.values())
+        lse = lse.masked_fill(lse == -torch.inf, 0.0)
+        rows = [_laid_out(x, order) for x in (out, lse, delta, grad)]
+        flash = self.flash and grad_lse is None
+        q, k, v = self.q, self.k, self.v
+        key_width, value_width = k.shape[3], v.shape[3]
+        if flash and not careful:
+            q, k, v, rows[0], rows[3] = _same_width(q, k, v, rows[0], rows[3])
+        kernel = self._kernel(careful, flash, tables)
+        dq, dk, dv = attend_backward(self.entry.schedules, kernel, q, k, v, rows[0], rows[1], rows[2], rows[3])
+        dq, dk, dv = dq[..., :key_width], dk[..., :key_width], dv[..., :value_width]
+        return (_in_place(dq, order), _in_place(dk, k_order), _in_place(dv, k_order)), list(tables.values())
+
+
+def _same_width(*tensors: Tensor) -> list[Tensor]:
+    """The tensors with their last dimension filled up with zeros to the widest: the flash kernel has one."""
+    widest = max(x.shape[3] for x in tensors)
+    return [x if x.shape[3] == widest else torch.nn.functional.pad(x, (0, widest - x.shape[3])) for x in tensors]
