@@ -114,7 +114,9 @@ def _of_kind(lower: Expressions, value: Valued, kind: str | None, f: t.Formal, s
     plain = ops.as_value(lower.ctx, value, span, what)
     if isinstance(plain, Poison):
         return POISON
-    wanted = _KINDS[kind]
+    wanted = _KINDS.get(kind)
+    if wanted is None:  # An unknown kind, reported with the definition.
+        return POISON
     if wanted is Type.FLOAT and plain.type is Type.INT:
         return to_float(plain)
     if plain.type is not wanted:

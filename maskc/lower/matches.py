@@ -154,7 +154,7 @@ class _Cover:
         left = set(itertools.product(*ranges))
         for arm in self.e.arms:
             taken = {x for x in left if self.takes(arm, x)}
-            if not taken and (left or arm.cases is not None):
+            if not taken:
                 self.ctx.warn("W402", "this case is never reached: those before take all its values", arm.span)
             left -= taken
         if left and not _takes_all(self.e.arms[-1]):

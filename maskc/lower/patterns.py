@@ -12,7 +12,7 @@ from maskc.lower.expressions import Expressions
 from maskc.lower.scope import RESERVED, Binding, ByName, Globals, Pair, Scope, did_you_mean
 from maskc.lower.signature import lower_signature
 from maskc.lower.spaces import space_coordinates
-from maskc.lower.values import Table, Value, defined_value, to_float
+from maskc.lower.values import POISON, Table, Value, defined_value, to_float
 from maskc.syntax import tree as t
 
 __all__ = ["lower_expression", "lower_pattern"]
@@ -34,7 +34,9 @@ def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
     k_space = _space(ctx, p.k_space) if p.k_space is not None else q_space
     ctx.used = set()
     params = lower_signature(ctx, p.params, cross)
-    names: dict[str, Binding] = {d.name: _bound(d) for d in params}
+    # What could not be understood was reported; where it is used it makes no further errors.
+    names: dict[str, Binding] = {d.name.id: POISON for d in p.params}
+    names.update({d.name: _bound(d) for d in params})
     coordinates = space_coordinates(q_space, k_space)
     for n in coordinates.keys() & names.keys():
         at = next(d.name.span for d in p.params if d.name.id == n)
@@ -62,7 +64,6 @@ def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
         if s.shape is not None and s.shape.id != "grid":
             hint = "write `grid(...)` with the names of its axes"
             ctx.error("E201", f"there is no shape `{s.shape.id}`", s.shape.span, hint)
-            continue
         for n in (*(() if s.name is None else (s.name,)), *s.axes):
             if n.id in RESERVED:
                 ctx.error("E206", f"`{n.id}` is a word of the core and cannot name a part of a space", n.span)

@@ -61,8 +61,6 @@ def lower_parameter(ctx: Context, p: t.ParameterDecl, scalars: set[str] | None) 
         ctx.error("E301", "a table or an input has no default", p.default.span, "leave it out: the caller gives it")
         return None
     default = default_value(ctx, declared, p.default)
-    if default is None:
-        return None
     return Parameter(p.name.id, type_, domain, labels, default, low=low, high=high)
 
 

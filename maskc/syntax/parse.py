@@ -189,7 +189,7 @@ def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic 
     if before and before.text in tk.FOREIGN:
         hint = f"use `{tk.FOREIGN[before.text]}`"
         return Diagnostic("E105", f"`{before.text}` is not written like this here", before.span, hint)
-    if token is not None and token.type == "EQUAL":
+    if token is not None and token.type == "EQUAL" and before and before.text not in tk.KEYWORDS:
         span = Span(source, token.start_pos, token.end_pos)
         return Diagnostic("E105", "`=` gives a value to an argument; it does not compare", span, "use `==` to compare")
     if token is not None and str(token) == "if":

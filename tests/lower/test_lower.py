@@ -1,0 +1,278 @@
+"""Lowering: what names, types and coordinates mean, and what is reported of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskc.diagnostics import MaskcError, Source
+from maskc.ir.evaluate import dense
+from maskc.ir.program import Segment, Space
+from maskc.lower import lower_source, lower_text
+from maskc.lower.context import MAX_STEPS
+from maskc.tiles.binding import make_binding
+
+
+def mask(text: str, n: int = 12, *, q_len: int | None = None, h: int = 0, b: int = 0, **more: object) -> np.ndarray:
+    """The dense mask of the last program of a text."""
+    program = lower_text(text)[-1]
+    return dense(program, make_binding(program, q_len or n, n, **more), h, b)  # type: ignore[arg-type]
+
+
+def errors(text: str) -> tuple[str, ...]:
+    with pytest.raises(MaskcError) as e:
+        lower_text(text)
+    assert str(e.value)
+    return e.value.codes
+
+
+def warnings(text: str) -> tuple[str, ...]:
+    return tuple(w.code for w in lower_source(Source(text)).warnings)
+
+
+Q, K = np.arange(12)[:, None], np.arange(12)[None, :]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("causal & ~self", K < Q),
+        ("causal on token // 3", K // 3 <= Q // 3),
+        ("(window(1, 1) on token // 2) on token // 3", abs(Q // 6 - K // 6) <= 1),
+        ("same(token // 4) & (token % 2)[q] == 0", (Q // 4 == K // 4) & (Q % 2 == 0)),
+        ("def even(c: coord) = c[k] % 2 == 0\ncausal & even(token // 3)", (K <= Q) & (K // 3 % 2 == 0)),
+        ("def wide(m: mask, n: int = 2) = m | m on token // n\nwide(self)", (Q == K) | (Q // 2 == K // 2)),
+        # A scalar argument is read where it is written, a mask argument where it is used.
+        ("def f(m: mask, n) = m on token // 2 & n < 3\nf(q < k, q)", (Q // 2 < K // 2) & (Q < 3)),
+        ("def window(n) = k == q + n\nwindow(1) | sliding_window(2)", (K == Q + 1) | ((Q - K >= 0) & (Q - K < 2))),
+        ("match q % 3 { 0: all; 1: causal; else: none }", (Q % 3 == 0) | ((Q % 3 == 1) & (K <= Q))),
+        ("match q, k { 2..5, ..3 | 8.., _: true; -1, _: false; else: q == k }", ((Q >= 2) & (Q < 5) & (K < 3)) | (Q >= 8) | (Q == K)),
+        ("k in 2..4 | q in ..1", ((K >= 2) & (K < 4)) | (Q < 1)),
+        ("any(i in 1..4: q - k == i * i)", np.isin(Q - K, [1, 4, 9])),
+        ("any(i in 0..3: any(j in 0..3: k == 4 * i + j))", K % 4 + 0 * Q < 3),
+        ("(match token { ..4: 0; else: token // 4 })[k] == 0", (K < 4) & (Q >= 0)),
+        ("min(q, k, 5) == k", np.minimum(np.minimum(Q, K), 5) == K),
+        ("q / 2 < k * 0.5 + 1", Q / 2 < K * 0.5 + 1),
+        ("-7 // 2 == -4 & -7 % 3 == 2", np.full((12, 12), True)),
+        ("k < size(k) - 2 & q >= size(token) - 3", (K < 10) & (Q >= 9)),
+    ],
+)  # fmt: skip
+def test_meaning(text: str, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(mask(text), np.broadcast_to(expected, (12, 12)))
+
+
+def test_queries_are_the_last_positions() -> None:
+    np.testing.assert_array_equal(mask("causal", q_len=3), np.arange(9, 12)[:, None] >= K)
+
+
+def test_enumerations_and_inputs() -> None:
+    text = """pattern p(m: {text, image, pad}[token], id: int[token]) {
+        attend match m[q], m[k] { pad, _ | _, pad: none; image, image: same(id); else: causal } & m[k] != pad
+    }"""
+    m = np.array([0, 0, 1, 1, 1, 0, 1, 1, 0, 2, 2, 0])
+    i = np.array([0, 0, 3, 3, 3, 0, 4, 4, 0, 0, 0, 0])
+    both_image = (m[:, None] == 1) & (m[None] == 1)
+    expected = np.where(both_image, i[:, None] == i[None], K <= Q) & (m[:, None] != 2) & (m[None] != 2)
+    np.testing.assert_array_equal(mask(text, m=m, id=i), expected)
+
+
+def test_scalar_enumeration() -> None:
+    text = "pattern p(mode: {full, local} = local) { attend match mode { full: all; local: self } }"
+    np.testing.assert_array_equal(mask(text), Q == K)
+    np.testing.assert_array_equal(mask(text, mode="full"), Q == Q + 0 * K)
+
+
+def test_grids_and_segments() -> None:
+    text = (
+        "pattern p over text ++ grid(t, y) { attend k in text | same(y) & window(1) on t | q in text & text[k] == 1 }"
+    )
+    (program,) = lower_text(text)
+    assert program.q_space == Space((Segment("text"), Segment(None, ("t", "y"))))
+    n_text, t, y = 3, 2, 4
+    tok = np.arange(n_text + t * y)
+    grid = tok - n_text
+    gt, gy = grid // y, grid % y
+    ok = tok >= n_text
+    q, k = np.ix_(tok, tok)
+    both = ok[:, None] & ok[None]
+    d = gt[:, None] - gt[None]
+    expected = (k < n_text) | (both & (gy[:, None] == gy[None]) & (d >= 0) & (d <= 1)) | ((q < n_text) & (k == 1))
+    got = mask(text, 11, sizes={"text": n_text, "t": t, "y": y})
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_undefined_is_false_until_it_is_negated() -> None:
+    text = "pattern p over text ++ grid(y, x) { attend %s }"
+    sizes = {"text": 2, "y": 2, "x": 5}
+    text_token = np.arange(12) < 2
+    different = mask(text % "y[q] != y[k]", sizes=sizes)
+    assert not different[text_token].any()
+    assert not different[:, text_token].any()
+    assert mask(text % "~(y[q] == y[k])", sizes=sizes)[text_token].all()
+
+
+def test_cross_attention_has_two_spaces() -> None:
+    text = "pattern p over grid(y, x) -> words { attend x[q] == k | k == size(words) - 1 & q < size(q) - 1 }"
+    (program,) = lower_text(text)
+    assert program.cross
+    got = dense(program, make_binding(program, 6, 4, sizes={"y": 2, "x": 3, "words": 4}))
+    q, k = np.arange(6)[:, None], np.arange(4)[None]
+    np.testing.assert_array_equal(got, (q % 3 == k) | ((k == 3) & (q < 5)))
+
+
+def test_a_pattern_is_a_mask_of_another() -> None:
+    text = """pattern inner(w: int = 2, doc: int[token]) { let near = window(w); attend near & same(doc) }
+    pattern outer(doc: int[token]) { attend inner(w = 1) | self }"""
+    doc = np.arange(12) // 5
+    np.testing.assert_array_equal(
+        mask(text, doc=doc), ((Q - K >= 0) & (Q - K <= 1) & (doc[:, None] == doc[None])) | (Q == K)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("windw(3)", ("E201",)),
+        ("causal & qq == 1", ("E201",)),
+        ("window()", ("E204",)),
+        ("window(1, 2, 3)", ("E204",)),
+        ("window(lft = 1)", ("E204",)),
+        ("window(1, left = 2)", ("E204",)),
+        ("q", ("E301",)),
+        ("q & k", ("E301", "E301")),
+        ("causal + 1 == 2", ("E301",)),
+        ("q == causal", ("E301",)),
+        ("q // 2.5 == 1", ("E301",)),
+        ("q // 0 == 1", ("E306",)),
+        ("causal on causal", ("E301",)),
+        ("causal on 0.5", ("E301",)),
+        ("q[k] == 1", ("E301",)),
+        ("token == 3", ("E301",)),
+        ("s < 1.0", ("E305",)),
+        ("size(q + k) == 1", ("E301",)),
+        ("size(token - 1) == 1", ("E307",)),
+        ("min(q) == 1", ("E204",)),
+        ("hash(0.5) == 1", ("E301",)),
+        ("match q { 1: all }", ("E304",)),
+        ("match q == k { true: all }", ("E304",)),
+        ("match q { 1: all; else: 3 }", ("E301",)),
+        ("match q { 1, 2: all; else: none }", ("E204",)),
+        ("any(i in 0..q: k == i)", ("E305",)),
+        ("def f(x) = f(x)\nf(1)", ("E203",)),
+        ("def f(m: mask) = g(m)\ndef g(m: mask) = f(m)\nf(all)", ("E203",)),
+        ("def f = 1 == 1\ndef f = all\nf", ("E202",)),
+        ("def q = all\nall", ("E206",)),
+        ("def f(m: msk) = m\nf(all)", ("E201",)),
+        ("def f = nothing(1)\ncausal", ("E201",)),
+        ("def f = all", ("E004",)),
+        ("causal\nsinks(4)", ("E205",)),
+        ("maskc 2\ncausal", ("E005",)),
+        ("pattern p { let a = q }", ("E106",)),
+        ("pattern p { attend all\n attend none }", ("E106",)),
+        ("pattern p(a: int, a: int) { attend k < a }", ("E202",)),
+        ("pattern p(a: int = 0.5) { attend k < a }", ("E301",)),
+        ("pattern p(a: int(0..3) = 3) { attend k < a }", ("E504",)),
+        ("pattern p(a: {x, y} = z) { attend a == x }", ("E303",)),
+        ("pattern p(a: {x, y}) { attend a == z }", ("E303",)),
+        ("pattern p(a: {x, y}) { attend a < y }", ("E301",)),
+        ("pattern p(a: {x, y}) { attend match a { x: all } }", ("E304",)),
+        ("pattern p(a: int[hed]) { attend k < a[h] }", ("E201",)),
+        ("pattern p(a: int[head]) { attend k < a }", ("E301",)),
+        ("pattern p(a: int[head, layer]) { attend k < a[h] }", ("E302",)),
+        ("pattern p(a: number) { attend k < a }", ("E201",)),
+        ("pattern p over box(y) { attend same(y) }", ("E201",)),
+        ("pattern p over grid(y, y) { attend same(y) }", ("E202",)),
+        ("pattern p over grid(y) { attend k in 3 }", ("E301",)),
+        ("pattern p over a -> c { attend size(token) < 3 }", ("E307",)),
+        ("pattern p(d: int[token]) over a -> c { attend k < d[k] }", ("E301",)),
+        ("pattern p { attend all\n normalize hardmax }", ("E201",)),
+        ("pattern p { attend all\n normalize relu(sink = 1.0) }", ("E204",)),
+        ("pattern p { attend all\n output o * k }", ("E305",)),
+        ("pattern p { attend all\n output s }", ("E305",)),
+        ("pattern p { attend all\n score causal }", ("E301",)),
+        ("pattern p { attend all\n assert some h }", ("E101",)),
+        ("pattern i { attend all\n score s * 2 }\npattern p { attend i }", ("E305",)),
+        ("pattern i(d: int[token]) { attend same(d) }\npattern p { attend i }", ("E204",)),
+        ("pattern p { let a = q\n let a = k\n attend a == 1 }", ("E202",)),
+        ("pattern p { let h = q\n attend all }", ("E206",)),
+    ],
+)
+def test_errors(text: str, codes: tuple[str, ...]) -> None:
+    assert errors(text) == codes
+
+
+def test_all_errors_of_a_file_at_once() -> None:
+    assert errors("pattern a { attend windw(1) & q }\npattern c(x: it) { attend all }\ncausl") == (
+        "E201", "E301", "E201", "E201",
+    )  # fmt: skip
+
+
+def test_an_error_within_a_definition_points_at_the_call() -> None:
+    with pytest.raises(MaskcError) as e:
+        lower_text("causal &\nsame(3.5 < 1.0, 2)")
+    (d,) = e.value.diagnostics
+    assert d.span is not None
+    assert d.span.source.locate(d.span.start)[0] == 2
+    with pytest.raises(MaskcError) as e:
+        lower_text("def f(n) = k < n & n\ncausal | f(3)")
+    (d,) = e.value.diagnostics
+    assert d.span is not None
+    assert d.span.source.text[d.span.start : d.span.end] == "f(3)"
+    assert "in the definition of `f`" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("pattern p(a: int = 1) { attend all }", ("W401",)),
+        ("pattern p(a: int = 1) { let x = a\n attend all }", ("W404",)),
+        ("pattern p(n: int, t: int[n]) { attend k < t[0] }", ()),
+        ("match q { 1: all; 0..5: none; 3: all; else: none }", ("W402",)),
+        ("match q { _: all; 3: none; else: none }", ("W402",)),
+        ("match q == k { true: all; false: none; else: none }", ("W402",)),
+        ("pattern p(a: {x, y}) { attend match a { x: all; x | y: none; else: all } }", ("W402",)),
+    ],
+)
+def test_warnings(text: str, codes: tuple[str, ...]) -> None:
+    assert warnings(text) == codes
+
+
+def test_expansion_is_bounded() -> None:
+    text = "def f0(m: mask) = m & (m on token // 2)\n"
+    text += "".join(f"def f{i + 1}(m: mask) = f{i}(f{i}(m))\n" for i in range(20))
+    assert set(errors(text + "f20(causal)")) <= {"E901", "E103"}
+    deep = "def g0 = causal\n" + "".join(f"def g{i + 1} = ~g{i}\n" for i in range(500))
+    assert errors(deep + "g500") == ("E103",)
+    assert MAX_STEPS < 10**6
+
+
+_NAMES = st.sampled_from(
+    ["q", "k", "h", "token", "causal", "window(1)", "same(token)", "s", "o", "size(k)", "x", "3", "0.5", "true",
+     "f", "f(2)", "t", "t[q]", "t[h]", "y", "a", "image", "m", "m[q]"]
+)  # fmt: skip
+
+
+def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    binary = st.sampled_from(["|", "&", "+", "//", "%", "/", "**", "<", "==", "on", "in"])
+    return st.one_of(
+        st.tuples(inner, binary, inner).map(lambda x: f"({x[0]} {x[1]} {x[2]})"),
+        inner.map(lambda x: f"~{x}"),
+        inner.map(lambda x: f"f({x})"),
+        st.tuples(inner, inner).map(lambda x: f"match {x[0]} {{ 1: {x[1]}; image: {x[0]}; else: {x[1]} }}"),
+        st.tuples(inner, inner).map(lambda x: f"any(i in 0..2: ({x[0]}) on ({x[1]}))"),
+        st.tuples(inner, inner).map(lambda x: f"({x[0]})[{x[1]}]"),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.recursive(_NAMES, _grow, max_leaves=10), st.sampled_from(["attend", "attend all\nscore", "attend all\noutput"])
+)
+def test_any_program_lowers_or_is_diagnosed(text: str, statement: str) -> None:
+    program = "def f(x: mask) = x | x on token // 2\npattern p(a: int, t: int[token], m: {text, image}[token]) "
+    try:
+        lower_text(program + f"over one ++ grid(y, x) {{\n{statement} {text} }}")
+    except MaskcError as e:
+        assert str(e)

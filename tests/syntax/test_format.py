@@ -1,0 +1,118 @@
+"""Formatting: meaning and comments are kept, and twice is once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskc.lower import lower_text, prelude_files
+from maskc.syntax.format import format_text
+from maskc.syntax.parse import parse
+
+_MESSY = """maskc   1   # version
+# about
+def  near( n:int ,m=2)=-n<=q-k<=n   # near
+
+
+## The pattern.
+pattern p(a:int=3,
+   m:{text,image}[token], bias : float[head,255]) over text++grid(y,x) { # body
+  # first
+  let x=near( a )&(causal|near(1)) ; attend match m[q],m[k]{text,_|_,text:x
+    image,image:same(y)
+    else:none} | k in text & ~ (q in 0..8)
+  # last
+
+  score s+bias[h,q-k+127]**2.0
+}
+# end
+"""
+
+_NEAT = """maskc 1  # version
+
+# about
+def near(n: int, m = 2) = -n <= q - k <= n  # near
+
+## The pattern.
+# body
+pattern p(a: int = 3, m: {text, image}[token], bias: float[head, 255]) over text ++ grid(y, x) {
+    # first
+    let x = near(a) & (causal | near(1))
+    attend match m[q], m[k] {
+            text, _ | _, text: x
+            image, image: same(y)
+            else: none
+        }
+        | k in text & ~(q in 0..8)
+    # last
+
+    score s + bias[h, q - k + 127] ** 2.0
+}
+
+# end
+"""
+
+
+def _comments(text: str) -> list[str]:
+    return sorted(c.text for c in parse(text).comments)
+
+
+def test_layout() -> None:
+    neat = format_text(_MESSY)
+    assert format_text(neat) == neat
+    assert _comments(neat) == _comments(_MESSY)
+    assert neat.count("\n\n\n") == 0
+    assert "def near(n: int, m = 2) = -n <= q - k <= n  # near\n" in neat
+    assert "pattern p(a: int = 3, m: {text, image}[token], bias: float[head, 255]) over text ++ grid(y, x) {\n" in neat
+
+
+def test_prelude_is_formatted() -> None:
+    for path in prelude_files():
+        assert format_text(path.read_text()) == path.read_text(), path
+
+
+@pytest.mark.parametrize("path", sorted(Path("examples").rglob("*.mask")), ids=str)
+def test_examples_keep_their_meaning(path: Path) -> None:
+    text = path.read_text()
+    neat = format_text(text)
+    assert format_text(neat) == neat
+    assert lower_text(neat) == lower_text(text)
+
+
+_ATOMS = st.sampled_from(
+    ["q", "k", "a", "3", "0.5", "true", "t[q]", "f(a, n = 2)", "q in 0..4", "any(i in 0..3: i == k)"]
+)
+
+
+def _grow(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    binary = st.sampled_from(["|", "&", "+", "-", "*", "//", "%", "/", "**", "<", "==", "on"])
+    return st.one_of(
+        st.tuples(inner, binary, inner).map(lambda x: f"({x[0]}) {x[1]} ({x[2]})"),
+        inner.map(lambda x: f"~({x})"),
+        inner.map(lambda x: f"-({x})"),
+        st.tuples(inner, inner).map(lambda x: f"match {x[0]} {{ 1: {x[1]}; 2..3 | ..0: {x[0]}; else: {x[1]} }}"),
+        st.tuples(inner, inner).map(lambda x: f"({x[0]})[{x[1]}]"),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.recursive(_ATOMS, _grow, max_leaves=12))
+def test_parentheses_are_kept_where_they_matter(text: str) -> None:
+    neat = format_text(text)
+    assert format_text(neat) == neat
+    assert _bare(text) == _bare(neat)
+
+
+def _bare(text: str) -> object:
+    """The tree without places."""
+
+    def strip(x: object) -> object:
+        if isinstance(x, tuple) and hasattr(x, "_fields"):
+            fields = [(f, strip(getattr(x, f))) for f in x._fields if f not in ("span", "text")]
+            return (type(x).__name__, *fields)
+        return tuple(strip(y) for y in x) if isinstance(x, tuple) else x
+
+    return strip(parse(text).items)

@@ -1,0 +1,177 @@
+"""Parsing: what is accepted, and that whatever is not ends in a diagnostic."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskc.diagnostics import MaskcError
+from maskc.syntax import tree as t
+from maskc.syntax.parse import parse, parse_file
+from maskc.syntax.tokens import KEYWORDS, MAX_DEPTH, MAX_TEXT
+
+
+def _expr(text: str) -> t.Expr:
+    (item,) = parse(text).items
+    assert not isinstance(item, (t.Definition, t.Pattern))
+    return item
+
+
+def _shape(e: object) -> object:
+    """The expression as nested tuples, without places."""
+    if isinstance(e, t.Name):
+        return e.id
+    if isinstance(e, t.Literal):
+        return e.value
+    if isinstance(e, t.Unary):
+        return (e.op, _shape(e.operand))
+    if isinstance(e, t.Binary):
+        return (e.op, _shape(e.left), _shape(e.right))
+    if isinstance(e, t.Chain):
+        return (e.op, *map(_shape, e.operands))
+    if isinstance(e, t.Comparison):
+        return (*e.ops, *map(_shape, e.operands))
+    if isinstance(e, t.Pullback):
+        return ("on", _shape(e.mask), _shape(e.coordinate))
+    raise AssertionError(e)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("a | b & c | d", ("|", "a", ("&", "b", "c"), "d")),
+        ("~a & b", ("&", ("~", "a"), "b")),
+        ("~a on y", ("~", ("on", "a", "y"))),
+        ("a on y // 2 & b", ("&", ("on", "a", ("//", "y", 2)), "b")),
+        ("q < k on t", ("on", ("<", "q", "k"), "t")),
+        ("(a | b) on t on y", ("on", ("on", ("|", "a", "b"), "t"), "y")),
+        ("-1 <= q - k < n", ("<=", "<", ("-", 1), ("-", "q", "k"), "n")),
+        ("a - b - c * d % e < 0", ("<", ("-", ("-", "a", "b"), ("%", ("*", "c", "d"), "e")), 0)),
+        ("-a ** -b < 0", ("<", ("-", ("**", "a", ("-", "b"))), 0)),
+        ("1_000_000 == 1e-3", ("==", 1_000_000, 1e-3)),
+    ],
+)
+def test_precedence(text: str, shape: object) -> None:
+    assert _shape(_expr(text)) == shape
+
+
+def test_lines_end_statements_unless_they_go_on() -> None:
+    text = "pattern p {\n  let a = q\n    - k\n  attend a <\n    3 &\n    match a { 1: x\n -1: y; else: z }\n}"
+    (p,) = parse(text).items
+    assert isinstance(p, t.Pattern)
+    assert [s.kind for s in p.statements] == ["let", "attend"]
+    value = p.statements[1].value
+    assert isinstance(value, t.Chain)
+    match = value.operands[1]
+    assert isinstance(match, t.Match)
+    assert len(match.arms) == 3
+
+
+def test_doc_comments_belong_to_what_follows() -> None:
+    d, p = parse("# no\n\n## One.\n## Two.\ndef a = q == k\n## far\n\npattern p { attend a }").items
+    assert isinstance(d, t.Definition)
+    assert d.doc == "One.\nTwo."
+    assert isinstance(p, t.Pattern)
+    assert p.doc == ""
+
+
+def test_every_faulty_statement_is_reported() -> None:
+    with pytest.raises(MaskcError) as e:
+        parse("pattern p {\n let x = \n attend a = 3\n score s + * 2\n}\npattern r( { attend all }")
+    assert "E107" in e.value.codes
+    with pytest.raises(MaskcError) as e:
+        parse("pattern p {\n attend a = 3\n score s + * 2\n}\ndef f(3) = 3")
+    assert e.value.codes == ("E105", "E101", "E101")
+
+
+@pytest.mark.parametrize("word", ["and", "or", "not", "&&", "||", "!"])
+def test_other_languages_are_translated(word: str) -> None:
+    text = f"{word} causal" if word in ("not", "!") else f"causal {word} sinks(4)"
+    with pytest.raises(MaskcError) as e:
+        parse(text)
+    assert e.value.codes == ("E105",)
+    assert e.value.diagnostics[0].hint in ("use `&`", "use `|`", "use `~`")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 10_000,
+        "~" * 10_000 + "a",
+        "-" * 10_000 + "1 < 0",
+        "(" * 10_000 + "a" + ")" * 10_000,
+        "a on b" + " on b" * 10_000,
+        "1 + " * 10_000 + "1 < 0",
+        "match a { 1: " * 10_000,
+        "f(" * 10_000 + ")" * 10_000,
+        "t" + "[0]" * 10_000,
+        "2.0 ** " * 10_000 + "2.0 < 1.0",
+    ],
+)
+def test_deep_nesting_is_refused(text: str) -> None:
+    with pytest.raises(MaskcError) as e:
+        parse(text)
+    assert set(e.value.codes) <= {"E103", "E107"}
+
+
+def test_as_deep_as_allowed_is_read() -> None:
+    _expr("(" * (MAX_DEPTH - 1) + "a" + ")" * (MAX_DEPTH - 1))
+    _expr("~" * (MAX_DEPTH - 2) + "a")
+    _expr("a | " * 5_000 + "a")
+
+
+def test_long_numbers_are_refused() -> None:
+    for text in ("1" * 10_000, "q < 2147483648", "q < 1e999", "q < 0." + "1" * 10_000):
+        with pytest.raises(MaskcError) as e:
+            parse(text)
+        assert e.value.codes == ("E104",)
+
+
+def test_a_large_file_is_not_read_whole(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "large.mask"
+    with path.open("wb") as f:
+        f.truncate(100_000_000)
+    tracemalloc.start()
+    with pytest.raises(MaskcError) as e:
+        parse_file(path)
+    assert e.value.codes == ("E002",)
+    assert tracemalloc.get_traced_memory()[1] < 8 * MAX_TEXT
+    tracemalloc.stop()
+
+
+def test_bytes_that_are_no_text(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "x.mask"
+    path.write_bytes(b"causal \xff")
+    with pytest.raises(MaskcError, match="byte 7 is 0xff"):
+        parse_file(path)
+    with pytest.raises(MaskcError) as e:
+        parse_file(tmp_path / "none.mask")
+    assert e.value.codes == ("E003",)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80))
+def test_any_text_parses_or_is_diagnosed(text: str) -> None:
+    _only_diagnostics(text)
+
+
+_WORDS = st.sampled_from(
+    [*KEYWORDS, "q", "k", "a", "f", "3", "0.5", "..", "->", "++", "==", "<", "**", "//", *"()[]{}|&~+-*%=:,;\n#"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_WORDS, max_size=40))
+def test_any_words_parse_or_are_diagnosed(words: list[str]) -> None:
+    _only_diagnostics(" ".join(words))
+
+
+def _only_diagnostics(text: str) -> None:
+    try:
+        parse(text)
+    except MaskcError as e:
+        assert e.codes
+        assert str(e)
