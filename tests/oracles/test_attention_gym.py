@@ -12,6 +12,10 @@ masks = pytest.importorskip("attn_gym.masks", reason="needs the extra `oracles`"
 
 from torch.nn.attention.flex_attention import create_block_mask, create_mask  # noqa: E402
 
+from maskc.tiles.binding import make_binding  # noqa: E402
+from maskc.tiles.plan import EMPTY, FULL, PARTIAL  # noqa: E402
+from maskc.tiles.planner import make_plan  # noqa: E402
+
 from .patterns import Mask, expression, visible  # noqa: E402
 
 pytestmark = pytest.mark.oracle
@@ -187,10 +191,12 @@ def test_block_diffusion() -> None:
 )
 @pytest.mark.parametrize("n", [256, 300])
 def test_tiles_of_block_masks(text: str, mask_mod: Any, n: int) -> None:
-    """create_block_mask sorts 64 x 64 tiles into full, partial and empty ones; the dense mask says the same."""
+    """create_block_mask sorts 64 x 64 tiles into full, partial and empty ones, as our plan does."""
     tile = 64
     block_mask = create_block_mask(mask_mod, 1, 1, n, n, device="cpu", BLOCK_SIZE=tile)
-    ours = visible(expression(text), n)
+    program = expression(text)
+    ours = visible(program, n)
+    kinds = make_plan(program, make_binding(program, n, n), q_tile=tile, k_tile=tile).kinds()
     rows = -(-n // tile)
     for row in range(rows):
         full = set(_listed(block_mask.full_kv_num_blocks, block_mask.full_kv_indices, row))
@@ -201,6 +207,7 @@ def test_tiles_of_block_masks(text: str, mask_mod: Any, n: int) -> None:
             whole = part.all() and part.shape == (tile, tile)
             assert (column in full) == whole, (row, column)
             assert (column in partial) == (part.any() and not whole), (row, column)
+            assert kinds[row, column] == (FULL if part.all() else PARTIAL if part.any() else EMPTY), (row, column)
 
 
 def _listed(counts: Any, indices: Any, row: int) -> list[int]:
