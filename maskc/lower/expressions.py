@@ -140,8 +140,14 @@ class Expressions:
     def chain(self, e: t.Chain, scope: Scope, pair: Pair, here: Node | None) -> Valued:
         values = [self.value(o, scope, pair, here) for o in e.operands]
 
+        what = f"each side of `{e.op}`"
+        if any(isinstance(v, Poison) for v in values):  # The other operands are looked at all the same.
+            for v, o in zip(values, e.operands, strict=True):
+                if isinstance(v, Value):
+                    ops.as_mask(self.ctx, v, o.span, what)
+            return POISON
+
         def combine(*vs: Valued) -> Valued:
-            what = f"each side of `{e.op}`"
             nodes = [ops.as_mask(self.ctx, v, o.span, what) for v, o in zip(vs, e.operands, strict=True)]
             if any(n is None for n in nodes):
                 return POISON
