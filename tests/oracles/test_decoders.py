@@ -77,13 +77,13 @@ def build(index: int) -> Any:
     return tiny_model(getattr(transformers, case.config), num_hidden_layers=case.layers, **case.changes)
 
 
-def compare(case: Case, calls: list[Call], expected: Any, rows: Any = slice(None)) -> None:
+def compare(case: Case, calls: list[Call], expected: Any, rows: Any = slice(None), b: int = 0) -> None:
     """Every layer's mask is ``expected(layer)``; keys before those present are kept by no query."""
     assert [c.layer for c in calls] == list(range(case.layers))
     for call in calls:
         ours: Mask = expected(call.layer)
         start, count = call.kv_offset, call.mask.shape[-1]
-        for head in call.mask[0]:
+        for head in call.mask[b]:
             np.testing.assert_array_equal(ours[rows, start : start + count], head[rows], f"layer {call.layer}")
         assert not ours[rows, :start].any(), f"layer {call.layer}: a key that the cache has dropped is kept"
 
@@ -103,7 +103,7 @@ def padded(case: Case, real: Any) -> tuple[Any, dict[str, Any]]:
     if case.name != "llama4":
         return with_clause(case.name, "real: bool[token]", "real[k]"), values
     # Chunks start at the first real token.
-    position = np.arange(len(real)) - int(np.argmax(real))
+    position = np.arange(real.shape[-1]) - np.argmax(real, axis=-1)[..., None]
     values |= {"doc": real.astype(np.int64), "position": position}
     return with_clause("llama4_packed", "real: bool[token]", "real[k]"), values
 
@@ -120,14 +120,18 @@ def packed(case: Case, doc: Any, position: Any) -> tuple[Any, dict[str, Any]]:
 @pytest.mark.parametrize("padding", [1, 5, 12])
 def test_left_padding(case: Case, padding: int) -> None:
     length = 22
-    real = np.arange(length) >= padding
-    mask = torch.ones(2, length, dtype=torch.long)
-    mask[0] = torch.from_numpy(real)
+    real = np.arange(length) >= np.array([[padding], [0]])
     with recording() as calls:
+        mask = torch.from_numpy(real.astype(np.int64))
         build(CASES.index(case))(input_ids=tokens(2, length), attention_mask=mask, use_cache=False)
     program, values = padded(case, real)
-    # Rows of padding queries mean nothing.
-    compare(case, calls, lambda layer: visible(program, length, heads=4, layer=layer, **values), real)
+    for b in range(2):
+
+        def expected(layer: int, b: int = b) -> Mask:
+            return visible(program, length, heads=4, layer=layer, batch=2, b=b, **values)
+
+        # Rows of padding queries mean nothing.
+        compare(case, calls, expected, real[b], b)
 
 
 @cases
