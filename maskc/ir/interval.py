@@ -1,0 +1,217 @@
+"""Which values an expression can have: exact intervals in Python's integers, and overflow decided by them.
+
+An interval is ``(low, high)``, both ends included; an open end is ``-inf`` or ``inf``. Of a Boolean it is
+``(0, 0)``: never, ``(1, 1)``: always, or ``(0, 1)``: either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
+from maskc.ir.program import Parameter, Program
+
+if TYPE_CHECKING:
+    from maskc.ir.binding import Binding
+
+__all__ = ["Interval", "check_overflow", "intervals", "ranges_of", "ranges_under"]
+
+Interval = tuple["int | float", "int | float"]
+#: What is known of leaves: symbols, sizes and parameters by node, tables and inputs by name.
+Ranges = Mapping["Node | str", Interval]
+
+ANY: Interval = (-math.inf, math.inf)
+UNKNOWN: Interval = (0, 1)
+#: Tokens at most, and the bound that no integer may reach.
+MAX_TOKENS = 1 << 24
+MAX_INT = 1 << 62
+_INT32: Interval = (-(1 << 31), (1 << 31) - 1)
+
+
+def ranges_of(program: Program) -> dict[Node | str, Interval]:
+    """What is known of a program under every binding."""
+    known: dict[Node | str, Interval] = {Symbol(n): (0, math.inf) for n in ("q", "k", "h", "b", "layer")}
+    known[Symbol("heads")] = (1, math.inf)
+    for p in program.params:
+        known[p.name] = _declared(p)
+        if p.is_scalar:
+            known[Param(p.name, p.type)] = known[p.name]
+    return known
+
+
+def ranges_under(program: Program, binding: Binding) -> dict[Node | str, Interval]:
+    """What is known of a program under one binding, whatever the query, the key, the head and the batch entry."""
+    known = ranges_of(program)
+    known[Symbol("q")] = (binding.offset, max(binding.offset, binding.offset + binding.q_len - 1))
+    known[Symbol("k")] = (0, max(0, binding.k_len - 1))
+    known[Symbol("h")], known[Symbol("b")] = (0, binding.heads - 1), (0, max(0, binding.batch - 1))
+    known[Symbol("layer")], known[Symbol("heads")] = (binding.layer,) * 2, (binding.heads,) * 2
+    known.update({Size(n): (v, v) for n, v in (("q", binding.q_len), ("k", binding.k_len), *binding.sizes.items())})
+    for p in program.params:
+        if p.name in binding.args and p.type is not Type.FLOAT:
+            known[Param(p.name, p.type)] = (int(binding.args[p.name]),) * 2
+        if p.name in binding.tables and p.type is not Type.FLOAT and binding.tables[p.name].size:
+            table = binding.tables[p.name]
+            known[p.name] = (int(table.min()), int(table.max()))
+    return known
+
+
+def _declared(p: Parameter) -> Interval:
+    if p.type is Type.BOOL:
+        return UNKNOWN
+    if p.labels:
+        return 0, len(p.labels) - 1
+    return (-math.inf if p.low is None else p.low), (math.inf if p.high is None else p.high - 1)
+
+
+def intervals(roots: Iterable[Node], ranges: Ranges) -> dict[Node, Interval]:
+    """The interval of every node below ``roots``; of floats nothing is known."""
+    found: dict[Node, Interval] = {}
+    bound = _index_ranges(roots := tuple(roots), ranges, found)
+    for node in postorder(roots):
+        if node not in found:
+            found[node] = _interval(node, {**ranges, **bound} if bound else ranges, found)
+    return found
+
+
+def _index_ranges(roots: tuple[Node, ...], ranges: Ranges, found: dict[Node, Interval]) -> dict[Node | str, Interval]:
+    """An index runs below the largest count that any ``Exists`` gives it."""
+    tops: dict[Node | str, Interval] = {}
+    for node in postorder(roots):
+        if isinstance(node, Exists):
+            top = intervals([node.count], {**ranges, **tops})[node.count][1] - 1
+            tops[node.index] = (0, max(0, top, tops.get(node.index, (0, 0))[1]))
+    return tops
+
+
+def _interval(node: Node, ranges: Ranges, found: Mapping[Node, Interval]) -> Interval:
+    if node.type is Type.FLOAT:
+        return ANY
+    unknown = UNKNOWN if node.type is Type.BOOL else ANY
+    if isinstance(node, Const):
+        return int(node.value), int(node.value)
+    if isinstance(node, Lookup):
+        return ranges.get(node.name, unknown)
+    if isinstance(node, Size):
+        return ranges.get(node, (0, math.inf))
+    if isinstance(node, (Symbol, Param)):
+        return ranges.get(node, (0, math.inf) if isinstance(node, Symbol) and node.name[0] == "i" else unknown)
+    if isinstance(node, Exists):
+        count, body = found[node.count], found[node.body]
+        return (1 if count[0] >= 1 and body[0] == 1 else 0), (0 if count[1] <= 0 or body[1] == 0 else 1)
+    assert isinstance(node, Apply)
+    if any(a.type is Type.FLOAT for a in node.args):
+        return unknown
+    rule = _RULES.get(node.op)
+    return rule(*(found[a] for a in node.args)) if rule else unknown
+
+
+def _lt(a: Interval, b: Interval) -> Interval:
+    return int(a[1] < b[0]), int(a[0] < b[1])
+
+
+def _le(a: Interval, b: Interval) -> Interval:
+    return int(a[1] <= b[0]), int(a[0] <= b[1])
+
+
+def _eq(a: Interval, b: Interval) -> Interval:
+    return int(a[0] == a[1] == b[0] == b[1]), int(a[0] <= b[1] and b[0] <= a[1])
+
+
+def _not(a: Interval) -> Interval:
+    return 1 - a[1], 1 - a[0]
+
+
+def _times(a: int | float, b: int | float) -> int | float:
+    return 0 if a == 0 or b == 0 else a * b
+
+
+def _mul(a: Interval, b: Interval) -> Interval:
+    corners = [_times(x, y) for x in a for y in b]
+    return min(corners), max(corners)
+
+
+def _quotient(a: int | float, b: int | float) -> int | float:
+    if math.isinf(b):
+        return 0 if a == 0 or (a > 0) == (b > 0) else -1
+    return a * (1 if b > 0 else -1) if math.isinf(a) else a // b
+
+
+def _floordiv(a: Interval, b: Interval) -> Interval:
+    # The divisor's nearest and farthest values of either sign; dividing by 0 gives 0.
+    divisors = [d for d in (b[0], b[1], 1, -1) if b[0] <= d <= b[1] and d != 0]
+    corners = [_quotient(x, d) for x in a for d in divisors] + ([0] if b[0] <= 0 <= b[1] else [])
+    return min(corners), max(corners)
+
+
+def _mod(a: Interval, b: Interval) -> Interval:
+    if a[0] >= 0 and b[0] > a[1]:
+        return a
+    low = min(0, b[0] + 1)
+    high = max(0, b[1] - 1)
+    if a[0] >= 0 and b[0] >= 0:
+        high = min(high, a[1])
+    return low, high
+
+
+def _abs(a: Interval) -> Interval:
+    return max(a[0], -a[1], 0), max(-a[0], a[1])
+
+
+def _select(c: Interval, a: Interval, b: Interval) -> Interval:
+    if c[0] == c[1]:
+        return a if c[0] else b
+    return min(a[0], b[0]), max(a[1], b[1])
+
+
+_RULES: dict[str, Callable[..., Interval]] = {
+    "or": lambda *xs: (max(x[0] for x in xs), max(x[1] for x in xs)),
+    "and": lambda *xs: (min(x[0] for x in xs), min(x[1] for x in xs)),
+    "not": _not,
+    "lt": _lt,
+    "le": _le,
+    "eq": _eq,
+    "ne": lambda a, b: _not(_eq(a, b)),
+    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
+    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
+    "neg": lambda a: (-a[1], -a[0]),
+    "mul": _mul,
+    "floordiv": _floordiv,
+    "mod": _mod,
+    "min": lambda a, b: (min(a[0], b[0]), min(a[1], b[1])),
+    "max": lambda a, b: (max(a[0], b[0]), max(a[1], b[1])),
+    "abs": _abs,
+    "hash": lambda *xs: (0, (1 << 31) - 1),
+    "select": _select,
+}
+
+
+def check_overflow(program: Program, binding: Binding) -> None:
+    """Whether all integers fit, on any input that may come with a call.
+
+    Sequences are taken to be as long as the binding says but at least ``MAX_TOKENS``; inputs to be int32
+    unless a range is declared. Raises MaskcError E507 if some integer may reach 2**62.
+    """
+    from maskc.diagnostics import Diagnostic, MaskcError
+    from maskc.ir.text import print_node
+
+    known = ranges_under(program, binding)
+    tokens = max(MAX_TOKENS, binding.q_len, binding.k_len)
+    for leaf in (Symbol("q"), Symbol("k"), Size("q"), Size("k")):
+        known[leaf] = (0, tokens)
+    for p in program.params:
+        if p.when == "call" and p.type is Type.INT:
+            low, high = _declared(p)
+            known[p.name] = max(low, _INT32[0]), min(high, _INT32[1])
+    for node, (low, high) in intervals(program.roots(), known).items():
+        if node.type is Type.INT and max(-low, high) >= MAX_INT and not _is_floor(node):
+            hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
+            message = f"the integer `{print_node(node)}` may reach 2**62"
+            raise MaskcError(Diagnostic("E507", message, None, hint=hint))
+
+
+def _is_floor(node: Node) -> bool:
+    """Nothing is known of floats, so that nothing can be promised of what they are rounded to."""
+    return any(isinstance(n, Apply) and n.op == "floor" for n in postorder([node]))
