@@ -10,6 +10,7 @@ import numpy as np
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Lookup, Node, Symbol, postorder
+from maskc.ir.text import print_node
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -105,4 +106,5 @@ def _words(assertion: Assertion, b: int, h: int, q: int | None, k: int | None) -
         return f"{where}, query {q} keeps no key"
     if assertion.kind == "some_query":
         return f"{where}, no query keeps key {k}"
-    return f"{where}, query {q} keeps key {k}, for which the claim is false"
+    assert assertion.claim is not None
+    return f"{where}, query {q} keeps key {k}, but not {print_node(assertion.claim)}"
