@@ -26,7 +26,7 @@ class ErrorRow:
     @property
     def is_call(self) -> bool:
         """Whether the example is Python or a command, and not a program of the language."""
-        return self.code[1] in "56789" or self.code in ("E001", "E002", "E003", "E103")
+        return self.code[1] in "5678" or self.code in ("E001", "E002", "E003", "E103")
 
 
 _ROWS = (
@@ -37,6 +37,7 @@ _ROWS = (
         "Pattern files are read as UTF-8. This one holds bytes that are not: it was saved in another encoding, or it "
         "is no text at all. Save it again as UTF-8.",
         "maskc check photograph.png",
+        "error[E001]: photograph.png is not UTF-8: byte 0 is 0x89\n  help: save the file as UTF-8 text",
     ),
     ErrorRow(
         "E002",
@@ -44,12 +45,16 @@ _ROWS = (
         "A pattern is a page or two of text. To keep reading it bounded in time and memory, larger files than the "
         "message says are refused. Data belongs in tables and inputs, which are given when compiling or calling.",
         "maskc check dump-of-100-megabytes.mask",
+        "error[E002]: dump-of-100-megabytes.mask has more than 1048576 bytes\n"
+        "  help: a pattern is usually under a page; give large tables as arguments",
     ),
     ErrorRow(
         "E003",
         "the file cannot be read",
         "There is no such file, it is a directory, or permission is missing.",
         "maskc check no-such-file.mask",
+        "error[E003]: cannot read no-such-file.mask: No such file or directory\n"
+        "  help: give the path of a pattern file, usually ending in `.mask`",
     ),
     ErrorRow(
         "E004",
@@ -81,14 +86,16 @@ _ROWS = (
     ErrorRow(
         "E103",
         "nested too deeply",
-        "Brackets or operators are nested more deeply than the message says. Give parts of the expression a name "
-        "with `let` or `def`.",
+        "Brackets, operators or calls stand more deeply within one another than maskc follows. Give parts of the "
+        "expression a name with `let` or `def`.",
         "~~~~~~ ... ~~~~~~causal",
+        "<text>:1:9900: error[E103]: this is nested more than 100 deep",
     ),
     ErrorRow(
         "E104",
         "number too large",
-        "Integers must fit in 64 bits with a sign, and floats must be finite.",
+        "Integers in a pattern are at most 2147483647, so that no backend needs more than 32 bits to hold one, and "
+        "floats must be finite.",
         "sinks(99999999999999999999)\n",
     ),
     ErrorRow(
@@ -228,12 +235,14 @@ _ROWS = (
         "argument missing",
         "The pattern declares a parameter without a default, or an input, and the call does not give it.",
         'maskc.compile("pattern p(n: int) { attend sliding_window(n) }", heads=1)',
+        "error[E501]: 'p' needs the argument 'n'\n  help: give n=... when compiling; it is declared `n: int`",
     ),
     ErrorRow(
         "E502",
         "unknown argument",
         "The pattern declares no parameter or input of this name. The hint names what is spelled alike.",
         'maskc.compile("pattern p(window: int = 4) { attend sliding_window(window) }", heads=1, windw=8)',
+        "error[E502]: 'p' takes no argument called 'windw'\n  help: did you mean 'window'?",
     ),
     ErrorRow(
         "E503",
@@ -241,12 +250,14 @@ _ROWS = (
         "The value is of another type than the signature declares: `int` takes integers, `bool` takes booleans, an "
         "enumeration takes one of its names, and a table takes an array of those.",
         'maskc.compile("pattern p(n: int) { attend sliding_window(n) }", heads=1, n="four")',
+        "error[E503]: n: int: expected an integer, found a str",
     ),
     ErrorRow(
         "E504",
         "value out of range",
         "A value lies outside the range that its signature declares, or outside what the argument can mean.",
         'maskc.compile("pattern p(n: int(1..)) { attend sliding_window(n) }", heads=1, n=0)',
+        "error[E504]: n: int(1..): expected values of at least 1, found 0",
     ),
     ErrorRow(
         "E505",
@@ -254,6 +265,7 @@ _ROWS = (
         "A table or an input has another number of dimensions, or another extent, than its signature and the lengths "
         "ask for.",
         'maskc.compile("pattern p(w: int[head]) { attend sliding_window(w[h]) }", heads=4, w=[1, 2, 3])',
+        "error[E505]: w: int[head]: expected the shape (4,), found (3,)",
     ),
     ErrorRow(
         "E506",
@@ -262,6 +274,8 @@ _ROWS = (
         "extent is missing and does not follow from the length.",
         'maskc.dense_mask("pattern p() over grid(y, x) { attend same(y) }", q_len=15, k_len=15, sizes={"y": 4, "x": '
         "4})",
+        "error[E506]: y 4 * x 4 = 16, but there are 15 tokens\n"
+        "  help: give sizes that fit, or leave one out to let it follow from the length",
     ),
     ErrorRow(
         "E507",
@@ -282,23 +296,35 @@ _ROWS = (
         "`q` is (B, Hq, Nq, D), `k` and `v` are (B, Hkv, Nk, D), and Hq is a multiple of Hkv.",
         'op = maskc.compile("causal", heads=2)\n'
         "op(torch.zeros(1, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))",
+        "error[E510]: q must be (batch, heads, length, dim), not (1, 16, 8)",
     ),
     ErrorRow(
         "E511",
         "tensor of the wrong dtype",
         "`q`, `k` and `v` are tensors of one floating-point dtype. Inputs have the type that their signature declares.",
         'op = maskc.compile("causal", heads=2)\nx = torch.zeros(1, 2, 16, 8, dtype=torch.int64)\nop(x, x, x)',
+        "error[E511]: q must be of a float dtype, not torch.int64",
     ),
     ErrorRow(
         "E512",
         "tensor on the wrong device",
         "`q`, `k`, `v` and all inputs that are tensors lie on one device.",
         'op = maskc.compile("causal", heads=2)\nx = torch.zeros(1, 2, 16, 8)\nop(x, x.to("meta"), x)',
+        "error[E512]: q is on cpu, but k is on meta\n  help: move it: k.to(q.device)",
     ),
     ErrorRow(
         "E513",
         "assertion does not hold",
         "An `assert` of the pattern is false for these arguments. The message shows a query and a key where it fails.",
+        'maskc.check_assertions("""\n'
+        "    pattern p {\n"
+        "        attend window(1, 1)\n"
+        "        assert k <= q\n"
+        "    }\n"
+        '""", 4, 4)',
+        "error[E513]: assertion 1 of 'p' does not hold: in batch entry 0, head 0, query 0 keeps key 1, but not k <= "
+        "q\n"
+        "  help: change the mask or the assertion",
     ),
     # Specs
     ErrorRow(
@@ -306,17 +332,22 @@ _ROWS = (
         "malformed spec",
         'A spec is a JSON object with the keys "maskc" (the version of specs), "pattern" (text), "args" and "hash". '
         "The message says what is missing or of the wrong type.",
+        'maskc.from_spec({"pattern": "causal"})',
+        'error[E601]: malformed spec: the key "maskc", the version, is missing\n  help: add "maskc": 1',
     ),
     ErrorRow(
         "E602",
         "spec of an unknown version",
         "The spec was written by a later maskc. Install that, or write the spec again with this one.",
+        'maskc.from_spec({"maskc": 2, "pattern": "causal", "args": {}})',
+        "error[E602]: the spec is of version 2; this release of maskc reads version 1\n  help: upgrade maskc",
     ),
     ErrorRow(
         "E603",
         "spec whose hash does not match",
         "The pattern of the spec was changed after its hash had been written, or means something else in this "
         "version. If the change was meant, make the spec anew from the pattern.",
+        'spec = maskc.parse("causal").spec()\nmaskc.from_spec({**spec, "pattern": "all"})',
     ),
     # Backends and planning
     ErrorRow(
@@ -324,30 +355,48 @@ _ROWS = (
         "unknown backend",
         "There is no backend of this name. The message lists those there are.",
         'maskc.compile("causal", heads=1, backend="tritn")',
+        "error[E701]: no backend is called 'tritn'; there are: cpu, reference",
     ),
     ErrorRow(
         "E702",
         "the backend cannot do this",
         "The backend that was asked for by name does not support this program or these tensors; the message says why "
         'and what to do. `backend="auto"` takes the first that can.',
+        'op = maskc.compile("pattern p { attend causal; normalize sigmoid }", heads=1)\n'
+        "x = torch.zeros(1, 1, 4, 8)\n"
+        "op(x, x, x, return_lse=True)",
+        "error[E702]: 'p' normalises by sigmoid, which has no log-sum-exp\n  help: drop return_lse",
     ),
     ErrorRow(
         "E703",
         "an optional package is missing",
         "This function needs a package that maskc does not install by itself. The hint names the extra that brings it.",
         "maskc show pattern.mask --png out.png   # without matplotlib",
+        "error[E703]: pictures in PNG need matplotlib, which is not installed\n"
+        "  help: install it with: pip install 'maskc[plot]'",
     ),
     ErrorRow(
         "E801",
         "planning would cost too much",
         "Deciding which tiles are empty, partial or full would take more time or memory than the message says. Use "
         "larger tiles, or a pattern whose boundary is shorter.",
+        "from maskc.tiles import make_plan\n"
+        "\n"
+        'program = maskc.parse("hash(q, k) % 2 == 0").program\n'
+        "make_plan(program, maskc.make_binding(program, 256, 256), budget=1000)",
     ),
     ErrorRow(
         "E901",
         "the program is too large",
         "After all definitions are expanded the program has more nodes than the message says. Definitions that use "
         "one another twice over many levels grow like that.",
+        "def two = causal & causal & causal & causal & causal & causal & causal & causal\n"
+        "def three = two & two & two & two & two & two & two & two\n"
+        "def four = three & three & three & three & three & three & three & three\n"
+        "def five = four & four & four & four & four & four & four & four\n"
+        "def six = five & five & five & five & five & five & five & five\n"
+        "def seven = six & six & six & six & six & six & six & six\n"
+        "seven\n",
     ),
 )
 

@@ -43,20 +43,19 @@ def _row(code: str) -> ErrorRow:
 def explain(row: ErrorRow, color: bool = False) -> str:
     """Title, explanation, example, and what maskc says of the example."""
     parts = [f"{row.code}: {row.title}", textwrap.fill(row.explanation, 88)]
-    if row.example:
-        parts.append("For example:\n\n" + textwrap.indent(row.example.rstrip("\n"), "    "))
-    said = row.report or ("" if row.is_call else report_of(row.example))
-    if said:
-        parts.append("maskc says:\n\n" + textwrap.indent(styled(said, color), "    "))
+    parts.append("For example:\n\n" + textwrap.indent(row.example.rstrip("\n"), "    "))
+    parts.append("maskc says:\n\n" + textwrap.indent(styled(said(row), color), "    "))
     return "\n\n".join(parts)
 
 
-def report_of(text: str) -> str:
-    """The rendered errors and warnings of a program."""
+def said(row: ErrorRow) -> str:
+    """The rendered errors or warnings of a row's example."""
     from maskc.check import check_source
     from maskc.diagnostics import Source
 
+    if row.is_call:
+        return row.report
     try:
-        return render(check_source(Source(text, "example.mask")).warnings)
+        return render(check_source(Source(row.example, "example.mask")).warnings)
     except MaskcError as error:
         return str(error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -50,19 +52,25 @@ def _tree(file: str) -> str:
 
 def _write(value: object, label: str, depth: int, lines: list[str]) -> None:
     """One line a node: its class, and what it holds that is no node."""
-    import dataclasses
-
     indent = "  " * depth + (f"{label}: " if label else "")
-    if isinstance(value, tuple):
+    fields = _fields(value)
+    if fields is not None:
+        nested = {n: v for n, v in fields.items() if isinstance(v, tuple) or _fields(v) is not None}
+        words = " ".join(f"{n}={v!r}" for n, v in fields.items() if n not in nested and v not in (None, ""))
+        lines.append(f"{indent}{type(value).__name__} {words}".rstrip())
+        for name, inner in nested.items():
+            _write(inner, name, depth + 1, lines)
+    elif isinstance(value, tuple):
         for each in value:
             _write(each, label, depth, lines)
-    elif dataclasses.is_dataclass(value):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name != "span"}
-        leaves = {n: v for n, v in fields.items() if not isinstance(v, tuple) and not dataclasses.is_dataclass(v)}
-        words = " ".join(f"{n}={v!r}" for n, v in leaves.items() if v not in (None, ""))
-        lines.append(f"{indent}{type(value).__name__} {words}".rstrip())
-        for name, field in fields.items():
-            if name not in leaves:
-                _write(field, name, depth + 1, lines)
     else:
         lines.append(f"{indent}{value!r}")
+
+
+def _fields(value: object) -> dict[str, object] | None:
+    """What a node of the syntax tree holds, but its place; None if ``value`` is no node."""
+    if dataclasses.is_dataclass(value):
+        names: Sequence[str] = [f.name for f in dataclasses.fields(value)]
+    else:
+        names = getattr(value, "_fields", ())
+    return {n: getattr(value, n) for n in names if n != "span"} if names else None

@@ -80,12 +80,14 @@ def _call(
         program, heads=given.heads, layer=given.layer, sizes=given.sizes, backend=backend, arguments=static
     )
     start = time.perf_counter()
-    out, lse = op(q, k, v, return_lse=True, **inputs)
+    has_lse = program.normalizer.kind == "softmax"
+    result = op(q, k, v, return_lse=has_lse, **inputs)
     forward_s = time.perf_counter() - start
+    out, lse = result if has_lse else (result, None)
     start = time.perf_counter()
     torch.autograd.backward((out * tensors[3]).sum())
     backward_s = time.perf_counter() - start
-    results = {"output": out.detach(), "lse": lse.detach()}
+    results = {"output": out.detach()} if lse is None else {"output": out.detach(), "lse": lse.detach()}
     learned = {n: x for n, x in inputs.items() if getattr(x, "requires_grad", False)}
     for what, x in {"q": q, "k": k, "v": v, **learned}.items():
         if x.grad is not None:

@@ -63,10 +63,12 @@ def command(
 def _sentence(query: int, key: int, whole: Clause, decides: Clause) -> str:
     verb = "sees" if whole.holds else "does not see"
     start = f"Query {query} {verb} key {key}: "
+    parts = "; ".join(_named(p) for p in decides.parts)
+    of = f"`{decides.source}` is {'true' if decides.holds else 'false'}, for " if decides.source else ""
     if decides.kind == "and" and decides.holds:
-        return start + "all of these hold: " + "; ".join(_named(p) for p in decides.parts) + "."
+        return f"{start}{of}all of these hold: {parts}."
     if decides.kind == "or" and not decides.holds:
-        return start + "none of these holds: " + "; ".join(_named(p) for p in decides.parts) + "."
+        return f"{start}{of}none of these holds: {parts}."
     return f"{start}{_named(decides)} is {'true' if decides.holds else 'false'}."
 
 

@@ -111,7 +111,7 @@ def _count(program: Program, binding: Binding, head: int, batch: int, step: int)
 def _plan(program: Program, binding: Binding, head: int, batch: int, step: int) -> npt.NDArray[np.float64]:
     from maskc.tiles import make_plan
 
-    plan = make_plan(program, binding, step, step)
+    plan = make_plan(program, binding, q_tile=step, k_tile=step)
     return kinds_of_plan(plan, head, batch)
 
 

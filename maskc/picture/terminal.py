@@ -77,10 +77,10 @@ def legend(cells: Cells, canvas: Canvas) -> Text:
     text = Text()
     each = "a cell is one pair" if cells.q_step == 1 else f"a cell is {cells.q_step} x {cells.k_step} pairs"
     text.append(f"{each}: ")
-    names = ((_EMPTY, shades[0], "none"), (_PARTIAL[2], shades[2], "some"), (_FULL, shades[4], "all kept"))
+    names = ((_EMPTY, shades[0], "none"), (_PARTIAL[2], shades[1:4], "some"), (_FULL, shades[4], "all kept"))
     for color, shade, name in names if cells.q_step > 1 else (names[0], names[2]):
         mark = "█" if canvas.halves else shade
-        text.append(mark * 2, style=Style(color=_rgb(color)) if canvas.color else Style())
+        text.append(mark if len(mark) > 1 else mark * 2, style=Style(color=_rgb(color)) if canvas.color else Style())
         text.append(f" {name.replace('none', 'not kept').replace('all ', '') if cells.q_step == 1 else name}  ")
     if cells.kept is not None:
         text.append(f"{100 * cells.kept:.4g} % of pairs kept")

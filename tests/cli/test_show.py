@@ -1,0 +1,166 @@
+"""maskc show, why, diff, run, ir and spec."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+WINDOW = "pattern w(window: int = 4) {\n    attend sliding_window(window) | sinks(1)\n}\n"
+HEADS = "pattern two(width: int[head], doc: int[token]) {\n    attend sliding_window(width[h]) & same(doc)\n}\n"
+
+
+def test_show_draws_every_pair_of_a_short_sequence(maskc: Any, write: Any) -> None:
+    result = maskc("show", write("w.mask", WINDOW), "--q", "6", "--arg", "window=2")
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        "w: 6 queries x 6 keys, layer 0, head 0 of 1",
+        "    key 0",
+        "    q 0 ██··········",
+        "        ████········",
+        "        ██████······",
+        "        ██··████····",
+        "      4 ██····████··",
+        "        ██······████",
+        "a cell is one pair: ·· not kept  ██ kept  41.67 % of pairs kept",
+    ]
+
+
+def test_show_makes_up_what_is_missing_and_says_so(maskc: Any, write: Any) -> None:
+    file = write("two.mask", HEADS)
+    result = maskc("show", file, "--q", "8", "--arg", "width=[2, 8]", "--head", "all")
+    assert result.code == 0
+    assert "note: doc was not given" in result.err
+    assert "width" not in result.err
+    assert "head 0 of 2" in result.out
+    assert "head 1 of 2" in result.out
+    assert maskc("show", file, "--q", "8", "--head", "5", "--heads", "2").code == 2
+
+
+def test_show_takes_inputs_from_files(maskc: Any, write: Any, tmp_path: Path) -> None:
+    file = write("two.mask", HEADS)
+    np.save(tmp_path / "doc.npy", np.array([0, 0, 1, 1]))
+    (tmp_path / "width.json").write_text("[4]")
+    result = maskc("show", file, "--q", "4", "--input", "doc=@doc.npy", "--arg", "width=@width.json", "--json")
+    assert result.err == ""
+    full, empty = "full", "empty"
+    assert json.loads(result.out)["heads"][0]["cells"] == [
+        [full, empty, empty, empty],
+        [full, full, empty, empty],
+        [empty, empty, full, empty],
+        [empty, empty, full, full],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--arg", "widnow=3"], "E502"),
+        (["--arg", "window=wide"], "E503"),
+        (["--arg", "window"], "E503"),
+        (["--arg", "window=@missing.json"], "E003"),
+        (["--size", "y=many"], "E503"),
+        (["--head", "first"], "E503"),
+    ],
+)
+def test_show_refuses_wrong_arguments(maskc: Any, write: Any, words: list[str], code: str) -> None:
+    result = maskc("show", write("w.mask", WINDOW), "--q", "4", *words)
+    assert result.code == 2
+    assert f"error[{code}]" in result.err
+
+
+def test_show_asks_which_pattern_is_meant(maskc: Any, write: Any) -> None:
+    file = write("both.mask", WINDOW + HEADS)
+    assert "error[E205]" in maskc("show", file).err
+    assert maskc("show", file, "--name", "w", "--q", "4").code == 0
+    assert "error[E205]" in maskc("show", file, "--name", "third").err
+
+
+def test_show_fills_a_grid_with_the_length(maskc: Any, write: Any) -> None:
+    file = write("grid.mask", "pattern g over grid(y, x) {\n    attend same(y)\n}\n")
+    made_up = maskc("show", file, "--q", "12")
+    assert made_up.code == 0
+    assert "y=3, x=4" in made_up.err
+    assert "8 queries x 8 keys" in maskc("show", file, "--size", "y=2", "--size", "x=4").out
+
+
+def test_show_writes_a_png(maskc: Any, write: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert maskc("show", write("w.mask", WINDOW), "--q", "64", "--png", "out/w.png").code == 0
+    assert (tmp_path / "out" / "w.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_why_names_the_clause_that_decides(maskc: Any, write: Any) -> None:
+    file = write("w.mask", WINDOW)
+    kept = maskc("why", file, "9", "0")
+    assert kept.code == 0
+    assert kept.out.startswith("Query 9 sees key 0: `sinks(1)`, that is `k < 1` (0 < 1) is true.\n")
+    left_out = maskc("why", file, "9", "3").out
+    assert left_out.startswith("Query 9 does not see key 3: `sliding_window(window) | sinks(1)` is false")
+    assert "no  q - k < window   6 < 4" in left_out
+    answer = json.loads(maskc("why", file, "9", "3", "--json").out)
+    assert answer["sees"] is False
+    assert maskc("why", file, "9", "3", "--q", "4").code == 2
+
+
+def test_why_follows_the_case_that_applies(maskc: Any, write: Any) -> None:
+    text = "pattern m {\n    attend match layer { 0: causal; else: sliding_window(2) }\n}\n"
+    file = write("m.mask", text)
+    assert "`causal`" in maskc("why", file, "9", "3").out
+    assert "`q - k < 2` (6 < 2) is false" in maskc("why", file, "9", "3", "--layer", "1").out
+
+
+def test_diff_finds_the_smallest_counterexample(maskc: Any, write: Any) -> None:
+    a, b = write("a.mask", "sliding_window(4)\n"), write("b.mask", "sliding_window(5)\n")
+    result = maskc("diff", a, b)
+    assert result.code == 1
+    assert result.out.startswith("different: the second keeps query 4, key 0, and the first does not")
+    assert result.out.count("5 queries x 5 keys") == 3
+    found = json.loads(maskc("diff", a, b, "--json").out)["counterexample"]
+    assert (found["k_len"], found["query"], found["key"], found["first_keeps"]) == (5, 4, 0, False)
+
+
+def test_diff_looks_next_to_the_numbers_of_the_programs(maskc: Any, write: Any) -> None:
+    a, b = write("a.mask", "causal\n"), write("b.mask", "sliding_window(700)\n")
+    found = json.loads(maskc("diff", a, b, "--json").out)["counterexample"]
+    assert (found["k_len"], found["query"], found["key"]) == (701, 700, 0)
+    assert maskc("diff", a, b, "--up-to", "500").code == 0
+
+
+def test_diff_of_equal_masks(maskc: Any, write: Any) -> None:
+    a, b = write("a.mask", "k <= q & q - k < 4\n"), write("b.mask", "sliding_window(4)\n")
+    assert maskc("diff", a, b).code == 0
+    c = write("c.mask", "hash(q, k) % 2 == 0 & causal | causal & hash(q, k) % 2 != 0\n")
+    result = maskc("diff", c, write("d.mask", "causal\n"), "--up-to", "20")
+    assert result.code == 0
+
+
+def test_ir_prints_stages(maskc: Any, write: Any) -> None:
+    file = write("w.mask", WINDOW)
+    assert "Pattern" in maskc("ir", file, "--stage", "tree").out
+    assert "0 <= q - k" in maskc("ir", file, "--stage", "typed").out
+    assert maskc("ir", file).out.startswith("pattern w(")
+    assert maskc("ir", file, "--stage", "kernel").code == 2
+
+
+def test_spec_is_read_back(maskc: Any, write: Any) -> None:
+    import maskc as library
+
+    result = maskc("spec", write("w.mask", WINDOW), "--arg", "window=9")
+    assert library.from_spec(result.out).args == {"window": 9}
+
+
+def test_run_compares_with_the_reference(maskc: Any, write: Any) -> None:
+    pytest.importorskip("torch")
+    text = "pattern r(bias: float[head, 8], doc: int[token]) {\n    attend causal & same(doc)\n"
+    text += "    score s + bias[h, q - k]\n}\n"
+    result = maskc("run", write("r.mask", text), "--q", "24", "--heads", "2", "--kv-heads", "1", "--dim", "8", "--json")
+    data = json.loads(result.out)
+    assert result.code == 0
+    assert data["ok"]
+    assert set(data["errors"]) == {"output", "lse", "grad q", "grad k", "grad v", "grad bias"}
+    assert max(data["errors"].values()) < 1e-4
+    assert maskc("run", "r.mask", "--q", "8", "--backend", "none-such").code == 2
