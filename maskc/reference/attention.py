@@ -99,7 +99,8 @@ def _rows(
     alone: dict[str, Any] = {**at, "k": torch.zeros_like(at["k"][..., :1])}
     sink = program.normalizer.sink
     weight, lse = _weights(program.normalizer.kind, score, None if sink is None else value(sink, **alone))
-    out = _weighted_sum(weight, v, kept, clean)
+    # A NaN that is kept makes the whole row one, but goes to no value that the row leaves out.
+    out = _weighted_sum(weight.masked_fill(~kept, 0.0), v, kept, clean)
     if program.output is not Symbol("o"):
         out = value(program.output, **alone, o=out).expand(out.shape)
     return out, lse

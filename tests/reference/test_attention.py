@@ -159,6 +159,17 @@ def test_a_nan_reaches_the_queries_that_keep_its_key_and_no_other():
     assert out[:, :, 4:].isnan().all()
 
 
+def test_a_nan_made_by_a_score_stays_in_its_pairs():
+    op = reference("pattern p(x: float[q]) { attend causal; score s + sqrt(x[q]) }")
+    q, k, v = tensors(kv_heads=2)
+    x = torch.ones(9, dtype=torch.float64)
+    x[4] = -1.0
+    out = op(q, k, v, x=x)
+    assert (~out.isfinite()).any(-1)[0, 0].nonzero().flatten().tolist() == [4]
+    for g in torch.autograd.grad(out.sum(), (k, v)):
+        assert g[:, :, 5:].isfinite().all()
+
+
 def test_chunks_of_rows_change_nothing(monkeypatch):
     from maskc.reference import attention
 
