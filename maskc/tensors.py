@@ -60,21 +60,21 @@ def check_float_input(
 
     A tensor is taken as it is, for its gradient; lists and arrays are converted.
     """
-    value = _as_tensor(p, value, q)
-    if not value.is_floating_point():
+    tensor = _as_tensor(p, value, q)
+    if not tensor.is_floating_point():
         raise fail(
-            "E511", f"{declaration(p)}: expected a float dtype, found {value.dtype}", f"convert: {p.name}.float()"
+            "E511", f"{declaration(p)}: expected a float dtype, found {tensor.dtype}", f"convert: {p.name}.float()"
         )
-    if value.device != q.device:
-        raise fail("E512", f"q is on {q.device}, but {p.name} is on {value.device}", f"move it: {p.name}.to(q.device)")
+    if tensor.device != q.device:
+        raise fail("E512", f"q is on {q.device}, but {p.name} is on {tensor.device}", f"move it: {p.name}.to(q.device)")
     dims = {
         "head": heads,
         "layer": compiled.layer,
         "batch": q.shape[0],
         **positions(cross, q.shape[2], k.shape[2]),
     }
-    check_shape(p, tuple(value.shape), dims, compiled.args)
-    return value
+    check_shape(p, tuple(tensor.shape), dims, compiled.args)
+    return tensor
 
 
 def _as_tensor(p: Parameter, value: Any, q: torch.Tensor) -> torch.Tensor:
