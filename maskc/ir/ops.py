@@ -144,8 +144,8 @@ OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 def apply(name: str, *args: Node) -> Node:
     """Apply an operator, checking operand types; ``and`` and ``or`` come out flat.
 
-    Nothing is simplified here: that is the passes' work. Raises TypeError on a wrong use, which
-    is a defect of the caller: user errors are found when lowering.
+    A negated constant is a constant; beyond that nothing is simplified here: that is the passes' work.
+    Raises TypeError on a wrong use, which is a defect of the caller: user errors are found when lowering.
     """
     op = OPS[name]
     if op.laws >= {"associative", "idempotent"} and op.arity is None:
@@ -158,6 +158,8 @@ def apply(name: str, *args: Node) -> Node:
     short = len(args) < (1 if name == "hash" else 2) if op.arity is None else len(args) != op.arity
     if short or len(types) != 1 or not types <= set(op.takes) or (name == "select" and args[0].type is not _BOOL):
         raise TypeError(f"{name} cannot take {[a.type.value for a in args]}")
+    if name == "neg" and isinstance(args[0], Const):  # `-1` is a literal.
+        return Const(-args[0].value)
     return Apply(name, args, op.gives or valued[0].type)
 
 

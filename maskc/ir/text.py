@@ -20,12 +20,16 @@ _SUM = OPS["add"].precedence
 _SHORT = 10
 
 
-def print_node(node: Node, names: Mapping[Node, str] | None = None) -> str:
+#: The names of the values of enumerations, by the name of the parameter or input.
+Labels = Mapping[str, tuple[str, ...]]
+
+
+def print_node(node: Node, names: Mapping[Node, str] | None = None, labels: Labels | None = None) -> str:
     """The expression as text, with as few brackets as the precedences of ``OPS`` allow.
 
-    ``names`` gives names to sub-expressions, which then stand for them.
+    ``names`` gives names to sub-expressions, which then stand for them; ``labels`` to the values of enumerations.
     """
-    return _print_all([node], names or {})[node][0]
+    return _print_all([node], names or {}, labels or {})[node][0]
 
 
 def print_program(program: Program, *, name: str | None = None, docs: bool = True) -> str:
@@ -34,8 +38,9 @@ def print_program(program: Program, *, name: str | None = None, docs: bool = Tru
     ``name`` replaces the pattern's name; ``docs`` says whether to write its doc comment.
     """
     lets = _lets(program)
-    texts = _print_all(program.roots(), lets)
-    own = _print_all(lets, lets, keep=lets)
+    labels = {p.name: p.labels for p in program.params if p.labels}
+    texts = _print_all(program.roots(), lets, labels)
+    own = _print_all(lets, lets, labels, keep=lets)
     lines = [f"## {line}".rstrip() for line in program.doc.splitlines()] if docs else []
     params = ", ".join(print_parameter(p) for p in program.params)
     header = f"pattern {program.name if name is None else name}" + (f"({params})" if params else "")
@@ -121,17 +126,29 @@ def _length(node: Node, lengths: Mapping[Node, int]) -> int:
 
 
 def _print_all(
-    roots: Iterable[Node], names: Mapping[Node, str], keep: Collection[Node] = ()
+    roots: Iterable[Node], names: Mapping[Node, str], labels: Labels, keep: Collection[Node] = ()
 ) -> dict[Node, tuple[str, int]]:
     """Text and precedence of every node; of those in ``keep`` the expression itself, though others see its name."""
     printed: dict[Node, tuple[str, int]] = {}
     spelled: dict[Node, tuple[str, int]] = {}
     for node in postorder(roots):
-        text = _print_one(node, [printed[c] for c in node.children])
+        operands = [printed[c] for c in node.children]
+        if labels and isinstance(node, Apply) and node.op in ("eq", "ne", "select"):
+            operands = _labelled(node, operands, labels)
+        text = _print_one(node, operands)
         if node in keep:
             spelled[node] = text
         printed[node] = (names[node], _ATOM) if node in names else text
     return {**printed, **spelled}
+
+
+def _labelled(node: Apply, operands: list[tuple[str, int]], labels: Labels) -> list[tuple[str, int]]:
+    """Beside an enumeration, an integer is one of its values."""
+    found = next((labels[a.name] for a in node.args if isinstance(a, (Param, Lookup)) and a.name in labels), ())
+    return [
+        (found[int(a.value)], _ATOM) if isinstance(a, Const) and a.type is Type.INT and 0 <= a.value < len(found) else o
+        for a, o in zip(node.args, operands, strict=True)
+    ]
 
 
 def _print_one(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
@@ -165,11 +182,8 @@ def _print_apply(node: Apply, operands: list[tuple[str, int]]) -> tuple[str, int
         condition, yes, no = (text for text, _ in operands)
         return f"match {condition} {{ true: {yes}; else: {no} }}", _ATOM
     if op.form == "prefix":
-        # `- -x` and `-1` would read as one literal or as another operator.
         tight = op.precedence + 1 if node.op == "neg" else op.precedence
         inner = _bracket(operands[0], tight)
-        if node.op == "neg" and isinstance(node.args[0], Const):
-            inner = f"({inner})"
         return f"{op.symbol}{inner}", op.precedence
     first = op.precedence + (1 if op.precedence in (_COMPARISON, OPS["pow"].precedence) else 0)
     texts = [_bracket(operands[0], first), *(_bracket(o, op.precedence + 1) for o in operands[1:])]

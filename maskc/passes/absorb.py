@@ -1,0 +1,110 @@
+"""Masks that others contain go: bounds on one quantity become one, ``a & (a | b)`` is ``a``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from maskc.ir.nodes import Apply, Const, Node
+from maskc.ir.ops import apply
+from maskc.ir.program import Program
+from maskc.ir.rewrite import map_program, rewrite
+from maskc.passes.linear import Bound, Linear, bound_node, bound_of, order_key
+from maskc.passes.negate import opposite
+
+__all__ = ["absorb"]
+
+_DUAL = {"and": "or", "or": "and"}
+
+
+def absorb(program: Program) -> Program:
+    """The pass."""
+    return map_program(program, lambda node: rewrite(node, (bounds, contained, opposites)))
+
+
+def bounds(node: Node) -> Node | None:
+    """``q - k < 8 & q - k < 4`` is ``q - k < 4``; of ``|`` the loosest stays; the impossible is false."""
+    if not isinstance(node, Apply) or node.op not in _DUAL:
+        return None
+    groups: dict[Linear, list[Bound]] = {}
+    others: list[Node] = []
+    for a in node.args:
+        bound = bound_of(a)
+        if isinstance(bound, Bound):
+            groups.setdefault(bound.form, []).append(bound)
+        else:
+            others.append(a)
+    made: list[Node] = []
+    for group in groups.values():
+        # An `or` is the negation of the `and` of the negated bounds.
+        merged = _both(group) if node.op == "and" else _both([b.negated() for b in group])
+        if merged is None:
+            return Const(node.op == "or")
+        made.extend(bound_node(b if node.op == "and" else b.negated()) for b in merged)
+    parts = sorted({*made, *others}, key=order_key)
+    return _joined(node.op, parts) if set(parts) != set(node.args) else None
+
+
+def _both(group: Iterable[Bound]) -> list[Bound] | None:
+    """The fewest bounds on one form that hold together where all of ``group`` do; None if they never do."""
+    group = list(group)
+    form = group[0].form
+    fixed = {b.limit for b in group if b.kind == "eq"}
+    if fixed:
+        value = fixed.pop()
+        return [Bound("eq", form, value)] if not fixed and all(b.holds(value) for b in group) else None
+    low = max((b.limit for b in group if b.kind == "low"), default=None)
+    high = min((b.limit for b in group if b.kind == "high"), default=None)
+    holes = {b.limit for b in group if b.kind == "ne"}
+    while low is not None and low in holes:
+        holes.remove(low)
+        low += 1
+    while high is not None and high - 1 in holes:
+        holes.remove(high - 1)
+        high -= 1
+    if low is not None and high is not None and low >= high - 1:
+        return [Bound("eq", form, low)] if low == high - 1 else None
+    inside = [h for h in sorted(holes) if (low is None or h > low) and (high is None or h < high)]
+    ends = [Bound("low", form, low)] if low is not None else []
+    ends += [Bound("high", form, high)] if high is not None else []
+    return [*ends, *(Bound("ne", form, h) for h in inside)]
+
+
+def contained(node: Node) -> Node | None:
+    """``a & (a | b)`` is ``a``, and ``(a | b) & (a | b | c)`` is ``a | b``; likewise with the two exchanged."""
+    if not isinstance(node, Apply) or node.op not in _DUAL:
+        return None
+    sets = {a: _operands(a, _DUAL[node.op]) for a in node.args}
+    kept = [a for a in node.args if not any(sets[b] < sets[a] for b in node.args if b is not a)]
+    return _joined(node.op, kept) if len(kept) < len(node.args) else None
+
+
+def opposites(node: Node) -> Node | None:
+    """``a & ~a`` is false, and ``a & (~a | b)`` is ``a & b``; likewise with the two exchanged."""
+    if not isinstance(node, Apply) or node.op not in _DUAL:
+        return None
+    against = {_opposite(a) for a in node.args}
+    if any(a in against for a in node.args):
+        return Const(node.op == "or")
+    parts: list[Node] = []
+    for a in node.args:
+        inner = _operands(a, _DUAL[node.op])
+        left = [i for i in a.children if i not in against] if len(inner) > 1 else [a]
+        parts.append(a if len(left) == len(inner) else _joined(_DUAL[node.op], left))
+    return _joined(node.op, parts) if tuple(parts) != node.args else None
+
+
+def _operands(node: Node, op: str) -> frozenset[Node]:
+    return frozenset(node.args) if isinstance(node, Apply) and node.op == op else frozenset({node})
+
+
+def _opposite(node: Node) -> Node:
+    bound = bound_of(node)
+    if isinstance(bound, Bound):
+        return bound_node(bound.negated())
+    return opposite(node)
+
+
+def _joined(op: str, parts: list[Node]) -> Node:
+    if not parts:
+        return Const(op == "and")
+    return apply(op, *parts) if len(parts) > 1 else parts[0]
