@@ -108,9 +108,7 @@ _BINARY: dict[str, Callable[..., tuple[Node, Node]]] = {
 
 # From the operand and the value itself.
 _UNARY: dict[str, Callable[[Node, Node], Node]] = {
-    "abs": lambda a, _: _select(
-        apply("lt", a, _ZERO), Const(-1.0), _select(apply("eq", a, _ZERO), _ZERO, _ONE)
-    ),
+    "abs": lambda a, _: _select(apply("lt", a, _ZERO), Const(-1.0), _select(apply("eq", a, _ZERO), _ZERO, _ONE)),
     "exp": lambda _, y: y,
     "exp2": lambda _, y: _mul(y, Const(math.log(2.0))),
     "log": lambda a, _: _divide(_ONE, a),

@@ -1,0 +1,132 @@
+"""What is known when compiling is put in: scalars, sizes, the layer, heads and look-ups in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.nodes import Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
+from maskc.ir.ops import disjunction
+from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Parameter, Program
+from maskc.ir.rewrite import map_program, mentions, rebuild, substitute
+from maskc.passes import normalise
+from maskc.passes.fold import fold_node
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Tables = Mapping[str, npt.NDArray[np.generic]]
+
+__all__ = ["bind", "head_groups", "unroll"]
+
+#: Alternatives of all ``any`` of a program together.
+MAX_ALTERNATIVES = 4096
+
+
+def bind(
+    program: Program,
+    *,
+    args: Mapping[str, bool | int | float] = {},
+    layer: int | None = None,
+    heads: int | None = None,
+    head: int | None = None,
+    sizes: Mapping[str, int] = {},
+    tables: Tables = {},
+) -> Program:
+    """The normal form of the program with everything that is given put in; the rest stays open.
+
+    Args:
+        args: scalar parameters, enumerations as integers. They leave the signature.
+        layer, heads, head: values of ``layer``, ``heads`` and ``h``.
+        sizes: values of ``Size``: ``q`` and ``k`` too, if they are to be fixed.
+        tables: compile-time tables; look-ups whose indices come out constant are put in.
+
+    Raises:
+        MaskcError: E508 if ``any`` has more than 4096 alternatives in all.
+    """
+    known: dict[Node, Node] = {Size(name): Const(int(value)) for name, value in sizes.items()}
+    for name, value in (("layer", layer), ("heads", heads), ("h", head)):
+        if value is not None:
+            known[Symbol(name)] = Const(int(value))
+    for p in program.params:
+        if p.is_scalar and p.name in args:
+            known[Param(p.name, p.type)] = _constant(args[p.name], p.type)
+    static = {p.name: tables[p.name] for p in program.params if p.when == "compile" and p.name in tables}
+    left = [MAX_ALTERNATIVES]
+
+    def specialise(node: Node) -> Node:
+        node = substitute(node, known)
+        while True:
+            before = node
+            node = fold_node(unroll(_look_up(fold_node(node), static), left))
+            if node is before:
+                return node
+
+    bound = map_program(program, specialise)
+    return normalise(bound.replace(params=tuple(_without(p, args) for p in program.params if p.name not in args)))
+
+
+def _without(p: Parameter, args: Mapping[str, Any]) -> Parameter:
+    """The declaration with the extents that are known now as numbers."""
+    from dataclasses import replace
+
+    domain = tuple(int(args[d]) if isinstance(d, str) and d in args else d for d in p.domain)
+    return replace(p, domain=domain) if domain != p.domain else p
+
+
+def _constant(value: Any, type_: Type) -> Const:
+    return Const({Type.BOOL: bool, Type.INT: int, Type.FLOAT: float}[type_](value))
+
+
+def _look_up(node: Node, tables: Tables) -> Node:
+    def read(n: Node) -> Node:
+        if not (isinstance(n, Lookup) and n.name in tables and all(isinstance(i, Const) for i in n.indices)):
+            return n
+        table = tables[n.name]
+        if 0 in table.shape:
+            return _constant(0, n.type)
+        wanted = [int(i.value) for i in n.indices if isinstance(i, Const)]
+        place = tuple(min(max(i, 0), extent - 1) for i, extent in zip(wanted, table.shape, strict=True))
+        return _constant(table[place], n.type)
+
+    return rebuild(node, read)
+
+
+def unroll(node: Node, left: list[int] | None = None) -> Node:
+    """``node`` with every ``any`` of a constant count as an ``|`` of its alternatives, the innermost first.
+
+    ``left`` holds how many alternatives there may still be, and is counted down. Raises MaskcError E508.
+    """
+    budget = [MAX_ALTERNATIVES] if left is None else left
+
+    def expand(n: Node) -> Node:
+        if not isinstance(n, Exists) or not isinstance(n.count, Const):
+            return n
+        count = int(n.count.value)
+        budget[0] -= max(0, count)
+        if budget[0] < 0:
+            hint = "use a table or an input of the chosen keys, or fewer alternatives"
+            message = f"`any` has more than {MAX_ALTERNATIVES} alternatives in all"
+            raise MaskcError(Diagnostic("E508", message, None, hint=hint))
+        return disjunction(substitute(n.body, {n.index: Const(i)}) for i in range(count))
+
+    return rebuild(node, expand) if any(isinstance(n, Exists) for n in postorder([node])) else node
+
+
+def head_groups(program: Program, heads: int, **known: Any) -> list[tuple[tuple[int, ...], Program]]:
+    """The heads in groups of equal masks, each with the program for it, ordered by first head.
+
+    ``known`` is what ``bind`` takes besides. A group's program still speaks of ``h`` in its score and output,
+    since only the masks agree.
+    """
+    plain = bind(program, heads=heads, **known)
+    if "h" not in mentions([plain.mask])[plain.mask]:
+        return [(tuple(range(heads)), plain)]
+    bare = plain.replace(score=SCORE, output=OUTPUT, normalizer=SOFTMAX, assertions=())
+    groups: dict[Node, list[int]] = {}
+    for head in range(heads):
+        mask = bind(bare, head=head, tables=known.get("tables", {})).mask
+        groups.setdefault(mask, []).append(head)
+    return [(tuple(members), plain.replace(mask=mask)) for mask, members in groups.items()]
