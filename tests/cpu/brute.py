@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ class BrutePlan:
     k_tile: int
     groups: tuple[Group, ...]
     masks: tuple[np.ndarray[Any, Any], ...]
-    q_order: Order = Order()
-    k_order: Order = Order()
+    q_order: Order = field(default_factory=Order)
+    k_order: Order = field(default_factory=Order)
 
-    def tile_mask(self, group: int, rows: Any, cols: Any) -> np.ndarray[Any, Any]:
-        mask = self.masks[group]
+    def tile_mask(self, group: Group, rows: Any, cols: Any) -> np.ndarray[Any, Any]:
+        mask = self.masks[self.groups.index(group)]
         q, k = -(-mask.shape[0] // self.q_tile), -(-mask.shape[1] // self.k_tile)
         full = np.zeros((q * self.q_tile, k * self.k_tile), dtype=bool)
         full[: mask.shape[0], : mask.shape[1]] = mask
@@ -59,6 +59,7 @@ def brute_plan(
             groups.append(Group(heads, (b,), _runs(mask, q_tile, k_tile), _intervals(mask, intervals)))
             masks.append(mask)
     if len(groups) == binding.batch and all(len(g.heads) == binding.heads for g in groups) and len(found) == 1:
+        masks = masks[:1]
         groups = [Group(groups[0].heads, tuple(range(binding.batch)), groups[0].runs, groups[0].intervals)]
     orders = [Order() if o is None else Order("test", np.asarray(o, np.int32)) for o in (q_order, k_order)]
     return BrutePlan(program, binding, q_tile, k_tile, tuple(groups), tuple(masks), *orders)

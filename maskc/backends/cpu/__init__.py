@@ -21,7 +21,9 @@ _DTYPES = ("float32", "float64", "bfloat16", "float16")
 def supports(program: Program, request: Request) -> Refusal | None:
     """Every program, on tensors in main memory of the four usual float dtypes."""
     if request.device not in (None, "cpu"):
-        return Refusal(f"it computes on the CPU, and the tensors are on {request.device}", "move the tensors to the CPU")
+        return Refusal(
+            f"it computes on the CPU, and the tensors are on {request.device}", "move the tensors to the CPU"
+        )
     if request.dtype is not None and request.dtype not in _DTYPES:
         return Refusal(f"it does not compute in {request.dtype}", f"convert q, k and v to one of {', '.join(_DTYPES)}")
     return None

@@ -55,8 +55,8 @@ class Entry:
         return make_plan(self.program, self.binding, q_tile=128, k_tile=128)
 
     @functools.cached_property
-    def schedules(self) -> tuple[Schedule, ...]:
-        """The jobs."""
+    def schedules(self) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]]:
+        """The jobs of the forward and of the backward pass."""
         return schedule(self.plan)
 
     @functools.cached_property
@@ -125,9 +125,7 @@ def _in_place(x: Tensor, order: Order) -> Tensor:
 class _Work:
     """One call: the tensors in the precision of the computation."""
 
-    def __init__(
-        self, entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
-    ) -> None:
+    def __init__(self, entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float) -> None:
         self.entry, self.scale = entry, scale
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         plan = entry.plan
@@ -155,7 +153,7 @@ class _Work:
         width = v.shape[3]
         if self.flash and not careful:
             q, k, v = _same_width(q, k, v)
-        out, lse = attend(self.entry.schedules, self._kernel(careful, self.flash, {}), q, k, v, self.additive)
+        out, lse = attend(self.entry.schedules[0], self._kernel(careful, self.flash, {}), q, k, v, self.additive)
         order = self.entry.plan.q_order
         return _in_place(out[..., :width], order), _in_place(lse, order)
 
@@ -191,7 +189,7 @@ class _Work:
         if flash and not careful:
             q, k, v, rows[0], rows[3] = _same_width(q, k, v, rows[0], rows[3])
         kernel = self._kernel(careful, flash, tables)
-        dq, dk, dv = attend_backward(self.entry.schedules, kernel, q, k, v, rows[0], rows[1], rows[2], rows[3])
+        dq, dk, dv = attend_backward(self.entry.schedules[1], kernel, q, k, v, rows[0], rows[1], rows[2], rows[3])
         dq, dk, dv = dq[..., :key_width], dk[..., :key_width], dv[..., :value_width]
         return (_in_place(dq, order), _in_place(dk, k_order), _in_place(dv, k_order)), list(tables.values())
 

@@ -68,9 +68,9 @@ def _result(q: Tensor, value_dim: int, fill: bool = True) -> tuple[Tensor, Tenso
     return (out.zero_(), lse.fill_(-torch.inf)) if fill else (out, lse)
 
 
-def _calls(one: Schedule, kernel: Kernel, q: Tensor) -> Iterator[Block]:
+def _calls(one: Schedule, kernel: Kernel, q: Tensor, backward: bool = False) -> Iterator[Block]:
     for job in one.jobs:
-        most = kernel.blocks_at_once(Block(job, 0, 1), q)
+        most = kernel.blocks_at_once(Block(job, 0, 1), q, backward)
         yield from split(job, q.shape[0], most)
 
 
@@ -109,7 +109,7 @@ def _backward_group(
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, out, lse, delta, grad = rows
     grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (q, k, v))
-    for block in _calls(one, kernel, q):
+    for block in _calls(one, kernel, q, backward=True):
         views = [block.queries(x) for x in (q, out, grad)]
         row_lse, row_delta = (block.queries(x[..., None])[..., 0] for x in (lse, delta))
         given = (views[0], block.keys(k), block.keys(v), views[1], row_lse, row_delta, views[2])

@@ -6,7 +6,7 @@ into a table are in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,11 @@ class Expressions:
 
     def pull_output(self, grad: Tensor, o: Tensor, into: Mapping[str, Tensor]) -> Tensor:
         """From the gradient of the output to that before the output expression; also as ``pull_score``."""
-        return grad if self.plain_output else self._pull(self.program.output, _OUTPUT, grad, into, {"o": o, **self._rows()})
+        return (
+            grad
+            if self.plain_output
+            else self._pull(self.program.output, _OUTPUT, grad, into, {"o": o, **self._rows()})
+        )
 
     def _rows(self) -> dict[str, Tensor]:
         binding = self.binding

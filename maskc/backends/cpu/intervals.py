@@ -7,7 +7,8 @@ stays or moves by one a row, which leaves four shapes: a rectangle, a triangle u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +19,19 @@ __all__ = ["interval_jobs", "merge_clauses"]
 _SHORT = 32  # rows; a shorter stretch is not worth a job of its own
 _ROWS = 64  # rows of a block where the bounds follow no line
 _TRIANGLE = 256  # rows of a masked triangle
+_TALL = 8192  # rows of a rectangle: bounds the result that waits to be merged
 _RECTANGLE, _CAUSAL, _ANTICAUSAL, _BAND, _CROOKED = range(5)
 
 
-def interval_jobs(lo: Ints, hi: Ints) -> list[Job]:
-    """Jobs that compute the disjoint intervals ``lo <= k < hi``, (clauses, queries), of every query."""
-    return [job for low, high in zip(lo, hi, strict=True) for job in _clause_jobs(low, high)]
+def interval_jobs(lo: Ints, hi: Ints, *, backward: bool = False) -> list[Job]:
+    """Jobs that compute the disjoint intervals ``lo <= k < hi``, (clauses, queries), of every query.
+
+    ``backward``: for the backward pass, where larger blocks are better: their keys' gradients overlap less.
+    """
+    return [job for low, high in zip(lo, hi, strict=True) for job in _clause_jobs(low, high, 2 if backward else 1)]
 
 
-def merge_clauses(clauses: list[tuple[Ints, Ints]], k_len: int) -> tuple[Ints, Ints]:
+def merge_clauses(clauses: Sequence[tuple[Any, Any]], k_len: int) -> tuple[Ints, Ints]:
     """The union of the clauses as disjoint intervals that do not touch, in ascending order.
 
     Returns ``lo`` and ``hi`` of shape (clauses, queries), fewer clauses if possible; ``lo == hi == 0`` is empty.
@@ -60,10 +65,12 @@ def _merge_sorted(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
     return merged_lo, merged_hi
 
 
-def _clause_jobs(lo: Ints, hi: Ints) -> Iterator[Job]:
+def _clause_jobs(lo: Ints, hi: Ints, factor: int) -> Iterator[Job]:
     for first, last, shape in _stretches(lo, hi):
         if shape == _CROOKED:
             yield from _crooked(lo, hi, first, last)
+        elif hi[first] > lo[first] and shape == _BAND:
+            yield from _band(first, last - first, int(lo[first]), int(hi[first]), factor)
         elif hi[first] > lo[first]:
             yield from _SHAPES[shape](first, last - first, int(lo[first]), int(hi[first]))
 
@@ -91,8 +98,9 @@ def _stretches(lo: Ints, hi: Ints) -> Iterator[tuple[int, int, int]]:
 
 
 def _rectangle(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
-    if hi > lo and rows > 0:
-        yield Job(row, rows, lo, hi - lo)
+    if hi > lo:
+        for a in range(0, rows, _TALL):
+            yield Job(row + a, min(_TALL, rows - a), lo, hi - lo)
 
 
 def _causal(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
@@ -108,9 +116,9 @@ def _anticausal(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
         yield from _rectangle(row + a, n, lo + a + n - 1, hi)
 
 
-def _band(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
+def _band(row: int, rows: int, lo: int, hi: int, factor: int) -> Iterator[Job]:
     width = hi - lo
-    step = min(rows, _band_rows(width))
+    step = min(rows, factor * _band_rows(width))
     count, rest = divmod(rows, step)
     for n, blocks, at in ((step, count, 0), (rest, 1, count * step)):
         if n and n > 1:
@@ -135,7 +143,7 @@ def _line_mask(name: str, rows: int, keys: int, start: int, width: int) -> Mask:
     return Mask(make, rows * keys, (name, rows, keys, start, width))
 
 
-_SHAPES = {_RECTANGLE: _rectangle, _CAUSAL: _causal, _ANTICAUSAL: _anticausal, _BAND: _band}
+_SHAPES = {_RECTANGLE: _rectangle, _CAUSAL: _causal, _ANTICAUSAL: _anticausal}
 
 
 def _crooked(lo: Ints, hi: Ints, first: int, last: int) -> Iterator[Job]:

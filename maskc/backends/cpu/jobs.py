@@ -14,24 +14,46 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["CAUSAL", "Bools", "Ints", "Job", "Mask", "Schedule", "batch_equal", "order_jobs"]
+__all__ = ["CAUSAL", "Allowance", "Bools", "Ints", "Job", "Mask", "Schedule", "batch_equal", "order_jobs"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_KEPT_PAIRS = 1 << 20  # masks of up to so many pairs are kept with their job, larger ones made again
+_SMALL = 1 << 18  # masks of up to so many pairs are kept with their job, also in additive form
+
+
+class Allowance:
+    """How many pairs of larger masks may be kept."""
+
+    def __init__(self, pairs: int) -> None:
+        self._left = pairs
+
+    def take(self, pairs: int) -> bool:
+        """Whether ``pairs`` more may be kept; then they count."""
+        if pairs > self._left:
+            return False
+        self._left -= pairs
+        return True
 
 
 class Mask:
     """Which pairs of a job's blocks are kept: bool (blocks or 1, queries, keys).
 
     ``key`` identifies masks that are the same for every block: jobs whose masks have equal keys
-    may be joined into one. None: the mask belongs to one job alone.
+    may be joined into one. None: the mask belongs to one job alone. ``allowance``: a mask that is
+    not small is kept while there is some, else made again for every pass.
     """
 
-    def __init__(self, make: Callable[[], Bools], pairs: int, key: tuple[int | str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        make: Callable[[], Bools],
+        pairs: int,
+        key: tuple[int | str, ...] | None = None,
+        allowance: Allowance | None = None,
+    ) -> None:
         self._make = make
-        self._keep_for_good = pairs <= _KEPT_PAIRS
+        self._small = pairs <= _SMALL
+        self._stays = self._small or allowance is None or allowance.take(pairs)
         self.key = key
         self._kept: torch.Tensor | None = None
         self._additive: dict[torch.dtype, torch.Tensor] = {}
@@ -43,7 +65,7 @@ class Mask:
             return self._kept
         kept = torch.from_numpy(np.ascontiguousarray(self._make()))
         kept = kept if kept.ndim == 3 else kept[None]
-        if self._keep_for_good:
+        if self._stays:
             self._kept = kept
         return kept
 
@@ -53,7 +75,7 @@ class Mask:
         if found is None:
             kept = self.kept()
             found = torch.zeros(kept.shape, dtype=dtype).masked_fill_(~kept, -torch.inf)
-            if self._keep_for_good:
+            if self._small:
                 self._additive[dtype] = found
         return found
 

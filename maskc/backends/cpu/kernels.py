@@ -21,13 +21,13 @@ __all__ = ["FlashKernel", "GeneralKernel", "Kernel"]
 Tensor = torch.Tensor
 Gradients = tuple[Tensor, Tensor, Tensor]
 _CACHE_PAIRS = 1 << 18  # pairs whose scores are held at once: they stay in the cache of two cores
-_BYTES = 1 << 23  # of the tensors that a call makes
+_BYTES = 1 << 22  # of the tensors that a call makes
 
 
 class Kernel(Protocol):
     """Attention of blocks; tensors have the leading dimension of ``Block`` in front."""
 
-    def blocks_at_once(self, block: Block, q: Tensor) -> int:
+    def blocks_at_once(self, block: Block, q: Tensor, backward: bool) -> int:
         """How many blocks of a job to hand over in one call."""
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,9 +46,9 @@ class FlashKernel:
 
     scale: float
 
-    def blocks_at_once(self, block: Block, q: Tensor) -> int:
-        size = q.shape[1] * q.shape[3] * q.element_size() * max(block.job.q_len, 1)
-        return max(1, _BYTES // size)
+    def blocks_at_once(self, block: Block, q: Tensor, backward: bool) -> int:
+        tokens = block.job.k_len if backward else block.job.q_len
+        return max(1, _BYTES // (q.shape[1] * q.shape[3] * q.element_size() * tokens))
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         mask = block.job.mask
@@ -89,7 +89,7 @@ class GeneralKernel:
     gradients: Mapping[str, Tensor]
     careful: bool = False
 
-    def blocks_at_once(self, block: Block, q: Tensor) -> int:
+    def blocks_at_once(self, block: Block, q: Tensor, backward: bool) -> int:
         return max(1, _CACHE_PAIRS // (q.shape[1] * block.job.q_len * block.job.k_len))
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,10 +113,8 @@ class GeneralKernel:
             score = score if kept is None else score.masked_fill(~kept, -torch.inf)
             weight, slope = _weights_again(self.expressions.kind, score, lse[:, :, rows, None])
             by_weight = _dot(given, v[:, :, keys], 1.0)
-            if slope is None:
-                by_score = weight * (by_weight - delta[:, :, rows, None])
-            else:
-                by_score = by_weight * slope
+            inner = by_weight - delta[:, :, rows, None] if self.expressions.kind == "softmax" else by_weight
+            by_score = inner * slope
             if kept is not None:
                 by_score = by_score.masked_fill(~kept, 0.0)
             by_dot = self.expressions.pull_score(by_score, dot, points, hold, self.gradients)
@@ -176,14 +174,15 @@ def _weigh(kind: str, score: Tensor) -> tuple[Tensor, Tensor]:
     return weight, (top + total.log()).squeeze(-1)
 
 
-def _weights_again(kind: str, score: Tensor, lse: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weights over all keys, and the derivative of each by its own score (None: a softmax)."""
+def _weights_again(kind: str, score: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights over all keys, and the derivative of each by its own score (of a softmax: of its numerator)."""
     if kind == "sigmoid":
         weight = torch.sigmoid(score)
         return weight, weight * (1 - weight)
     if kind == "relu":
         return torch.relu(score), (score > 0).to(score.dtype)
-    return (score - lse).exp_(), None
+    weight = (score - lse).exp_()
+    return weight, weight
 
 
 def _product(weight: Tensor, x: Tensor, kept: Tensor | None) -> Tensor:
