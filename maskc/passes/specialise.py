@@ -33,7 +33,7 @@ def bind(
     heads: int | None = None,
     head: int | None = None,
     sizes: Mapping[str, int] = {},
-    tables: Tables = {},
+    tables: Tables | None = None,
 ) -> Program:
     """The normal form of the program with everything that is given put in; the rest stays open.
 
@@ -53,7 +53,8 @@ def bind(
     for p in program.params:
         if p.is_scalar and p.name in args:
             known[Param(p.name, p.type)] = _constant(args[p.name], p.type)
-    static = {p.name: tables[p.name] for p in program.params if p.when == "compile" and p.name in tables}
+    given = tables or {}
+    static = {p.name: given[p.name] for p in program.params if p.when == "compile" and p.name in given}
     left = [MAX_ALTERNATIVES]
 
     def specialise(node: Node) -> Node:
