@@ -193,8 +193,8 @@ _ROWS = (
     ErrorRow(
         "E306",
         "division by zero",
-        "The divisor is zero whatever the arguments are. (A divisor that becomes zero at some position only gives 0 "
-        "there.)",
+        "The divisor is zero whatever the arguments are. A divisor that becomes zero at some position only is no "
+        "error: the quotient is 0 there.",
         "same(token // 0)\n",
     ),
     ErrorRow(
@@ -280,15 +280,25 @@ _ROWS = (
     ErrorRow(
         "E507",
         "integers may overflow",
-        "With these arguments and lengths an integer of the program may leave the range of 64 bits (of 32 bits in a "
-        "kernel). Use smaller numbers, or reduce them with `%`.",
+        "With these arguments and declared ranges an integer of the program may leave the range that is computed "
+        "with. Use smaller numbers, declare the range of an input, or reduce numbers with `%`.",
+        "from maskc.ir.interval import check_overflow\n"
+        "\n"
+        'program = maskc.parse("pattern p(doc: int[token]) { attend same(doc * 2147483647 * 8) }").program\n'
+        "check_overflow(program, maskc.make_binding(program, 4, 4, doc=[0, 0, 1, 1]))",
+        "error[E507]: the integer `doc[q] * 2147483647 * 8` may reach 2**62\n"
+        "  help: declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers",
     ),
     ErrorRow(
         "E508",
         "too many alternatives",
-        "Specialising the program for every head and layer, or writing a mask as a union of clauses, gives more "
-        "alternatives than the message says. Nothing is wrong with the meaning: simplify the mask, or compile for "
-        "fewer heads at once.",
+        "An `any` is expanded into more alternatives than the message says. Use an input or a table of what is "
+        "chosen, or fewer alternatives.",
+        "from maskc.passes.specialise import unroll\n"
+        "\n"
+        'unroll(maskc.parse("any(i in 0..100000: k == i * i)").program.mask)',
+        "error[E508]: `any` has more than 4096 alternatives in all\n"
+        "  help: use a table or an input of the chosen keys, or fewer alternatives",
     ),
     ErrorRow(
         "E510",
@@ -348,6 +358,8 @@ _ROWS = (
         "The pattern of the spec was changed after its hash had been written, or means something else in this "
         "version. If the change was meant, make the spec anew from the pattern.",
         'spec = maskc.parse("causal").spec()\nmaskc.from_spec({**spec, "pattern": "all"})',
+        "error[E603]: the spec says hash ec26491bee17..., but its pattern and arguments have 8fbbccb9da20...\n"
+        '  help: the spec was edited or damaged: get it again, or, if the change is meant, remove "hash"',
     ),
     # Backends and planning
     ErrorRow(
@@ -383,7 +395,12 @@ _ROWS = (
         "from maskc.tiles import make_plan\n"
         "\n"
         'program = maskc.parse("hash(q, k) % 2 == 0").program\n'
-        "make_plan(program, maskc.make_binding(program, 256, 256), budget=1000)",
+        "make_plan(program, maskc.make_binding(program, 4096, 4096), budget=100)",
+        "error[E801]: planning this mask takes more than 1e+02 evaluations of it (boxes of tiles that are neither "
+        "full nor empty)\n"
+        "  help: the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make "
+        "the tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
+        "raise the limit with make_plan(..., budget=...)",
     ),
     ErrorRow(
         "E901",

@@ -73,6 +73,7 @@ def _call(
     import torch
 
     import maskc
+    from maskc.backends import Request, choose
 
     q, k, v = (x.detach().clone().requires_grad_() for x in tensors[:3])
     static, inputs = _split(program, given, q)
@@ -81,7 +82,7 @@ def _call(
     )
     start = time.perf_counter()
     has_lse = program.normalizer.kind == "softmax"
-    result = op(q, k, v, return_lse=has_lse, **inputs)
+    result = op(q, k, v, return_lse=has_lse, inputs=inputs)
     forward_s = time.perf_counter() - start
     out, lse = result if has_lse else (result, None)
     start = time.perf_counter()
@@ -92,7 +93,8 @@ def _call(
     for what, x in {"q": q, "k": k, "v": v, **learned}.items():
         if x.grad is not None:
             results[f"grad {what}"] = x.grad
-    return getattr(op, "backend", backend), results, forward_s, backward_s
+    row, _ = choose(backend, program, Request(device=q.device.type, dtype=str(q.dtype).removeprefix("torch.")))
+    return row.name, results, forward_s, backward_s
 
 
 def _split(program: Program, given: Setting, like: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:

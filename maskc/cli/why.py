@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from maskc.cli import options as o
+from maskc.cli.clauses import Clause, Examiner, deciding, source_texts
 from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
-
-if TYPE_CHECKING:
-    from maskc.cli.clauses import Clause
 
 _MOST_LINES = 60
 
@@ -35,7 +33,6 @@ def command(
 ) -> None:
     """Say why a query sees a key, or why not: which clause decides, and the values in it."""
     from maskc.cli.checking import source_of
-    from maskc.cli.clauses import Examiner, deciding, source_texts
     from maskc.cli.values import setting
 
     program = o.program_of(file, name)
@@ -61,21 +58,35 @@ def command(
 
 
 def _sentence(query: int, key: int, whole: Clause, decides: Clause) -> str:
-    verb = "sees" if whole.holds else "does not see"
-    start = f"Query {query} {verb} key {key}: "
-    parts = "; ".join(_named(p) for p in decides.parts)
-    of = f"`{decides.source}` is {'true' if decides.holds else 'false'}, for " if decides.source else ""
-    if decides.kind == "and" and decides.holds:
-        return f"{start}{of}all of these hold: {parts}."
-    if decides.kind == "or" and not decides.holds:
-        return f"{start}{of}none of these holds: {parts}."
-    return f"{start}{_named(decides)} is {'true' if decides.holds else 'false'}."
+    start = f"Query {query} {'sees' if whole.holds else 'does not see'} key {key}"
+    if not decides.parts:
+        return f"{start}, for {_named(whole if whole is decides else _around(whole, decides), decides)}."
+    parts = "; ".join(_named(part, deciding(part)) for part in decides.parts)
+    return f"{start}. {'All of these hold' if decides.holds else 'None of these holds'}: {parts}."
 
 
-def _named(clause: Clause) -> str:
-    source = f"`{clause.source}`, that is " if clause.source and clause.source != clause.text else ""
-    values = f" ({clause.values})" if clause.values else ""
-    return f"{source}`{clause.text}`{values}"
+def _around(clause: Clause, inner: Clause) -> Clause:
+    """The smallest clause around ``inner`` that is written in the file; else ``inner``."""
+    if clause is inner:
+        return inner
+    below = [_around(part, inner) for part in clause.parts if _within(part, inner)]
+    found = below[0] if below else inner
+    return found if found.source else clause if clause.source else found
+
+
+def _within(clause: Clause, inner: Clause) -> bool:
+    return clause is inner or any(_within(part, inner) for part in clause.parts)
+
+
+def _named(clause: Clause, decides: Clause) -> str:
+    """`sinks(4)`, where `k < 4` is 7 < 4 (false)"""
+    written = clause.source or clause.text
+    shown = f"`{written}`"
+    if written != decides.text and not decides.parts:
+        shown += f", where `{decides.text}`"
+    if decides.values:
+        shown += f" is {decides.values}" if "where" in shown else f", that is {decides.values}"
+    return shown + f" ({'true' if decides.holds else 'false'})"
 
 
 def _tree(whole: Clause) -> list[str]:

@@ -43,10 +43,9 @@ def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
         ctx.error("E202", f"`{n}` is a parameter and a coordinate of the space", at)
     made = _Body(ctx, p, Scope(found, names, coordinates), Expressions(ctx, cross))
     made.run()
-    if len(ctx.errors) > before:
+    if len(ctx.errors) > before or made.mask is None:  # A mask may fail by what was reported before.
         return None
     _unused(ctx, p, params)
-    assert made.mask is not None
     return Program(
         p.name.id, params, q_space, k_space, cross, made.mask, made.score, made.normalizer, made.output,
         tuple(made.assertions), p.doc,

@@ -97,9 +97,9 @@ def test_why_names_the_clause_that_decides(maskc: Any, write: Any) -> None:
     file = write("w.mask", WINDOW)
     kept = maskc("why", file, "9", "0")
     assert kept.code == 0
-    assert kept.out.startswith("Query 9 sees key 0: `sinks(1)`, that is `k < 1` (0 < 1) is true.\n")
+    assert kept.out.startswith("Query 9 sees key 0, for `sinks(1)`, where `k < 1` is 0 < 1 (true).\n")
     left_out = maskc("why", file, "9", "3").out
-    assert left_out.startswith("Query 9 does not see key 3: `sliding_window(window) | sinks(1)` is false")
+    assert left_out.startswith("Query 9 does not see key 3. None of these holds: `sliding_window(window)`, where")
     assert "no  q - k < window   6 < 4" in left_out
     answer = json.loads(maskc("why", file, "9", "3", "--json").out)
     assert answer["sees"] is False
@@ -110,7 +110,9 @@ def test_why_follows_the_case_that_applies(maskc: Any, write: Any) -> None:
     text = "pattern m {\n    attend match layer { 0: causal; else: sliding_window(2) }\n}\n"
     file = write("m.mask", text)
     assert "`causal`" in maskc("why", file, "9", "3").out
-    assert "`q - k < 2` (6 < 2) is false" in maskc("why", file, "9", "3", "--layer", "1").out
+    assert (
+        "`sliding_window(2)`, where `q - k < 2` is 6 < 2 (false)." in maskc("why", file, "9", "3", "--layer", "1").out
+    )
 
 
 def test_diff_finds_the_smallest_counterexample(maskc: Any, write: Any) -> None:
