@@ -195,6 +195,9 @@ fixed = formula(
     fixed_case(64, 4, 4, heads=4, num_different_global_patterns=4, unidirectional=True),
     fixed_case(60, 4, 4, heads=2, num_global_blocks=2, num_different_global_patterns=2, horizontal=True),
     fixed_case(51, 3, 4, heads=2, num_global_blocks=2, num_different_global_patterns=2, unidirectional=True),
+    fixed_case(49, 4, 4),
+    fixed_case(64, 4, 4, heads=4, num_different_global_patterns=4, horizontal=True),
+    case(9, 49, block=4, num_local_blocks=4),
     fixed_case(52, 3, 6, heads=3, num_different_global_patterns=3, unidirectional=True),
     case(80),
     pattern="fixed",
@@ -218,7 +221,7 @@ NO_BLOCKS = np.zeros((0, 0), dtype=int)
 variable = formula(
     "classics/deepspeed/variable",
     case(
-        60, block=4, windows=3, window_end=[2, 3, 7], last_window=4, globals=2, global_start=[0, 9], global_end=[1, 11],
+        60, block=4, windows=3, window_end=[2, 3, 7], last_window=4, globals=2, global_start=[3, 9], global_end=[4, 11],
         horizontal=True, randoms=2, rows=15, random_block=ints(1, 0, 15, 15, 2),
     ),
     case(

@@ -10,7 +10,7 @@ from gallery.cases import Case, Here, bools, case, divide, formula, ints, neighb
 @formula(
     "classics/sparse_transformer_strided",
     case(40, stride=6),
-    case(37, heads=2, stride=5, merged=False),
+    case(37, heads=4, stride=5, merged=False),
     case(3, 29, stride=4),
     case(150),
 )
@@ -26,7 +26,7 @@ def sparse_transformer_strided(c: Here, q: int, k: int) -> bool:
 @formula(
     "classics/sparse_transformer_fixed",
     case(40, stride=8, summary=2),
-    case(37, heads=2, stride=5, summary=1, merged=False),
+    case(37, heads=4, stride=5, summary=1, merged=False),
     case(3, 29, stride=8, summary=3),
     case(150),
 )
@@ -77,6 +77,7 @@ def hashed(*numbers: int) -> int:
     case(61, heads=1, block=5, random_blocks=2),
     case(40, heads=1, block=8, random_blocks=0),
     case(36, heads=1, block=4, random_blocks=12),
+    case(7, 50, heads=1, block=6, random_blocks=3),
 )
 def bigbird(c: Here, q: int, k: int) -> bool:
     row, column, blocks = q // c["block"], k // c["block"], -(-c.nk // c["block"])
@@ -200,7 +201,8 @@ def shared_prefix(c: Here, q: int, k: int) -> bool:
 
 
 def tree_times(parents: list[int | None], context: int) -> dict[str, list[int]]:
-    """Entry and exit times of a walk through a forest; node ``i`` hangs from ``parents[i]``."""
+    """Entry and exit times of a walk through a forest; node ``i`` hangs from ``parents[i]``. Times of the
+    context mean nothing; here they are such that they must not be looked at."""
     enter, leave, clock = [0] * len(parents), [0] * len(parents), 0
 
     def walk(node: int) -> None:
@@ -212,56 +214,44 @@ def tree_times(parents: list[int | None], context: int) -> dict[str, list[int]]:
 
     for root in (i for i, p in enumerate(parents) if p is None):
         walk(root)
-    return {"enter": [0] * context + enter, "exit": [0] * context + leave}
+    return {"enter": [2] * context + enter, "exit": [9] * context + leave}
 
 
-TREES: tuple[list[int | None], ...] = (
-    [None, 0, 0, 1, 1, 2, 5, 5, 6],
-    [None, None, 0, 1, 1, 2, 3, 4, 6, 6, 8],
-)
+FIRST: list[int | None] = [None, 0, 0, 1, 1, 2, 5, 5, 6]
+SECOND: list[int | None] = [None, None, 0, 1, 1, 2, 3, 4, 6, 6, 8]
+#: By number of keys and batch entry: the forest, and the length of its context.
+TREES = {(21, 0): (FIRST, 12), (18, 0): (SECOND, 7), (30, 0): (FIRST, 21), (30, 1): (SECOND, 19)}
 
 
-def _trees() -> tuple[tuple[Case, ...], dict[int, list[int]]]:
-    cases, parents = [], {}
-    for tree, context, all_rows in ((TREES[0], 12, False), (TREES[1], 7, False), (TREES[1], 7, True)):
-        n = context + len(tree)
-        made = case(n if all_rows else len(tree), n, context=[context], **tree_times(tree, context))
-        cases.append(made)
-        parents[n] = [-1] * context + [-1 if p is None else context + p for p in tree]
-    return tuple(cases), parents
+def tree_case(queries: int, keys: int, batch: int) -> Case:
+    forests = [TREES[keys, b] for b in range(batch)]
+    times = [tree_times(forest, context) for forest, context in forests]
+    context = [context for _, context in forests]
+    inputs = {name: [t[name] for t in times] for name in ("enter", "exit")}
+    return case(queries, keys, batch=batch, context=context, batched=inputs, **inputs)
 
 
-TREE_CASES, PARENTS = _trees()
-
-
-@formula("classics/speculative_tree", *TREE_CASES)
+@formula("classics/speculative_tree", tree_case(9, 21, 1), tree_case(18, 18, 1), tree_case(15, 30, 2))
 def speculative_tree(c: Here, q: int, k: int) -> bool:
-    context = c["context"][c.b]
+    forest, context = TREES[c.nk, c.b]
     if k < context:
         return k <= q
-    node = q
-    while node >= context:
-        if node == k:
-            return True
-        node = PARENTS[c.nk][node]
-    return False
+    node = q - context
+    while node >= 0 and node != k - context:
+        parent = forest[node]
+        node = -1 if parent is None else parent
+    return node >= 0
+
+
+ONE_TOKEN = {"tile_t": 1, "tile_y": 1, "tile_x": 1}
 
 
 @formula(
     "classics/sliding_tile",
     case(64, sizes={"t": 4, "y": 4, "x": 4}, tile_t=1, tile_y=2, tile_x=1, window_t=3, window_y=1, window_x=3),
-    case(
-        64,
-        sizes={"t": 4, "y": 4, "x": 4},
-        tile_t=1,
-        tile_y=2,
-        tile_x=1,
-        window_t=3,
-        window_y=1,
-        window_x=3,
-        clipped=True,
-    ),
     case(75, sizes={"t": 3, "y": 5, "x": 5}, tile_t=2, tile_y=2, tile_x=1, window_t=1, window_y=2, window_x=3),
+    case(80, sizes={"t": 4, "y": 4, "x": 5}, window_t=5, window_y=4, window_x=7, clipped=True, **ONE_TOKEN),
+    case(72, sizes={"t": 3, "y": 4, "x": 6}, window_t=3, window_y=5, window_x=4, clipped=True, **ONE_TOKEN),
 )
 def sliding_tile(c: Here, q: int, k: int) -> bool:
     at, other = divide(q, c.size("y"), c.size("x")), divide(k, c.size("y"), c.size("x"))

@@ -143,7 +143,7 @@ def grouped(c: Here, q: int, k: int) -> bool:
 @formula(
     "language/sinklora",
     case(48, heads=4, group=8),
-    case(43, heads=2, group=6, wrap=False),
+    case(43, heads=2, group=7, wrap=False),
     case(43, heads=2, group=10, wrap=True),
     case(30, heads=1, group=7),
 )
@@ -154,7 +154,7 @@ def s2_attn(c: Here, q: int, k: int) -> bool:
 @formula(
     "language/sinklora",
     case(48, heads=4, group=8, sink=2),
-    case(43, heads=2, group=6, wrap=False),
+    case(43, heads=2, group=7, wrap=False),
     case(7, 40, heads=2, group=10, sink=0),
 )
 def sf_attn(c: Here, q: int, k: int) -> bool:

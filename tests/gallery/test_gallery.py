@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,9 @@ from maskc.ir.nodes import Symbol
 from maskc.ir.program import Normalizer, Program
 from maskc.lower import lower_source
 from maskc.syntax.parse import read_source
+from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.plan import EMPTY, FULL, PARTIAL
 
 if TYPE_CHECKING:
     from conftest import Golden
@@ -73,11 +76,28 @@ def system_of(path: Path) -> str:
     return next(line.removeprefix("system: ") for line in header(path) if line.startswith("system: "))
 
 
+@functools.cache
+def expected(formula: Formula, case: Case, h: int, b: int) -> np.ndarray:
+    """The formula's mask; kept, since several tests compare with it."""
+    return formula.dense(case, h, b)
+
+
 def bound(program: Program, case: Case) -> Binding:
     return make_binding(
         program, case.q_len, case.k_len, heads=case.heads, layer=case.layer, batch=case.batch, sizes=case.sizes,
         **case.values,
     )  # fmt: skip
+
+
+#: Small, so that few tokens make many tiles; not alike, so that rows and columns cannot be confused.
+Q_TILE, K_TILE = 8, 4
+
+
+def tile_kinds(mask: np.ndarray) -> np.ndarray:
+    """The kind of every tile of a mask; what lies beyond its ends does not count."""
+    rows = [mask[i : i + Q_TILE] for i in range(0, len(mask), Q_TILE)]
+    tiles = [[row[:, j : j + K_TILE] for j in range(0, mask.shape[1], K_TILE)] for row in rows]
+    return np.array([[FULL if t.all() else PARTIAL if t.any() else EMPTY for t in row] for row in tiles])
 
 
 PAIRS = [pytest.param(f, case, id=f"{f.key}-{i}") for f in FORMULAS for i, case in enumerate(f.cases)]
@@ -122,6 +142,21 @@ def test_headers_say_what_a_reader_needs(path: Path) -> None:
     assert LOWERED[name_of(path)].warnings == ()
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_headers_give_the_defaults(path: Path) -> None:
+    """A default other than 0 or 1 stands in the line about its parameter, unless all are the source's own."""
+    head = header(path)
+    if "the defaults are its own" in head[2]:
+        return
+    for program in LOWERED[name_of(path)].programs:
+        notes = re.split(r"\n(?=[\w, ]+: )", "\n".join([program.doc, *head]))
+        for p in program.params:
+            if p.default is None or isinstance(p.default.value, bool) or p.default.value in (0, 1):
+                continue
+            said = [note for note in notes if p.name in note.split(": ")[0].split(", ")]
+            assert re.search(rf"\b{re.escape(str(p.default.value))}\b", "".join(said)), f"{program.name}: {p.name}"
+
+
 @pytest.mark.parametrize(("formula", "case"), PAIRS)
 def test_mask_equals_formula(formula: Formula, case: Case) -> None:
     program = PROGRAMS[formula.key]
@@ -129,14 +164,24 @@ def test_mask_equals_formula(formula: Formula, case: Case) -> None:
     binding = bound(program, case)
     for h in range(case.heads):
         for b in range(case.batch):
-            want, got = formula.dense(case, h, b), dense(program, binding, h, b)
+            want, got = expected(formula, case, h, b), dense(program, binding, h, b)
             assert np.array_equal(want, got), f"head {h}, batch entry {b}: {np.argwhere(want != got)[:5].tolist()}"
+
+
+@pytest.mark.parametrize(("formula", "case"), PAIRS)
+def test_tiles_equal_formula(formula: Formula, case: Case) -> None:
+    program = PROGRAMS[formula.key]
+    plan = make_plan(program, bound(program, case), q_tile=Q_TILE, k_tile=K_TILE)
+    for h in range(case.heads):
+        for b in range(case.batch):
+            want, got = tile_kinds(expected(formula, case, h, b)), plan.kinds(plan.group_of(h, b))
+            assert np.array_equal(want, got), f"head {h}, batch entry {b}:\n{want}\n{got}"
 
 
 def test_formulas_tell_masks_apart() -> None:
     """A formula whose cases were all alike, or all full, would prove little; a dense mask may be so."""
     for formula in FORMULAS:
-        masks = [formula.dense(case, h, 0) for case in formula.cases for h in range(case.heads)]
+        masks = [expected(formula, case, h, 0) for case in formula.cases for h in range(case.heads)]
         source = (GALLERY / formula.path).read_text(encoding="utf-8").split(f"pattern {formula.pattern}")[1]
         is_dense = source.split("attend ")[1].startswith("all\n")
         assert is_dense == all(mask.all() for mask in masks), formula.key
@@ -159,7 +204,7 @@ def test_score_and_output_equal_formula(formula: Formula, case: Case) -> None:
     s, o = rng.normal(size=(case.q_len, case.k_len)), rng.normal(size=(case.q_len, 1))
     for h in range(case.heads):
         for b in range(case.batch):
-            here, kept = Here(case, h, b), formula.dense(case, h, b)
+            here, kept = Here(case, h, b), expected(formula, case, h, b)
             at = {"q": q[:, None], "k": np.arange(case.k_len)[None], "h": h, "b": b, "params": program.params}
             if formula.score:
                 got = np.broadcast_to(evaluate(program.score, binding, s=s, **at), s.shape)
