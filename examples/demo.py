@@ -88,11 +88,12 @@ def main() -> int:
             task = progress.add_task("")
             rows.append(run(example, pattern, kept, lambda what, p=progress, t=task: p.update(t, description=what)))
     console.rule(Text("Run and compared"), align="left")
-    table = Table("pattern", "layer", "pairs kept", "maskc", "SDPA", "off the reference", "off SDPA")
+    table = Table("pattern", "layer", "pairs kept", "maskc", "SDPA", "error", "to SDPA")
     for row in rows:
         table.add_row(*row.cells())
     console.print(table)
     console.print(f"{LENGTH} tokens, {HEADS} heads of {DIM}, float32 on the CPU, forward, best of three.")
+    console.print("error: largest difference to the reference in float64. to SDPA: largest difference to that.")
     console.print("SDPA: PyTorch's attention with the dense mask, which was made beforehand.")
     console.print(f"Pictures: {', '.join(str(OUT / f'{e.name}.png') for e in examples())}")
     return 0 if all(row.agrees for row in rows) else 1
@@ -105,8 +106,8 @@ def show(console: Console, example: Example, pattern: maskc.Pattern) -> float:
     values = {**example.static, **example.inputs}
     binding = maskc.make_binding(program, LENGTH, LENGTH, heads=HEADS, layer=example.layer, **values)
     console.rule(Text(f"{path.name}, layer {example.layer}"), align="left")
-    console.print(Text(path.read_text(encoding="utf-8").rstrip()))
-    console.print(Text("\nIts normal form:\n\n" + print_program(normalise(program), docs=False)))
+    console.print(Text(path.read_text(encoding="utf-8").rstrip()), soft_wrap=True)
+    console.print(Text("\nIts normal form:\n\n" + print_program(normalise(program), docs=False)), soft_wrap=True)
     surface = canvas()
     cells = survey(program, binding, head=HEADS - 1, rows=surface.rows, columns=surface.columns)
     console.print(draw(cells, surface).append("\n").append_text(legend(cells, surface)).append("\n"), soft_wrap=True)

@@ -81,10 +81,12 @@ def _call(
         program, heads=given.heads, layer=given.layer, sizes=given.sizes, backend=backend, arguments=static
     )
     start = time.perf_counter()
-    has_lse = program.normalizer.kind == "softmax"
-    result = op(q, k, v, return_lse=has_lse, inputs=inputs)
+    lse: Tensor | None = None
+    if program.normalizer.kind == "softmax":
+        out, lse = op(q, k, v, return_lse=True, inputs=inputs)
+    else:  # Only a softmax has one.
+        out = op(q, k, v, inputs=inputs)
     forward_s = time.perf_counter() - start
-    out, lse = result if has_lse else (result, None)
     start = time.perf_counter()
     torch.autograd.backward((out * tensors[3]).sum())
     backward_s = time.perf_counter() - start
