@@ -343,7 +343,7 @@ class _Walk:
         count = known[node.count]
         most = int(np.max(count.hi))
         depth = int(node.index.name[1:])
-        outer = {n: v for n, v in known.items() if node.index not in self.c.free[n]}
+        outer = {n: v for n, v in known.items() if node.index not in self.c.free.get(n, frozenset({n}))}
         total: Verdict | None = None
         step = max(1, _LARGEST_EXISTS // max(1, self.boxes.q0.size))
         for first in range(0, most, step):

@@ -1,0 +1,110 @@
+"""Plans equal brute force: the kind of every tile, for every kind of mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskc.diagnostics import MaskcError
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import dense
+from maskc.ir.program import Program
+from maskc.lower import lower_text
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.plan import PARTIAL
+
+from .corpus import GRIDS, INPUTS, MASKS, brute_kinds, grid_case, input_case, plain_case
+
+#: Queries, keys, query tile, key tile.
+SHAPES = [(500, 500, 64, 64), (317, 611, 32, 48), (1, 700, 16, 128), (130, 130, 16, 16), (90, 333, 128, 24)]
+
+
+def compare(program: Program, binding: Binding, q_tile: int, k_tile: int, layout: str = "none") -> None:
+    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+    for head in range(binding.heads):
+        for batch in range(binding.batch):
+            group = plan.group_of(head, batch)
+            expected = brute_kinds(program, binding, q_tile, k_tile, head, batch)
+            np.testing.assert_array_equal(plan.kinds(group), expected, err_msg=f"{head=} {batch=}")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", MASKS)
+def test_plain(name: str, shape: tuple[int, int, int, int]) -> None:
+    q_len, k_len, q_tile, k_tile = shape
+    compare(*plain_case(name, q_len, k_len), q_tile, k_tile)
+
+
+@pytest.mark.parametrize("name", ["causal", "window | sinks", "dilated", "BigBird", "chunk"])
+def test_long(name: str) -> None:
+    compare(*plain_case(name, 2011, 2048), 128, 128)
+
+
+@pytest.mark.parametrize("tiles", [(32, 32), (48, 20), (128, 128)], ids=str)
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids(name: str, tiles: tuple[int, int]) -> None:
+    compare(*grid_case(name), *tiles)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs(name: str, seed: int) -> None:
+    compare(*input_case(name, 301, 333, seed), 32, 24)
+
+
+def test_cross_attention() -> None:
+    program = lower_text("pattern p() over decoder -> encoder { attend k <= 2 * q }")[0]
+    compare(program, make_binding(program, 150, 401), 32, 32)
+
+
+@pytest.mark.parametrize("lengths", [(0, 10), (10, 0), (0, 0)])
+def test_nothing(lengths: tuple[int, int]) -> None:
+    program = lower_text("pattern p() over one -> two { attend true }")[0]
+    plan = make_plan(program, make_binding(program, *lengths))
+    assert plan.groups[0].runs.start.size == 0
+    assert plan.kinds().shape == (plan.rows, plan.cols)
+
+
+def test_tile_mask_is_the_mask() -> None:
+    program, binding = plain_case("window | many sinks", 317, 611)
+    plan = make_plan(program, binding, q_tile=32, k_tile=48)
+    group = plan.groups[0]
+    rows, cols = np.nonzero(plan.kinds(group) == PARTIAL)
+    tiles = plan.tile_mask(group, rows, cols)
+    kept = np.zeros((plan.rows * 32, plan.cols * 48), np.bool_)
+    kept[:317, :611] = dense(program, binding)
+    for tile, r, c in zip(tiles, rows, cols, strict=True):
+        np.testing.assert_array_equal(tile, kept[r * 32 : r * 32 + 32, c * 48 : c * 48 + 48])
+
+
+def test_heads_with_one_mask_share_a_group() -> None:
+    program = lower_text("pattern p(w: int[head]) { attend sliding_window(w[h]) }")[0]
+    plan = make_plan(program, make_binding(program, 300, 300, heads=4, w=[32, 64, 32, 64]), q_tile=32, k_tile=32)
+    assert [g.heads for g in plan.groups] == [(0, 2), (1, 3)]
+
+
+def test_batch_entries_differ_only_where_their_inputs_do() -> None:
+    program = lower_text("pattern p(doc: int[token]) { attend same(doc) }")[0]
+    doc = np.array([[0] * 40 + [1] * 60, [0] * 50 + [1] * 50, [0] * 40 + [1] * 60])
+    plan = make_plan(program, make_binding(program, 100, 100, batch=3, doc=doc), q_tile=16, k_tile=16)
+    assert sorted(g.batches for g in plan.groups) == [(0, 2), (1,)]
+
+
+def test_a_mask_that_defeats_planning_is_refused_with_its_cost() -> None:
+    program, binding = plain_case("hash", 1 << 20, 1 << 20)
+    with pytest.raises(MaskcError) as refused:
+        make_plan(program, binding, budget=20_000_000)
+    assert refused.value.codes == ("E801",)
+    assert "2e+07" in str(refused.value)
+    assert "help:" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("causal", 16384), ("window", 4 * 8192), ("window | sinks", 5 * 8192), ("dilated", 8192)]
+)
+def test_a_plan_is_as_large_as_the_boundary(name: str, most: int) -> None:
+    program, binding = plain_case(name, 1 << 20, 1 << 20)
+    runs = make_plan(program, binding).groups[0].runs
+    assert runs.start.size <= most
+    assert runs.start.dtype == runs.end.dtype == runs.offsets.dtype == np.int32
