@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 
 from maskc.backends import Compiled, Request, choose
-from maskc.ir.nodes import Type
+from maskc.backends.library import handle_of
+from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
 from maskc.tensors import check_float_input, check_tensors
 from maskc.tiles.binding import bind, mask_roots, names_read, static_values
@@ -18,6 +19,7 @@ from maskc.tiles.extents import check_extents
 from maskc.tiles.values import fail, suggestion
 
 if TYPE_CHECKING:
+    from maskc.backends.library import Entry
     from maskc.ir.binding import Binding
     from maskc.pattern import Pattern
     from maskc.tiles.plan import TilePlan
@@ -60,6 +62,7 @@ class Op:
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes)
         self._bindings: OrderedDict[bytes, Binding] = OrderedDict()
+        self.handle = handle_of(self)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
         floats = {p.name for p in self.program.params if _is_float_input(p)}
@@ -142,6 +145,8 @@ class Op:
         Raises MaskcError: E501 to E506 for inputs and sizes, E510 to E512 for tensors, E702 where the
         backend cannot do it; E513 and RuntimeError in check mode.
         """
+        if torch.compiler.is_compiling():
+            return self._traced(q, k, v, scale, return_lse, sizes, {**self._inputs, **(inputs or {}), **more})
         check_tensors(q, k, v, self.heads)
         if return_lse and self.program.normalizer.kind != "softmax":
             kind = self.program.normalizer.kind
@@ -159,6 +164,50 @@ class Op:
         if self._check:
             _compare(self.program, q, k, v, out, lse, **run)
         return out if lse is None else (out, lse)
+
+    @property
+    def plain_output(self) -> bool:
+        """Whether there is no output expression."""
+        return self.program.output is Symbol("o")
+
+    def entry_of(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        inputs: Mapping[str, torch.Tensor],
+        sizes: Mapping[str, int],
+    ) -> tuple[Entry, tuple[str, ...]]:
+        """What computes a call inside a graph, found when the graph runs: see ``maskc.backends.library.Source``.
+
+        Raises as a call does; E702 where the backend has no operator of torch.
+        """
+        check_tensors(q, k, v, self.heads)
+        floats, rest = self._floats({**self._inputs, **inputs}, q, k)
+        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
+        row, chosen = choose(self.backend, self.program, _request(q, k, v, floats, False))
+        entry_for = getattr(chosen, "entry_for", None)
+        if entry_for is None:
+            raise fail("E702", f"the backend {row.name!r} cannot run inside a compiled graph", "call the op outside it")
+        return entry_for(self.compiled, binding, tuple(floats)), tuple(floats)
+
+    def _traced(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        scale: float | None,
+        return_lse: bool,
+        sizes: Mapping[str, int] | None,
+        given: Mapping[str, Any],
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """A call while torch.compile or torch.export traces it: one operator, which does the rest when it runs."""
+        from maskc.backends.library import call
+
+        inputs = {n: x if isinstance(x, torch.Tensor) else torch.as_tensor(x) for n, x in given.items()}
+        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        out, lse = call(self.handle, q, k, v, inputs, sizes or {}, factor)
+        return (out, lse) if return_lse else out
 
     def bind(
         self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any

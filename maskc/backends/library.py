@@ -1,7 +1,9 @@
 """Attention as custom operators of torch, so that compilers, exporters and checkpointing can see through it.
 
-An operator takes tensors, numbers and strings, so what a program is goes by a name: the handle of
-an entry. Entries live as long as somebody holds them; a graph that outlives its op says so.
+An operator takes tensors, numbers and strings, so what is to be computed goes by a name. There are
+two kinds: an entry, which is a program bound to lengths and inputs, and a source (an op), which
+finds the entry when the operator runs, and so also inside a graph that was traced without values.
+Both live as long as somebody holds them; a graph that outlives its op says so.
 """
 
 from __future__ import annotations
@@ -9,18 +11,18 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Entry", "attention", "handle_of"]
+__all__ = ["Entry", "Source", "attention", "call", "handle_of"]
 
 Tensor = torch.Tensor
 
 
 class Entry(Protocol):
-    """What an operator needs of a backend."""
+    """A program under one binding."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
@@ -39,42 +41,77 @@ class Entry(Protocol):
         grad_lse: Tensor | None,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Gradients of q, k, v and ``floats``."""
+        """Gradients of q, k, v and ``floats``. ``out``: before the output expression."""
 
     @property
     def plain_output(self) -> bool:
         """Whether the program has no output expression."""
 
 
-_entries: weakref.WeakValueDictionary[str, Entry] = weakref.WeakValueDictionary()
-_handles: weakref.WeakKeyDictionary[Entry, str] = weakref.WeakKeyDictionary()
+class Source(Protocol):
+    """What finds the entry of a call."""
+
+    def entry_of(
+        self, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], sizes: Mapping[str, int]
+    ) -> tuple[Entry, tuple[str, ...]]:
+        """The entry, and which of the inputs are its floats, in order."""
+
+    @property
+    def plain_output(self) -> bool:
+        """Whether the program has no output expression."""
+
+
+_known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
 
 
-def handle_of(entry: Entry) -> str:
-    """The name by which operators find ``entry`` for as long as it lives."""
-    handle = _handles.get(entry)
+def handle_of(what: Entry | Source) -> str:
+    """The name by which operators find ``what`` for as long as it lives."""
+    handle = _handles.get(what)
     if handle is None:
         handle = f"{os.getpid()}.{next(_numbers)}"
-        _entries[handle] = entry
-        _handles[entry] = handle
+        _known[handle] = what
+        _handles[what] = handle
     return handle
 
 
-def _entry(handle: str) -> Entry:
-    entry = _entries.get(handle)
-    if entry is None:
+def call(
+    handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], sizes: Mapping[str, int], scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of a call of the source called ``handle``; torch.compile can trace it."""
+    said = ",".join(f"{name}={extent}" for name, extent in sorted(sizes.items()))
+    names = ",".join(inputs)
+    out, lse, _ = attention(q, k, v, list(inputs.values()), f"{handle}|{names}|{said}", scale)
+    return out, lse
+
+
+def _find(handle: str) -> Any:
+    found = _known.get(handle.partition("|")[0])
+    if found is None:
         raise RuntimeError("the maskc op that this graph was made from no longer exists; keep a reference to it")
-    return entry
+    return found
+
+
+def _entry(handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor]) -> tuple[Entry, list[int]]:
+    """The entry, and the places of its float inputs among ``inputs``."""
+    found, (_, *said) = _find(handle), handle.split("|")
+    if not said:
+        return found, list(range(len(inputs)))
+    names = said[0].split(",") if said[0] else []
+    sizes = {name: int(extent) for name, _, extent in (s.partition("=") for s in said[1].split(",") if s)}
+    entry, floats = found.entry_of(q, k, v, dict(zip(names, inputs, strict=True)), sizes)
+    return entry, [names.index(name) for name in floats]
 
 
 @torch.library.custom_op("maskc::attention", mutates_args=())
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], handle: str, scale: float
+    q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention by the entry called ``handle``: output, log-sum-exp, output before the output expression."""
-    out, lse, plain = _entry(handle).forward(q, k, v, floats, scale)
-    return _heads_inside(out), _heads_inside(lse), plain if plain.numel() == 0 else _heads_inside(plain)
+    """Attention by what is called ``handle``: output, log-sum-exp, output before the output expression."""
+    entry, places = _entry(handle, q, k, v, inputs)
+    out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], scale)
+    return _heads_inside(out), _heads_inside(lse), _heads_inside(plain) if plain.ndim == 4 else plain
 
 
 @torch.library.custom_op("maskc::attention_backward", mutates_args=())
@@ -82,7 +119,7 @@ def attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    floats: Sequence[Tensor],
+    inputs: Sequence[Tensor],
     out: Tensor,
     lse: Tensor,
     grad: Tensor,
@@ -90,9 +127,14 @@ def attention_backward(
     handle: str,
     scale: float,
 ) -> list[Tensor]:
-    """Gradients of q, k, v and every float input."""
-    dq, dk, dv, rest = _entry(handle).backward(q, k, v, floats, out, lse, grad, grad_lse, scale)
-    return [x.contiguous() for x in (dq, dk, dv, *rest)]
+    """Gradients of q, k, v and every input (0 for those that are not floats)."""
+    entry, places = _entry(handle, q, k, v, inputs)
+    floats = [inputs[i] for i in places]
+    dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, scale)
+    rest = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
+    for i, gradient in zip(places, found, strict=True):
+        rest[i] = gradient.contiguous()
+    return [dq.contiguous(), dk.contiguous(), dv.contiguous(), *rest]
 
 
 def _heads_inside(x: Tensor) -> Tensor:
@@ -102,13 +144,13 @@ def _heads_inside(x: Tensor) -> Tensor:
 
 @attention.register_fake
 def _attention_fake(
-    q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], handle: str, scale: float
+    q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, rows, _ = q.shape
     shape = (batch, rows, heads, v.shape[3])
     precise = torch.float64 if q.dtype == torch.float64 else torch.float32
     out, lse = q.new_empty(shape).transpose(1, 2), q.new_empty(shape[:3], dtype=precise).transpose(1, 2)
-    return out, lse, q.new_empty(0) if _entry(handle).plain_output else q.new_empty(shape).transpose(1, 2)
+    return out, lse, q.new_empty(0) if _find(handle).plain_output else q.new_empty(shape).transpose(1, 2)
 
 
 @attention_backward.register_fake
@@ -116,7 +158,7 @@ def _attention_backward_fake(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    floats: Sequence[Tensor],
+    inputs: Sequence[Tensor],
     out: Tensor,
     lse: Tensor,
     grad: Tensor,
@@ -124,31 +166,45 @@ def _attention_backward_fake(
     handle: str,
     scale: float,
 ) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in (q, k, v, *floats)]
+    return [x.new_empty(x.shape) for x in (q, k, v, *inputs)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, floats, ctx.handle, ctx.scale = inputs
+    q, k, v, given, ctx.handle, ctx.scale = inputs
     out, lse, plain = output
-    ctx.entry = _entry(ctx.handle)  # alive until the backward pass
-    ctx.floats = len(floats)
-    ctx.save_for_backward(q, k, v, *floats, out if ctx.entry.plain_output else plain, lse)
+    ctx.found = _find(ctx.handle)  # alive until the backward pass
+    ctx.save_for_backward(q, k, v, *given, out if ctx.found.plain_output else plain, lse)
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(plain)
 
 
 def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
-    q, k, v, *floats, out, lse = ctx.saved_tensors
+    q, k, v, *inputs, out, lse = ctx.saved_tensors
     if grad is None and grad_lse is None:
-        return None, None, None, [None] * ctx.floats, None, None
+        return None, None, None, [None] * len(inputs), None, None
     given = torch.zeros_like(out) if grad is None else grad
-    dq, dk, dv, *rest = attention_backward(q, k, v, floats, out, lse, given, grad_lse, ctx.handle, ctx.scale)
-    return dq, dk, dv, rest, None, None
+    dq, dk, dv, *rest = attention_backward(q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale)
+    floats = [g if x.is_floating_point() else None for g, x in zip(rest, inputs, strict=True)]
+    return dq, dk, dv, floats, None, None
 
 
-def _no_double_backward(ctx: Any, *_: Any) -> Any:
-    raise RuntimeError("maskc attention can be differentiated once: its gradients have no gradient")
+def _once(ctx: Any, *_: Any) -> Any:
+    raise RuntimeError("maskc attention can be differentiated once: its gradients have no gradient of their own")
 
 
 attention.register_autograd(_backward, setup_context=_setup)
-attention_backward.register_autograd(_no_double_backward)
+attention_backward.register_autograd(_once)
+
+
+@attention.register_vmap
+def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, handle: str, scale: float) -> Any:
+    """One call after another: inputs and plans may differ from entry to entry."""
+
+    def at(x: Tensor, dim: int | None, i: int) -> Tensor:
+        return x if dim is None else x.select(dim, i)
+
+    results = []
+    for i in range(info.batch_size):
+        one = [at(x, d, i) for x, d in zip((q, k, v), dims[:3], strict=True)]
+        given = [at(x, d, i) for x, d in zip(inputs, dims[3], strict=True)]
+        results.append(attention(*one, given, handle, scale))
+    return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0, 0, 0)

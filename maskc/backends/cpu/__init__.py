@@ -10,10 +10,11 @@ from maskc.backends import Compiled, Refusal, Request
 if TYPE_CHECKING:
     import torch
 
+    from maskc.backends.cpu.entry import Entry
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["run", "supports"]
+__all__ = ["entry_for", "run", "supports"]
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -41,10 +42,15 @@ def run(
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Block-sparse attention: see ``maskc.backends.Backend.run``."""
-    from maskc.backends.cpu.entry import Entry
     from maskc.backends.library import attention, handle_of
 
-    names = tuple(floats)
-    entry = compiled.remember(("cpu", names), binding, lambda: Entry(compiled.program, binding, names))
-    out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(entry), scale)
-    return out, lse if return_lse else None
+    found = entry_for(compiled, binding, tuple(floats))
+    out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)
+    return out, lse if return_lse and compiled.program.normalizer.kind == "softmax" else None
+
+
+def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> Entry:
+    """What computes calls with this binding and these float inputs; remembered, with its plan."""
+    from maskc.backends.cpu.entry import Entry
+
+    return compiled.remember(("cpu", floats), binding, lambda: Entry(compiled.program, binding, floats))

@@ -19,7 +19,7 @@ __all__ = ["CAUSAL", "Allowance", "Bools", "Ints", "Job", "Mask", "Schedule", "b
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
-_SMALL = 1 << 18  # masks of up to so many pairs are kept with their job, also in additive form
+_SMALL = 1 << 16  # masks of up to so many pairs are kept with their job, also in additive form
 
 
 class Allowance:
@@ -40,8 +40,8 @@ class Mask:
     """Which pairs of a job's blocks are kept: bool (blocks or 1, queries, keys).
 
     ``key`` identifies masks that are the same for every block: jobs whose masks have equal keys
-    may be joined into one. None: the mask belongs to one job alone. ``allowance``: a mask that is
-    not small is kept while there is some, else made again for every pass.
+    may be joined into one. None: the mask belongs to one job alone. ``allowance``: such a mask, if
+    it is not small, is kept while there is some, else made again for every pass.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Mask:
         allowance: Allowance | None = None,
     ) -> None:
         self._make = make
-        self._small = pairs <= _SMALL
-        self._stays = self._small or allowance is None or allowance.take(pairs)
+        self._small = pairs <= _SMALL or key is not None
+        self._stays = self._small or (allowance is not None and allowance.take(pairs))
         self.key = key
         self._kept: torch.Tensor | None = None
         self._additive: dict[torch.dtype, torch.Tensor] = {}
