@@ -19,6 +19,7 @@ from gallery import (
     formulas_vision,
 )
 from gallery.cases import Case, Formula, Here, formulas_of
+from maskc.assertions import check
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.nodes import Symbol
@@ -176,6 +177,12 @@ def test_tiles_equal_formula(formula: Formula, case: Case) -> None:
         for b in range(case.batch):
             want, got = tile_kinds(expected(formula, case, h, b)), plan.kinds(plan.group_of(h, b))
             assert np.array_equal(want, got), f"head {h}, batch entry {b}:\n{want}\n{got}"
+
+
+@pytest.mark.parametrize(("formula", "case"), [p for p in PAIRS if PROGRAMS[p.values[0].key].assertions])
+def test_assertions_hold(formula: Formula, case: Case) -> None:
+    program = PROGRAMS[formula.key]
+    check(program, bound(program, case))
 
 
 def test_formulas_tell_masks_apart() -> None:
