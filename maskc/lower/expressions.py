@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from maskc.diagnostics import Span
 from maskc.ir import nodes as ir
@@ -11,11 +11,12 @@ from maskc.ir.ops import apply, conjunction, disjunction, negation
 from maskc.ir.program import Parameter
 from maskc.lower import operators as ops
 from maskc.lower.calls import bind_arguments
+from maskc.lower.comparisons import lower_comparison, lower_member
 from maskc.lower.context import Context
 from maskc.lower.matches import lower_match
-from maskc.lower.scope import FUNCTIONS, RESERVED, ByName, Pair, Scope, did_you_mean
+from maskc.lower.scope import FUNCTIONS, ByName, Pair, Scope, did_you_mean
 from maskc.lower.spaces import token_coordinate
-from maskc.lower.values import POISON, Coord, Frame, Poison, Table, Value, Valued, both, mask_of, where_defined
+from maskc.lower.values import POISON, Coord, Frame, Poison, Table, Value, Valued, both, mask_of
 from maskc.syntax import tree as t
 
 __all__ = ["Expressions"]
@@ -157,96 +158,10 @@ class Expressions:
         return ops.lift(combine, *values)
 
     def comparison(self, e: t.Comparison, scope: Scope, pair: Pair, here: Node | None) -> Valued:
-        values = self.with_enumerators(e.operands, scope, pair, here)
-
-        def combine(*vs: Valued) -> Valued:
-            plain = [ops.as_value(self.ctx, v, o.span, "what is compared") for v, o in zip(vs, e.operands, strict=True)]
-            parts: list[Node] = []
-            for i, op in enumerate(e.ops):
-                a, b = plain[i], plain[i + 1]
-                if isinstance(a, Poison) or isinstance(b, Poison):
-                    return POISON
-                node = ops.compare(self.ctx, op, (e.operands[i].span, e.operands[i + 1].span), a, b)
-                if node is None:
-                    return POISON
-                parts.append(node)
-            return Value(conjunction(parts))
-
-        return ops.lift(combine, *values)
-
-    def with_enumerators(self, exprs: Sequence[t.Expr], scope: Scope, pair: Pair, here: Node | None) -> list[Valued]:
-        """Values of operands that are compared: a bare name beside an enumeration is one of its values."""
-        labels: tuple[str, ...] = ()
-        found: dict[int, Valued] = {}
-        for i, e in enumerate(exprs):
-            if not isinstance(e, t.Name) or scope.find(e.id) is not None:
-                found[i] = self.value(e, scope, pair, here)
-                labels = labels or self.labels_of(found[i])
-        for i, e in enumerate(exprs):
-            if isinstance(e, t.Name) and e.id in labels and not self.labels_of(found.get(i, POISON)):
-                found[i] = Value(Const(labels.index(e.id)), None, labels)
-            elif i not in found and labels and self.core_is_unknown(e, scope):
-                found[i] = self.not_an_enumerator(e, labels)
-            elif i not in found:
-                found[i] = self.value(e, scope, pair, here)
-        return [found[i] for i in range(len(exprs))]
-
-    def core_is_unknown(self, e: t.Expr, scope: Scope) -> bool:
-        return isinstance(e, t.Name) and e.id not in RESERVED and scope.globals.find(e.id) is None
-
-    def not_an_enumerator(self, e: t.Expr, labels: tuple[str, ...]) -> Poison:
-        written = e.id if isinstance(e, t.Name) else "this"
-        hint = did_you_mean(written, labels) or "the values are " + ", ".join(labels)
-        return self.ctx.error("E303", f"`{written}` is none of its values", e.span, hint)
-
-    def labels_of(self, v: Valued) -> tuple[str, ...]:
-        if isinstance(v, Coord):
-            v = v.at(Symbol("k"))
-        return v.labels if isinstance(v, Value) else ()
+        return lower_comparison(self, e, scope, pair, here)
 
     def member(self, e: t.Member, scope: Scope, pair: Pair, here: Node | None) -> Valued:
-        value = self.value(e.value, scope, pair, here)
-        if isinstance(e.container, t.Range):
-            bounds = e.container
-            return ops.lift(lambda v: self.within(v, e.value.span, bounds, scope, pair), value)
-        container = self.value(e.container, scope, pair)
-        if not isinstance(container, Coord):
-            if isinstance(container, Poison):
-                return POISON
-            hint = "write a segment's name, or a range `0..8`"
-            return self.ctx.error("E301", f"`in` wants a segment or a range, and this is {container.kind}",
-                                  e.container.span, hint)  # fmt: skip
-
-        def inside(v: Valued) -> Valued:
-            plain = ops.as_value(self.ctx, v, e.value.span, "the left side of `in`")
-            if isinstance(plain, Poison):
-                return POISON
-            read = container.at(plain.node)
-            if isinstance(read, Poison):
-                return POISON
-            defined = read.defined if isinstance(read, Value) else None
-            return Value(where_defined(both(defined, plain.defined)))
-
-        return ops.lift(inside, value)
-
-    def within(self, v: Valued, span: Span, bounds: t.Range, scope: Scope, pair: Pair) -> Valued:
-        """``v`` in ``start..end``, either of which may be missing."""
-        value = ops.as_value(self.ctx, v, span, "what is compared with a range")
-        if isinstance(value, Poison):
-            return POISON
-        parts: list[Node] = [] if value.defined is None else [value.defined]
-        for bound, op in ((bounds.start, "<="), (bounds.end, "<")):
-            if bound is None:
-                continue
-            limit = self.plain(bound, scope, pair, "the end of a range")
-            if isinstance(limit, Poison):
-                return POISON
-            sides = (limit, value) if op == "<=" else (value, limit)
-            node = ops.compare(self.ctx, op, (span, bound.span), *sides)
-            if node is None:
-                return POISON
-            parts.append(node)
-        return Value(conjunction(parts))
+        return lower_member(self, e, scope, pair, here)
 
     # Positions
 

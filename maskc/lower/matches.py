@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from maskc.ir.nodes import TRUE, Const, Node, Type
 from maskc.ir.ops import apply, conjunction, disjunction, negation
 from maskc.lower import operators as ops
+from maskc.lower.comparisons import not_an_enumerator, within
 from maskc.lower.context import Context
 from maskc.lower.scope import Pair, Scope
 from maskc.lower.values import POISON, Poison, Value, Valued, mask_of, to_float, where_defined
@@ -94,7 +95,7 @@ class _Matcher:
         if isinstance(cell, t.Name) and cell.id == "_":
             return TRUE
         if isinstance(cell, t.Range):
-            inside = self.lower.within(subject, cell.span, cell, self.scope, self.pair)
+            inside = within(self.lower, subject, cell.span, cell, self.scope, self.pair)
             return inside.node if isinstance(inside, Value) else None
         if subject.labels:
             return self.enumerator(cell, subject)
@@ -108,7 +109,7 @@ class _Matcher:
 
     def enumerator(self, cell: t.Expr, subject: Value) -> Node | None:
         if not isinstance(cell, t.Name) or cell.id not in subject.labels:
-            self.lower.not_an_enumerator(cell, subject.labels)
+            not_an_enumerator(self.lower, cell, subject.labels)
             return None
         node = apply("eq", subject.node, Const(subject.labels.index(cell.id)))
         return node if subject.defined is None else apply("and", subject.defined, node)
