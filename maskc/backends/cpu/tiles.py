@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskc.backends.cpu.clauses import key_intervals
 from maskc.backends.cpu.intervals import interval_jobs, merge_clauses
-from maskc.backends.cpu.jobs import Allowance, Bools, Ints, Job, Mask, Schedule, batch_equal, order_jobs
+from maskc.backends.cpu.jobs import Allowance, Bools, Job, Mask, Schedule, batch_equal, order_jobs
 from maskc.tiles.plan import FULL
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["find_intervals", "schedule", "tile_jobs"]
+__all__ = ["schedule", "tile_jobs"]
 
 # Costs beside the pairs computed, in pairs: of one call, of a query's result merged into an earlier one, of
 # copying a key into place. Measured with four heads of 64.
 _CALL, _MERGE, _COPY = 8192, 24, 16
-_CLAUSES = 4  # intervals a query that are looked for
 _KEPT_PAIRS = 1 << 25  # of the masks of rows of tiles that are kept: a byte each
-_LOOK = 1 << 26  # pairs that are looked at to find them
 
 
 def schedule(plan: TilePlan) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]]:
@@ -43,7 +42,7 @@ def schedule(plan: TilePlan) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]
 def _group_jobs(plan: TilePlan, group: Group) -> tuple[list[Job], list[Job]]:
     if plan.binding.q_len == 0 or plan.binding.k_len == 0 or len(group.runs.start) == 0:
         return [], []
-    clauses: Sequence[tuple[Any, Any]] = group.intervals or find_intervals(plan, group)
+    clauses = key_intervals(plan, group)
     if clauses:
         lo, hi = merge_clauses(clauses, plan.binding.k_len)
         forward, backward = (batch_equal(interval_jobs(lo, hi, backward=way)) for way in (False, True))
@@ -51,68 +50,6 @@ def _group_jobs(plan: TilePlan, group: Group) -> tuple[list[Job], list[Job]]:
             return forward, backward
     by_tiles = batch_equal(tile_jobs(plan, group))
     return by_tiles, by_tiles
-
-
-def find_intervals(plan: TilePlan, group: Group) -> list[tuple[Ints, Ints]]:
-    """The key intervals of every query, read off the tiles; empty where there are many, or many pairs to look at."""
-    spans = [_full_spans(plan, group), *_partial_spans(plan, group)]
-    row, start, end = (np.concatenate(x) for x in zip(*spans, strict=True))
-    if int((group.runs.kind != FULL) @ (group.runs.end - group.runs.start)) and len(spans) == 1:
-        return []
-    order = np.lexsort((start, row))
-    row, start, end = row[order], start[order], end[order]
-    apart = np.ones(len(row), dtype=np.bool_)
-    apart[1:] = (row[1:] != row[:-1]) | (start[1:] > end[:-1])  # spans that touch are one
-    last = np.append(np.flatnonzero(apart)[1:] - 1, len(row) - 1)
-    row, start, end = row[apart], start[apart], end[last]
-    number = np.arange(len(row)) - np.searchsorted(row, row)
-    most = int(number.max(initial=-1)) + 1
-    if most > _CLAUSES:
-        return []
-    lo, hi = np.zeros((2, most, plan.binding.q_len), dtype=np.int64)
-    lo[number, row], hi[number, row] = start, end
-    return list(zip(lo, hi, strict=True))
-
-
-def _full_spans(plan: TilePlan, group: Group) -> tuple[Ints, Ints, Ints]:
-    """Query, first key and last key (excluded) of what full runs keep."""
-    runs, q_len = group.runs, plan.binding.q_len
-    full = runs.kind == FULL
-    tile_rows = np.repeat(np.arange(len(runs.offsets) - 1), np.diff(runs.offsets))[full]
-    rows = (tile_rows[:, None] * plan.q_tile + np.arange(plan.q_tile)).ravel()
-    start = np.repeat(runs.start[full].astype(np.int64) * plan.k_tile, plan.q_tile)
-    end = np.repeat(runs.end[full].astype(np.int64) * plan.k_tile, plan.q_tile).clip(max=plan.binding.k_len)
-    there = rows < q_len
-    return rows[there], start[there], end[there]
-
-
-def _partial_spans(plan: TilePlan, group: Group) -> list[tuple[Ints, Ints, Ints]]:
-    """The same of partial tiles; nothing where they are too many, or too frayed."""
-    rows, cols = _partial_tiles(group)
-    size, found = plan.q_tile * plan.k_tile, []
-    if len(rows) * size > _LOOK:
-        return []
-    step = max(1, (1 << 20) // size)
-    for a in range(0, len(rows), step):
-        r, c = rows[a : a + step], cols[a : a + step]
-        kept = np.pad(plan.tile_mask(group, r, c).astype(np.int8), ((0, 0), (0, 0), (1, 1)))
-        edges = np.diff(kept, axis=2)
-        tile, i, j = np.nonzero(edges == 1)
-        if len(tile) > _CLAUSES * len(r) * plan.q_tile:
-            return []
-        found.append(
-            (r[tile] * plan.q_tile + i, c[tile] * plan.k_tile + j, c[tile] * plan.k_tile + np.nonzero(edges == -1)[2])
-        )
-    return found
-
-
-def _partial_tiles(group: Group) -> tuple[Ints, Ints]:
-    """Row and column of every partial tile."""
-    runs = group.runs
-    tile_rows = np.repeat(np.arange(len(runs.offsets) - 1), np.diff(runs.offsets))
-    lengths = np.where(runs.kind == FULL, 0, runs.end - runs.start).astype(np.int64)
-    within = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return np.repeat(tile_rows, lengths), np.repeat(runs.start.astype(np.int64), lengths) + within
 
 
 def _cost(jobs: list[Job]) -> int:
