@@ -1,0 +1,107 @@
+"""The Triton backend: fused block-sparse kernels written from the pattern, for NVIDIA and AMD GPUs.
+
+Under Triton's interpreter (``TRITON_INTERPRET=1``) it runs on the CPU, slowly: for tests.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from maskc.backends import Compiled, Refusal, Request
+from maskc.backends.triton.entry import Entry, refusal_of
+from maskc.backends.triton.launch import interpreting
+from maskc.backends.triton.spec import specialised
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.interval import MAX_TOKENS
+from maskc.knobs import TRITON_PRECISION
+
+if TYPE_CHECKING:
+    import torch
+
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+
+__all__ = ["Entry", "run", "supports"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_MAX_DIM = 256
+
+
+def supports(program: Program, request: Request) -> Refusal | None:
+    """Programs whose expressions have a Triton spelling, on GPU tensors of 32 or 16 bits and at most 256 wide."""
+    return _refused_device(request) or _refused_tensors(request) or _refused_program(program, bool(request.needs_grad))
+
+
+def _refused_device(request: Request) -> Refusal | None:
+    if request.device in (None, "cuda"):
+        return None
+    if request.device == "cpu" and interpreting():
+        if request.dtype == "bfloat16":
+            return Refusal("Triton's interpreter computes bfloat16 wrongly", "convert q, k and v to float32 or float16")
+        return None
+    return Refusal(
+        f"it computes on GPUs, and the tensors are on {request.device}",
+        "move the tensors to a GPU, or set TRITON_INTERPRET=1 to try kernels slowly on the CPU",
+    )
+
+
+def _refused_tensors(request: Request) -> Refusal | None:
+    if request.dtype is not None and request.dtype not in _DTYPES:
+        return Refusal(f"it does not compute in {request.dtype}", f"convert q, k and v to one of {', '.join(_DTYPES)}")
+    for what, dim in (("head dimension", request.head_dim), ("value dimension", request.value_dim)):
+        if dim is not None and dim > _MAX_DIM:
+            return Refusal(f"the {what} {dim} is above {_MAX_DIM}", "split the heads")
+    if any(n is not None and n > MAX_TOKENS for n in (request.q_len, request.k_len)):
+        return Refusal(f"the sequence is longer than {MAX_TOKENS}", "split the sequence")
+    return None
+
+
+def _refused_program(program: Program, needs_grad: bool) -> Refusal | None:
+    reason = _reason(program, needs_grad)
+    return None if reason is None else Refusal(reason, "" if needs_grad and _reason(program, False) else _FROZEN)
+
+
+_FROZEN = "call under torch.no_grad() if no gradient is needed"
+
+
+@functools.lru_cache(maxsize=256)
+def _reason(program: Program, needs_grad: bool) -> str | None:
+    # Scalars are not known yet; whether text can be written hardly depends on them.
+    args = {p.name: 1 if p.default is None else p.default.value for p in program.params if p.is_scalar}
+    return refusal_of(specialised(program, args), frozenset(), needs_grad)
+
+
+def run(
+    compiled: Compiled,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    binding: Binding,
+    floats: Mapping[str, torch.Tensor],
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention by fused kernels: see ``maskc.backends.Backend.run``."""
+    from maskc.backends.library import attention, handle_of
+
+    names = tuple(floats)
+    precision = TRITON_PRECISION.value()
+    entry = compiled.remember(
+        ("triton", names, precision), binding, lambda: Entry(compiled.program, binding, names, precision)
+    )
+    if scale <= 0:
+        # The kernels take the largest score of a row before they scale it.
+        q, scale = q * scale, 1.0
+    try:
+        out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(entry), scale)
+    except ValueError as error:
+        if "32 bits" not in str(error):
+            raise
+        raise MaskcError(
+            Diagnostic("E702", f"the backend 'triton' cannot compute {compiled.program.name!r}: {error}",
+                       hint="number the values anew from 0")
+        ) from error
+    return out, lse if return_lse else None

@@ -1,0 +1,330 @@
+"""The backward kernels: dQ by rows of tiles, dK with dV by columns. Nothing is accumulated by atomics.
+
+Gradients of the float tensors in a score: what a look-up reads is taken for a variable, and the sum of its
+derivative over a row (or a column) is written to a buffer of its own; where each element of the tensor is
+read, and how often, is left to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from maskc.backends.triton.expressions import Block, Expressions, Unsupported
+from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.writer import (
+    arguments,
+    assemble,
+    bounds_lines,
+    interval_lines,
+    keep_lines,
+    loop_lines,
+    origin,
+)
+from maskc.ir.derivative import derivative, float_lookups
+from maskc.ir.nodes import Const, Lookup, Node, Symbol
+from maskc.ir.rewrite import rebuild
+from maskc.passes.fold import fold_node
+
+__all__ = ["score_lookups", "write_dkv", "write_dq"]
+
+_S = Symbol("s")
+
+_DQ_HEAD = """
+    program = tl.program_id(0)
+    bh = program // tile_rows
+    b = bh // heads
+    h = bh % heads
+    plan = tl.load(plan_of + bh)
+    tile_row = tl.load(row_order + plan * tile_rows + program % tile_rows)
+    at = plan * tile_rows + tile_row
+
+    q_in = tl.arange(0, Q_TILE)
+    q_idx = tile_row * Q_TILE + q_in
+    q_there = q_idx < q_len
+    q_pos = offset + q_idx[:, None]
+    d = tl.arange(0, D_PAD)
+    dv = tl.arange(0, DV_PAD)
+    q_shift = tl.cast(tile_row * Q_TILE, tl.int64)
+    q_at = q_in[:, None] * q_sn + d[None, :] * q_sd
+    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh + q_shift * q_sn
+    query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
+    do_at = q_in[:, None] * do_sn + dv[None, :] * do_sd
+    do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh + q_shift * do_sn
+    grad_out = load(do_base + do_at, q_there[:, None] & (dv[None, :] < DV), RAGGED_Q or DV != DV_PAD)
+    row = tl.cast(bh, tl.int64) * q_len + q_idx
+"""
+
+_DQ_KEYS = """
+    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
+    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
+    k_in = tl.arange(0, K_TILE)
+    k_at = k_in[None, :] * k_sn + d[:, None] * k_sd
+    v_at = k_in[None, :] * v_sn + dv[:, None] * v_sd
+    dq = tl.zeros((Q_TILE, D_PAD), tl.float32)
+"""
+
+_DQ_STORE = """
+    dq_at = q_in[:, None] * dq_sn + d[None, :] * dq_sd
+    dq_base = dq_ptr + tl.cast(b, tl.int64) * dq_sb + tl.cast(h, tl.int64) * dq_sh + q_shift * dq_sn
+    tl.store(dq_base + dq_at, tl.cast(dq * scale, dq_ptr.dtype.element_ty), mask=q_there[:, None] & (d[None, :] < D))
+"""
+
+_DKV_HEAD = """
+    program = tl.program_id(0)
+    kv_heads = heads // group
+    b = program // tile_rows // kv_heads
+    kv_head = program // tile_rows % kv_heads
+    first_plan = tl.load(plan_of + b * heads + kv_head * group)
+    tile_row = tl.load(row_order + first_plan * tile_rows + program % tile_rows)
+
+    k_in = tl.arange(0, K_TILE)
+    k_idx = tile_row * K_TILE + k_in
+    k_there = k_idx < k_len
+    k_pos = k_idx[:, None]
+    d = tl.arange(0, D_PAD)
+    dv = tl.arange(0, DV_PAD)
+    k_shift = tl.cast(tile_row * K_TILE, tl.int64)
+    k_at = k_in[:, None] * k_sn + d[None, :] * k_sd
+    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(kv_head, tl.int64) * k_sh + k_shift * k_sn
+    key = load(k_base + k_at, k_there[:, None] & (d[None, :] < D), RAGGED_K or D != D_PAD)
+    v_at = k_in[:, None] * v_sn + dv[None, :] * v_sd
+    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(kv_head, tl.int64) * v_sh + k_shift * v_sn
+    value = load(v_base + v_at, k_there[:, None] & (dv[None, :] < DV), RAGGED_K or DV != DV_PAD)
+    q_in = tl.arange(0, Q_TILE)
+    q_at = q_in[None, :] * q_sn + d[:, None] * q_sd
+    do_at = q_in[:, None] * do_sn + dv[None, :] * do_sd
+    grad_key = tl.zeros((K_TILE, D_PAD), tl.float32)
+    grad_value = tl.zeros((K_TILE, DV_PAD), tl.float32)
+
+    # The query heads that share this key head, one after another: the order of the sum never changes.
+    for member in range(group):
+        h = kv_head * group + member
+        bh = b * heads + h
+        plan = tl.load(plan_of + bh)
+        at = plan * tile_rows + tile_row
+        q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh
+        do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
+        row = tl.cast(bh, tl.int64) * q_len
+"""
+
+_DKV_STORE = """
+    dk_at = k_in[:, None] * dk_sn + d[None, :] * dk_sd
+    dk_base = dk_ptr + tl.cast(b, tl.int64) * dk_sb + tl.cast(kv_head, tl.int64) * dk_sh + k_shift * dk_sn
+    tl.store(dk_base + dk_at, tl.cast(grad_key * scale, dk_ptr.dtype.element_ty), mask=k_there[:, None] & (d[None, :] < D))
+    dv_at = k_in[:, None] * dv_sn + dv[None, :] * dv_sd
+    dv_base = dv_ptr + tl.cast(b, tl.int64) * dv_sb + tl.cast(kv_head, tl.int64) * dv_sh + k_shift * dv_sn
+    tl.store(dv_base + dv_at, tl.cast(grad_value, dv_ptr.dtype.element_ty), mask=k_there[:, None] & (dv[None, :] < DV))
+"""
+
+
+def score_lookups(spec: KernelSpec) -> tuple[tuple[Lookup, ...], tuple[Lookup, ...]]:
+    """The look-ups in the score that receive a gradient: those summed over a query's row, and over a key's column.
+
+    Raises Unsupported where a look-up differs between the pairs of a row and of a column.
+    """
+    used = Expressions(spec.program, spec.batched, "q", [spec.program.score])
+    rows, columns = [], []
+    for node in float_lookups(spec.program.score):
+        if node.name not in spec.grad_tables:
+            continue
+        depends = used.depends(node)
+        if depends <= {"q"}:
+            rows.append(node)
+        elif depends <= {"k"}:
+            columns.append(node)
+        else:
+            raise Unsupported(f"the gradient of {node.name!r} adds up pairs that no row or column holds together")
+    return tuple(rows), tuple(columns)
+
+
+def write_dq(spec: KernelSpec) -> Kernel:
+    """dQ, and the row sums of ``score_lookups``. Raises Unsupported."""
+    lookups = score_lookups(spec)[0]
+    used = _expressions(spec, "q", lookups)
+    before = Block(hoisted=True)
+    lines = _lines(_DQ_HEAD) + [f"    {x}" for x in _row_statistics(spec, "row", "[:, None]")] + _lines(_DQ_KEYS)
+    lines += [f"    table_{i} = tl.zeros((Q_TILE,), tl.float32)" for i in range(len(lookups))]
+    if spec.clauses is not None:
+        interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
+    loops: list[str] = []
+    for kind in ("full", "part"):
+        loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
+    lines += before.lines + loops + ["", *_lines(_DQ_STORE)]
+    lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
+    args = arguments([*_tensors(spec, "dq"), *_buffers(lookups)], spec, used, "q k v do dq")
+    return assemble("attention_dq", "Attention, backward: dQ.", spec, args, lines, ["load", "visible", *used.helpers])
+
+
+def write_dkv(spec: KernelSpec) -> Kernel:
+    """dK and dV on the transposed plan, and the column sums of ``score_lookups``. Raises Unsupported."""
+    lookups = score_lookups(spec)[1]
+    used = _expressions(spec, "k", lookups)
+    before = Block(indent=2, hoisted=True)
+    inner = [f"        table_{i} = tl.zeros((K_TILE,), tl.float32)" for i in range(len(lookups))]
+    loops: list[str] = []
+    for kind in ("full", "part"):
+        loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
+    lines = _lines(_DKV_HEAD) + inner + before.lines + loops
+    lines += [
+        f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + k_idx, table_{i}, mask=k_there)"
+        for i in range(len(lookups))
+    ]
+    lines += ["", *_lines(_DKV_STORE)]
+    args = arguments([*_tensors(spec, "dk dv"), *_buffers(lookups)], spec, used, "q k v do dk dv")
+    return assemble("attention_dkv", "Attention, backward: dK and dV.", spec, args, lines, ["load", "visible", *used.helpers])
+
+
+def _lines(text: str) -> list[str]:
+    return text.strip("\n").split("\n")
+
+
+def _tensors(spec: KernelSpec, grads: str) -> list[tuple[str, str]]:
+    out = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "do")]
+    if _is_softmax(spec):
+        out += [("lse_ptr", "float32"), ("delta_ptr", "float32")]
+    return out + [(f"{name}_ptr", "data") for name in grads.split()]
+
+
+def _buffers(lookups: Sequence[Node]) -> list[tuple[str, str]]:
+    return [(f"table_{i}_ptr", "float32") for i in range(len(lookups))]
+
+
+def _is_softmax(spec: KernelSpec) -> bool:
+    return spec.program.normalizer.kind == "softmax"
+
+
+def _derivatives(spec: KernelSpec, lookups: Sequence[Node]) -> list[Node]:
+    """By the scaled dot product, and by each look-up."""
+    return [rebuild(derivative(spec.program.score, by), fold_node) for by in (_S, *lookups)]
+
+
+def _expressions(spec: KernelSpec, outer: str, lookups: Sequence[Node]) -> Expressions:
+    roots = [spec.program.score, *_derivatives(spec, lookups)]
+    if spec.clauses is None:
+        roots.append(spec.program.mask)
+    return Expressions(spec.program, spec.batched, outer, roots)
+
+
+def _loop_head(kind: str, indent: int) -> list[str]:
+    note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
+    return ["", f"{'    ' * indent}# {note}", *bounds_lines(kind, indent), *loop_lines(kind, indent)]
+
+
+def _row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
+    """Log-sum-exp and delta of the queries of a tile; ``whole``: all are there, and none is empty."""
+    if not _is_softmax(spec):
+        return []
+    if whole:
+        return [
+            f"lse = tl.load(lse_ptr + {place}){orient} * LOG2E",
+            f"delta = tl.load(delta_ptr + {place}){orient}",
+        ]
+    return [
+        f'lse = tl.load(lse_ptr + {place}, mask=q_there, other=float("inf")){orient} * LOG2E',
+        "# The weights of a row that keeps nothing are 0.",
+        'lse = tl.where(lse == float("-inf"), float("inf"), lse)',
+        f"delta = tl.load(delta_ptr + {place}, mask=q_there, other=0.0){orient}",
+    ]
+
+
+def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
+    block = Block(indent=2)
+    k_there, v_there, k_masked, v_masked = "d[:, None] < D", "dv[:, None] < DV", "D != D_PAD", "DV != DV_PAD"
+    if partial or not spec.plain_score:
+        block.add("k_idx = tile * K_TILE + k_in[None, :]")
+        block.add("k_pos = k_idx")
+    if partial:
+        k_there, v_there = f"(k_idx < k_len) & ({k_there})", f"(k_idx < k_len) & ({v_there})"
+        k_masked, v_masked = f"RAGGED_K or {k_masked}", f"RAGGED_K or {v_masked}"
+    block.add("shift = tl.cast(tile * K_TILE, tl.int64)")
+    block.add(f"key = load(k_base + shift * k_sn + k_at, {k_there}, {k_masked})")
+    block.add("score = tl.dot(query, key, input_precision=PRECISION)")
+    if partial:
+        keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
+    block.add(f"value = load(v_base + shift * v_sn + v_at, {v_there}, {v_masked})")
+    block.add("grad_weight = tl.dot(grad_out, value, input_precision=PRECISION)")
+    grad = _grad_score(spec, used, block, before, lookups, partial, 1)
+    if partial:
+        block.add("key = visible(key, keep, 0, True)")
+    block.add(f"dq = tl.dot(tl.cast({grad}, key.dtype), tl.trans(key), dq, input_precision=PRECISION)")
+    return block.lines
+
+
+def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
+    block = Block(indent=3)
+    block.add("q_idx = tile * Q_TILE + q_in")
+    if partial:
+        block.add("q_there = q_idx < q_len")
+    if partial or not spec.plain_score:
+        block.add("q_pos = offset + q_idx[None, :]")
+    block.add("shift = tl.cast(tile * Q_TILE, tl.int64)")
+    masked = "RAGGED_Q or " if partial else ""
+    q_there = "q_there[None, :] & (d[:, None] < D)" if partial else "d[:, None] < D"
+    do_there = "q_there[:, None] & (dv[None, :] < DV)" if partial else "dv[None, :] < DV"
+    block.add(f"query = load(q_base + shift * q_sn + q_at, {q_there}, {masked}D != D_PAD)")
+    block.add("score = tl.dot(key, query, input_precision=PRECISION)")
+    if partial:
+        if spec.clauses is not None:
+            interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
+            block.add("k_idx = k_pos")
+        keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
+    for line in _row_statistics(spec, "row + q_idx", "[None, :]", whole=not partial):
+        block.add(line)
+    block.add(f"grad_out = load(do_base + shift * do_sn + do_at, {do_there}, {masked}DV != DV_PAD)")
+    block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
+    grad = _grad_score(spec, used, block, before, lookups, partial, 1)
+    if partial:
+        block.add("query = visible(query, keep, 0, True)")
+        block.add("grad_out = visible(grad_out, keep, 0, False)")
+    block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
+    block.add(f"grad_key = tl.dot(tl.cast({grad}, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)")
+    return block.lines
+
+
+def _grad_score(
+    spec: KernelSpec,
+    used: Expressions,
+    block: Block,
+    before: Block,
+    lookups: Sequence[Node],
+    partial: bool,
+    axis: int,
+) -> str:
+    """From ``score`` and ``grad_weight`` to ``weight`` and the gradient by the dot product; its name."""
+    program = spec.program
+    if not (spec.plain_score and _is_softmax(spec)):
+        block.add("score = score * scale")
+    for line in [] if spec.plain_score else origin(("score", program.score)):
+        block.add(line)
+    logit = "score" if spec.plain_score else used.write(program.score, block, before)
+    unit = "(scale * LOG2E)" if spec.plain_score else "LOG2E"
+    kind = program.normalizer.kind
+    if kind == "softmax":
+        block.add(f"weight = tl.exp2({logit} * {unit} - lse)")
+    else:
+        block.add(f"weight = {f'tl.sigmoid({logit})' if kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
+    slope = {
+        "softmax": "weight * (grad_weight - delta)",
+        "sigmoid": "weight * (1.0 - weight) * grad_weight",
+        "relu": "tl.where(weight > 0.0, grad_weight, 0.0)",
+    }[kind]
+    block.add(f"grad_score = {slope}")
+    if partial:
+        # Not only weights of 0: what is computed of pairs that are not kept may be NaN.
+        block.add("weight = tl.where(keep, weight, 0.0)")
+        block.add("grad_score = tl.where(keep, grad_score, 0.0)")
+    by_score, *by_lookups = _derivatives(spec, lookups)
+    for i, node in enumerate(by_lookups):
+        block.add(f"table_{i} += tl.sum({_times(used, node, block, before, partial)}, {axis})")
+    if isinstance(by_score, Const) and by_score.value == 1.0:
+        return "grad_score"
+    block.add(f"grad_dot = {_times(used, by_score, block, before, partial)}")
+    return "grad_dot"
+
+
+def _times(used: Expressions, factor: Node, block: Block, before: Block, partial: bool) -> str:
+    """``grad_score`` times ``factor``, 0 for pairs that are not kept."""
+    if isinstance(factor, Const):
+        return "grad_score" if factor.value == 1.0 else f"grad_score * {factor.value!r}"
+    text = f"grad_score * {used.write(factor, block, before)}"
+    return f"tl.where(keep, {text}, 0.0)" if partial else text

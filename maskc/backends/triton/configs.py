@@ -1,0 +1,112 @@
+"""Tiles, warps and stages by architecture: one row each.
+
+Chosen so that the kernels fit the chip's shared memory and registers without spilling (see
+``docs/benchmarks/kernels.md``); which of those that fit is fastest is for a GPU to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Config", "Target", "config", "parse_target", "shared_memory"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A chip: ``kind`` "cuda" with a compute capability such as 90, or "hip" with a name such as "gfx942"."""
+
+    kind: str
+    arch: int | str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.arch}"
+
+    @property
+    def warp_size(self) -> int:
+        """Threads a warp."""
+        return 64 if self.kind == "hip" else 32
+
+
+@dataclass(frozen=True)
+class Config:
+    """Queries and keys a tile, warps a program instance, stages of the software pipeline."""
+
+    q_tile: int
+    k_tile: int
+    warps: int
+    stages: int
+
+
+_SMALL = Config(16, 16, 4, 1)
+
+#: Most shared memory of one block in bytes.
+_SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376, "gfx942": 65536}
+
+#: (stage of the computation, padded head dimension) -> configuration, by architecture; 16-bit dtypes.
+_TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
+    80: {
+        ("forward", 64): Config(128, 64, 4, 3),
+        ("forward", 128): Config(128, 64, 8, 2),
+        ("forward", 256): Config(64, 32, 4, 2),
+        ("dq", 64): Config(128, 64, 8, 2),
+        ("dq", 128): Config(64, 32, 4, 2),
+        ("dq", 256): Config(32, 32, 4, 1),
+        ("dkv", 64): Config(64, 64, 4, 2),
+        ("dkv", 128): Config(32, 64, 4, 2),
+        ("dkv", 256): Config(32, 32, 4, 1),
+    },
+    90: {
+        ("forward", 64): Config(128, 128, 8, 3),
+        ("forward", 128): Config(128, 64, 8, 3),
+        ("forward", 256): Config(128, 64, 8, 2),
+        ("dq", 64): Config(128, 64, 8, 2),
+        ("dq", 128): Config(64, 64, 4, 2),
+        ("dq", 256): Config(64, 32, 8, 1),
+        ("dkv", 64): Config(64, 128, 8, 2),
+        ("dkv", 128): Config(64, 64, 4, 2),
+        ("dkv", 256): Config(32, 64, 8, 1),
+    },
+    "gfx942": {
+        ("forward", 64): Config(128, 64, 4, 2),
+        ("forward", 128): Config(128, 32, 4, 2),
+        ("forward", 256): Config(64, 32, 4, 1),
+        ("dq", 64): Config(64, 64, 4, 1),
+        ("dq", 128): Config(64, 32, 4, 1),
+        ("dq", 256): Config(32, 16, 4, 1),
+        ("dkv", 64): Config(32, 64, 4, 1),
+        ("dkv", 128): Config(32, 64, 4, 1),
+        ("dkv", 256): Config(16, 32, 4, 1),
+    },
+}
+#: Architectures without a row of their own use that of another.
+_LIKE: dict[int | str, int | str] = {100: 90, 120: 80, 86: 80, 89: 80}
+
+
+def parse_target(text: str) -> Target:
+    """``cuda:90`` or ``hip:gfx942``. Raises ValueError."""
+    kind, _, arch = text.partition(":")
+    if kind == "cuda" and arch.isdigit() and int(arch) >= 80:
+        return Target(kind, int(arch))
+    if kind == "hip" and arch.startswith("gfx") and arch.isalnum():
+        return Target(kind, arch)
+    raise ValueError(f"expected a target such as cuda:90 (80 or later) or hip:gfx942, not {text!r}")
+
+
+def shared_memory(target: Target) -> int:
+    """Most shared memory of one block in bytes; that of the smallest relative where the chip is not listed."""
+    return _SHARED.get(target.arch, 65536 if target.kind == "hip" else 101376)
+
+
+def config(stage: str, target: Target | None, head_dim: int, dtype: str) -> Config:
+    """The configuration for ``stage`` ("forward", "decode", "dq" or "dkv"); target None: the interpreter."""
+    if target is None:
+        return _SMALL
+    rows = _TABLE.get(_LIKE.get(target.arch, target.arch))
+    if rows is None:
+        rows = _TABLE["gfx942" if target.kind == "hip" else 90 if int(target.arch) >= 90 else 80]
+    wanted = 64 if head_dim <= 64 else 128 if head_dim <= 128 else 256
+    if dtype == "float32":
+        wanted = min(256, 2 * wanted)
+    if stage == "decode":
+        return Config(16, 64 if wanted < 256 else 32, 4, 2)
+    return rows[stage, wanted]

@@ -1,0 +1,325 @@
+"""Attention of one program under one binding by Triton kernels: which kernels, with what, and what is left to torch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskc.backends.triton.backward import score_lookups, write_dkv, write_dq
+from maskc.backends.triton.decode import merge_splits, number_of_splits
+from maskc.backends.triton.expressions import Unsupported
+from maskc.backends.triton.forward import write_decode, write_forward
+from maskc.backends.triton.launch import (
+    DevicePlan,
+    default_config,
+    launch,
+    pad,
+    plan_arguments,
+    strides,
+    table_arguments,
+)
+from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.backends.triton.tiles import kernel_plan
+from maskc.ir.evaluate import evaluate
+from maskc.ir.nodes import Node
+from maskc.ir.program import OUTPUT
+
+if TYPE_CHECKING:
+    from maskc.backends.triton.configs import Config
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+    from maskc.tiles.plan import TilePlan
+
+__all__ = ["Entry"]
+
+Tensor = torch.Tensor
+_WRITERS = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv}
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A program, a binding and the names of its float inputs: all that a call needs but tensors.
+
+    ``precision``: of products in float32, "ieee" or "tf32". ``configs``: configurations that replace the
+    defaults, by stage. ``splits``: program instances that share the keys of a row when decoding; None: as many as
+    keep the device busy, and none where there are many queries.
+    """
+
+    program: Program
+    binding: Binding
+    names: tuple[str, ...]
+    precision: str = "ieee"
+    configs: Mapping[str, Config] = field(default_factory=dict)
+    splits: int | None = None
+    _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def plain_output(self) -> bool:
+        """Whether the program has no output expression."""
+        return self.program.output is OUTPUT
+
+    @functools.cached_property
+    def text_program(self) -> Program:
+        """What kernels are written from."""
+        return specialised(self.program, self.binding.args)
+
+    def plan(self, q_tile: int, k_tile: int) -> TilePlan:
+        """The tiles of the mask, in tiles of the given size."""
+        from maskc.tiles import make_plan
+
+        return self._remembered(
+            ("tiles", q_tile, k_tile), lambda: make_plan(self.program, self.binding, q_tile=q_tile, k_tile=k_tile)
+        )
+
+    def kernel(self, stage: str, clauses: int | None, grad_tables: frozenset[str] = frozenset()) -> Kernel:
+        """The kernel for "forward", "decode", "dq" or "dkv"."""
+
+        def write() -> Kernel:
+            spec = KernelSpec(self.text_program, self.binding.batched, clauses, grad_tables)
+            return _WRITERS[stage](spec)
+
+        return self._remembered((stage, clauses, grad_tables), write)
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Output (B, H, Nq, Dv) in the dtype of ``q``, log-sum-exp (B, H, Nq) in float32 (0 where there is no
+        softmax), and the output before the output expression (without elements if there is none)."""
+        tables = dict(zip(self.names, floats, strict=True))
+        if number_of_splits(self, q) and q.numel() and k.numel():
+            return self._decode(q, k, v, tables, scale)
+        stage = "forward"
+        chosen = self._config(stage, q, v)
+        plan, clauses = self._device_plan(chosen, q.device, by_keys=False)
+        kernel = self.kernel(stage, clauses)
+        batch, heads, rows, _ = q.shape
+        out = _heads_inside(q, v.shape[3])
+        plain = q.new_empty(0) if self.plain_output else _heads_inside(q, v.shape[3])
+        lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
+        values = {**self._values(plan, kernel, q, k, v, tables, scale), **strides("o", out)}
+        values |= {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
+        launch(kernel, batch * heads * plan.rows if rows and out.numel() else 0, values, chosen, q.device)
+        return out, lse, plain
+
+    def _decode(
+        self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        chosen = self._decode_config(q, k, v)
+        splits = number_of_splits(self, q)
+        plan, clauses = self._device_plan(chosen, q.device, by_keys=False, q_tile=pad(q.shape[2]))
+        kernel = self.kernel("decode", clauses)
+        batch, heads, rows, _ = q.shape
+        parts = torch.empty((splits, batch, heads, rows, v.shape[3]), dtype=torch.float32, device=q.device)
+        lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=q.device)
+        pack = self._pack(q, k)
+        values = {**self._values(plan, kernel, q, k, v, tables, scale), "out_ptr": parts, "lse_ptr": lses}
+        values |= {"splits": splits, "PACK": pack}
+        launch(kernel, batch * (heads // pack) * splits, values, chosen, q.device)
+        sink = self.program.normalizer.sink
+        logit = None if sink is None else self._by_query(sink, tables, q.device)
+        softmax = self.program.normalizer.kind == "softmax"
+        out, lse = merge_splits(parts, lses if softmax else None, logit)
+        lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if lse is None else lse
+        if self.plain_output:
+            return out.to(q.dtype), lse, q.new_empty(0)
+        return self._by_query(self.program.output, tables, q.device, out).to(q.dtype), lse, out.to(q.dtype)
+
+    def backward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        floats: Sequence[Tensor],
+        out: Tensor,
+        lse: Tensor,
+        grad: Tensor,
+        grad_lse: Tensor | None,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Gradients of q, k, v and ``floats``. ``out``: before the output expression. Deterministic."""
+        tables = dict(zip(self.names, floats, strict=True))
+        sums = {name: torch.zeros(x.shape, dtype=torch.float32, device=x.device) for name, x in tables.items()}
+        if not self.plain_output:
+            (grad,) = self._pull(self.program.output, tables, sums, grad.float(), out.float())
+            grad = grad.to(q.dtype)
+        delta = (out.float() * grad.float()).sum(dim=-1)
+        if grad_lse is not None:
+            delta = delta - grad_lse
+        lse = lse.contiguous()
+        sink = self.program.normalizer.sink
+        if sink is not None and tables:
+            share = (self._by_query(sink, tables, q.device) - lse[..., None]).exp()
+            share = torch.where(lse[..., None] == -torch.inf, 0.0, share)
+            self._pull(sink, tables, sums, -share * delta[..., None])
+        grads = self._kernels_backward(q, k, v, tables, sums, lse, delta.contiguous(), grad, scale)
+        return *grads, [sums[name].to(tables[name].dtype) for name in self.names]
+
+    def _kernels_backward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tables: Mapping[str, Tensor],
+        sums: dict[str, Tensor],
+        lse: Tensor,
+        delta: Tensor,
+        grad: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
+        if not (q.numel() and k.numel() and v.numel()):
+            return dq, dk, dv
+        wanted = frozenset(tables)
+        spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
+        for stage, lookups, extent in zip(("dq", "dkv"), score_lookups(spec), (q.shape[2], k.shape[2]), strict=True):
+            chosen = self._config(stage, q, v)
+            plan, clauses = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
+            kernel = self.kernel(stage, clauses, wanted)
+            buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
+            values = self._values(plan, kernel, q, k, v, tables, scale)
+            values |= {"do_ptr": grad, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv, "lse_ptr": lse, "delta_ptr": delta}
+            values |= {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
+            for name, tensor in (("do", grad), ("dq", dq), ("dk", dk), ("dv", dv)):
+                values |= strides(name, tensor)
+            heads = q.shape[1] if stage == "dq" else k.shape[1]
+            launch(kernel, q.shape[0] * heads * plan.rows, values, chosen, q.device)
+            for node, total in zip(lookups, buffers, strict=True):
+                self._pull(node, tables, sums, total[..., None] if stage == "dq" else total[:, :, None])
+        return dq, dk, dv
+
+    def _pull(
+        self, node: Node, tables: Mapping[str, Tensor], sums: dict[str, Tensor], grad: Tensor, out: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Add the gradients of the float inputs through ``node``, given that of its value; return that of ``out``."""
+        with torch.enable_grad():
+            leaves = {name: x.detach().float().requires_grad_() for name, x in tables.items()}
+            given = [] if out is None else [out.detach().requires_grad_()]
+            value = self._value(node, leaves, grad.device, *given).expand(grad.shape)
+            if not value.requires_grad:
+                return tuple(torch.zeros_like(x) for x in given)
+            found = torch.autograd.grad(value, [*given, *leaves.values()], grad, allow_unused=True)
+        for name, one in zip(leaves, found[len(given) :], strict=True):
+            if one is not None:
+                sums[name] += one
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(given, found, strict=False))
+
+    def _by_query(
+        self, node: Node, tables: Mapping[str, Tensor], device: torch.device, out: Tensor | None = None
+    ) -> Tensor:
+        """The value of an expression that speaks of no key, (B, H, Nq, 1) or the shape of ``out``."""
+        b = self.binding
+        shape = (b.batch, b.heads, b.q_len, 1) if out is None else out.shape
+        return self._value(node, tables, device, *([] if out is None else [out])).expand(shape)
+
+    def _value(self, node: Node, tables: Mapping[str, Tensor], device: torch.device, *out: Tensor) -> Tensor:
+        b = self.binding
+        q = torch.arange(b.offset, b.offset + b.q_len, device=device).view(1, 1, -1, 1)
+        k = torch.arange(b.k_len, device=device).view(1, 1, 1, -1)
+        value: Tensor = evaluate(
+            node,
+            b,
+            q=q,
+            k=k,
+            h=torch.arange(b.heads, device=device).view(1, -1, 1, 1),
+            b=torch.arange(b.batch, device=device).view(-1, 1, 1, 1),
+            o=out[0] if out else None,
+            params=self.program.params,
+            tables=tables,
+            xp=torch,
+            float_dtype=torch.float32,
+        )
+        return value
+
+    def _values(
+        self,
+        plan: DevicePlan,
+        kernel: Kernel,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tables: Mapping[str, Tensor],
+        scale: float,
+    ) -> dict[str, Any]:
+        """The arguments that all kernels share."""
+        b = self.binding
+        static = tuple(n for n in kernel.tables if n not in tables)
+        fixed = self._remembered(
+            ("tables", static, q.device), lambda: table_arguments(self.program, b, {}, static, q.device)
+        )
+        moving = tuple(n for n in kernel.tables if n in tables)
+        d, dv = q.shape[3], v.shape[3]
+        return {
+            **plan.arguments,
+            **fixed,
+            **table_arguments(self.program, b, tables, moving, q.device),
+            **{f"size_{name}": value for name, value in b.sizes.items()},
+            **{key: value for name, x in (("q", q), ("k", k), ("v", v)) for key, value in strides(name, x).items()},
+            **{"q_ptr": q, "k_ptr": k, "v_ptr": v, "q_len": b.q_len, "k_len": b.k_len, "offset": b.offset},
+            **{"heads": q.shape[1], "group": q.shape[1] // k.shape[1], "layer": b.layer, "scale": float(scale)},
+            **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision},
+            **{"Q_TILE": plan.config.q_tile, "K_TILE": plan.config.k_tile},
+            **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
+        }
+
+    def _config(self, stage: str, q: Tensor, v: Tensor) -> Config:
+        return self.configs.get(stage) or default_config(stage, q.device, q.shape[3], v.shape[3], q.dtype)
+
+    def _decode_config(self, q: Tensor, k: Tensor, v: Tensor) -> Config:
+        from dataclasses import replace
+
+        rows = q.shape[2] * self._pack(q, k)
+        return replace(self._config("decode", q, v), q_tile=pad(rows))
+
+    def _pack(self, q: Tensor, k: Tensor) -> int:
+        """Query heads in one tile when decoding: all that share a key head, if they also share their masks."""
+        group = q.shape[1] // k.shape[1]
+        plan = self.plan(pad(q.shape[2]), self._config("decode", q, k).k_tile)
+        for members in plan.groups:
+            whole = {h // group for h in members.heads}
+            if len(members.heads) != group * len(whole):
+                return 1
+        return group
+
+    def _device_plan(
+        self, chosen: Config, device: torch.device, *, by_keys: bool, q_tile: int | None = None
+    ) -> tuple[DevicePlan, int | None]:
+        """The plan on the device, and how partial tiles are masked: by so many intervals, or None: by the mask.
+
+        ``q_tile``: queries in a tile of the plan, if not those of the configuration.
+        """
+
+        def make() -> tuple[DevicePlan, int | None]:
+            plan = self.plan(q_tile or chosen.q_tile, chosen.k_tile)
+            clauses = mask_form(self.text_program, plan)
+            made = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
+            return plan_arguments(made, chosen, device), clauses
+
+        return self._remembered(("device", chosen, device, by_keys, q_tile), make)
+
+    def _remembered(self, key: Any, make: Any) -> Any:
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
+
+
+def _heads_inside(q: Tensor, width: int) -> Tensor:
+    """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
+    batch, heads, rows, _ = q.shape
+    return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)
+
+
+def refusal_of(program: Program, batched: frozenset[str], needs_grad: bool) -> str | None:
+    """Why kernels for ``program`` cannot be written, or None."""
+    tables = frozenset(p.name for p in program.params) if needs_grad else frozenset[str]()
+    spec = KernelSpec(program, batched, None, tables)
+    try:
+        for write in (write_forward, write_dq, write_dkv) if needs_grad else (write_forward,):
+            write(spec)
+    except Unsupported as why:
+        return str(why)
+    return None

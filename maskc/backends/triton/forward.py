@@ -1,0 +1,267 @@
+"""The forward kernel: attention of one tile of queries over the live tiles of keys, with online softmax.
+
+The decoding kernel is the same, but its rows are the query heads that share a key head, and several
+program instances share the keys of a row: each leaves a partial result, which ``merge`` joins.
+"""
+
+from __future__ import annotations
+
+from maskc.backends.triton.expressions import Block, Expressions
+from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.writer import (
+    arguments,
+    assemble,
+    bounds_lines,
+    interval_lines,
+    keep_lines,
+    loop_lines,
+    origin,
+)
+from maskc.ir.program import OUTPUT
+
+__all__ = ["write_decode", "write_forward"]
+
+_HEAD = """
+    program = tl.program_id(0)
+    bh = program // tile_rows
+    b = bh // heads
+    h = bh % heads
+    plan = tl.load(plan_of + bh)
+    # Rows with much work come first, so that none of them is left for the end.
+    tile_row = tl.load(row_order + plan * tile_rows + program % tile_rows)
+    at = plan * tile_rows + tile_row
+
+    q_idx = tile_row * Q_TILE + tl.arange(0, Q_TILE)
+    q_there = q_idx < q_len
+    q_pos = offset + q_idx[:, None]
+    d = tl.arange(0, D_PAD)
+    dv = tl.arange(0, DV_PAD)
+    # Where a tile starts is computed in 64 bits, places within it in 32.
+    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh + tl.cast(tile_row * Q_TILE, tl.int64) * q_sn
+    q_at = tl.arange(0, Q_TILE)[:, None] * q_sn + d[None, :] * q_sd
+    query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
+    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
+    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
+"""
+
+_DECODE_HEAD = """
+    program = tl.program_id(0)
+    split = program % splits
+    packs = heads // PACK
+    b = program // splits // packs
+    # A row is one query of one of the PACK heads that share a key head and a plan.
+    first_head = program // splits % packs * PACK
+    row = tl.arange(0, Q_TILE)
+    head = first_head + row % PACK
+    h = head[:, None]
+    q_idx = row // PACK
+    q_there = q_idx < q_len
+    q_pos = offset + q_idx[:, None]
+    plan = tl.load(plan_of + b * heads + first_head)
+    at = plan * tile_rows
+    d = tl.arange(0, D_PAD)
+    dv = tl.arange(0, DV_PAD)
+    q_at = tl.cast(h, tl.int64) * q_sh + tl.cast(q_idx[:, None], tl.int64) * q_sn + d[None, :] * q_sd
+    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb
+    query = tl.load(q_base + q_at, mask=q_there[:, None] & (d[None, :] < D), other=0.0)
+    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(first_head // group, tl.int64) * k_sh
+    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(first_head // group, tl.int64) * v_sh
+"""
+
+_KEYS = """    k_in = tl.arange(0, K_TILE)
+    k_at = k_in[None, :] * k_sn + d[:, None] * k_sd
+    v_at = k_in[:, None] * v_sn + dv[None, :] * v_sd
+    acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)
+"""
+
+
+def write_forward(spec: KernelSpec) -> Kernel:
+    """The forward kernel of ``spec``. Where there is an output expression, ``plain_ptr`` receives the output
+    before it. Raises Unsupported."""
+    used = _expressions(spec, False)
+    hoisted, loops = _loops(spec, used)
+    lines = _HEAD.strip("\n").split("\n") + _KEYS.rstrip().split("\n")
+    lines += [*_start(spec, used), *hoisted, *loops, *_finish(spec, used)]
+    tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
+    if spec.program.output is not OUTPUT:
+        tensors.append(("plain_ptr", "data"))
+    if _kind(spec) == "softmax":
+        tensors.append(("lse_ptr", "float32"))
+    args = arguments(tensors, spec, used, "q k v o")
+    return assemble("attention_forward", "Attention, forward.", spec, args, lines, ["load", "visible", *used.helpers])
+
+
+def write_decode(spec: KernelSpec) -> Kernel:
+    """The decoding kernel of ``spec``: few queries, and the keys of each split among ``splits`` instances.
+
+    It writes normalised outputs and log-sum-exps (sums of weights where there is no softmax) of shape
+    (splits, batch, heads, q_len, ...) in float32; sink and output expression are left to the merge.
+    """
+    used = _expressions(spec, True)
+    hoisted, loops = _loops(spec, used, split=True)
+    lines = _DECODE_HEAD.strip("\n").split("\n") + _KEYS.rstrip().split("\n")
+    lines += [*_empty_start(spec), *hoisted, *loops, *_DECODE_TAIL[_kind(spec)].rstrip().split("\n")]
+    tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v")] + [("out_ptr", "float32")]
+    if _kind(spec) == "softmax":
+        tensors.append(("lse_ptr", "float32"))
+    args = arguments(tensors, spec, used, "q k v")
+    args += [Argument("splits", "int"), Argument("PACK", "constexpr")]
+    return assemble("attention_decode", "Attention of a few queries.", spec, args, lines, ["load", "visible", *used.helpers])
+
+
+def _expressions(spec: KernelSpec, head_by_row: bool) -> Expressions:
+    program = spec.program
+    roots = [program.score]
+    if spec.clauses is None:
+        roots.append(program.mask)
+    if not head_by_row:  # else sink and output are for the merge
+        roots += [program.output, *([] if program.normalizer.sink is None else [program.normalizer.sink])]
+    return Expressions(program, spec.batched, "q", roots, head_by_row)
+
+
+def _kind(spec: KernelSpec) -> str:
+    return "softmax" if spec.program.normalizer.kind == "softmax" else "plain"
+
+
+def _start(spec: KernelSpec, used: Expressions) -> list[str]:
+    """The accumulators. A sink is a key that has been met already and whose value is 0."""
+    sink = spec.program.normalizer.sink
+    if sink is None or _kind(spec) != "softmax":
+        return _empty_start(spec)
+    block = Block(hoisted=True)
+    for line in origin(("sink", sink)):
+        block.add(line)
+    text = used.write(sink, block, block)
+    block.add(f"sink = tl.reshape(tl.broadcast_to(tl.cast({text}, tl.float32), (Q_TILE, 1)), (Q_TILE,)) * LOG2E")
+    block.add("top = tl.maximum(sink, LOWEST)")
+    block.add("total = tl.exp2(sink - top)")
+    return block.lines
+
+
+def _empty_start(spec: KernelSpec) -> list[str]:
+    if _kind(spec) != "softmax":
+        return []
+    return [
+        "    top = tl.full((Q_TILE,), LOWEST, tl.float32)  # the largest score so far, in units of log 2",
+        "    total = tl.zeros((Q_TILE,), tl.float32)",
+    ]
+
+
+def _loops(spec: KernelSpec, used: Expressions, split: bool = False) -> tuple[list[str], list[str]]:
+    """What stands before the loops, and the loops over full and over partial tiles."""
+    before, lines = Block(hoisted=True), []
+    if spec.clauses is not None:
+        interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
+    for kind in ("full", "part"):
+        note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
+        lines += ["", f"    # {note}", *bounds_lines(kind, 1, split), *loop_lines(kind, 1)]
+        lines += _body(spec, used, before, kind == "part")
+    return before.lines, lines
+
+
+def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
+    block = Block(indent=2)
+    there, masked = "d[:, None] < D", "D != D_PAD"
+    if partial or not spec.plain_score:
+        block.add("k_idx = tile * K_TILE + k_in[None, :]")
+        block.add("k_pos = k_idx")
+    if partial:
+        there, masked = "(k_idx < k_len) & (d[:, None] < D)", "RAGGED_K or D != D_PAD"
+    block.add("shift = tl.cast(tile * K_TILE, tl.int64)")
+    block.add(f"key = load(k_base + shift * k_sn + k_at, {there}, {masked})")
+    block.add("score = tl.dot(query, key, input_precision=PRECISION)")
+    if partial:
+        keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
+    _weights(spec, used, block, before, partial)
+    there, masked = "dv[None, :] < DV", "DV != DV_PAD"
+    if partial:
+        there = "(tile * K_TILE + k_in[:, None] < k_len) & (dv[None, :] < DV)"
+        masked = "RAGGED_K or DV != DV_PAD"
+    block.add(f"value = load(v_base + shift * v_sn + v_at, {there}, {masked})")
+    if partial:
+        block.add("value = visible(value, keep, 0, False)")
+    block.add("acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)")
+    return block.lines
+
+
+def _weights(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
+    """From ``score``, the dot products, to ``weight``; under softmax relative to the largest so far."""
+    program, softmax = spec.program, _kind(spec) == "softmax"
+    if not (spec.plain_score and softmax):
+        block.add("score = score * scale")
+    logit = "score"
+    if not spec.plain_score:
+        for line in origin(("score", program.score)):
+            block.add(line)
+        logit = used.write(program.score, block, before)
+    if not softmax:
+        block.add(f"weight = {'tl.sigmoid(' + logit + ')' if program.normalizer.kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
+        if partial:
+            block.add("weight = tl.where(keep, weight, 0.0)")
+        return
+    unit = "(scale * LOG2E)" if spec.plain_score else "LOG2E"
+    if partial:
+        logit = f"tl.where(keep, {logit}, float({_MINUS}))"
+    if logit != "score":
+        block.add(f"score = {logit}")
+    block.add(f"new_top = tl.maximum(top, tl.max(score, 1) * {unit})")
+    block.add(f"weight = tl.exp2(score * {unit} - new_top[:, None])")
+    block.add("rescale = tl.exp2(top - new_top)")
+    block.add("total = total * rescale + tl.sum(weight, 1)")
+    block.add("acc = acc * rescale[:, None]")
+    block.add("top = new_top")
+
+
+_MINUS = '"-inf"'
+
+_SOFTMAX_TAIL = """
+    empty = total == 0.0
+    total = tl.where(empty, 1.0, total)
+    out = acc / total[:, None]
+    lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
+    tl.store(lse_ptr + tl.cast(bh, tl.int64) * q_len + q_idx, lse, mask=q_there)
+"""
+
+_PLACE = [
+    "    o_base = tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh + tl.cast(tile_row * Q_TILE, tl.int64) * o_sn",
+    "    o_at = o_base + tl.arange(0, Q_TILE)[:, None] * o_sn + dv[None, :] * o_sd",
+    "    o_there = q_there[:, None] & (dv[None, :] < DV)",
+]
+_STORE = "    tl.store({} + o_at, tl.cast(out, {}.dtype.element_ty), mask=o_there)"
+
+_SPLIT_STORE = """
+    # Partial results, one a split: (splits, batch, heads, q_len, DV).
+    batch = tl.num_programs(0) // splits // packs
+    place = ((tl.cast(split, tl.int64) * batch + b) * heads + head) * q_len + q_idx
+    tl.store(out_ptr + place[:, None] * DV + dv[None, :], out, mask=q_there[:, None] & (dv[None, :] < DV))
+"""
+
+_DECODE_TAIL = {
+    "softmax": """
+    empty = total == 0.0
+    total = tl.where(empty, 1.0, total)
+    out = acc / total[:, None]
+    lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
+"""
+    + _SPLIT_STORE.strip("\n")
+    + "\n    tl.store(lse_ptr + place, lse, mask=q_there)\n",
+    "plain": "\n    out = acc\n" + _SPLIT_STORE.strip("\n") + "\n",
+}
+
+
+def _finish(spec: KernelSpec, used: Expressions) -> list[str]:
+    """The lines after the loops."""
+    before = Block(hoisted=True)
+    before.lines += _SOFTMAX_TAIL.rstrip().split("\n") if _kind(spec) == "softmax" else ["", "    out = acc"]
+    if spec.program.output is not OUTPUT:
+        # The backward pass needs the output as it was before.
+        before.lines += [*_PLACE, _STORE.format("plain_ptr", "plain_ptr")]
+        for line in origin(("output", spec.program.output)):
+            before.add(line)
+        block = Block()
+        text = used.write(spec.program.output, block, before)
+        before.lines += block.lines
+        before.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
+    else:
+        before.lines += _PLACE
+    return [*before.lines, _STORE.format("out_ptr", "out_ptr")]

@@ -1,0 +1,130 @@
+"""From tensors and a plan to the arguments of a kernel, and its start."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+
+from maskc.backends.triton.cache import load_kernel
+from maskc.backends.triton.configs import Config, Target, config
+from maskc.backends.triton.expressions import extent_name, table_name
+from maskc.backends.triton.spec import Kernel
+from maskc.backends.triton.tiles import KernelPlan
+from maskc.ir.binding import Binding
+from maskc.ir.nodes import Type
+from maskc.ir.program import Program
+
+__all__ = [
+    "DevicePlan",
+    "default_config",
+    "interpreting",
+    "launch",
+    "pad",
+    "plan_arguments",
+    "strides",
+    "table_arguments",
+    "target_of",
+]
+
+Tensor = torch.Tensor
+
+
+def interpreting() -> bool:
+    """Whether Triton's interpreter is on (``TRITON_INTERPRET=1``)."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def target_of(device: torch.device) -> Target | None:
+    """The chip of a device; None: the interpreter."""
+    if device.type != "cuda" or interpreting():
+        return None
+    if torch.version.hip is not None:
+        return Target("hip", torch.cuda.get_device_properties(device).gcnArchName.split(":")[0])
+    major, minor = torch.cuda.get_device_capability(device)
+    return Target("cuda", 10 * major + minor)
+
+
+def pad(dim: int) -> int:
+    """The width that a head dimension is computed with: a power of two of at least 16."""
+    return max(16, 1 << (dim - 1).bit_length())
+
+
+@dataclass(frozen=True, eq=False)
+class DevicePlan:
+    """A ``KernelPlan`` on a device, with the configuration that it was made for."""
+
+    arguments: dict[str, Any]
+    config: Config
+    rows: int
+
+
+def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> DevicePlan:
+    """The plan's arrays as arguments."""
+
+    def tensor(array: Any) -> Tensor:
+        if array is None or array.size == 0:
+            return torch.zeros(1, dtype=torch.int32, device=device)
+        return torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)
+
+    arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "row_order": tensor(plan.row_order)}
+    for kind, (first, last, tiles) in (("full", plan.full), ("part", plan.part)):
+        arguments |= {f"{kind}_first": tensor(first), f"{kind}_last": tensor(last), f"{kind}_tiles": tensor(tiles)}
+        arguments[f"{kind.upper()}_RUN"] = tiles is None
+    if plan.intervals is not None:
+        arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
+    arguments["tile_rows"] = plan.rows
+    return DevicePlan(arguments, chosen, plan.rows)
+
+
+def table_arguments(
+    program: Program, binding: Binding, floats: Mapping[str, Tensor], names: tuple[str, ...], device: torch.device
+) -> dict[str, Any]:
+    """Pointers and extents of the tables called ``names``. ``floats`` come first. Raises ValueError for integers
+    beyond 32 bits."""
+    out: dict[str, Any] = {}
+    for name in names:
+        if name in floats:
+            tensor = floats[name].contiguous()
+        else:
+            array = np.asarray(binding.tables[name])
+            if program.parameter(name).type is Type.FLOAT:
+                tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+            elif array.dtype == np.bool_:
+                tensor = torch.from_numpy(np.ascontiguousarray(array).view(np.int8)).to(device)
+            else:
+                if array.size and max(-int(array.min()), int(array.max())) >= 1 << 31:
+                    raise ValueError(f"{name!r} holds integers beyond 32 bits")
+                tensor = torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)
+        if tensor.numel() == 0:
+            # Every look-up in it is clamped to the one element that kernels may read: 0.
+            tensor = tensor.new_zeros((1,) * tensor.ndim)
+        out[table_name(name, program.params)] = tensor
+        for d, extent in enumerate(tensor.shape):
+            out[extent_name(name, d, program.params)] = int(extent)
+    return out
+
+
+def strides(name: str, tensor: Tensor) -> dict[str, int]:
+    """The strides of a (B, H, N, D) tensor as arguments."""
+    return {f"{name}_s{axis}": int(s) for axis, s in zip("bhnd", tensor.stride(), strict=True)}
+
+
+def launch(kernel: Kernel, programs: int, values: Mapping[str, Any], chosen: Config, device: torch.device) -> None:
+    """Start ``programs`` instances of ``kernel`` on the current stream of ``device``."""
+    if programs == 0:
+        return
+    function = load_kernel(kernel, interpret=interpreting())
+    given = {a.name: values[a.name] for a in kernel.arguments}
+    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+        function[(programs,)](**given, num_warps=chosen.warps, num_stages=chosen.stages)
+
+
+def default_config(stage: str, device: torch.device, head_dim: int, value_dim: int, dtype: torch.dtype) -> Config:
+    """The configuration for a call."""
+    return config(stage, target_of(device), max(pad(head_dim), pad(value_dim)), str(dtype).removeprefix("torch."))

@@ -1,0 +1,50 @@
+"""How partial tiles are masked: by the key intervals of the plan, or by the mask itself."""
+
+from __future__ import annotations
+
+from maskc.backends.triton.expressions import Expressions
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Type, postorder
+from maskc.ir.program import Program
+from maskc.tiles.plan import TilePlan
+
+__all__ = ["MAX_CLAUSES", "mask_cost", "mask_form"]
+
+#: Intervals a query at most: each costs a register a row and three operations a pair.
+MAX_CLAUSES = 4
+_INTERVAL_COST = 3
+_COSTS = {"hash": 12, "floordiv": 6, "mod": 6}
+_LOOKUP_COST, _DOUBLE_COST = 16, 16
+
+
+def mask_form(program: Program, plan: TilePlan) -> int | None:
+    """The number of intervals a query that partial tiles are masked by; None: the mask is evaluated."""
+    if any(group.intervals is None for group in plan.groups):
+        return None
+    clauses = max((len(group.intervals or ()) for group in plan.groups), default=0)
+    if clauses > MAX_CLAUSES:
+        return None
+    return clauses if _INTERVAL_COST * clauses < mask_cost(program) else None
+
+
+def mask_cost(program: Program) -> int:
+    """Operations a pair that evaluating the mask takes; what depends on the query alone is free."""
+    used = Expressions(program, (), "q", [program.mask])
+    return sum(_cost(n) for n in postorder([program.mask]) if not used.depends(n) <= {"q"})
+
+
+def _cost(node: Node) -> int:
+    if isinstance(node, Lookup):
+        return _LOOKUP_COST
+    if isinstance(node, Exists):
+        count = int(node.count.value) if isinstance(node.count, Const) else 64
+        return count * mask_cost_below(node)
+    if not isinstance(node, Apply):
+        return 0
+    if node.type is Type.FLOAT or any(a.type is Type.FLOAT for a in node.args):
+        return _DOUBLE_COST
+    return _COSTS.get(node.op, max(1, len(node.args) - 1))
+
+
+def mask_cost_below(node: Exists) -> int:
+    """A whole body for every index."""
+    return sum(_cost(n) for n in postorder([node.body]) if not isinstance(n, Exists)) + 1

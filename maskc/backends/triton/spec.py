@@ -1,0 +1,84 @@
+"""What the text of a kernel depends on, and what comes out: a source with its arguments."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from maskc.ir.nodes import Const, Lookup, Node, Param, Type, postorder
+from maskc.ir.program import SCORE, Program
+from maskc.ir.rewrite import map_program, substitute
+from maskc.passes import normalise
+
+__all__ = ["Argument", "Kernel", "KernelSpec", "read_tables", "specialised"]
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel text: the same for all lengths, sizes, layers and lists of tiles.
+
+    Attributes:
+        program: normalised, with scalar parameters replaced by their values.
+        batched: names of the inputs that have a batch dimension in front.
+        clauses: partial tiles keep the keys of so many intervals a query, read from the plan;
+            None: they evaluate the mask.
+        grad_tables: names of float inputs that receive a gradient.
+    """
+
+    program: Program
+    batched: frozenset[str] = frozenset()
+    clauses: int | None = None
+    grad_tables: frozenset[str] = frozenset()
+
+    @property
+    def plain_score(self) -> bool:
+        """The score is the scaled dot product."""
+        return self.program.score is SCORE
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a kernel. ``kind``: "data" (a pointer to the dtype of q), "float32", "int32", "table" (a
+    pointer to the elements of the table ``table``), "int", "float" or "constexpr"."""
+
+    name: str
+    kind: str
+    table: str | None = None
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Triton source with one kernel. ``text`` is a whole file."""
+
+    name: str
+    text: str
+    arguments: tuple[Argument, ...]
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The tables and inputs that the kernel reads."""
+        return tuple(a.table for a in self.arguments if a.table is not None)
+
+
+def specialised(program: Program, args: Mapping[str, bool | int | float]) -> Program:
+    """The normal form of the program with its scalar parameters replaced by ``args``; what is asserted is dropped.
+
+    Heads, the layer, lengths and extents stay open, so that one text serves all of them.
+    """
+    known: dict[Node, Node] = {}
+    for p in program.params:
+        if p.is_scalar and p.name in args:
+            value = args[p.name]
+            known[Param(p.name, p.type)] = Const(float(value) if p.type is Type.FLOAT else value)
+    bound = map_program(program.replace(assertions=()), lambda root: substitute(root, known))
+    return normalise(bound)
+
+
+def read_tables(*roots: Node) -> tuple[str, ...]:
+    """Names of the tables below ``roots``, each once."""
+    return tuple(dict.fromkeys(n.name for n in postorder(roots) if isinstance(n, Lookup)))

@@ -1,0 +1,117 @@
+"""How Triton writes the operators of the ``OPS`` table: one row each, and the small functions that some need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["HELPERS", "SPELLING", "literal"]
+
+
+def _infix(symbol: str) -> Callable[..., str]:
+    return lambda *operands: "(" + f" {symbol} ".join(operands) + ")"
+
+
+def _call(name: str) -> Callable[..., str]:
+    return lambda *operands: f"{name}({', '.join(operands)})"
+
+
+def _nested(name: str) -> Callable[..., str]:
+    def spell(first: str, *rest: str) -> str:
+        for operand in rest:
+            first = f"{name}({first}, {operand})"
+        return first
+
+    return spell
+
+
+#: Text of an operator applied to operands that are atoms or bracketed. The integer operators ``floordiv`` and
+#: ``mod`` have a row for operands that may be negative; ``hash`` and ``pow`` are written by the emitter.
+SPELLING: dict[str, Callable[..., str]] = {
+    "or": _infix("|"),
+    "and": _infix("&"),
+    "not": lambda a: f"(~{a})",
+    "lt": _infix("<"),
+    "le": _infix("<="),
+    "eq": _infix("=="),
+    "ne": _infix("!="),
+    "add": _infix("+"),
+    "sub": _infix("-"),
+    "mul": _infix("*"),
+    "floordiv": _infix("//"),
+    "mod": _infix("%"),
+    "div": _infix("/"),
+    "neg": lambda a: f"(-{a})",
+    "min": _nested("tl.minimum"),
+    "max": _nested("tl.maximum"),
+    "abs": _call("tl.abs"),
+    "select": _call("tl.where"),
+    "exp": _call("tl.exp"),
+    "exp2": _call("tl.exp2"),
+    "log": _call("tl.log"),
+    "log2": _call("tl.log2"),
+    "sqrt": _call("tl.sqrt"),
+    "sin": _call("tl.sin"),
+    "cos": _call("tl.cos"),
+    "tanh": _call("tanh"),
+    "sigmoid": _call("tl.sigmoid"),
+}
+
+
+def literal(value: bool | int | float) -> str:
+    """A constant as Triton reads it."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return f'float("{value}")'
+    return repr(value) if not isinstance(value, (int, float)) or value >= 0 else f"({value!r})"
+
+
+#: Functions that a kernel's file starts with where the kernel calls them.
+HELPERS: dict[str, str] = {
+    "load": '''@triton.jit
+def load(pointers, there, MASKED: tl.constexpr):
+    """A tile, with 0 for what is not there; ``MASKED`` says whether anything may be missing."""
+    if MASKED:
+        tile = tl.load(pointers, mask=there, other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile
+''',
+    "visible": '''@triton.jit
+def visible(tile, keep, AXIS: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """``tile`` with 0 for the tokens that no pair of ``keep`` needs: not even their NaN reaches a product."""
+    needed = tl.max(keep.to(tl.int32), axis=AXIS) > 0
+    if TRANSPOSED:
+        tile = tl.where(needed[None, :], tile, 0.0)
+    else:
+        tile = tl.where(needed[:, None], tile, 0.0)
+    return tile
+''',
+    "floordiv": '''@triton.jit
+def floordiv(a, b):
+    """The quotient, floored: Triton's own rounds toward 0."""
+    rest = a % b
+    return a // b - ((rest != 0) & ((rest < 0) != (b < 0))).to(tl.int32)
+''',
+    "mod": '''@triton.jit
+def mod(a, b):
+    """The remainder of the floored quotient, which has the sign of the divisor: Triton's own has the dividend's."""
+    rest = a % b
+    return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+''',
+    "mix": '''@triton.jit
+def mix(state, x):
+    """One more integer into a hash: a bijective mixing of 32 bits."""
+    state = state ^ tl.cast(x, tl.uint32)
+    state = (state ^ (state >> 16)) * tl.cast(0x7FEB352D, tl.uint32)
+    state = (state ^ (state >> 15)) * tl.cast(0x5BD1E995, tl.uint32)
+    return state ^ (state >> 16)
+''',
+    "tanh": '''@triton.jit
+def tanh(x):
+    """The hyperbolic tangent; by its series near 0, where the quotient of exponentials is not accurate."""
+    e = tl.exp(-2.0 * tl.abs(x))
+    y = (1.0 - e) / (1.0 + e)
+    square = x * x
+    series = x * (1.0 - square * (1.0 / 3.0 - square * (2.0 / 15.0)))
+    return tl.where(tl.abs(x) < 0.1, series, tl.where(x < 0.0, -y, y))
+''',
+}

@@ -1,0 +1,143 @@
+"""The tile plan as a kernel reads it: for every row of tiles its full and its partial tiles.
+
+Where no row has more than one run of a kind, two numbers a row say it all; else the tiles are listed.
+A ragged tile at the end counts as partial, so that the loop over full tiles needs no bounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.tiles.plan import FULL, Runs, TilePlan
+from maskc.tiles.runs import assemble, concatenated_ranges, rectangles, row_of_runs
+
+__all__ = ["KernelPlan", "kernel_plan", "transposed_runs"]
+
+Array = npt.NDArray[Any]
+#: Longest list of tiles: beyond it the list alone would fill a GPU's memory.
+MAX_TILES = 1 << 28
+
+
+@dataclass(frozen=True, eq=False)
+class KernelPlan:
+    """The arrays of all distinct masks one after another, int32.
+
+    Attributes:
+        plan_of: (batch * heads,): which mask.
+        row_order: (masks * rows,): rows of tiles, those with most work first.
+        full, part: ``(first, last, tiles)``; first and last are (masks * rows,), ends excluded.
+            ``tiles`` None: they are tiles; else they are places in ``tiles``.
+        intervals: ``(low, high)``, each (masks * clauses * q_len,), or None.
+        rows: rows of tiles.
+        clauses: intervals a query; 0 where there are none.
+    """
+
+    plan_of: Array
+    row_order: Array
+    full: tuple[Array, Array, Array | None]
+    part: tuple[Array, Array, Array | None]
+    intervals: tuple[Array, Array] | None
+    rows: int
+    clauses: int
+
+
+def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = False) -> KernelPlan:
+    """``plan`` for a kernel that works on rows of tiles, or on columns (``by_keys``). Raises E801."""
+    rows, cols = _extent(plan.binding.q_len, plan.q_tile), _extent(plan.binding.k_len, plan.k_tile)
+    ragged = plan.binding.k_len % plan.k_tile != 0
+    if by_keys:
+        ragged, rows, cols = plan.binding.q_len % plan.q_tile != 0, cols, rows
+    plan_of = np.zeros((plan.binding.batch, plan.binding.heads), np.int32)
+    distinct: dict[int, int] = {}
+    runs: list[Runs] = []
+    bounds: list[Any] = []
+    for group in plan.groups:
+        index = distinct.setdefault(id(group.runs), len(distinct))
+        if index == len(runs):
+            runs.append(transposed_runs(group.runs, rows) if by_keys else group.runs)
+            bounds.append(group.intervals)
+        plan_of[np.ix_(group.batches, group.heads)] = index
+    parts = [_split(r, cols, ragged) for r in runs]
+    full, part = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
+    order = [_order(f, p) for f, p in parts]
+    found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
+    return KernelPlan(plan_of.ravel(), _concatenate(order), full, part, found, rows, clauses)
+
+
+def transposed_runs(runs: Runs, cols: int) -> Runs:
+    """Runs of rows for every column of tiles."""
+    r0, r1, c0, c1, kind = rectangles(runs)
+    return assemble(cols, runs.offsets.size - 1, c0, c1, r0, r1, kind)
+
+
+def _extent(length: int, tile: int) -> int:
+    return -(-length // tile)
+
+
+#: Runs of one kind: row, start, end; and the number of rows.
+_Kind = tuple[Array, Array, Array, int]
+
+
+def _split(runs: Runs, cols: int, ragged: bool) -> tuple[_Kind, _Kind]:
+    row, rows = row_of_runs(runs), runs.offsets.size - 1
+    start, end, full = runs.start.astype(np.int64), runs.end.astype(np.int64), runs.kind == FULL
+    last = cols - 1 if ragged else cols
+    inside = np.minimum(end, last)
+    keep = full & (inside > start)
+    cut = full & (end > last)
+    part_row = np.concatenate([row[~full], row[cut]])
+    part_start = np.concatenate([start[~full], np.full(int(cut.sum()), last)])
+    part_end = np.concatenate([end[~full], end[cut]])
+    order = np.lexsort((part_start, part_row))
+    part_row, part_start, part_end = part_row[order], part_start[order], part_end[order]
+    joins = (part_row[1:] == part_row[:-1]) & (part_start[1:] == part_end[:-1])
+    first = np.concatenate([[True], ~joins])[: part_row.size]
+    at = np.flatnonzero(first)
+    ends = part_end[np.append(at[1:], part_row.size) - 1] if at.size else part_end
+    return (row[keep], start[keep], inside[keep], rows), (part_row[at], part_start[at], ends, rows)
+
+
+def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:
+    if all(np.unique(row).size == row.size for row, *_ in kinds):
+        firsts, lasts = [], []
+        for row, start, end, rows in kinds:
+            first, last = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+            first[row], last[row] = start, end
+            firsts.append(first)
+            lasts.append(last)
+        return _concatenate(firsts), _concatenate(lasts), None
+    counts = [np.bincount(row, weights=end - start, minlength=rows) for row, start, end, rows in kinds]
+    last = np.cumsum(np.concatenate(counts)).astype(np.int64)
+    if last.size and last[-1] > MAX_TILES:
+        raise MaskcError(
+            Diagnostic("E801", f"the mask has {int(last[-1]):,} separate tiles to list", hint="use larger tiles")
+        )
+    first = np.concatenate([[0], last[:-1]])
+    tiles = [concatenated_ranges(start, end - start) for _, start, end, _ in kinds]
+    return first.astype(np.int32), last.astype(np.int32), _concatenate(tiles)
+
+
+def _order(full: _Kind, part: _Kind) -> Array:
+    work = np.zeros(full[3])
+    # A partial tile costs about half as much again.
+    for (row, start, end, _), weight in ((full, 1.0), (part, 1.5)):
+        np.add.at(work, row, weight * (end - start))
+    return np.argsort(-work, kind="stable").astype(np.int32)
+
+
+def _concatenate(parts: list[Array]) -> Array:
+    return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
+
+
+def _intervals(bounds: list[Any], q_len: int) -> tuple[tuple[Array, Array], int]:
+    clauses = max((len(b) for b in bounds), default=0)
+    low, high = np.zeros((2, len(bounds), clauses, q_len), np.int32)
+    for i, each in enumerate(bounds):
+        for c, (lo, hi) in enumerate(each):
+            low[i, c], high[i, c] = lo, hi
+    return (low.ravel(), high.ravel()), clauses

@@ -1,0 +1,152 @@
+"""What all kernels share: the frame of a file, its arguments, the loops over tiles and the mask of partial ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from maskc.backends.triton.expressions import Block, Expressions, table_name, without_brackets
+from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.spelling import HELPERS
+from maskc.ir.nodes import Node
+from maskc.ir.text import print_node
+
+__all__ = ["CONSTANTS", "arguments", "assemble", "bounds_lines", "interval_lines", "keep_lines", "loop_lines", "origin"]
+
+CONSTANTS = """LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+# Below every score, and finite, so that a row that has kept nothing yet needs no special care.
+LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
+"""
+
+#: Arguments that every kernel has, in order: the plan, lengths and strides come after the tensors.
+PLAN = ("plan_of", "row_order", "full_first", "full_last", "full_tiles", "part_first", "part_last", "part_tiles")
+
+
+def origin(*parts: tuple[str, Node]) -> list[str]:
+    """Comments that say which expressions of the pattern the lines below compute. Printable ASCII only."""
+    lines = []
+    for word, node in parts:
+        text = "".join(c if " " <= c <= "~" else "?" for c in print_node(node))
+        lines.append(f"# {word} {text if len(text) <= 200 else text[:197] + '...'}")
+    return lines
+
+
+def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expressions, strides: str) -> list[Argument]:
+    """All arguments: ``tensors`` with their kinds, the plan, intervals, tables, extents, lengths and strides.
+
+    ``strides``: the tensors that have strides of their own, as words.
+    """
+    out = [Argument(name, kind) for name, kind in tensors]
+    out += [Argument(name, "int32") for name in PLAN]
+    if spec.clauses is not None:
+        out += [Argument(name, "int32") for name in ("interval_low", "interval_high")]
+    params = spec.program.params
+    pointers = {table_name(p.name, params): p.name for p in params}
+    tables = [name for name in used.used if name in pointers]
+    out += [Argument(name, "table", pointers[name]) for name in tables]
+    usual = ["q_len", "k_len", "offset", "heads", "group", "tile_rows"]
+    more = [name for name in used.used if name not in pointers and name not in usual]
+    out += [Argument(name, "int") for name in (*usual, *more)]
+    out.append(Argument("scale", "float"))
+    for tensor in strides.split():
+        out += [Argument(f"{tensor}_s{axis}", "int") for axis in "bhnd"]
+    return out
+
+
+CONSTEXPRS = (
+    "D",
+    "D_PAD",
+    "DV",
+    "DV_PAD",
+    "Q_TILE",
+    "K_TILE",
+    "RAGGED_Q",
+    "RAGGED_K",
+    "FULL_RUN",
+    "PART_RUN",
+    "PRECISION",
+)
+
+
+def assemble(
+    name: str, purpose: str, spec: KernelSpec, args: list[Argument], body: list[str], helpers: Iterable[str]
+) -> Kernel:
+    """The file: header, helper functions, the kernel."""
+    args = [*args, *(Argument(c, "constexpr") for c in CONSTEXPRS)]
+    wanted = dict.fromkeys(helpers)
+    parts = [
+        f'"""{purpose}\n\nWritten by maskc from a pattern; the same text serves all lengths.\n"""',
+        "import triton\nimport triton.language as tl",
+        CONSTANTS.rstrip(),
+        *(text.rstrip() for key, text in HELPERS.items() if key in wanted),
+        "@triton.jit\ndef " + name + "(\n" + _wrapped(args) + "\n):\n" + "\n".join(body),
+    ]
+    return Kernel(name, "\n\n\n".join(parts) + "\n", tuple(args))
+
+
+def _wrapped(args: list[Argument]) -> str:
+    lines, line = [], "   "
+    for a in args:
+        word = f" {a.name}: tl.constexpr," if a.kind == "constexpr" else f" {a.name},"
+        if len(line) + len(word) > 110:
+            lines.append(line)
+            line = "   "
+        line += word
+    return "\n".join([*lines, line])
+
+
+def bounds_lines(kind: str, indent: int, split: bool = False) -> list[str]:
+    """Where the loop over the tiles of ``kind`` starts and ends: tiles themselves, or places in the list of them."""
+    pad = "    " * indent
+    lines = [
+        f"{pad}{kind}_a = tl.load({kind}_first + at)",
+        f"{pad}{kind}_z = tl.load({kind}_last + at)",
+    ]
+    if split:
+        lines += [
+            f"{pad}{kind}_n = {kind}_z - {kind}_a",
+            f"{pad}{kind}_z = {kind}_a + {kind}_n * (split + 1) // splits",
+            f"{pad}{kind}_a = {kind}_a + {kind}_n * split // splits",
+        ]
+    return lines
+
+
+def loop_lines(kind: str, indent: int) -> list[str]:
+    """The head of the loop. A row's tiles of one kind that are contiguous need no list."""
+    pad, run = "    " * indent, f"{kind.upper()}_RUN"
+    return [
+        f"{pad}for i in tl.range({kind}_a, {kind}_z):",
+        f"{pad}    tile = i if {run} else tl.load({kind}_tiles + i)",
+    ]
+
+
+def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orient: str) -> None:
+    """Load the bounds of the key intervals of every query of a tile. ``orient``: how a vector is given two axes."""
+    for c in range(spec.clauses or 0):
+        block.add(f"place = (tl.cast(plan, tl.int64) * {spec.clauses} + {c}) * q_len + {index}")
+        block.add(f"low_{c} = tl.load(interval_low + place, mask={there}, other=0){orient}")
+        block.add(f"high_{c} = tl.load(interval_high + place, mask={there}, other=0){orient}")
+
+
+def keep_lines(spec: KernelSpec, used: Expressions, block: Block, before: Block, ragged: Sequence[tuple[str, str]]) -> None:
+    """Lines that set ``keep``: which pairs of a partial tile are kept, over both axes.
+
+    ``ragged``: flags, and what holds of pairs that exist, for the sides on which a tile may be ragged.
+    """
+    for line in origin(("attend", spec.program.mask)):
+        block.add(line)
+    whole = "(Q_TILE, K_TILE)" if used.outer == "q" else "(K_TILE, Q_TILE)"
+    if spec.clauses is not None:
+        # The bounds are laid-out positions of keys and never pass the end.
+        words = [f"(k_idx >= low_{c}) & (k_idx < high_{c})" for c in range(spec.clauses)]
+        text = " | ".join(f"({w})" for w in words) if len(words) > 1 else "".join(words)
+        block.add(f"keep = {text}" if words else f"keep = tl.full({whole}, 0, tl.int1)")
+        return
+    text = used.write(spec.program.mask, block, before, double=True)
+    if used.depends(spec.program.mask) >= {"q", "k"}:
+        block.add(f"keep = {without_brackets(text)}")
+    else:
+        block.add(f"keep = tl.full({whole}, 1, tl.int1) & {text}")
+    for flag, there in ragged:
+        block.add(f"if {flag}:")
+        block.add(f"    keep = keep & ({there})")
