@@ -100,20 +100,31 @@ def unroll(node: Node, left: list[int] | None = None) -> Node:
 
     ``left`` holds how many alternatives there may still be, and is counted down. Raises MaskcError E508.
     """
+    if not any(isinstance(n, Exists) for n in postorder([node])):
+        return node
     budget = [MAX_ALTERNATIVES] if left is None else left
+    budget[0] -= _alternatives(node)
+    if budget[0] < 0:
+        hint = "use a table or an input of the chosen keys, or fewer alternatives"
+        message = f"`any` has more than {MAX_ALTERNATIVES} alternatives in all"
+        raise MaskcError(Diagnostic("E508", message, None, hint=hint))
 
     def expand(n: Node) -> Node:
         if not isinstance(n, Exists) or not isinstance(n.count, Const):
             return n
-        count = int(n.count.value)
-        budget[0] -= max(0, count)
-        if budget[0] < 0:
-            hint = "use a table or an input of the chosen keys, or fewer alternatives"
-            message = f"`any` has more than {MAX_ALTERNATIVES} alternatives in all"
-            raise MaskcError(Diagnostic("E508", message, None, hint=hint))
-        return disjunction(substitute(n.body, {n.index: Const(i)}) for i in range(count))
+        return disjunction(substitute(n.body, {n.index: Const(i)}) for i in range(int(n.count.value)))
 
-    return rebuild(node, expand) if any(isinstance(n, Exists) for n in postorder([node])) else node
+    return rebuild(node, expand)
+
+
+def _alternatives(node: Node) -> int:
+    """How many there are once every ``any`` of a constant count is written out, those within others multiplied."""
+    made: dict[Node, int] = {}
+    for n in postorder([node]):
+        made[n] = sum(made[c] for c in n.children)
+        if isinstance(n, Exists) and isinstance(n.count, Const):
+            made[n] = max(0, int(n.count.value)) * max(1, made[n.body])
+    return made[node]
 
 
 def head_groups(program: Program, heads: int, **known: Any) -> list[tuple[tuple[int, ...], Program]]:
