@@ -231,9 +231,7 @@ class Exists(Node):
     body: Node
 
     def __new__(cls, index: Symbol, count: Node, body: Node) -> Exists:
-        return _intern(
-            cls, (index, count, body), Type.BOOL, (count, body), index=index, count=count, body=body
-        )
+        return _intern(cls, (index, count, body), Type.BOOL, (count, body), index=index, count=count, body=body)
 
 
 TRUE = Const(True)

@@ -100,6 +100,7 @@ _COMMUTES = frozenset({"commutative", "associative"})
 _LATTICE = frozenset({"commutative", "associative", "idempotent"})
 _NUM = (_INT, _FLOAT)
 
+# fmt: off
 _ROWS = (
     Op("or", "|", "infix", None, (_BOOL,), _BOOL, lambda xp, a, b: a | b, "Either mask.", 1, _LATTICE, False, True),
     Op("and", "&", "infix", None, (_BOOL,), _BOOL, lambda xp, a, b: a & b, "Both masks.", 2, _LATTICE, True, False),
@@ -137,6 +138,7 @@ _ROWS = (
     Op("tanh", "tanh", "call", 1, (_FLOAT,), _FLOAT, lambda xp, a: xp.tanh(a), "Hyperbolic tangent."),
     Op("sigmoid", "sigmoid", "call", 1, (_FLOAT,), _FLOAT, _sigmoid, "1 / (1 + exp(-x))."),
 )
+# fmt: on
 
 OPS: dict[str, Op] = {row.name: row for row in _ROWS}
 
