@@ -42,8 +42,9 @@ clean:  ## remove what the other targets made
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "maskc needs Python 3.10 or later; try: make PYTHON=python3.11 test" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV): this takes some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
 	@# torch first and alone, so that pip settles on one build of it before anything else asks for it.
-	$(PY) -m pip install --quiet torch==$(TORCH)
-	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev,plot,triton,hf,oracles]'
+	PIP_QUIET=2 $(PY) -m pip install torch==$(TORCH)
+	PIP_QUIET=2 $(PY) -m pip install -c constraints.txt -e '.[dev,plot,triton,hf,oracles]'
 	@touch $@
