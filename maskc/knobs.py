@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "TERM", "Knob"]
+__all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "TERM", "TRITON_PRECISION", "Knob"]
 
 _T = TypeVar("_T")
 
@@ -48,6 +48,12 @@ def _switch(text: str) -> bool:
     return on[text.lower()]
 
 
+def _precision(text: str) -> str:
+    if text not in ("ieee", "tf32"):
+        raise ValueError("expected ieee or tf32")
+    return text
+
+
 def _stages(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     unknown = sorted(names - set(STAGES))
@@ -61,8 +67,11 @@ CHECK = Knob("MASKC_CHECK", "0", _switch, "Compare every call of a compiled op w
 CACHE_DIR = Knob(
     "MASKC_CACHE_DIR", "~/.cache/maskc", lambda text: Path(text).expanduser(), "Where compiled kernels are kept."
 )
+TRITON_PRECISION = Knob(
+    "MASKC_TRITON_PRECISION", "ieee", _precision, "Products of float32 in Triton kernels: ieee, or tf32 (faster)."
+)
 NO_COLOR = Knob("NO_COLOR", "", bool, "Print no colours, whatever the value is.")
 
 TERM = Knob("TERM", "", str, "The kind of terminal; `dumb` gets no colours.")
 
-KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, NO_COLOR, TERM)
+KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, TRITON_PRECISION, NO_COLOR, TERM)
