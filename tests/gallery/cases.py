@@ -19,8 +19,10 @@ __all__ = [
     "floats",
     "formula",
     "formulas_of",
+    "image",
     "ints",
     "neighbours",
+    "video",
 ]
 
 
@@ -52,6 +54,16 @@ def case(
 ) -> Case:
     """A case; as many keys as queries unless ``k_len`` is given."""
     return Case(q_len, q_len if k_len is None else k_len, heads, layer, batch, sizes or {}, values, frozenset(batched))
+
+
+def image(height: int, width: int, **more: Any) -> Case:
+    """Self-attention within an image."""
+    return case(height * width, sizes={"y": height, "x": width}, **more)
+
+
+def video(t: int, y: int, x: int, **more: Any) -> Case:
+    """Self-attention within a video."""
+    return case(t * y * x, sizes={"t": t, "y": y, "x": x}, **more)
 
 
 @dataclass(frozen=True, eq=False)

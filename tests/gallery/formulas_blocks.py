@@ -4,6 +4,7 @@ hidden from, and of examples/gallery/classics/deepspeed, written as layouts of b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -185,8 +186,8 @@ def fixed_layout(c: Here, count: int) -> np.ndarray:
     return kept
 
 
-def fixed_case(n: int, block: int, local: int, **more: object) -> Case:
-    return case(n, block=block, num_local_blocks=local, **more)  # type: ignore[arg-type]
+def fixed_case(n: int, block: int, local: int, **more: Any) -> Case:
+    return case(n, block=block, num_local_blocks=local, **more)
 
 
 fixed = formula(

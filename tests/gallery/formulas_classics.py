@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gallery.cases import Case, Here, bools, case, divide, formula, ints, neighbours
@@ -88,10 +90,10 @@ def bigbird(c: Here, q: int, k: int) -> bool:
     return column in [lo + hashed(row, i, c.h) % max(1, hi - lo) for i, (lo, hi) in enumerate(parts)]
 
 
-def etc_case(summaries: int, long: int, seed: int, **more: object) -> Case:
+def etc_case(summaries: int, long: int, seed: int, **more: Any) -> Case:
     owner = np.sort(ints(seed, 0, summaries, summaries + long))
     sizes = {"summary": summaries, "long": long}
-    return case(summaries + long, sizes=sizes, part_of=owner, **more)  # type: ignore[arg-type]
+    return case(summaries + long, sizes=sizes, part_of=owner, **more)
 
 
 @formula("classics/etc", etc_case(4, 30, 1, reach=3), etc_case(3, 34, 2, reach=2, structured=True), etc_case(2, 100, 3))

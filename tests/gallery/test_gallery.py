@@ -16,6 +16,7 @@ from gallery import (
     formulas_generation,
     formulas_language,
     formulas_multimodal,
+    formulas_neighborhoods,
     formulas_vision,
 )
 from gallery.cases import Case, Formula, Here, formulas_of
@@ -41,6 +42,7 @@ FORMULAS = formulas_of(
     formulas_vision,
     formulas_generation,
     formulas_multimodal,
+    formulas_neighborhoods,
     formulas_classics,
     formulas_blocks,
 )
