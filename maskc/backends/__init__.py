@@ -166,6 +166,11 @@ BACKENDS: tuple[BackendRow, ...] = (
         "cpu", "Block-sparse attention in vectorised torch: computes only the tiles of the plan.", "maskc.backends.cpu"
     ),
     BackendRow(
+        "triton",
+        "Fused block-sparse kernels written from the pattern, for NVIDIA and AMD GPUs.",
+        "maskc.backends.triton",
+    ),
+    BackendRow(
         "reference",
         "Dense attention, slow and obvious: what the language means, on any device.",
         "maskc.backends.reference",
