@@ -104,8 +104,7 @@ def _entry(handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor
     return entry, [names.index(name) for name in floats]
 
 
-@torch.library.custom_op("maskc::attention", mutates_args=())
-def attention(
+def _attention(
     q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention by what is called ``handle``: output, log-sum-exp, output before the output expression."""
@@ -114,8 +113,7 @@ def attention(
     return _heads_inside(out), _heads_inside(lse), _heads_inside(plain) if plain.ndim == 4 else plain
 
 
-@torch.library.custom_op("maskc::attention_backward", mutates_args=())
-def attention_backward(
+def _attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -142,7 +140,6 @@ def _heads_inside(x: Tensor) -> Tensor:
     return x.transpose(1, 2).contiguous().transpose(1, 2)
 
 
-@attention.register_fake
 def _attention_fake(
     q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,7 +150,6 @@ def _attention_fake(
     return out, lse, q.new_empty(0) if _find(handle).plain_output else q.new_empty(shape).transpose(1, 2)
 
 
-@attention_backward.register_fake
 def _attention_backward_fake(
     q: Tensor,
     k: Tensor,
@@ -182,7 +178,9 @@ def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor 
     if grad is None and grad_lse is None:
         return None, None, None, [None] * len(inputs), None, None
     given = torch.zeros_like(out) if grad is None else grad
-    dq, dk, dv, *rest = attention_backward(q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale)
+    dq, dk, dv, *rest = torch.ops.maskc.attention_backward(
+        q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale
+    )
     floats = [g if x.is_floating_point() else None for g, x in zip(rest, inputs, strict=True)]
     return dq, dk, dv, floats, None, None
 
@@ -191,11 +189,6 @@ def _once(ctx: Any, *_: Any) -> Any:
     raise RuntimeError("maskc attention can be differentiated once: its gradients have no gradient of their own")
 
 
-attention.register_autograd(_backward, setup_context=_setup)
-attention_backward.register_autograd(_once)
-
-
-@attention.register_vmap
 def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, handle: str, scale: float) -> Any:
     """One call after another: inputs and plans may differ from entry to entry."""
 
@@ -208,3 +201,21 @@ def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, ha
         given = [at(x, d, i) for x, d in zip(inputs, dims[3], strict=True)]
         results.append(attention(*one, given, handle, scale))
     return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0, 0, 0)
+
+
+# Defined by hand and not by ``torch.library.custom_op``, whose first call imports the whole compiler: seconds.
+_LIBRARY = torch.library.Library("maskc", "DEF")
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor[] inputs"
+_LIBRARY.define(f"attention({_TENSORS}, str handle, float scale) -> (Tensor, Tensor, Tensor)")
+_LIBRARY.define(
+    f"attention_backward({_TENSORS}, Tensor out, Tensor lse, Tensor grad, Tensor? grad_lse, str handle, float scale)"
+    " -> Tensor[]"
+)
+_LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("attention_backward", _attention_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+torch.library.register_fake("maskc::attention", _attention_fake, lib=_LIBRARY)
+torch.library.register_fake("maskc::attention_backward", _attention_backward_fake, lib=_LIBRARY)
+torch.library.register_autograd("maskc::attention", _backward, setup_context=_setup, lib=_LIBRARY)
+torch.library.register_autograd("maskc::attention_backward", _once, lib=_LIBRARY)
+torch.library.register_vmap("maskc::attention", _vmap, lib=_LIBRARY)
+attention: Any = torch.ops.maskc.attention.default
