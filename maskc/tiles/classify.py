@@ -24,7 +24,7 @@ from maskc.tiles import ranges
 from maskc.tiles.fields import Field, Field2
 from maskc.tiles.ranges import Boxes, Range
 
-__all__ = ["Classifier", "Verdict"]
+__all__ = ["Classifier", "Verdict", "Walk"]
 
 Array = npt.NDArray[Any]
 #: Largest period cell that is evaluated to find out what a periodic mask does in a tile.
@@ -88,7 +88,7 @@ class Classifier:
     def classify(self, boxes: Boxes) -> Verdict:
         """The verdict on each box; arrays of bool, one entry a box."""
         with np.errstate(all="ignore"):
-            found = _Walk(self, boxes).verdict(self.mask, {})
+            found = Walk(self, boxes).value(self.mask, {})
         shape = boxes.q0.shape
         return Verdict(*(np.broadcast_to(x, shape) for x in (found.some, found.gap, found.hit, found.miss)))
 
@@ -100,6 +100,20 @@ class Classifier:
             own = {node.name} & {"q", "k"} if isinstance(node, Symbol) else set()
             uses[node] = frozenset(own).union(*(uses[c] for c in node.children))
         return uses
+
+    def uses_of(self, node: Node) -> frozenset[str]:
+        """As ``uses``, for any node."""
+        if node not in self.uses:
+            for each in postorder([node]):
+                own = {each.name} & {"q", "k"} if isinstance(each, Symbol) else set()
+                self.uses[each] = frozenset(own).union(*(self.uses[c] for c in each.children))
+        return self.uses[node]
+
+    def free_of(self, node: Node) -> frozenset[Node]:
+        """The indices of ``Exists`` that a node speaks of."""
+        if node not in self.free:
+            self.free.update(free_indices([node]))
+        return self.free[node]
 
     @functools.cached_property
     def periods(self) -> dict[Node, _Period]:
@@ -233,18 +247,17 @@ def _scalar(c: Classifier, node: Node) -> int | None:
 
 
 @dataclass(eq=False)
-class _Walk:
+class Walk:
     """One evaluation over one set of boxes. Values with an index of ``Exists`` have axes in front."""
 
     c: Classifier
     boxes: Boxes
 
-    def verdict(self, node: Node, known: dict[Node, Any]) -> Verdict:
-        """The verdict on a mask; ``known`` holds what is already computed, and grows."""
+    def value(self, node: Node, known: dict[Node, Any]) -> Any:
+        """The range of a number or the verdict on a mask; ``known`` holds what is already computed, and grows."""
         for each in _outside_exists(node, known):
             known[each] = self._one(each, known)
-        found: Verdict = known[node]
-        return found
+        return known[node]
 
     def _one(self, node: Node, known: dict[Node, Any]) -> Any:
         if isinstance(node, Const):
@@ -290,12 +303,12 @@ class _Walk:
         if node.op != "select":
             return ranges.apply_op(self.boxes, node.op, args)
         when: Verdict = args[0]
-        uses = self.c.uses[node.args[0]]
+        uses = self.c.uses_of(node.args[0])
         return ranges.choice(~np.asarray(when.gap), ~np.asarray(when.some), args[1], args[2], uses)
 
     def _mask(self, node: Apply, args: list[Any]) -> Verdict:
         if node.op in ("and", "or"):
-            uses = [self.c.uses[a] for a in node.args]
+            uses = [self.c.uses_of(a) for a in node.args]
             return _all(args, uses) if node.op == "and" else _not(_all([_not(a) for a in args], uses))
         if node.op == "not":
             return _not(args[0])
@@ -343,14 +356,14 @@ class _Walk:
         count = known[node.count]
         most = int(np.max(count.hi))
         depth = int(node.index.name[1:])
-        outer = {n: v for n, v in known.items() if node.index not in self.c.free.get(n, frozenset({n}))}
+        outer = {n: v for n, v in known.items() if node.index not in self.c.free_of(n)}
         total: Verdict | None = None
         step = max(1, _LARGEST_EXISTS // max(1, self.boxes.q0.size))
         for first in range(0, most, step):
             values = np.arange(first, min(first + step, most), dtype=np.int64)
             index = values.reshape((-1,) + (1,) * (depth + 1))
             inner: dict[Node, Any] = {**outer, node.index: ranges.constant(index)}
-            body = self.verdict(node.body, inner)
+            body = self.value(node.body, inner)
             below = ranges.less(self.boxes, inner[node.index], count, False)
             body = _all([body, Verdict(below[0], below[1], ~below[1], ~below[0])], [frozenset("qk")] * 2)
             part = _any_of_axis(body, depth + 1)

@@ -89,6 +89,11 @@ class Rectangles:
     def size(self) -> int:
         return int(self.r0.size)
 
+    @property
+    def area(self) -> int:
+        """Number of tiles."""
+        return int(((self.r1 - self.r0) * (self.c1 - self.c0)).sum())
+
     def pick(self, which: Any) -> Rectangles:
         kind = self.kind[which] if self.kind.size == self.size else self.kind
         return Rectangles(self.r0[which], self.r1[which], self.c0[which], self.c1[which], kind)
