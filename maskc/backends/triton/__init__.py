@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from maskc.backends import Compiled, Refusal, Request
 from maskc.backends.triton.entry import Entry, refusal_of
-from maskc.backends.triton.launch import interpreting
+from maskc.backends.triton.launch import WideIntegers, interpreting
 from maskc.backends.triton.spec import specialised
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.interval import MAX_TOKENS
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["Entry", "run", "supports"]
+__all__ = ["Entry", "entry_for", "run", "supports"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _MAX_DIM = 256
@@ -87,21 +87,18 @@ def run(
     """Attention by fused kernels: see ``maskc.backends.Backend.run``."""
     from maskc.backends.library import attention, handle_of
 
-    names = tuple(floats)
-    precision = TRITON_PRECISION.value()
-    entry = compiled.remember(
-        ("triton", names, precision), binding, lambda: Entry(compiled.program, binding, names, precision)
-    )
-    if scale <= 0:
-        # The kernels take the largest score of a row before they scale it.
-        q, scale = q * scale, 1.0
     try:
-        out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(entry), scale)
-    except ValueError as error:
-        if "32 bits" not in str(error):
-            raise
-        raise MaskcError(
-            Diagnostic("E702", f"the backend 'triton' cannot compute {compiled.program.name!r}: {error}",
-                       hint="number the values anew from 0")
-        ) from error
-    return out, lse if return_lse else None
+        found = entry_for(compiled, binding, tuple(floats))
+        out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)
+    except WideIntegers as error:
+        message = f"the backend 'triton' cannot compute {compiled.program.name!r}: {error}"
+        raise MaskcError(Diagnostic("E702", message, hint="number the values anew from 0")) from error
+    return out, lse if return_lse and compiled.program.normalizer.kind == "softmax" else None
+
+
+def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> Entry:
+    """What computes calls with this binding and these float inputs; remembered, with its plans."""
+    precision = TRITON_PRECISION.value()
+    return compiled.remember(
+        ("triton", floats, precision), binding, lambda: Entry(compiled.program, binding, floats, precision)
+    )

@@ -23,10 +23,9 @@ from maskc.backends.triton.launch import (
     table_arguments,
 )
 from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.pull import Values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.tiles import kernel_plan
-from maskc.ir.evaluate import evaluate
-from maskc.ir.nodes import Node
 from maskc.ir.program import OUTPUT
 
 if TYPE_CHECKING:
@@ -91,6 +90,9 @@ class Entry:
         """Output (B, H, Nq, Dv) in the dtype of ``q``, log-sum-exp (B, H, Nq) in float32 (0 where there is no
         softmax), and the output before the output expression (without elements if there is none)."""
         tables = dict(zip(self.names, floats, strict=True))
+        if scale <= 0:
+            # The kernels take the largest score of a row before they scale it.
+            q, scale = q * scale, 1.0
         if number_of_splits(self, q) and q.numel() and k.numel():
             return self._decode(q, k, v, tables, scale)
         stage = "forward"
@@ -121,13 +123,14 @@ class Entry:
         values |= {"splits": splits, "PACK": pack}
         launch(kernel, batch * (heads // pack) * splits, values, chosen, q.device)
         sink = self.program.normalizer.sink
-        logit = None if sink is None else self._by_query(sink, tables, q.device)
+        value = Values(self.program, self.binding, tables, q.device)
+        logit = None if sink is None else value.of(sink)
         softmax = self.program.normalizer.kind == "softmax"
         out, lse = merge_splits(parts, lses if softmax else None, logit)
         lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if lse is None else lse
         if self.plain_output:
             return out.to(q.dtype), lse, q.new_empty(0)
-        return self._by_query(self.program.output, tables, q.device, out).to(q.dtype), lse, out.to(q.dtype)
+        return value.of(self.program.output, out).expand(out.shape).to(q.dtype), lse, out.to(q.dtype)
 
     def backward(
         self,
@@ -144,19 +147,24 @@ class Entry:
         """Gradients of q, k, v and ``floats``. ``out``: before the output expression. Deterministic."""
         tables = dict(zip(self.names, floats, strict=True))
         sums = {name: torch.zeros(x.shape, dtype=torch.float32, device=x.device) for name, x in tables.items()}
+        value = Values(self.program, self.binding, tables, q.device)
         if not self.plain_output:
-            (grad,) = self._pull(self.program.output, tables, sums, grad.float(), out.float())
-            grad = grad.to(q.dtype)
+            value.pull(self.program.output, grad.float(), sums, out.float())
+            grad = value.pull_out(self.program.output, grad.float(), out.float()).to(q.dtype)
         delta = (out.float() * grad.float()).sum(dim=-1)
         if grad_lse is not None:
             delta = delta - grad_lse
         lse = lse.contiguous()
         sink = self.program.normalizer.sink
         if sink is not None and tables:
-            share = (self._by_query(sink, tables, q.device) - lse[..., None]).exp()
+            share = (value.of(sink) - lse[..., None]).exp()
             share = torch.where(lse[..., None] == -torch.inf, 0.0, share)
-            self._pull(sink, tables, sums, -share * delta[..., None])
-        grads = self._kernels_backward(q, k, v, tables, sums, lse, delta.contiguous(), grad, scale)
+            value.pull(sink, -share * delta[..., None], sums)
+        factor = 1.0
+        if scale <= 0:
+            q, scale, factor = q * scale, 1.0, scale
+        grads = self._kernels_backward(q, k, v, tables, value, sums, lse, delta.contiguous(), grad, scale)
+        grads = (grads[0] * factor if factor != 1.0 else grads[0], *grads[1:])
         return *grads, [sums[name].to(tables[name].dtype) for name in self.names]
 
     def _kernels_backward(
@@ -165,6 +173,7 @@ class Entry:
         k: Tensor,
         v: Tensor,
         tables: Mapping[str, Tensor],
+        value: Values,
         sums: dict[str, Tensor],
         lse: Tensor,
         delta: Tensor,
@@ -189,51 +198,8 @@ class Entry:
             heads = q.shape[1] if stage == "dq" else k.shape[1]
             launch(kernel, q.shape[0] * heads * plan.rows, values, chosen, q.device)
             for node, total in zip(lookups, buffers, strict=True):
-                self._pull(node, tables, sums, total[..., None] if stage == "dq" else total[:, :, None])
+                value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
         return dq, dk, dv
-
-    def _pull(
-        self, node: Node, tables: Mapping[str, Tensor], sums: dict[str, Tensor], grad: Tensor, out: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """Add the gradients of the float inputs through ``node``, given that of its value; return that of ``out``."""
-        with torch.enable_grad():
-            leaves = {name: x.detach().float().requires_grad_() for name, x in tables.items()}
-            given = [] if out is None else [out.detach().requires_grad_()]
-            value = self._value(node, leaves, grad.device, *given).expand(grad.shape)
-            if not value.requires_grad:
-                return tuple(torch.zeros_like(x) for x in given)
-            found = torch.autograd.grad(value, [*given, *leaves.values()], grad, allow_unused=True)
-        for name, one in zip(leaves, found[len(given) :], strict=True):
-            if one is not None:
-                sums[name] += one
-        return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(given, found, strict=False))
-
-    def _by_query(
-        self, node: Node, tables: Mapping[str, Tensor], device: torch.device, out: Tensor | None = None
-    ) -> Tensor:
-        """The value of an expression that speaks of no key, (B, H, Nq, 1) or the shape of ``out``."""
-        b = self.binding
-        shape = (b.batch, b.heads, b.q_len, 1) if out is None else out.shape
-        return self._value(node, tables, device, *([] if out is None else [out])).expand(shape)
-
-    def _value(self, node: Node, tables: Mapping[str, Tensor], device: torch.device, *out: Tensor) -> Tensor:
-        b = self.binding
-        q = torch.arange(b.offset, b.offset + b.q_len, device=device).view(1, 1, -1, 1)
-        k = torch.arange(b.k_len, device=device).view(1, 1, 1, -1)
-        value: Tensor = evaluate(
-            node,
-            b,
-            q=q,
-            k=k,
-            h=torch.arange(b.heads, device=device).view(1, -1, 1, 1),
-            b=torch.arange(b.batch, device=device).view(-1, 1, 1, 1),
-            o=out[0] if out else None,
-            params=self.program.params,
-            tables=tables,
-            xp=torch,
-            float_dtype=torch.float32,
-        )
-        return value
 
     def _values(
         self,

@@ -22,6 +22,7 @@ from maskc.ir.program import Program
 
 __all__ = [
     "DevicePlan",
+    "WideIntegers",
     "default_config",
     "interpreting",
     "launch",
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
+
+
+class WideIntegers(Exception):
+    """A table holds integers beyond 32 bits, which kernels do not read."""
 
 
 def interpreting() -> bool:
@@ -85,8 +90,7 @@ def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> De
 def table_arguments(
     program: Program, binding: Binding, floats: Mapping[str, Tensor], names: tuple[str, ...], device: torch.device
 ) -> dict[str, Any]:
-    """Pointers and extents of the tables called ``names``. ``floats`` come first. Raises ValueError for integers
-    beyond 32 bits."""
+    """Pointers and extents of the tables called ``names``. ``floats`` come first. Raises WideIntegers."""
     out: dict[str, Any] = {}
     for name in names:
         if name in floats:
@@ -99,7 +103,7 @@ def table_arguments(
                 tensor = torch.from_numpy(np.ascontiguousarray(array).view(np.int8)).to(device)
             else:
                 if array.size and max(-int(array.min()), int(array.max())) >= 1 << 31:
-                    raise ValueError(f"{name!r} holds integers beyond 32 bits")
+                    raise WideIntegers(f"{name!r} holds integers beyond 32 bits")
                 tensor = torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)
         if tensor.numel() == 0:
             # Every look-up in it is clamped to the one element that kernels may read: 0.
