@@ -17,7 +17,7 @@ __all__ = ["PARAMS", "bindings", "floats", "integers", "masks", "programs"]
 #: The signature of every random program.
 PARAMS = (
     Parameter("n", Type.INT),
-    Parameter("on", Type.BOOL, default=Const(True)),
+    Parameter("active", Type.BOOL, default=Const(True)),
     Parameter("mode", Type.INT, labels=("full", "sparse", "none"), low=0, high=3),
     Parameter("w", Type.INT, ("head",)),
     Parameter("far", Type.BOOL, ("layer", "head")),
@@ -41,7 +41,7 @@ def _leaves(depth: int) -> st.SearchStrategy[Node]:
     position = st.sampled_from([Symbol("q"), Symbol("k")])
     return st.one_of(
         position,
-        st.sampled_from([*names, Size("q"), Size("k"), Size("x"), Param("n", Type.INT), Param("mode", Type.INT)]),
+        st.sampled_from([*names, Size("q"), Size("k"), Size("x"), Param("n", Type.INT)]),
         st.integers(-6, 9).map(Const),
         position.map(lambda p: look_up("doc", p)),
         st.just(look_up("own", Symbol("q"))),
@@ -60,10 +60,13 @@ def integers(depth: int = 0, size: int = 2) -> st.SearchStrategy[Node]:
     return st.one_of(
         _leaves(depth),
         st.tuples(st.sampled_from(["add", "sub", "sub", "min", "max", "hash"]), two).map(lambda t: apply(t[0], *t[1])),
-        st.tuples(st.sampled_from(["floordiv", "mod", "mul"]), less, st.integers(-2, 6)).map(
+        st.tuples(st.sampled_from(["floordiv", "mod", "mul"]), less, st.sampled_from([-2, -1, 1, 2, 3, 4, 6])).map(
             lambda t: apply(t[0], t[1], Const(t[2]))
         ),
-        st.tuples(st.sampled_from(["floordiv", "mod", "mul"]), two).map(lambda t: apply(t[0], *t[1])),
+        # A literal 0 as a divisor is refused by the language; what comes out as 0 is not.
+        st.tuples(st.sampled_from(["floordiv", "mod", "mul"]), two.filter(lambda t: t[1] is not Const(0))).map(
+            lambda t: apply(t[0], *t[1])
+        ),
         st.tuples(st.sampled_from(["neg", "abs"]), less).map(lambda t: apply(*t)),
         less.map(lambda i: look_up("doc", i)),
         st.builds(lambda a, b, x, y: apply("select", apply("lt", a, b), x, y), less, less, less, less),
@@ -81,7 +84,8 @@ def _comparisons(depth: int, size: int) -> st.SearchStrategy[Node]:
         st.builds(apply, name, floats(1), floats(1)),
         st.sampled_from([Symbol("q"), Symbol("k")]).map(lambda p: look_up("mark", p)),
         st.just(look_up("far", Symbol("layer"), Symbol("h"))),
-        st.sampled_from([TRUE, FALSE, Param("on", Type.BOOL)]),
+        st.integers(0, 2).map(lambda i: apply("eq", Param("mode", Type.INT), Const(i))),
+        st.sampled_from([TRUE, FALSE, Param("active", Type.BOOL)]),
     )
 
 
@@ -111,7 +115,7 @@ def floats(size: int = 2) -> st.SearchStrategy[Node]:
     """Floats without the score."""
     leaves = st.one_of(
         st.sampled_from([-2.0, -0.0, 0.0, 0.5, 1.0, 3.25]).map(Const),
-        integers(0, 1).map(lambda i: apply("float", i)),
+        integers(0, 1).filter(lambda i: not isinstance(i, Const)).map(lambda i: apply("float", i)),
         st.just(look_up("slope", Symbol("h"))),
     )
     if size == 0:
@@ -128,11 +132,10 @@ def floats(size: int = 2) -> st.SearchStrategy[Node]:
 def programs(draw: st.DrawFn, scores: bool = True) -> Program:
     """Programs with the signature ``PARAMS``."""
     mask = draw(masks())
-    space = draw(st.sampled_from([Space(), _GRID]))
     score: Node = Symbol("s")
     if scores and draw(st.booleans()):
         score = apply("add", apply("mul", Symbol("s"), draw(floats(1))), draw(floats()))
-    return Program("random", PARAMS, space, space, False, mask, score)
+    return Program("random", PARAMS, _GRID, _GRID, False, mask, score)
 
 
 @st.composite
@@ -150,7 +153,7 @@ def bindings(draw: st.DrawFn) -> Binding:
         "length": rng.integers(0, k_len + 1, 2),
         "slope": rng.standard_normal(3),
     }
-    args = {"n": draw(st.integers(-1, 4)), "on": draw(st.booleans()), "mode": draw(st.integers(0, 2))}
+    args = {"n": draw(st.integers(-1, 4)), "active": draw(st.booleans()), "mode": draw(st.integers(0, 2))}
     sizes = {"y": k_len // 2 or 1, "x": 2}
     return Binding(
         q_len,

@@ -1,0 +1,49 @@
+"""One fixture a pass: masks, and what the pass makes of each; and the page that lists the passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from maskc.ir.text import print_node
+from maskc.lower import lower_text
+from maskc.passes import PIPELINE, Pass, normalise
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent.parent / "docs" / "passes.md"
+
+
+@pytest.mark.parametrize("step", PIPELINE, ids=lambda p: p.name)
+def test_a_pass_does_what_its_fixture_says(step: Pass) -> None:
+    lines = (HERE / f"{step.name}.mask").read_text(encoding="utf-8").splitlines()
+    pairs = list(zip(lines[::2], lines[1::2], strict=True))
+    assert pairs
+    for before, after in pairs:
+        assert f"    => {print_node(step.run(lower_text(before)[0]).mask)}" == after, before
+
+
+def test_the_page_is_written_from_the_table() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = [f"| `{p.name}` | {p.sentence} |" for p in PIPELINE]
+    listed = [line for line in text.splitlines() if line.startswith("| `")]
+    assert listed == rows
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("q - k < 4 & k <= q", "0 <= q - k < 4", "k > q - 4 & ~(k > q)", "sliding_window(4)", "causal & window(3, 9)"),
+        ("abs(q - k) <= 3", "window(3, 3)", "abs(k - q) < 4", "-4 < k - q & k - q < 4"),
+        ("~(causal | k < 4)", "q < k & 4 <= k"),
+        ("match q < 4 { true: all; else: causal }", "q < 4 | causal"),
+    ],
+)
+def test_spellings_of_one_mask_meet(spellings: tuple[str, ...]) -> None:
+    assert len({normalise(lower_text(s)[0]).mask for s in spellings}) == 1
+
+
+def test_floats_keep_their_negation() -> None:
+    # ~(x < y) is not y <= x where either is NaN.
+    mask = normalise(lower_text("pattern p(x: float) { attend ~(x * 1.0 < x * x) }")[0]).mask
+    assert print_node(mask) == "~x < x * x"
