@@ -164,12 +164,13 @@ def _join(jobs: list[Job]) -> list[Job]:
 
 def order_jobs(jobs: Iterable[Job], q_len: int) -> tuple[tuple[Job, ...], bool]:
     """The jobs in the order of execution with ``fresh`` set, and whether fresh jobs cover every query."""
-    covered = np.zeros(q_len, dtype=np.bool_)
+    met, covered = np.zeros((2, q_len), dtype=np.bool_)
     out = []
     for job in sorted(jobs, key=lambda j: -j.count * j.q_len):
         queries = job.queries().ravel()
-        fresh = not covered[queries].any()
+        fresh = not met[queries].any()
         if fresh:
             covered[queries] = True
+        met[queries] = True  # Also by a job that is merged: a later one must not write over its result.
         out.append(replace(job, fresh=fresh))
     return tuple(out), bool(covered.all())
