@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 import maskc
-from maskc.cli import check, diff, explain, fmt, ir, run_, show, spec, why
+from maskc.cli import check, diff, emit, explain, fmt, ir, run_, show, spec, why
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import MaskcError
 
@@ -24,6 +24,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("run", run_.command),
     ("ir", ir.command),
     ("spec", spec.command),
+    ("emit", emit.command),
     ("explain", explain.command),
 )
 

@@ -1,0 +1,104 @@
+"""Kernels as files to read and to take along: sources, assembly, machine code, and what they take of the chip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maskc.backends.triton.aot import Compiled, Shape, compile_kernel
+from maskc.backends.triton.backward import write_dkv, write_dq
+from maskc.backends.triton.configs import Config, Target, config, shared_memory
+from maskc.backends.triton.expressions import Unsupported
+from maskc.backends.triton.forward import write_decode, write_forward
+from maskc.backends.triton.launch import pad
+from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.text import print_program
+
+if TYPE_CHECKING:
+    from maskc.ir.program import Program
+
+__all__ = ["STAGES", "Emitted", "emit"]
+
+#: The kernels that can be asked for, in order.
+STAGES = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv}
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """One kernel: its source, the configuration it was compiled with, and the result."""
+
+    stage: str
+    kernel: Kernel
+    source: str
+    config: Config
+    compiled: Compiled
+    limit: int
+
+    def files(self) -> dict[str, bytes]:
+        """Contents by the end of a file name."""
+        amd = self.compiled.assembly.lstrip().startswith(".text") or ".amdgcn_target" in self.compiled.assembly
+        return {
+            f"{self.stage}.py": self.source.encode(),
+            f"{self.stage}.{'amdgcn' if amd else 'ptx'}": self.compiled.assembly.encode(),
+            f"{self.stage}.{'hsaco' if amd else 'cubin'}": self.compiled.binary,
+        }
+
+    def row(self) -> dict[str, object]:
+        """A row of a table of resources."""
+        c = self.config
+        return {
+            "kernel": self.stage,
+            "tile": f"{c.q_tile} x {c.k_tile}",
+            "warps": c.warps,
+            "stages": c.stages,
+            "registers": self.compiled.registers,
+            "spilled": self.compiled.spilled,
+            "shared": self.compiled.shared,
+            "limit": self.limit,
+            "matrix": " ".join(sorted(self.compiled.tensor_cores)) or "none",
+        }
+
+
+def emit(
+    program: Program,
+    args: Mapping[str, bool | int | float],
+    target: Target,
+    shape: Shape,
+    stages: tuple[str, ...] = ("forward",),
+    batched: frozenset[str] = frozenset(),
+) -> tuple[Emitted, ...]:
+    """Write and compile kernels of a pattern.
+
+    Args:
+        program: the pattern as lowered.
+        args: values of its scalar parameters.
+        target: the chip.
+        shape: dtype and dimensions.
+        stages: keys of ``STAGES``.
+        batched: names of the inputs that have a batch dimension in front.
+
+    Raises MaskcError E702 where the pattern has no kernel.
+    """
+    text_program = specialised(program, args)
+    # Gradients of float inputs, as far as kernels can sum them.
+    tables = frozenset(p.name for p in program.params)
+    out = []
+    for stage in stages:
+        try:
+            kernel = STAGES[stage](KernelSpec(text_program, batched, None, tables))
+        except Unsupported as why:
+            message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
+            raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why
+        chosen = config(stage, target, max(pad(shape.head_dim), pad(shape.value_dim)), shape.dtype)
+        compiled = compile_kernel(kernel, program, target, chosen, shape)
+        out.append(Emitted(stage, kernel, with_origin(kernel, program), chosen, compiled, shared_memory(target)))
+    return tuple(out)
+
+
+def with_origin(kernel: Kernel, program: Program) -> str:
+    """The source below the pattern that it was written from, as comments of printable ASCII."""
+    text = print_program(program, docs=False).rstrip()
+    lines = ["".join(c if " " <= c <= "~" else "?" for c in line) for line in text.split("\n")]
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines) + "\n" + kernel.text
