@@ -170,6 +170,7 @@ BACKENDS: tuple[BackendRow, ...] = (
         "Fused block-sparse kernels written from the pattern, for NVIDIA and AMD GPUs.",
         "maskc.backends.triton",
     ),
+    BackendRow("flex", "FlexAttention, with our plans as its block masks.", "maskc.backends.flex"),
     BackendRow(
         "reference",
         "Dense attention, slow and obvious: what the language means, on any device.",

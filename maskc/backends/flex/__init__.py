@@ -1,0 +1,152 @@
+"""FlexAttention as a backend: our language and our plans, its kernels.
+
+``torch.compile`` writes a kernel at the first call of every program and shape. On CPUs that takes
+seconds, and there is neither a backward pass nor a log-sum-exp.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from maskc.backends import Compiled, Refusal, Request
+from maskc.backends.flex.blocks import from_block_mask, to_block_mask
+from maskc.backends.flex.mods import function, tensors_for
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import evaluate
+from maskc.ir.program import OUTPUT, SCORE, Program
+from maskc.passes.specialise import bind
+from maskc.tiles import make_plan
+
+__all__ = ["block_mask", "from_block_mask", "mask_mod", "run", "score_mod", "supports", "to_block_mask"]
+
+_TILE = 128
+
+
+def supports(program: Program, request: Request) -> Refusal | None:
+    """Softmax without a sink; on CPUs the forward pass only."""
+    if program.normalizer.kind != "softmax":
+        return Refusal(f"FlexAttention has no normaliser {program.normalizer.kind}")
+    on_cpu = request.device in (None, "cpu")
+    if on_cpu and program.normalizer.sink is not None:
+        return Refusal("a sink needs the log-sum-exp, which FlexAttention does not give on CPUs")
+    if on_cpu and request.return_lse:
+        return Refusal("FlexAttention gives no log-sum-exp on CPUs")
+    if on_cpu and request.needs_grad:
+        return Refusal("FlexAttention has no backward pass on CPUs", "call it under torch.no_grad()")
+    if request.dtype == "float64":
+        return Refusal("FlexAttention computes in float32 at most", "convert q, k and v")
+    if request.head_dim is not None and request.head_dim < 16:
+        return Refusal("FlexAttention wants a head dimension of at least 16")
+    return None
+
+
+def mask_mod(program: Program, binding: Binding, device: torch.device | str = "cpu") -> Callable[..., torch.Tensor]:
+    """The mask as FlexAttention's ``mask_mod(b, h, q_index, k_index)``. ``program``: as lowered or bound."""
+    bound = _bound(program, binding)
+    run = function(bound, binding, bound.mask, tensors_for(bound, binding, {}, torch.device(device)))
+    return lambda b, h, q, k: run(None, b, h, q, k)
+
+
+def score_mod(
+    program: Program, binding: Binding, floats: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"
+) -> Callable[..., torch.Tensor] | None:
+    """The score as FlexAttention's ``score_mod(score, b, h, q_index, k_index)``; None if it is left as it is."""
+    bound = _bound(program, binding)
+    if bound.score is SCORE:
+        return None
+    return function(bound, binding, bound.score, tensors_for(bound, binding, floats, torch.device(device)))
+
+
+def block_mask(
+    program: Program, binding: Binding, *, device: torch.device | str = "cpu", backward: bool = True
+) -> BlockMask:
+    """A ``BlockMask`` for FlexAttention, planned by us: no point of the mask is evaluated in full tiles or empty ones.
+
+    Raises MaskcError: E801 where planning, or the BlockMask's dense tensors, would cost too much.
+    """
+    plan = make_plan(program, binding, q_tile=_TILE, k_tile=_TILE)
+    return to_block_mask(plan, mask_mod(program, binding, device), device=device, backward=backward)
+
+
+def run(
+    compiled: Compiled,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    binding: Binding,
+    floats: Mapping[str, torch.Tensor],
+    scale: float,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compiled FlexAttention: see ``maskc.backends.Backend.run``."""
+    program, device = compiled.program, q.device
+    blocks = compiled.remember(
+        ("flex", str(device), q.requires_grad), binding, lambda: block_mask(program, binding, device=device)
+    )
+    wants_lse = return_lse or program.normalizer.sink is not None
+    found = attend(
+        q, k, v, score_mod(program, binding, floats, device), blocks, scale, q.shape[1] != k.shape[1], wants_lse
+    )
+    out, lse = found if wants_lse else (found, None)
+    return _finish(program, binding, floats, out, lse, return_lse)
+
+
+def attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    score: Callable[..., torch.Tensor] | None,
+    blocks: BlockMask,
+    scale: float,
+    grouped: bool,
+    return_lse: bool,
+) -> Any:
+    """One call of compiled FlexAttention."""
+    return _compiled()(
+        q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped, return_lse=return_lse
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _bound(program: Program, binding: Binding) -> Program:
+    sizes = {"q": binding.q_len, "k": binding.k_len, **binding.sizes}
+    more: dict[str, Any] = {"layer": binding.layer, "heads": binding.heads, "tables": binding.tables}
+    return bind(program, args=binding.args, sizes=sizes, **more)
+
+
+def _finish(
+    program: Program,
+    binding: Binding,
+    floats: Mapping[str, torch.Tensor],
+    out: torch.Tensor,
+    lse: torch.Tensor | None,
+    return_lse: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What FlexAttention does not do itself: the sink, by the log-sum-exp, and the output expression."""
+    batch, heads, q_len = out.shape[:3]
+    point: dict[str, Any] = {
+        "q": torch.arange(binding.offset, binding.offset + q_len, device=out.device)[:, None],
+        "k": torch.zeros(1, dtype=torch.int64, device=out.device),
+        "h": torch.arange(heads, device=out.device)[:, None, None],
+        "b": torch.arange(batch, device=out.device)[:, None, None, None],
+        "params": program.params,
+        "tables": floats,
+        "xp": torch,
+    }
+    if program.normalizer.sink is not None and lse is not None:
+        sink = evaluate(program.normalizer.sink, binding, float_dtype=lse.dtype, **point)[..., 0].to(lse.dtype)
+        out = out * torch.sigmoid(lse - sink)[..., None].to(out.dtype)
+        lse = torch.logaddexp(lse, sink.expand_as(lse))
+    if program.output is not OUTPUT:
+        out = evaluate(program.output, binding, o=out, **point).to(out.dtype)
+    return out, lse if return_lse else None

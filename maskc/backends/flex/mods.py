@@ -1,0 +1,177 @@
+"""Functions of torch tensors, written from expressions: what FlexAttention calls ``mask_mod`` and ``score_mod``.
+
+Plain functions over a list of steps, which torch traces without meeting any class of ours.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from maskc.ir.binding import Binding
+from maskc.ir.nodes import Apply, Const, Lookup, Node, Symbol, Type, postorder
+from maskc.ir.ops import OPS
+from maskc.ir.program import Program
+
+__all__ = ["function", "tensors_for"]
+
+Array = Any
+Step = tuple[Callable[..., Array], tuple[int, ...]]
+_POINT = ("s", "b", "h", "q", "k")  # what the first slots hold
+_PLAIN: dict[str, Callable[..., Array]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "neg": operator.neg,
+    "div": operator.truediv,
+    "pow": operator.pow,
+    "lt": operator.lt,
+    "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
+}
+
+
+def function(
+    program: Program, binding: Binding, node: Node, tables: Mapping[str, torch.Tensor]
+) -> Callable[..., Array]:
+    """``f(s, b, h, q_index, k_index)`` with the value of ``node``; indices as FlexAttention counts them.
+
+    Args:
+        program: bound: parameters, sizes and the layer are constants, and no ``any`` is left.
+        tables: the value of everything that ``node`` looks up, on the device of the call.
+    """
+    slots: dict[Node, int] = {Symbol(name): i for i, name in enumerate(_POINT)}
+    steps: list[Step] = []
+    for n in postorder([node]):
+        if n not in slots:
+            slots[n] = len(_POINT) + len(steps)
+            steps.append(_step(program, binding, n, slots, tables))
+    at, first, plan = slots[node], binding.offset, tuple(steps)
+
+    def run(s: Array, b: Array, h: Array, q: Array, k: Array) -> Array:
+        values = [s, b, h, q + first, k]
+        for fn, args in plan:
+            values.append(fn(*[values[i] for i in args]))
+        # An expression of constants and look-ups alone still has a value for every pair.
+        found = values[at]
+        return found if isinstance(found, torch.Tensor) else torch.full_like(q, found, dtype=torch.bool)
+
+    return run
+
+
+def _step(
+    program: Program, binding: Binding, n: Node, slots: Mapping[Node, int], tables: Mapping[str, torch.Tensor]
+) -> Step:
+    if isinstance(n, Const):
+        value = n.value
+        return (lambda: value), ()
+    if isinstance(n, Lookup):
+        return _look_up(program, binding, n, slots, tables)
+    if not isinstance(n, Apply):
+        raise TypeError(f"not bound: {n!r}")
+    args = tuple(slots[c] for c in n.args)
+    if n.op in ("and", "or"):
+        join = operator.and_ if n.op == "and" else operator.or_
+        return (lambda *xs: _fold(join, xs)), args
+    return _OPERATORS.get(n.op, _PLAIN.get(n.op)) or _meaning(n.op), args
+
+
+def _meaning(op: str) -> Callable[..., Array]:
+    meaning = OPS[op].meaning
+    return lambda *xs: meaning(torch, *xs)
+
+
+def _fold(join: Callable[[Array, Array], Array], xs: tuple[Array, ...]) -> Array:
+    found = xs[0]
+    for x in xs[1:]:
+        found = join(found, x)
+    return found
+
+
+def _not(x: Array) -> Array:
+    return not x if isinstance(x, bool) else ~x
+
+
+def _floordiv(a: Array, b: Array) -> Array:
+    if isinstance(b, int):
+        return a // b if b else a * 0
+    return torch.where(b == 0, 0, a // torch.where(b == 0, 1, b))
+
+
+def _mod(a: Array, b: Array) -> Array:
+    if isinstance(b, int):
+        return a % b if b else a * 0
+    return torch.where(b == 0, 0, a % torch.where(b == 0, 1, b))
+
+
+def _bounded(a: Array, b: Array, least: bool) -> Array:
+    if not isinstance(a, torch.Tensor):
+        a, b = b, a
+    if not isinstance(b, torch.Tensor):
+        return torch.clamp(a, max=b) if least else torch.clamp(a, min=b)
+    return torch.minimum(a, b) if least else torch.maximum(a, b)
+
+
+def _hash(*xs: Array) -> Array:
+    wide = [x.to(torch.int64) if isinstance(x, torch.Tensor) else x for x in xs]
+    return OPS["hash"].meaning(torch, *wide)
+
+
+def _float(x: Array) -> Array:
+    return x.to(torch.float32) if isinstance(x, torch.Tensor) else float(x)
+
+
+_OPERATORS: dict[str, Callable[..., Array]] = {
+    "not": _not,
+    "floordiv": _floordiv,
+    "mod": _mod,
+    "min": lambda a, b: _bounded(a, b, True),
+    "max": lambda a, b: _bounded(a, b, False),
+    "abs": abs,
+    "select": lambda c, a, b: torch.where(c, a, b),
+    "hash": _hash,
+    "float": _float,
+    "floor": lambda x: torch.floor(x).to(torch.int64),
+}
+
+
+def _look_up(
+    program: Program, binding: Binding, n: Lookup, slots: Mapping[Node, int], tables: Mapping[str, torch.Tensor]
+) -> Step:
+    """``table[indices]``, each clamped; an input with a batch dimension is read at the batch entry."""
+    table, domain = tables[n.name], program.parameter(n.name).domain
+    batched = n.name in binding.batched
+    extents = tuple(table.shape[batched:])
+    shifts = tuple(binding.offset if d == "q" else 0 for d in domain)
+
+    def read(b: Array, *indices: Array) -> Array:
+        at = [_clamped(i, shift, extent) for i, shift, extent in zip(indices, shifts, extents, strict=True)]
+        where = (b, *at) if batched else tuple(at)
+        return table[where]
+
+    return read, (_POINT.index("b"), *(slots[i] for i in n.indices))
+
+
+def _clamped(i: Array, shift: int, extent: int) -> Array:
+    if isinstance(i, torch.Tensor):
+        return torch.clamp(i - shift, min=0, max=extent - 1)
+    return max(0, min(i - shift, extent - 1))
+
+
+def tensors_for(
+    program: Program, binding: Binding, floats: Mapping[str, torch.Tensor], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Everything that can be looked up, on a device: integers as int32 where they fit, floats as given."""
+    found: dict[str, torch.Tensor] = {}
+    for name, array in binding.tables.items():
+        tensor = torch.as_tensor(array)
+        small = tensor.dtype is torch.int64 and bool((tensor.abs() < 2**31).all())
+        found[name] = (tensor.to(torch.int32) if small else tensor).to(device)
+    for p in program.params:
+        if p.type is Type.FLOAT and p.name in floats:
+            found[p.name] = floats[p.name]
+    return found

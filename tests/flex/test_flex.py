@@ -1,0 +1,132 @@
+"""FlexAttention with our plans, against its own and against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
+
+import maskc
+from maskc.backends import flex
+from maskc.diagnostics import MaskcError
+from maskc.ir.evaluate import dense
+from maskc.lower import lower_text
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.runs import to_dense
+
+RNG = np.random.default_rng(0)
+N = 300
+CASES = {
+    "causal": ("causal", {}),
+    "window": ("window(40, 3) & ~self", {}),
+    "floored": ("(q - 150) // 7 == (k - 150) // 7 | (k - q) % 13 == 5", {}),
+    "hash": ("hash(q, k) % 5 == 0 | hash(q - k, 3) % 7 == 1", {}),
+    "heads": ("match h % 2 { 0: causal; else: chunk(50) }", {"heads": 4}),
+    "random": ("random(3, among = size(token // 20)) on token // 20", {}),
+    "grid": ("pattern p over text ++ grid(y, x) { attend neighborhood(y, 5) & neighborhood(x, 3) | k in text }",
+             {"sizes": {"text": 12, "y": 16, "x": 18}}),
+    "documents": ("pattern p(doc: int[token], w: int[head]) { attend same(doc) & window(w[h]) }",
+                  {"doc": np.sort(RNG.integers(0, 6, (2, N))), "w": [9, 200], "heads": 2, "batch": 2}),
+    "queries": ("pattern p(on: bool[q], see: bool[q, k]) { attend on[q] & see[q, k] }".replace("on", "live"),
+                {"live": RNG.random(N) < 0.8, "see": RNG.random((N, N)) < 0.3}),
+}  # fmt: skip
+
+
+def _bound(text: str, q_len: int = N, **more: object):  # type: ignore[no-untyped-def]
+    program = lower_text(text)[-1]
+    return program, make_binding(program, q_len, N, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_mask_mod(name: str) -> None:
+    text, more = CASES[name]
+    program, binding = _bound(text, **more)
+    mod = flex.mask_mod(program, binding)
+    got = create_mask(mod, binding.batch, binding.heads, binding.q_len, binding.k_len, device="cpu")
+    for b in range(binding.batch):
+        for h in range(binding.heads):
+            np.testing.assert_array_equal(got[b, h].numpy(), dense(program, binding, h, b))
+
+
+def test_mask_mod_with_fewer_queries() -> None:
+    program, binding = _bound("sliding_window(30)", 70)
+    got = create_mask(flex.mask_mod(program, binding), None, None, 70, N, device="cpu")
+    np.testing.assert_array_equal(got[0, 0].numpy(), dense(program, binding))
+
+
+@pytest.mark.parametrize("name", ["causal", "window", "heads", "grid", "documents"])
+def test_block_mask_is_flex_attentions(name: str) -> None:
+    text, more = CASES[name]
+    program, binding = _bound(text, **more)
+    ours = flex.block_mask(program, binding)
+    mod = flex.mask_mod(program, binding)
+    theirs = create_block_mask(mod, binding.batch, binding.heads, N, N, device="cpu")
+    for b in range(binding.batch):
+        for h in range(binding.heads):
+            mine = flex.from_block_mask(ours, program, binding)
+            other = flex.from_block_mask(theirs, program, binding)
+            np.testing.assert_array_equal(mine.kinds(mine.group_of(h, b)), other.kinds(other.group_of(h, b)))
+    assert ours.q_indices is not None
+
+
+def test_round_trip() -> None:
+    program, binding = _bound("causal & (sinks(4) | sliding_window(60))")
+    plan = make_plan(program, binding, q_tile=128, k_tile=64)
+    back = flex.from_block_mask(flex.to_block_mask(plan, flex.mask_mod(program, binding)), program, binding)
+    assert (back.q_tile, back.k_tile) == (128, 64)
+    np.testing.assert_array_equal(to_dense(back.groups[0].runs, back.cols), to_dense(plan.groups[0].runs, plan.cols))
+    program, binding = _bound("causal", 100)
+    with pytest.raises(MaskcError, match="100"):
+        flex.from_block_mask(flex.block_mask(program, binding), program, make_binding(program, N, N))
+
+
+def test_dense_index_tensors_are_bounded() -> None:
+    program = lower_text("causal")[0]
+    binding = make_binding(program, 1 << 21, 1 << 21)
+    with pytest.raises(MaskcError) as e:
+        flex.block_mask(program, binding)
+    assert e.value.codes == ("E801",)
+
+
+TEXT = """pattern p(slope: float[head], gate: float[q, head], bias: float[head, 9]) {
+    attend sliding_window(50)
+    score 20.0 * tanh(s / 20) + slope[h] * (k - q)
+    score s + bias[h, q - k]
+    output o * gate[q, h]
+}"""
+
+
+def _run(eager: bool, monkeypatch: pytest.MonkeyPatch, q_len: int = N) -> None:
+    if eager:
+        monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, q_len, 32), torch.randn(2, 2, N, 32), torch.randn(2, 2, N, 32)
+    inputs = {"slope": torch.rand(4), "gate": torch.rand(q_len, 4), "bias": torch.randn(4, 9)}
+    ops = [maskc.compile(TEXT, heads=4, backend=name) for name in ("flex", "reference")]
+    with torch.no_grad():
+        got, expected = (op(q, k, v, **inputs) for op in ops)
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile.*")
+@pytest.mark.parametrize("q_len", [N, 130])
+def test_attention_eager(monkeypatch: pytest.MonkeyPatch, q_len: int) -> None:
+    _run(True, monkeypatch, q_len)
+
+
+@pytest.mark.slow
+def test_attention_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    _run(False, monkeypatch)
+
+
+def test_refusals() -> None:
+    q = torch.randn(1, 1, 64, 16)
+    with pytest.raises(MaskcError, match="normaliser relu"):
+        maskc.compile("pattern p { attend all\n normalize relu }", heads=1, backend="flex")
+    op = maskc.compile("causal", heads=1, backend="flex")
+    with pytest.raises(MaskcError, match="no log-sum-exp"):
+        op(q, q, q, return_lse=True)
+    with pytest.raises(MaskcError, match="no backward pass"):
+        op(q.requires_grad_(), q, q)
