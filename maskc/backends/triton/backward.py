@@ -25,7 +25,7 @@ from maskc.ir.nodes import Const, Lookup, Node, Symbol
 from maskc.ir.rewrite import rebuild
 from maskc.passes.fold import fold_node
 
-__all__ = ["score_lookups", "write_dkv", "write_dq"]
+__all__ = ["clears_empty_rows", "score_lookups", "write_dkv", "write_dq"]
 
 _S = Symbol("s")
 
@@ -135,6 +135,15 @@ def score_lookups(spec: KernelSpec) -> tuple[tuple[Lookup, ...], tuple[Lookup, .
         else:
             raise Unsupported(f"the gradient of {node.name!r} adds up pairs that no row or column holds together")
     return tuple(rows), tuple(columns)
+
+
+def clears_empty_rows(spec: KernelSpec) -> bool:
+    """Whether the caller sets queries, and gradients of outputs, to 0 where a query keeps no key.
+
+    The log-sum-exp tells which those are, but for a sink; where it does not, the kernel of dK and dV takes care
+    in every partial tile, at the cost of registers.
+    """
+    return _is_softmax(spec) and spec.program.normalizer.sink is None
 
 
 def write_dq(spec: KernelSpec) -> Kernel:
@@ -273,7 +282,7 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
     block.add(f"grad_out = load(do_base + shift * do_sn + do_at, {do_there}, {masked}DV != DV_PAD)")
     block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
     grad = _grad_score(spec, used, block, before, lookups, partial, 1)
-    if partial:
+    if partial and not clears_empty_rows(spec):
         block.add("query = visible(query, keep, 0, True)")
         block.add("grad_out = visible(grad_out, keep, 0, False)")
     block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")

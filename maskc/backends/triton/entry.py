@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from maskc.backends.triton.backward import score_lookups, write_dkv, write_dq
+from maskc.backends.triton.backward import clears_empty_rows, score_lookups, write_dkv, write_dq
 from maskc.backends.triton.decode import merge_splits, number_of_splits
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.forward import write_decode, write_forward
@@ -185,6 +185,9 @@ class Entry:
             return dq, dk, dv
         wanted = frozenset(tables)
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
+        if clears_empty_rows(spec):
+            empty = (lse == -torch.inf)[..., None]
+            q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
         for stage, lookups, extent in zip(("dq", "dkv"), score_lookups(spec), (q.shape[2], k.shape[2]), strict=True):
             chosen = self._config(stage, q, v)
             plan, clauses = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
