@@ -367,7 +367,8 @@ _ROWS = (
         "unknown backend",
         "There is no backend of this name. The message lists those there are.",
         'maskc.compile("causal", heads=1, backend="tritn")',
-        "error[E701]: no backend is called 'tritn'; there are: cpu, reference",
+        "error[E701]: no backend is called 'tritn'; there are: cpu, triton, flex, reference\n"
+        "  help: did you mean 'triton'?",
     ),
     ErrorRow(
         "E702",

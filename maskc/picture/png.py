@@ -52,12 +52,15 @@ def save_png(
 
 def _panel(axis: Any, title: str, cells: Cells, tile: int | None) -> Any:
     import numpy as np
+    from matplotlib.colors import PowerNorm
 
     shown = np.where(np.isnan(cells.density) & (cells.kind == PARTIAL), 0.5, cells.density)
     rows, columns = shown.shape
     top = cells.q_start
     extent = (0, columns * cells.k_step, top + rows * cells.q_step, top)
-    image = axis.imshow(shown, cmap="Blues", vmin=0, vmax=1, extent=extent, interpolation="nearest", aspect="auto")
+    # By the square root, so that a single row or column kept is seen in a long sequence.
+    norm = PowerNorm(0.5, 0, 1)
+    image = axis.imshow(shown, cmap="Blues", norm=norm, extent=extent, interpolation="nearest", aspect="auto")
     axis.set_box_aspect(1 if cells.q_len * 8 >= cells.k_len else None)
     axis.set_xlim(0, cells.k_len)
     axis.set_ylim(top + cells.q_len, top)
