@@ -94,8 +94,8 @@ def _solved(clause: Clause) -> Solved:
             place, found = digit
             before = digits.get(place, Bounds())
             digits[place] = Bounds((*before.lo, *found.lo), (*before.hi, *found.hi))
-    lo = () if clause.lo is None else _operands(clause.lo, "max")
-    hi = () if clause.hi is None else _operands(clause.hi, "min")
+    lo = () if clause.lo is None else (clause.lo,)
+    hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
     return Solved(
         Bounds(lo, hi), tuple(Digit(*place, b) for place, b in ordered), conjunction(guard), conjunction(rest)
@@ -128,8 +128,8 @@ def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
             continue
         found = rows(plain)
         if len(found) == 1 and found[0].residual is TRUE:
-            lo = () if found[0].lo is None else _operands(found[0].lo, "max")
-            hi = () if found[0].hi is None else _operands(found[0].hi, "min")
+            lo = () if found[0].lo is None else (found[0].lo,)
+            hi = () if found[0].hi is None else (found[0].hi,)
             return (stride, modulus), Bounds(lo, hi)
     return None
 
@@ -200,6 +200,10 @@ def _fragments(form: RowForm, grid: Grid) -> tuple[Array, Array]:
 _TOUCH, _EXACT, _FILL, _INSIDE = 1, 1 << 16, 1 << 32, 1 << 48
 
 
+def _field(total: Array, which: int) -> Array:
+    return (total >> (which.bit_length() - 1)) & 0xFFFF
+
+
 @dataclass(frozen=True, eq=False)
 class _Entries:
     """Runs of key tiles, by fragment, with what they say of their tiles (``weight``)."""
@@ -263,15 +267,22 @@ class _Fragments:
         point = (outer_lo == inner_lo) & (outer_hi == inner_hi)
         if np.all(point):
             return _Span(outer_lo, outer_hi, inner_lo, inner_hi, True, point)
-        steady = all(_steady(n, r) for n, r in zip((*bounds.lo, *bounds.hi), (*los, *his), strict=True))
+        steps = [_step(n, r) for n, r in zip((*bounds.lo, *bounds.hi), (*los, *his), strict=True)]
         exact = point
-        if steady:
-            room = [self._room(lo, h) for h in bounds.hi for lo in bounds.lo]
-            exact = exact | functools.reduce(np.logical_and, [np.asarray(x) >= 1 for x in room], np.bool_(True))
+        if all(s is not None for s in steps):
+            # The bounds rise with the query, and by less than they are apart: the union has no holes.
+            step = max([s for s in steps[: len(los)] if s is not None], default=0)
+            room = [self._room(lo, h) >= max(step, 1) for h in bounds.hi for lo in bounds.lo]
+            exact = exact | functools.reduce(np.logical_and, room, np.bool_(True))
         return _Span(outer_lo, outer_hi, inner_lo, inner_hi, exact, point)
 
     def _room(self, lo: Node, hi: Node) -> Any:
-        """The least ``hi - lo`` over each fragment."""
+        """The least ``hi - lo`` over each fragment, or less."""
+        pairs = [(a, b) for a in _operands(lo, "max") for b in _operands(hi, "min")]
+        parts = functools.reduce(np.minimum, [self._difference(b, a) for a, b in pairs])
+        return np.maximum(parts, self._difference(hi, lo))
+
+    def _difference(self, hi: Node, lo: Node) -> Any:
         return self.value(linear_node(linear(hi).plus(linear(lo), -1))).lo
 
     def _fold(self, f: Any, values: list[Any], start: int) -> Array:
@@ -357,36 +368,35 @@ class _Pieces:
         return _Pieces(owner[at], np.maximum(lo[at], turn + first[at]), np.minimum(hi[at], turn + last[at]))
 
 
-def _steady(node: Node, value: Range) -> bool:
-    """Whether the node rises with the query in steps of at most one, on fragments."""
-    if np.all(np.asarray(value.lo) == value.hi):
-        return True
-    if isinstance(node, Symbol):
-        return True
+def _step(node: Node, value: Range) -> int | None:
+    """The most that a node rises from a query to the next within a fragment; None if it may fall."""
+    return 0 if np.all(np.asarray(value.lo) == value.hi) else _rise(node)
+
+
+def _rise(node: Node) -> int | None:
+    if not any(n is _Q or n is _K for n in postorder([node])):
+        return 0
+    if node is _Q:
+        return 1
     if not isinstance(node, Apply) or node.type is not Type.INT:
-        return False
+        return None
+    steps = [_rise(a) for a in node.args]
+    known = [s for s in steps if s is not None]
+    if len(known) < len(steps) or (node.op == "sub" and known[1]):
+        return None
     if node.op in ("min", "max"):
-        return all(_steady_or_free(a) for a in node.args)
-    if node.op == "add":
-        kinds = [_free(a) for a in node.args]
-        return any(kinds) and all(f or _steady_or_free(a) for f, a in zip(kinds, node.args, strict=True))
-    if node.op == "sub":
-        return _free(node.args[1]) and _steady_or_free(node.args[0])
-    if node.op in ("floordiv", "mod"):
-        if not (isinstance(node.args[1], Const) and int(node.args[1].value) > 0 and _steady_or_free(node.args[0])):
-            return False
-        # A remainder does not wrap within a fragment if its argument is one that fragments are cut for.
-        return node.op == "floordiv" or _quotient(node.args[0], _Q)[0] > 0
-    return False
-
-
-def _free(node: Node) -> bool:
-    return not any(n is _Q or n is _K for n in postorder([node]))
-
-
-def _steady_or_free(node: Node) -> bool:
-    wide = Range(np.int64(0), np.int64(1))
-    return _free(node) or _steady(node, wide)
+        return max(known)
+    if node.op in ("add", "sub"):
+        return sum(known)
+    factor = node.args[-1]
+    if not (isinstance(factor, Const) and factor.value > 0):
+        return None
+    if node.op == "mul":
+        return known[0] * int(factor.value)
+    if node.op == "floordiv":
+        return -(-known[0] // int(factor.value))
+    # A remainder does not wrap within a fragment if its argument is one that fragments are cut for.
+    return known[0] if node.op == "mod" and _quotient(node.args[0], _Q)[0] > 0 else None
 
 
 def _sweep(owner: Array, start: Array, end: Array, weight: Array, cols: int) -> tuple[Array, Array, Array, Array]:
@@ -406,13 +416,13 @@ def _sweep(owner: Array, start: Array, end: Array, weight: Array, cols: int) -> 
 def _decide_rows(e: _Entries, grid: Grid) -> tuple[Rectangles, Rectangles]:
     """Every row is one fragment."""
     owner, start, end, total = e.owner, e.start, e.end, e.weight
-    plain = bool((total == _TOUCH + _EXACT).all())
-    if plain:
+    if (total == _TOUCH + _EXACT).all():
         key = owner * (grid.cols + 1) + start
-        plain = bool((key[1:] >= (key + end - start)[:-1]).all())
-    if not plain:
-        owner, start, end, total = _sweep(owner, start, end, total, grid.cols)
-    touch, exact, fill = total % _EXACT, total // _EXACT % _EXACT, total // _FILL % _EXACT
+        if (key[1:] >= (key + end - start)[:-1]).all():
+            found = Rectangles(owner, owner + 1, start, end).of(PARTIAL)
+            return found, found.pick(slice(0, 0))
+    owner, start, end, total = _sweep(owner, start, end, total, grid.cols)
+    touch, exact, fill = (_field(total, f) for f in (_TOUCH, _EXACT, _FILL))
     full = fill > 0
     partial = ~full & (touch == 1) & (exact == 1)
     return _rectangles(owner, start, end, full, partial, ~full & ~partial)
@@ -420,14 +430,14 @@ def _decide_rows(e: _Entries, grid: Grid) -> tuple[Rectangles, Rectangles]:
 
 def _decide_fragments(e: _Entries, grid: Grid, row: Array) -> tuple[Rectangles, Rectangles]:
     owner, start, end, total = _sweep(e.owner, e.start, e.end, e.weight, grid.cols)
-    touch, exact, fill = total % _EXACT, total // _EXACT % _EXACT, total // _FILL % _EXACT
+    touch, exact, fill = (_field(total, f) for f in (_TOUCH, _EXACT, _FILL))
     full = fill > 0
     miss = ~full & (touch == 1) & (exact == 1)
     weight = _TOUCH + _EXACT * (full | (exact > 0)) + _FILL * miss + _INSIDE * full
     tile_row, start, end, total = _sweep(row[owner], start, end, weight, grid.cols)
     pieces = np.bincount(row, minlength=grid.rows)[tile_row]
-    touch, hit = total % _EXACT, total // _EXACT % _EXACT
-    miss, full = total // _FILL % _EXACT > 0, total // _INSIDE % _EXACT == pieces
+    touch, hit = _field(total, _TOUCH), _field(total, _EXACT)
+    miss, full = _field(total, _FILL) > 0, _field(total, _INSIDE) == pieces
     partial = ~full & (hit > 0) & (miss | (touch < pieces))
     return _rectangles(tile_row, start, end, full, partial, ~full & ~partial)
 

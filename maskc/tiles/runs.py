@@ -37,9 +37,9 @@ def assemble(rows: int, cols: int, r0: Array, r1: Array, c0: Array, c1: Array, k
     keep = (kind != EMPTY) & (r1 > r0) & (c1 > c0)
     if not keep.all():
         r0, r1, c0, c1, kind = r0[keep], r1[keep], c0[keep], c1[keep], kind[keep]
-    height = r1 - r0
-    row = concatenated_ranges(r0, height)
-    if row.size != r0.size:
+    height, row = r1 - r0, r0
+    if (height != 1).any():
+        row = concatenated_ranges(r0, height)
         c0, c1, kind = np.repeat(c0, height), np.repeat(c1, height), np.repeat(kind, height)
     key = row * (cols + 1) + c0
     if row.size and (key[1:] < key[:-1]).any():

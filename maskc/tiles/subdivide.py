@@ -23,8 +23,8 @@ Array = npt.NDArray[Any]
 #: What planning may cost by default, in evaluations of the mask (a box counts as a few points).
 BUDGET = 1_000_000_000
 _BOX_COST = 16  # what a box costs, in points
-_CHUNK = 1 << 16  # boxes asked about at once
-_POINTS = 1 << 20  # points evaluated at once
+_CHUNK = 1 << 14  # boxes asked about at once
+_POINTS = 1 << 17  # points evaluated at once
 
 
 @dataclass(eq=False)
