@@ -107,6 +107,11 @@ def _finite(x: Tensor) -> bool:
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
+def _dense(x: Tensor) -> Tensor:
+    """``x`` with the elements of a head side by side, which the flash kernel takes for granted."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
 def _order(order: Order, length: int) -> Ints:
     return np.arange(length) if order.index is None else np.asarray(order.index, dtype=np.int64)
 
@@ -129,8 +134,8 @@ class _Work:
         self.entry, self.scale = entry, scale
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         plan = entry.plan
-        self.q = _laid_out(q.to(self.dtype), plan.q_order)
-        self.k, self.v = (_laid_out(x.to(self.dtype), plan.k_order) for x in (k, v))
+        self.q = _laid_out(_dense(q.to(self.dtype)), plan.q_order)
+        self.k, self.v = (_laid_out(_dense(x.to(self.dtype)), plan.k_order) for x in (k, v))
         self.floats = {name: x.to(self.dtype) for name, x in zip(entry.names, floats, strict=True)}
         self.expressions = Expressions(entry.program, entry.binding, self.floats, entry.positions)
         self.additive = self.expressions.kind != "softmax"
@@ -182,7 +187,7 @@ class _Work:
         if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
             return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), list(tables.values())
         lse = lse.masked_fill(lse == -torch.inf, 0.0)
-        rows = [_laid_out(x, order) for x in (out, lse, delta, grad)]
+        rows = [_laid_out(x, order) for x in (_dense(out), lse, delta, _dense(grad))]
         flash = self.flash and grad_lse is None
         q, k, v = self.q, self.k, self.v
         key_width, value_width = k.shape[3], v.shape[3]

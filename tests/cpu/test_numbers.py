@@ -1,0 +1,193 @@
+"""Precision, shapes at the edge, and numbers that are not finite."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import maskc
+from maskc.backends import Request
+from maskc.backends.cpu import supports
+from maskc.ir.evaluate import dense
+from maskc.reference.attention import attention as reference
+from tests.cpu.calls import Case, assert_same, case, use
+
+MASKS = ["sliding_window(20) | sinks(4)", "causal", "hash(q, k) % 4 == 0"]
+
+
+def converted(one: Case, dtype: torch.dtype) -> Case:
+    floats = {n: x.detach().to(dtype).requires_grad_() for n, x in one.floats.items()}
+    q, k, v = (x.detach().to(dtype).requires_grad_() for x in (one.q, one.k, one.v))
+    return Case(one.entry, q, k, v, floats, one.scale)
+
+
+def gradients(results: tuple[torch.Tensor, ...], one: Case, grad: torch.Tensor) -> list[torch.Tensor]:
+    return [*torch.autograd.grad(results[0], one.leaves, grad.to(results[0].dtype))]
+
+
+def dense_in(one: Case) -> torch.Tensor:
+    """Plain dense attention, computed in the dtype of the tensors."""
+    mask = dense(one.entry.program, one.entry.binding)
+    k, v = (x.repeat_interleave(2, dim=1) for x in (one.k, one.v))
+    score = (one.q @ k.transpose(2, 3) * one.scale).masked_fill(~torch.from_numpy(mask), -torch.inf)
+    return torch.softmax(score, dim=-1) @ v
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+@pytest.mark.parametrize("text", MASKS[:2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_errors_stay_near_those_of_the_dense_computation(
+    text: str, dtype: torch.dtype, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, way)
+    factor = 10.0 if dtype == torch.float32 else 1.1
+    low = converted(case(text, 130, dim=32), dtype)
+    exact = converted(low, torch.float64)
+    grad = torch.randn(exact.q.shape, dtype=torch.float64).to(dtype).double()
+    right = exact.reference()[0]
+    wanted = [right, *gradients((right,), exact, grad)]
+    ours, theirs = low.run()[0], dense_in(low)
+    for a, b, w in zip(
+        [ours, *gradients((ours,), low, grad)], [theirs, *gradients((theirs,), low, grad)], wanted, strict=True
+    ):
+        assert a.dtype == dtype
+        allowed = factor * (b.double() - w).abs().max() + torch.finfo(dtype).eps * w.abs().max() * 0.5
+        assert (a.double() - w).abs().max() <= allowed
+
+
+@pytest.mark.parametrize(("dim", "value_dim"), [(16, 16), (64, 16), (16, 64), (256, 256), (24, 40)])
+@pytest.mark.parametrize("text", MASKS)
+def test_head_dimensions(text: str, dim: int, value_dim: int) -> None:
+    assert_same(case(text, 50, dim=dim, value_dim=value_dim))
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 5)])
+def test_no_queries(n: int, m: int) -> None:
+    q, k = torch.randn(1, 2, n, 16, requires_grad=True), torch.randn(1, 2, m, 16, requires_grad=True)
+    out, lse = maskc.compile("causal", heads=2, backend="cpu")(q, k, k, return_lse=True)
+    assert out.shape == (1, 2, n, 16) and lse.shape == (1, 2, n)
+    out.sum().backward()
+    assert k.grad is not None and not k.grad.any()
+
+
+def test_no_keys() -> None:
+    q, k = torch.randn(1, 2, 3, 16, requires_grad=True), torch.randn(1, 2, 0, 16)
+    op = maskc.compile("pattern p() over here -> there { attend true }", heads=2, backend="cpu")
+    out, lse = op(q, k, k, return_lse=True)
+    assert not out.any() and bool((lse == -torch.inf).all())
+
+
+def test_empty_rows_give_zero_and_no_gradient() -> None:
+    one = case("causal & q > 40")
+    out, lse = one.run()
+    assert not out[:, :, :41].any() and bool((lse[:, :, :41] == -torch.inf).all())
+    (grad,) = torch.autograd.grad(out.sum(), one.q)
+    assert not grad[:, :, :41].any() and bool(grad.isfinite().all())
+
+
+def test_tensors_that_are_not_contiguous() -> None:
+    one = case("sliding_window(20)", 60)
+    out, _ = one.run()
+    q, k, v = (x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in (one.q, one.k, one.v))
+    wide = torch.stack([v, -v], dim=-1)[..., 0]
+    found, _ = Case(one.entry, q, k, wide, {}).run()
+    torch.testing.assert_close(found, out)
+    expanded = Case(one.entry, q, k[:, :, :1].expand_as(k), v, {})
+    torch.testing.assert_close(expanded.run()[0], expanded.reference()[0])
+
+
+def test_gradients_only_where_they_are_wanted() -> None:
+    one = case("causal", 40)
+    out, _ = Case(one.entry, one.q, one.k.detach(), one.v.detach(), {}).run()
+    out.sum().backward()
+    assert one.q.grad is not None
+    assert not Case(one.entry, one.q.detach(), one.k.detach(), one.v.detach(), {}).run()[0].requires_grad
+
+
+BAD = [np.nan, np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("way", ["rows", "tiles"])
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("text", ["sliding_window(20) & k != 33", "causal & k != 33", "(q + k) % 3 == 0 & k != 33"])
+@pytest.mark.parametrize("score", ["s", "s + 0.1 * (q - k)"])
+def test_a_key_that_no_query_sees_has_no_influence(
+    text: str, score: str, bad: float, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, way)
+    one = case(f"pattern p() {{\n attend {text}\n score {score}\n}}")
+    out, lse = one.run()
+    grad = torch.randn_like(out)
+    grads = torch.autograd.grad(out, one.leaves, grad)
+    for x in (one.k, one.v):
+        x.data[:, :, 33] = bad
+    again, lse_again = one.run()
+    torch.testing.assert_close(again, out)
+    torch.testing.assert_close(lse_again, lse)
+    for a, b in zip(torch.autograd.grad(again, one.leaves, grad), grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_what_is_seen_is_passed_on(which: str, bad: float) -> None:
+    one = case("sliding_window(8)", 60)
+    getattr(one, which).data[0, 0, 30, 3] = bad
+    out, lse = one.run()
+    wanted, wanted_lse = one.reference()
+    torch.testing.assert_close(out, wanted, equal_nan=True)
+    torch.testing.assert_close(lse, wanted_lse, equal_nan=True)
+    assert not out.isfinite().all()
+    grad = torch.randn_like(out)
+    found = torch.autograd.grad(out, one.leaves, grad)
+    for a, b in zip(found, torch.autograd.grad(wanted, one.leaves, grad), strict=True):
+        # Outside of what the bad number reaches the gradients are the same.
+        same = b.isfinite()
+        torch.testing.assert_close(a[same], b[same])
+
+
+def test_expressions_that_are_not_finite_where_nothing_is_kept() -> None:
+    text = "pattern p(t: float[head]) {\n attend k < q\n score s + t[h] * log(q - k) + sqrt(q - k)\n}"
+    assert_same(case(text, floats={"t": (4,)}))
+
+
+def test_large_scores_do_not_overflow() -> None:
+    one = case("sliding_window(20) | sinks(4)", dtype=torch.float32)
+    one.q.data.mul_(300)
+    torch.testing.assert_close(one.run()[0], one.reference()[0], rtol=1e-4, atol=1e-4)
+
+
+def test_results_are_the_same_every_time() -> None:
+    one = case("pattern p(bias: float[head, 60]) {\n attend sliding_window(60)\n score s + bias[h, q - k]\n}", 300,
+               dtype=torch.float32, floats={"bias": (4, 60)})  # fmt: skip
+    first, second = (torch.autograd.grad(one.run()[0].sum(), one.leaves) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_what_is_refused() -> None:
+    program = maskc.parse("causal").program
+    assert supports(program, Request()) is None
+    gpu = supports(program, Request(device="cuda"))
+    assert gpu is not None and "CPU" in gpu.remedy
+    eight = supports(program, Request(device="cpu", dtype="float8_e4m3fn"))
+    assert eight is not None and "float32" in eight.remedy
+
+
+def test_through_the_front_door() -> None:
+    text = (
+        "pattern p(doc: int[token], slope: float[head]) {\n attend causal & same(doc)\n score s + slope[h] * (q - k)\n}"
+    )
+    op = maskc.compile(text, heads=4, backend="cpu")
+    q, k, v = torch.randn(3, 2, 4, 90, 16)
+    slope, doc = torch.randn(4), torch.arange(90) // 25
+    for documents in (doc, doc // 2, torch.stack([doc, doc % 2])):
+        out = op(q, k, v, doc=documents, slope=slope)
+        binding = op.bind(90, 90, batch=2, doc=documents)
+        wanted, _ = reference(op.program, binding, q, k, v, scale=0.25, floats={"slope": slope})
+        torch.testing.assert_close(out, wanted)
+    doc[40:] += 7  # changed in place: the plan made for it before must not be used
+    torch.testing.assert_close(
+        op(q, k, v, doc=doc, slope=slope),
+        reference(op.program, op.bind(90, 90, batch=2, doc=doc), q, k, v, scale=0.25, floats={"slope": slope})[0],
+    )
