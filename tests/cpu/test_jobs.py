@@ -60,11 +60,12 @@ def test_fresh_jobs_are_the_first_at_their_queries(clauses: list[list[tuple[int,
         lo = np.concatenate([np.full(n, start) for n, _, _, start, _ in clause])[:q_len]
         bounds.append((lo, lo + 5))
     jobs, covered = order_jobs(batch_equal(interval_jobs(*merge_clauses(bounds, 130))), q_len)
-    seen = np.zeros(q_len, dtype=int)
+    seen, written = np.zeros((2, q_len), dtype=bool)
     for job in jobs:
         assert job.fresh == (not seen[job.queries().ravel()].any())
-        seen[job.queries().ravel()] += job.fresh
-    assert covered == bool(seen.all())
+        seen[job.queries().ravel()] = True
+        written[job.queries().ravel()] |= job.fresh
+    assert covered == bool(written.all())
 
 
 @pytest.mark.parametrize(

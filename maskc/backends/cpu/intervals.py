@@ -41,21 +41,20 @@ def merge_clauses(clauses: Sequence[tuple[Any, Any]], k_len: int) -> tuple[Ints,
     lo = np.where(hi > lo, lo, k_len + 1)  # the empty ones last
     hi = np.where(hi > lo, hi, k_len + 1)
     if len(lo) > 1:
-        lo, hi = _merge_sorted(lo, hi)
+        lo, hi = _merge_sorted(lo, hi, k_len + 1)
     empty = lo > k_len
     lo[empty], hi[empty] = 0, 0
     some = ~empty.all(axis=1)
     return lo[some], hi[some]
 
 
-def _merge_sorted(lo: Ints, hi: Ints) -> tuple[Ints, Ints]:
+def _merge_sorted(lo: Ints, hi: Ints, past: int) -> tuple[Ints, Ints]:
     order = np.argsort(lo, axis=0, kind="stable")
     lo, hi = np.take_along_axis(lo, order, 0), np.take_along_axis(hi, order, 0)
     reach = np.maximum.accumulate(hi, axis=0)
     new = np.ones(lo.shape, dtype=np.bool_)
     new[1:] = lo[1:] > reach[:-1]
     place = np.cumsum(new, axis=0) - 1
-    past = int(hi.max())
     merged_lo, merged_hi = np.full_like(lo, past), np.full_like(hi, past)
     columns = np.arange(lo.shape[1])
     for c in range(len(lo)):
