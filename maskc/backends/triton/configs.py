@@ -45,25 +45,36 @@ _SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101
 #: (stage of the computation, padded head dimension) -> configuration, by architecture; 16-bit dtypes.
 _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
     80: {
-        ("forward", 64): Config(128, 64, 4, 3),
-        ("forward", 128): Config(128, 64, 8, 2),
-        ("forward", 256): Config(64, 32, 4, 2),
+        ("forward", 64): Config(128, 64, 8, 3),
+        ("forward", 128): Config(128, 32, 8, 2),
+        ("forward", 256): Config(64, 32, 8, 2),
         ("dq", 64): Config(128, 64, 8, 2),
-        ("dq", 128): Config(64, 32, 4, 2),
-        ("dq", 256): Config(32, 32, 4, 1),
-        ("dkv", 64): Config(64, 64, 4, 2),
-        ("dkv", 128): Config(32, 64, 4, 2),
-        ("dkv", 256): Config(32, 32, 4, 1),
+        ("dq", 128): Config(64, 64, 8, 2),
+        ("dq", 256): Config(32, 32, 8, 1),
+        ("dkv", 64): Config(32, 128, 8, 2),
+        ("dkv", 128): Config(64, 64, 8, 1),
+        ("dkv", 256): Config(32, 32, 8, 1),
     },
     90: {
         ("forward", 64): Config(128, 128, 8, 3),
+        ("forward", 128): Config(128, 128, 8, 2),
+        ("forward", 256): Config(128, 64, 8, 2),
+        ("dq", 64): Config(128, 64, 8, 2),
+        ("dq", 128): Config(128, 64, 8, 2),
+        ("dq", 256): Config(64, 32, 8, 1),
+        ("dkv", 64): Config(64, 128, 8, 3),
+        ("dkv", 128): Config(32, 128, 8, 2),
+        ("dkv", 256): Config(32, 64, 8, 1),
+    },
+    100: {
+        ("forward", 64): Config(128, 64, 8, 3),
         ("forward", 128): Config(128, 64, 8, 3),
         ("forward", 256): Config(128, 64, 8, 2),
         ("dq", 64): Config(128, 64, 8, 2),
-        ("dq", 128): Config(64, 64, 4, 2),
+        ("dq", 128): Config(128, 64, 8, 2),
         ("dq", 256): Config(64, 32, 8, 1),
-        ("dkv", 64): Config(64, 128, 8, 2),
-        ("dkv", 128): Config(64, 64, 4, 2),
+        ("dkv", 64): Config(32, 128, 8, 2),
+        ("dkv", 128): Config(32, 128, 8, 1),
         ("dkv", 256): Config(32, 64, 8, 1),
     },
     "gfx942": {
@@ -79,7 +90,7 @@ _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
     },
 }
 #: Architectures without a row of their own use that of another.
-_LIKE: dict[int | str, int | str] = {100: 90, 120: 80, 86: 80, 89: 80}
+_LIKE: dict[int | str, int | str] = {86: 80, 89: 80, 103: 100, 120: 80, 121: 80}
 
 
 def parse_target(text: str) -> Target:

@@ -48,11 +48,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A Triton source with one kernel. ``text`` is a whole file."""
+    """A Triton source with one kernel. ``text`` is a whole file: a header, the ``helpers``, and ``function``."""
 
     name: str
     text: str
     arguments: tuple[Argument, ...]
+    function: str = ""
+    helpers: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

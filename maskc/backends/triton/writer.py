@@ -73,15 +73,17 @@ def assemble(
 ) -> Kernel:
     """The file: header, helper functions, the kernel."""
     args = [*args, *(Argument(c, "constexpr") for c in CONSTEXPRS)]
-    wanted = dict.fromkeys(helpers)
+    wanted = set(helpers)
+    ordered = tuple(key for key in HELPERS if key in wanted)
+    function = "@triton.jit\ndef " + name + "(\n" + _wrapped(args) + "\n):\n" + "\n".join(body)
     parts = [
         f'"""{purpose}\n\nWritten by maskc from a pattern; the same text serves all lengths.\n"""',
         "import triton\nimport triton.language as tl",
         CONSTANTS.rstrip(),
-        *(text.rstrip() for key, text in HELPERS.items() if key in wanted),
-        "@triton.jit\ndef " + name + "(\n" + _wrapped(args) + "\n):\n" + "\n".join(body),
+        *(HELPERS[key].rstrip() for key in ordered),
+        function,
     ]
-    return Kernel(name, "\n\n\n".join(parts) + "\n", tuple(args))
+    return Kernel(name, "\n\n\n".join(parts) + "\n", tuple(args), function, ordered)
 
 
 def _wrapped(args: list[Argument]) -> str:

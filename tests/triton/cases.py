@@ -1,0 +1,108 @@
+"""Patterns, lengths and inputs that kernels are tried with. Inputs are drawn from a fixed seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["CASES", "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call. ``floats``: shapes of float inputs; ``inputs``: the other inputs. ``splits``: decode with so many.
+    ``clauses``: intervals a query that partial tiles are masked by, put into the plan by hand."""
+
+    text: str
+    q_len: int = 40
+    k_len: int = 40
+    heads: int = 2
+    kv_heads: int = 1
+    dim: int = 32
+    value_dim: int = 32
+    batch: int = 1
+    layer: int = 0
+    dtype: str = "float32"
+    tile: int = 16
+    splits: int | None = None
+    scale: float | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    floats: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    strided: bool = False
+
+
+_DOCUMENTS = [0] * 13 + [1] * 20 + [2] * 7
+_ALIBI = "pattern p(slope: float[head]) {{ attend causal{}\n score s + slope[h] * (k - q) }}"
+
+CASES: dict[str, Case] = {
+    "causal": Case("causal", strided=True),
+    "causal-half": Case("causal", 70, 70, 4, 2, 64, 64, dtype="float16", tile=32),
+    "negative-scale": Case("causal", 20, 20, scale=-0.3),
+    "window-fewer-queries": Case("causal & window(7)", 21, 50),
+    "sinks-and-window": Case("sinks(4) | sliding_window(9)", 45, 45, heads=1),
+    "documents": Case("pattern p(doc: int[token]) { attend same(doc) & causal }", inputs={"doc": _DOCUMENTS}),
+    "documents-batch": Case(
+        "pattern p(doc: int[token]) { attend same(doc) & causal }",
+        heads=1,
+        batch=2,
+        inputs={"doc": [_DOCUMENTS, [0] * 25 + [5] * 15]},
+    ),
+    "padding": Case("pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}),
+    "dilated": Case("dilated(3, 4) & causal", heads=1),
+    "prefix-ragged": Case("prefix(10) | causal", 33, 47, heads=1, dim=80, value_dim=48),
+    "grid": Case(
+        "pattern p over grid(y, x) { attend neighborhood(y, 3) & neighborhood(x, 3) }", 48, 48, sizes={"y": 6, "x": 8}
+    ),
+    "cross": Case("pattern p over left -> right { attend q // 3 == k // 2 }", 30, 33, heads=1),
+    "by-head": Case("pattern p(w: int[head]) { attend causal & q - k < w[h] }", inputs={"w": [5, 20]}),
+    "by-layer": Case(
+        "pattern p(far: bool[layer, head]) { attend far[layer, h] | self }", layer=1, inputs={"far": [[True, True], [False, True]]}
+    ),
+    "hash": Case("hash(q, k - 7, h) % 3 == 0 | (q - 20) // 7 == (k - 20) // 7 & (q - 13) % 5 < 3", heads=2),
+    "random-blocks": Case("random(2, seed = h)"),
+    "edges": Case(
+        "pattern p(near: int[token, 2]) { attend edges(near, 2) }", 24, 24,
+        inputs={"near": [[(7 * i) % 24, i - 1] for i in range(24)]},
+    ),
+    "matrix": Case(
+        "pattern p(see: bool[q, k]) { attend see[q, k] }", 20, 24,
+        inputs={"see": [[(3 * i + 5 * j) % 7 < 3 for j in range(24)] for i in range(20)]},
+    ),
+    "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1),
+    "empty": Case("none", 20, 20),
+    "some-rows-empty": Case("pattern p { attend q % 3 == 1 & causal }", 40, 40, heads=1),
+    "no-keys": Case("pattern p over left -> right { attend q < 3 }", 5, 0, heads=1),
+    "full-heads": Case("h % 2 == 0 & same(token // 6)"),
+    "alibi": Case(_ALIBI.format(""), floats={"slope": (2,)}),
+    "soft-cap": Case("pattern p { attend causal & window(9)\n score 5.0 * tanh(s / 5.0) }", heads=1),
+    "score-inputs": Case(
+        "pattern p(bias: float[k], m: float[q]) { attend window(6, 6)\n score s * m[q] + bias[k] }",
+        30,
+        30,
+        batch=2,
+        floats={"bias": (30,), "m": (2, 30)},
+    ),
+    "sink-and-gate": Case(
+        "pattern p(sink: float[head], gate: float[q, head]) { attend causal & window(9) & q % 4 < 3\n"
+        " normalize softmax(sink = sink[h])\n output o * gate[q, h] }",
+        37,
+        50,
+        floats={"sink": (2,), "gate": (37, 2)},
+    ),
+    "sigmoid": Case("pattern p { attend causal\n normalize sigmoid }", heads=1),
+    "relu": Case("pattern p { attend window(8, 8)\n normalize relu }", heads=1),
+    "decode": Case("causal", 3, 60, 4, 2, splits=3),
+    "decode-by-head": Case(
+        "pattern p(w: int[head], sink: float[head]) { attend causal & q - k < w[h]\n"
+        " score s + 0.1 * h\n normalize softmax(sink = sink[h])\n output 2.0 * o }",
+        2,
+        60,
+        4,
+        2,
+        splits=2,
+        inputs={"w": [5, 25, 5, 5]},
+        floats={"sink": (4,)},
+    ),
+    "decode-sigmoid": Case("pattern p { attend causal\n normalize sigmoid }", 1, 50, 2, 1, splits=2),
+}

@@ -1,0 +1,251 @@
+"""Kernels under Triton's interpreter, in a process of their own: the switch counts when Triton is imported.
+
+Reads one request a line from standard input, a JSON list of a function's name and its arguments, and
+answers with one line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskc.backends.triton.configs import Config
+from maskc.backends.triton.entry import Entry
+from maskc.ir.binding import Binding
+from maskc.ir.program import Program
+from maskc.lower import lower_text
+from maskc.reference.attention import attention
+from maskc.tiles.binding import bind
+from tests.triton.cases import CASES, Case
+
+Tensor = torch.Tensor
+
+
+def differences(name: str) -> dict[str, float]:
+    """The largest difference from the reference in float64 of everything a call of the case gives."""
+    case = CASES[name]
+    given = _given(case)
+    entry, q, k, v, floats, scale = given
+    out, lse, plain = entry.forward(q, k, v, list(floats.values()), scale)
+    exact = _exact(entry, q, k, v, floats, scale)
+    found = {"out": _difference(out, exact["out"])}
+    if exact["lse"] is not None:
+        found["lse"] = _difference(lse, exact["lse"])
+    if case.splits is not None:
+        return found
+    generator = torch.Generator().manual_seed(7)
+    grad = torch.randn(out.shape, generator=generator).to(q.dtype)
+    live = None if exact["lse"] is None else exact["lse"] > -torch.inf
+    grad_lse = None if live is None else torch.randn(lse.shape, generator=generator) * live
+    result = out if entry.plain_output else plain
+    grads = entry.backward(q, k, v, list(floats.values()), result, lse, grad, grad_lse, scale)
+    again = entry.backward(q, k, v, list(floats.values()), result, lse, grad, grad_lse, scale)
+    loss = (exact["out"] * grad.double()).sum()
+    if live is not None and grad_lse is not None:
+        loss = loss + (torch.where(live, exact["lse"], 0.0) * grad_lse.double()).sum()
+    wanted = torch.autograd.grad(loss, exact["leaves"], allow_unused=True)
+    names = ["dq", "dk", "dv", *(f"d {n}" for n in floats)]
+    for each, a, b, same in zip(names, [*grads[:3], *grads[3]], wanted, [*again[:3], *again[3]], strict=True):
+        found[each] = _difference(a, torch.zeros_like(a).double() if b is None else b)
+        found["not deterministic"] = found.get("not deterministic", 0.0) + float(not torch.equal(a, same))
+    return found
+
+
+def nan_reaches(text: str, length: int) -> bool:
+    """Whether NaN in what no kept pair needs (the tokens from ``length`` on) reaches a result."""
+    program = lower_text(text)[0]
+    binding = bind(program, 40, 40, heads=1, layer=0, batch=1, sizes={}, values={})
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = (torch.randn(1, 1, 40, 32, generator=generator) for _ in range(4))
+    k[:, :, length:], v[:, :, length:] = torch.nan, torch.inf
+    if "q < " in text:
+        q[:, :, length:], grad[:, :, length:] = torch.nan, torch.nan
+    entry = Entry(program, binding, (), configs={s: Config(16, 16, 4, 1) for s in ("forward", "dq", "dkv")})
+    out, lse, _ = entry.forward(q, k, v, [], 0.2)
+    dq, dk, dv, _ = entry.backward(q, k, v, [], out, lse, grad, None, 0.2)
+    return not all(bool(x.isfinite().all()) for x in (out, dq, dk, dv)) or bool(lse.isnan().any())
+
+
+def random_masks(count: int) -> int:
+    """Try ``count`` random programs of ``tests.strategies``, forward; the number that could be written."""
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+
+    from maskc.backends.triton.expressions import Unsupported
+    from maskc.diagnostics import MaskcError
+    from tests.strategies import bindings, programs
+
+    written = [0]
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def one(data: Any) -> None:
+        program, binding = data.draw(programs(scores=False)), data.draw(bindings())
+        try:
+            _same_forward(program, binding)
+            written[0] += 1
+        except Unsupported:
+            pass
+        except MaskcError as error:
+            if error.codes[0] not in ("E801", "E507", "E508"):
+                raise
+
+    one()
+    return written[0]
+
+
+def backend_call() -> dict[str, Any]:
+    """The backend by its name, through the op: refusals, fallbacks, graphs."""
+    import maskc
+    from maskc.diagnostics import MaskcError
+
+    q, k, v = (torch.randn(1, h, 24, 32).requires_grad_() for h in (4, 2, 2))
+    slope = torch.randn(4).requires_grad_()
+    op = maskc.compile(_ALIBI, heads=4, backend="triton", check=True)
+    out, lse = op(q, k, v, slope=slope, return_lse=True)
+    (out.sum() + lse.sum()).backward()
+    exact = maskc.compile(_ALIBI, heads=4, backend="reference")
+    leaves = [x.detach().double().requires_grad_() for x in (q, k, v, slope)]
+    wanted, wanted_lse = exact(*leaves[:3], slope=leaves[3], return_lse=True)
+    (wanted.sum() + wanted_lse.sum()).backward()
+    answers: dict[str, Any] = {
+        "gradients": [_difference(a.grad, b.grad) for a, b in zip((q, k, v, slope), leaves, strict=True)]
+    }
+    pairs = maskc.compile(_BY_DISTANCE, heads=4, backend="triton")
+    bias = torch.randn(4, 9)
+    try:
+        pairs(q, k, v, bias=bias)
+    except MaskcError as error:
+        answers["refusal"] = str(error)
+    with torch.no_grad():
+        answers["frozen"] = list(pairs(q, k, v, bias=bias).shape)
+    causal = maskc.compile("causal", heads=4, backend="triton")
+    graph = torch.compile(lambda a, b, c: causal(a, b, c).sum(), fullgraph=True, backend="aot_eager")
+    answers["graph"] = _difference(graph(q, k, v), causal(q, k, v).sum().double())
+    try:
+        causal(*(x.bfloat16() for x in (q, k, v)))
+    except MaskcError as error:
+        answers["bfloat16"] = str(error)
+    return answers
+
+
+_ALIBI = "pattern p(slope: float[head]) { attend causal & window(9)\n score s + slope[h] * (k - q) }"
+_BY_DISTANCE = "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }"
+
+
+def standalone(text: str, args: dict[str, Any], path: str) -> float:
+    """The largest difference of a standalone file's result, forward and backward, from the reference."""
+    import importlib.util
+    from pathlib import Path
+
+    from maskc.backends.triton.standalone import write_standalone
+
+    program = lower_text(text)[0]
+    Path(path).write_text(write_standalone(program, args), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("standalone_attention", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    case = Case(text, 40, 50, 4, 2)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, h, n, 32, generator=generator) for h, n in ((4, 40), (2, 50), (2, 50)))
+    binding = bind(program, 40, 50, heads=4, layer=0, batch=1, sizes={}, values=args)
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    out = module.attention(*leaves)
+    out.square().sum().backward()
+    exact = [x.double().requires_grad_() for x in (q, k, v)]
+    wanted, _ = attention(program, binding, *exact, scale=case.dim**-0.5)
+    wanted.square().sum().backward()
+    return max(_difference(out, wanted), *(_difference(a.grad, b.grad) for a, b in zip(leaves, exact, strict=True)))
+
+
+def _same_forward(program: Program, binding: Binding) -> None:
+    heads, batch = binding.heads, binding.batch
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(batch, heads, n, 16, generator=generator) for n in (binding.q_len, binding.k_len, binding.k_len))
+    entry = Entry(program, binding, (), configs={"forward": Config(16, 16, 4, 1)})
+    out, lse, _ = entry.forward(q, k, v, [], 0.25)
+    wanted, wanted_lse = attention(program, binding, q.double(), k.double(), v.double(), scale=0.25)
+    assert _difference(out, wanted) < 1e-5, program
+    assert wanted_lse is None or _difference(lse, wanted_lse) < 1e-5, program
+
+
+def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor], float]:
+    program = lower_text(case.text)[0]
+    binding = bind(
+        program,
+        case.q_len,
+        case.k_len,
+        heads=case.heads,
+        layer=case.layer,
+        batch=case.batch,
+        sizes=case.sizes,
+        values={n: np.asarray(x) for n, x in case.inputs.items()},
+    )
+    generator = torch.Generator().manual_seed(1)
+    floats = {n: torch.randn(shape, generator=generator) for n, shape in case.floats.items()}
+    extra = {n for n, x in floats.items() if x.ndim > len(program.parameter(n).domain)}
+    binding = binding.replace(batched=binding.batched | extra)
+    dtype = getattr(torch, case.dtype)
+
+    def tensor(heads: int, length: int, dim: int) -> Tensor:
+        shape = (case.batch, length, heads, dim) if case.strided else (case.batch, heads, length, dim)
+        x = torch.randn(shape, generator=generator).to(dtype)
+        return x.transpose(1, 2) if case.strided else x
+
+    configs = {s: Config(case.tile, case.tile, 4, 1) for s in ("forward", "dq", "dkv", "decode")}
+    entry = Entry(program, binding, tuple(floats), configs=configs, splits=case.splits)
+    q = tensor(case.heads, case.q_len, case.dim)
+    k, v = (tensor(case.kv_heads, case.k_len, d) for d in (case.dim, case.value_dim))
+    return entry, q, k, v, floats, case.dim**-0.5 if case.scale is None else case.scale
+
+
+def _exact(
+    entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: dict[str, Tensor], scale: float
+) -> dict[str, Any]:
+    leaves = [x.double().requires_grad_() for x in (q, k, v, *floats.values())]
+    tables = dict(zip(floats, leaves[3:], strict=True))
+    out, lse = attention(entry.program, entry.binding, *leaves[:3], scale=scale, floats=tables)
+    return {"out": out, "lse": lse, "leaves": leaves}
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    """Relative to the size of ``wanted`` where that is above 1; infinite where something is NaN or only one is."""
+    assert found.shape == wanted.shape, (found.shape, wanted.shape)
+    if found.numel() == 0:
+        return 0.0
+    a, b = found.detach().double(), wanted.detach()
+    error = torch.where(a == b, 0.0, (a - b).abs()).nan_to_num(torch.inf, torch.inf)
+    size = b.masked_fill(~b.isfinite(), 0.0).abs().max().clamp(min=1.0)
+    return float(error.max() / size)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    functions = {f.__name__: f for f in (differences, nan_reaches, random_masks, backend_call, standalone)}
+    for line in sys.stdin:
+        name, *args = json.loads(line)
+        try:
+            answer: dict[str, Any] = {"answer": functions[name](*args)}
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Kernels under Triton's interpreter give what the reference gives in float64."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.triton.cases import CASES
+from tests.triton.conftest import Interpreter
+
+#: Largest difference, relative to the largest element: a few roundings of the dtype.
+TOLERANCE = {"float32": 1e-5, "float16": 4e-3}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(interpreter: Interpreter, name: str) -> None:
+    found = interpreter.call("differences", name)
+    assert found.pop("not deterministic", 0.0) == 0.0
+    bound = TOLERANCE[CASES[name].dtype]
+    assert {k: v for k, v in found.items() if not v <= bound} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pattern p { attend causal & k < 21 }",
+        "pattern p { attend causal & k < 21 & q < 21 }",
+        "pattern p { attend causal & k < 21 & q < 21\n normalize softmax(sink = 0.5) }",
+        "pattern p { attend window(4, 4) & k < 21 & q < 21\n normalize sigmoid }",
+    ],
+)
+def test_nan_in_tokens_that_nobody_sees_reaches_nothing(interpreter: Interpreter, text: str) -> None:
+    assert not interpreter.call("nan_reaches", text, 21)
+
+
+def test_random_programs(interpreter: Interpreter) -> None:
+    assert interpreter.call("random_masks", 25) >= 10
+
+
+@pytest.mark.slow
+def test_many_random_programs(interpreter: Interpreter) -> None:
+    assert interpreter.call("random_masks", 400) >= 200
+
+
+def test_backend(interpreter: Interpreter) -> None:
+    found = interpreter.call("backend_call")
+    assert max(found["gradients"]) < 1e-5
+    assert found["graph"] < 1e-5
+    assert "the gradient of 'bias'" in found["refusal"]
+    assert "use backend=" in found["refusal"]
+    assert found["frozen"] == [1, 4, 24, 32]
+    assert "bfloat16" in found["bfloat16"]
