@@ -73,7 +73,7 @@ def compile(
     sizes: Mapping[str, int] | None = None,
     backend: str = "auto",
     name: str | None = None,
-    check: bool = False,
+    check: bool | None = None,
     arguments: Mapping[str, Any] | None = None,
     **static: Any,
 ) -> Op:
@@ -88,6 +88,7 @@ def compile(
             named is never replaced by another one.
         name: which pattern of the file is meant, where there are several.
         check: compare every result with the dense reference, and check the assertions: for debugging.
+            None: as the environment variable MASKC_CHECK says.
         arguments: more arguments, for names that are also parameters of this function.
         static: scalars and tables by name. An input may be given too: it is the default for calls.
 
@@ -97,6 +98,8 @@ def compile(
     Raises MaskcError: what ``parse`` and ``load`` raise, E501 to E505 for arguments and sizes, and
     E701 to E703 for the backend.
     """
+    from maskc import knobs
+    from maskc.dump import dump_program
     from maskc.op import Op
 
     found = as_pattern(pattern, name)
@@ -104,7 +107,9 @@ def compile(
     params = {p.name: p for p in found.program.params}
     inputs = {n: v for n, v in given.items() if n in params and params[n].when == "call"}
     bound = found.with_args(**{n: v for n, v in given.items() if n not in inputs})
-    return Op(bound, heads=heads, layer=layer, sizes=sizes or {}, backend=backend, inputs=inputs, check=check)
+    dump_program(found.program)
+    checked = knobs.CHECK.value() if check is None else check
+    return Op(bound, heads=heads, layer=layer, sizes=sizes or {}, backend=backend, inputs=inputs, check=checked)
 
 
 def dense_mask(

@@ -13,7 +13,7 @@ __all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "TERM", 
 _T = TypeVar("_T")
 
 #: The stages that ``MASKC_DUMP`` may name.
-STAGES = ("tree", "typed", "normal", "plan", "kernel")
+STAGES = ("typed", "normal", "plan", "kernel")
 
 
 @dataclass(frozen=True)

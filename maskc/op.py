@@ -237,10 +237,12 @@ class Op:
         **inputs: Any,
     ) -> TilePlan:
         """The tiles that a call with these lengths and inputs computes. Raises as a call does, and E801."""
+        from maskc.dump import dump_plan
         from maskc.tiles import make_plan
 
         binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
         plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile)
+        dump_plan(plan)
         return plan
 
     def check(
