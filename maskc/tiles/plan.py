@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ if TYPE_CHECKING:
 
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
+    from maskc.tiles.statistics import Statistics
 
     Int32 = npt.NDArray[np.int32]
 
-__all__ = ["EMPTY", "FULL", "PARTIAL", "Group", "Order", "Runs", "TilePlan"]
+__all__ = ["EMPTY", "FULL", "PARTIAL", "Group", "Order", "Runs", "TilePlan", "TransposedPlan"]
 
 #: Kinds of tile: no pair kept, some, all.
 EMPTY, PARTIAL, FULL = 0, 1, 2
@@ -58,12 +60,8 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class TilePlan:
-    """Exact block-sparse tiles of a program's mask under a binding.
-
-    Rows are query tiles of ``q_tile`` laid-out queries (counted from the first query present, so the
-    first row holds absolute positions ``binding.offset`` and on), columns are key tiles of ``k_tile``.
-    """
+class _Plan:
+    """What plans by rows and by columns have in common. Equal if they plan the same masks by the same runs."""
 
     program: Program
     binding: Binding
@@ -90,6 +88,48 @@ class TilePlan:
                 return group
         raise KeyError((head, batch))
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the runs and the token orders."""
+        runs = {id(g.runs): g.runs for g in self.groups}.values()
+        arrays = [a for r in runs for a in (r.offsets, r.start, r.end, r.kind)]
+        arrays += [o.index for o in (self.q_order, self.k_order) if o.index is not None]
+        return sum(a.nbytes for a in arrays)
+
+    @property
+    def digest(self) -> str:
+        """A hash of all that the plan holds, equal across processes."""
+        from maskc.tiles.exchange import digest
+
+        return digest(self)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def to(self, device: Any) -> dict[str, Any]:
+        """The runs and orders as torch tensors on a device: "groups" holds for each group its heads and batches,
+        and "offsets", "start", "end" (int32) and "kind" (uint8); "q_index" and "k_index" are int32 or None."""
+        from maskc.tiles.exchange import to_device
+
+        return to_device(self, device)
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedPlan(_Plan):
+    """A plan by key tiles: the runs of row ``c`` are those of the query tiles that key-tile column ``c`` meets."""
+
+
+@dataclass(frozen=True, eq=False)
+class TilePlan(_Plan):
+    """Exact block-sparse tiles of a program's mask under a binding.
+
+    Rows are query tiles of ``q_tile`` laid-out queries (counted from the first query present, so the
+    first row holds absolute positions ``binding.offset`` and on), columns are key tiles of ``k_tile``.
+    """
+
     def kinds(self, group: Group | None = None) -> npt.NDArray[np.uint8]:
         """The kind of every tile of a group (the first by default), (rows, cols): for small plans."""
         from maskc.tiles.runs import to_dense
@@ -106,3 +146,22 @@ class TilePlan:
         from maskc.tiles.planner import tile_mask
 
         return tile_mask(self, group, rows, cols)
+
+    def transposed(self, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
+        """The plan by key tiles, for the backward pass, with tile sizes of its own if they are given."""
+        from maskc.tiles.transpose import transpose
+
+        return transpose(self, q_tile, k_tile)
+
+    @functools.cached_property
+    def stats(self) -> Statistics:
+        """What the plan costs and what the mask implies; see ``maskc.tiles.statistics``."""
+        from maskc.tiles.statistics import statistics
+
+        return statistics(self)
+
+    def __str__(self) -> str:
+        return str(self.stats)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {n: v for n, v in self.__dict__.items() if n != "stats"}

@@ -17,7 +17,7 @@ from maskc.passes.specialise import bind as specialise
 from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
 from maskc.tiles.plan import Group, Runs, TilePlan
-from maskc.tiles.rowwise import RowForm, row_form, rowwise
+from maskc.tiles.rowwise import RowForm, count_pairs, row_form, rowwise
 from maskc.tiles.runs import assemble
 from maskc.tiles.subdivide import BUDGET, Budget, Grid, Rectangles, evaluate_tiles, subdivide
 
@@ -127,3 +127,13 @@ def tile_mask(
     c = Classifier(plan.program.mask, b, plan.program.params, group.heads[0], group.batches[0])
     kept, inside = evaluate_tiles(c, grid, np.asarray(rows, np.int64), np.asarray(cols, np.int64))
     return kept & inside
+
+
+def count_by_rows(plan: TilePlan, group: Group) -> int | None:
+    """How many pairs the mask keeps, from the key intervals of every query; None if it has no such form."""
+    b = plan.binding
+    analysis = analyse(plan.program, b)
+    if analysis.form is None or not b.q_len:
+        return None
+    c = Classifier(analysis.program.mask, b, analysis.program.params, group.heads[0], group.batches[0])
+    return count_pairs(c, analysis.form, Grid(b.q_len, b.k_len, 1, 1, b.offset))

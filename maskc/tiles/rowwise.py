@@ -27,7 +27,7 @@ from maskc.tiles.ranges import Boxes, Range
 from maskc.tiles.runs import concatenated_ranges
 from maskc.tiles.subdivide import Grid, Rectangles
 
-__all__ = ["Bounds", "Digit", "RowForm", "row_form", "rowwise"]
+__all__ = ["Bounds", "Digit", "RowForm", "count_pairs", "row_form", "rowwise"]
 
 Array = npt.NDArray[Any]
 _Q, _K = Symbol("q"), Symbol("k")
@@ -449,3 +449,35 @@ def _rectangles(
     kind = np.where(full, FULL, PARTIAL).astype(np.uint8)
     done = Rectangles(row[sure], row[sure] + 1, start[sure], end[sure], kind[sure])
     return done, Rectangles(row[unknown], row[unknown] + 1, start[unknown], end[unknown])
+
+
+_ROWS_AT_ONCE = 1 << 17
+
+
+def count_pairs(c: Classifier, form: RowForm, grid: Grid) -> int | None:
+    """How many pairs are kept, from the intervals of every single query; None if a clause has more to it."""
+    if any(x.digits or x.residual is not TRUE for x in form.clauses):
+        return None
+    total = 0
+    for first in range(0, grid.q_len, _ROWS_AT_ONCE):
+        starts = np.arange(first, min(first + _ROWS_AT_ONCE, grid.q_len), dtype=np.int64)
+        part = Grid(int(starts[-1]) + 1, grid.k_len, 1, 1, grid.offset)
+        total += _union_length(_Fragments(c, part, starts, starts), form, grid.k_len)
+    return total
+
+
+def _union_length(rows: _Fragments, form: RowForm, k_len: int) -> int:
+    lows, highs = [], []
+    for clause in form.clauses:
+        span = rows.span(clause.bounds, 0, k_len)
+        alive = np.ones(rows.count, np.bool_) if clause.guard is TRUE else rows.value(clause.guard).some
+        lows.append(span.outer_lo)
+        highs.append(np.where(alive, np.maximum(span.outer_lo, span.outer_hi), span.outer_lo))
+    if not lows:
+        return 0
+    lo, hi = np.stack(lows), np.stack(highs)
+    order = np.argsort(lo, axis=0)
+    lo, hi = np.take_along_axis(lo, order, 0), np.take_along_axis(hi, order, 0)
+    reached = np.maximum.accumulate(hi, axis=0)
+    reached = np.concatenate([np.zeros_like(lo[:1]), reached[:-1]])
+    return int(np.maximum(hi - np.maximum(lo, reached), 0).sum())

@@ -1,0 +1,1 @@
+"""Plans in other token orders equal brute force, permuted."""
