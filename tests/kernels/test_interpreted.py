@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.triton.cases import CASES
-from tests.triton.conftest import Interpreter
+from tests.kernels.cases import CASES
+from tests.kernels.conftest import Interpreter
 
 #: Largest difference, relative to the largest element: a few roundings of the dtype.
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3}
@@ -49,3 +51,15 @@ def test_backend(interpreter: Interpreter) -> None:
     assert "use backend=" in found["refusal"]
     assert found["frozen"] == [1, 4, 24, 32]
     assert "bfloat16" in found["bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("text", "args"),
+    [
+        ("pattern p(w: int) { attend causal & window(w) | k < 3 }", {"w": 7}),
+        ("hash(q, k // 4, h) % 3 == 0 | any(i in 0..3: q - k == i * i)", {}),
+        ("pattern p { attend (q - 20) // 7 == (k - 20) // 7\n score s - 0.1 * abs(q - k) }", {}),
+    ],
+)
+def test_standalone_file(interpreter: Interpreter, text: str, args: dict[str, int], tmp_path: Path) -> None:
+    assert interpreter.call("standalone", text, args, str(tmp_path / "attention.py")) < 1e-5

@@ -1,0 +1,96 @@
+"""Kernel texts: golden ones, what may never be in them, and how integers are written."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from maskc.backends.triton.emit import STAGES, with_origin
+from maskc.backends.triton.expressions import Unsupported
+from maskc.backends.triton.spec import KernelSpec, specialised
+from maskc.backends.triton.standalone import write_standalone
+from maskc.ir.ops import OPS
+from maskc.lower import lower_text
+from tests.conftest import Golden
+from tests.kernels.golden_cases import GOLDEN, kernel_of
+
+DIRECTORY = Path(__file__).parent / "golden"
+
+
+def text_of(pattern: str, stage: str = "forward") -> str:
+    return STAGES[stage](KernelSpec(specialised(lower_text(pattern)[0], {}))).text
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(golden: Golden, name: str) -> None:
+    golden.check(DIRECTORY / f"{name}.txt", kernel_of(name).text)
+
+
+def test_golden_files_have_rows() -> None:
+    assert {f.stem for f in DIRECTORY.glob("*.txt")} == set(GOLDEN)
+
+
+def test_equal_meaning_gives_equal_text() -> None:
+    assert text_of("causal & window(5)") == text_of("q - k <= 5 & k <= q")
+
+
+def test_loop_over_full_tiles_says_nothing_of_the_mask() -> None:
+    text = text_of("causal & same(token // 64)")
+    full = text[text.index("# Full tiles") : text.index("# Partial tiles")]
+    assert "keep" not in full
+    assert "q_pos" not in full
+
+
+def test_division_is_corrected_only_where_it_must_be() -> None:
+    assert "floordiv(" not in text_of("q // 7 == k // 7")
+    assert ">> 3" in text_of("(q - k) // 8 == 2 & q // 5 == 1")
+    assert "def floordiv" in text_of("(q - k) // 7 == 2")
+    # Whether a remainder is 0 does not depend on the rounding.
+    assert "def mod" not in text_of("(q - k) % 3 == 0")
+    assert "def mod" in text_of("(q - k) % 3 == 1")
+
+
+def test_large_integers_take_64_bits() -> None:
+    assert "int64) * tl.cast(k_pos" in text_of("q * k % 1000 < 5") or "tl.cast(q_pos, tl.int64)" in text_of(
+        "q * k % 1000 < 5"
+    )
+    small = text_of("q + 3 * k < 50")
+    keep = next(line for line in small.split("\n") if "keep = " in line)
+    assert "int64" not in keep
+
+
+def test_names_of_a_pattern_cannot_become_code() -> None:
+    pattern = "pattern p(dök: int[token], tile: int[token]) { attend same(dök) & same(tile) }"
+    text = with_origin(kernel := STAGES["forward"](KernelSpec(specialised(lower_text(pattern)[0], {}))), lower_text(pattern)[0])
+    assert text.isascii()
+    function = ast.parse(kernel.text).body[-1]
+    assert isinstance(function, ast.FunctionDef)
+    assert "in_tile" in [a.arg for a in function.args.args]
+
+
+def test_what_cannot_be_written_says_why() -> None:
+    with pytest.raises(Unsupported, match="power"):
+        text_of("pattern p(a: float[head]) { attend causal\n score (s ** a[h]) }")
+    spec = KernelSpec(
+        specialised(lower_text("pattern p(t: float[head, 9]) { attend causal\n score s + t[h, q - k] }")[0], {}),
+        grad_tables=frozenset({"t"}),
+    )
+    with pytest.raises(Unsupported, match="'t'"):
+        STAGES["dq"](spec)
+
+
+def test_every_operator_has_a_spelling() -> None:
+    from maskc.backends.triton.expressions import _SPECIAL
+    from maskc.backends.triton.spelling import SPELLING
+
+    assert set(OPS) <= set(SPELLING) | set(_SPECIAL)
+
+
+@pytest.mark.parametrize("name", ["causal-forward", "sink-and-gate-forward", "grid-forward", "hash-and-floor-forward"])
+def test_standalone_text_is_python(name: str) -> None:
+    text = write_standalone(lower_text(GOLDEN[name][0])[0], {})
+    tree = ast.parse(text)
+    modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert modules == {"math", "torch", "triton", "triton.language"}

@@ -1,0 +1,88 @@
+"""The plan as kernels read it holds each live tile once, and as full only tiles that are whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskc.backends.triton.tiles import KernelPlan, kernel_plan
+from maskc.ir.binding import Binding
+from maskc.lower import lower_text
+from maskc.tiles.plan import FULL, PARTIAL, Group, Runs, TilePlan
+
+TILE = 4
+
+
+def runs_of(kinds: npt.NDArray[np.uint8]) -> Runs:
+    """Runs of a dense array of kinds, one tile each where it is not the same as before."""
+    offsets, start, end, kind = [0], [], [], []
+    for row in kinds:
+        for c, value in enumerate(row):
+            if value and c and row[c - 1] == value:
+                end[-1] = c + 1
+            elif value:
+                start.append(c)
+                end.append(c + 1)
+                kind.append(value)
+        offsets.append(len(start))
+    return Runs(*(np.array(x, np.int32) for x in (offsets, start, end)), np.array(kind, np.uint8))
+
+
+def dense(plan: KernelPlan, which: int, columns: int) -> npt.NDArray[np.uint8]:
+    """The kinds that a kernel would visit; fails where a tile comes twice."""
+    out = np.zeros((plan.rows, columns), np.uint8)
+    for value, (first, last, tiles) in ((FULL, plan.full), (PARTIAL, plan.part)):
+        for row in range(plan.rows):
+            for i in range(first[which * plan.rows + row], last[which * plan.rows + row]):
+                column = i if tiles is None else tiles[i]
+                assert out[row, column] == 0
+                out[row, column] = value
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 18),
+    st.integers(1, 18),
+    st.booleans(),
+    st.lists(st.lists(st.integers(0, 2), min_size=5, max_size=5), min_size=10, max_size=10),
+)
+def test_every_tile_is_there_once(q_len: int, k_len: int, by_keys: bool, cells: list[list[int]]) -> None:
+    rows, columns = -(-q_len // TILE), -(-k_len // TILE)
+    every = [np.array(cells[i : i + 5], np.uint8)[:rows, :columns] for i in (0, 5)]
+    program = lower_text("causal")[0]
+    binding = Binding(q_len, k_len, heads=2, batch=1)
+    groups = tuple(Group((h,), (0,), runs_of(kinds)) for h, kinds in enumerate(every))
+    found = kernel_plan(TilePlan(program, binding, TILE, TILE, groups), by_keys=by_keys)
+    assert found.plan_of.tolist() == [0, 1]
+    for h, kinds in enumerate(every):
+        wanted = kinds.T if by_keys else kinds
+        length = q_len if by_keys else k_len
+        if length % TILE:
+            wanted = wanted.copy()
+            wanted[:, -1] = np.minimum(wanted[:, -1], PARTIAL)
+        assert np.array_equal(dense(found, h, wanted.shape[1]), wanted)
+        order = found.row_order[h * found.rows : (h + 1) * found.rows]
+        assert sorted(order.tolist()) == list(range(found.rows))
+
+
+def test_contiguous_runs_need_no_list() -> None:
+    kinds = np.array([[1, 0, 0], [2, 1, 0], [2, 2, 1]], np.uint8)
+    plan = TilePlan(lower_text("causal")[0], Binding(12, 12), TILE, TILE, (Group((0,), (0,), runs_of(kinds)),))
+    found = kernel_plan(plan)
+    assert found.full[2] is None
+    assert found.part[2] is None
+    assert found.row_order.tolist() == [2, 1, 0]  # most work first
+
+
+@pytest.mark.parametrize("by_keys", [False, True])
+def test_groups_with_one_mask_share_its_runs(by_keys: bool) -> None:
+    runs = runs_of(np.full((2, 2), 2, np.uint8))
+    groups = (Group((0, 2), (0, 1), runs), Group((1,), (0, 1), runs_of(np.full((2, 2), 1, np.uint8))))
+    plan = TilePlan(lower_text("causal")[0], Binding(8, 8, heads=3, batch=2), TILE, TILE, groups)
+    found = kernel_plan(plan, by_keys=by_keys)
+    assert found.plan_of.tolist() == [0, 1, 0, 0, 1, 0]
+    assert found.full[0].size == 4
