@@ -135,8 +135,11 @@ def _number(value: bool | int | float) -> int | float | str:
 def encode_tables(
     roots: Iterable[Node], params: Iterable[Parameter], binding: Binding, arrays: Arrays
 ) -> dict[str, dict[str, Any]]:
-    """The tables and inputs that ``roots`` look anything up in: array, and which axes are relative to the
-    first query (domain "q") or the batch (in front). Raises KeyError if one is missing, ValueError as ``Arrays.add``."""
+    """The tables and inputs that ``roots`` look anything up in: the array, what each of its axes counts from
+    (domain "q": the first query present), and whether the batch stands in front.
+
+    Raises KeyError if one is missing, ValueError as ``Arrays.add`` does.
+    """
     declared = {p.name: p for p in params}
     found: dict[str, dict[str, Any]] = {}
     for node in postorder(roots):
