@@ -22,7 +22,7 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
-from tests.kernels.cases import CASES, Case
+from tests.gpu.cases import CASES, Case
 
 Tensor = torch.Tensor
 

@@ -14,7 +14,7 @@ from maskc.backends.triton.standalone import write_standalone
 from maskc.ir.ops import OPS
 from maskc.lower import lower_text
 from tests.conftest import Golden
-from tests.kernels.golden_cases import GOLDEN, kernel_of
+from tests.gpu.golden_cases import GOLDEN, kernel_of
 
 DIRECTORY = Path(__file__).parent / "golden"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.cases import CASES
-from tests.kernels.conftest import Interpreter
+from tests.gpu.cases import CASES
+from tests.gpu.conftest import Interpreter
 
 #: Largest difference, relative to the largest element: a few roundings of the dtype.
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3}

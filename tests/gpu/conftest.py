@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 
 class Interpreter:
-    """Calls functions of ``tests.kernels.interpreted`` in a process where Triton interprets."""
+    """Calls functions of ``tests.gpu.interpreted`` in a process where Triton interprets."""
 
     def __init__(self, cache: Path) -> None:
         environment = {**os.environ, "TRITON_INTERPRET": "1", "MASKC_CACHE_DIR": str(cache)}
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.kernels.interpreted"],
+            [sys.executable, "-W", "ignore", "-m", "tests.gpu.interpreted"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
