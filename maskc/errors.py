@@ -361,6 +361,28 @@ _ROWS = (
         "error[E603]: the spec says hash ec26491bee17..., but its pattern and arguments have 8fbbccb9da20...\n"
         '  help: the spec was edited or damaged: get it again, or, if the change is meant, remove "hash"',
     ),
+    ErrorRow(
+        "E604",
+        "malformed config",
+        "A model's configuration holds a value of another type or size than its kind has, or contradicts itself. The "
+        "message names the field.",
+        "from maskc.interop.configs import text_from_config\n"
+        "\n"
+        'text_from_config({"model_type": "mistral", "sliding_window": "wide"})',
+        "error[E604]: malformed config: 'sliding_window' must be an integer from 1 to 2147483647, not 'wide'",
+    ),
+    ErrorRow(
+        "E605",
+        "unknown kind of model",
+        "What a configuration means depends on the kind of its model, and this kind is not among those that maskc "
+        "knows. Write the pattern by hand, after the model's code.",
+        'from maskc.interop.configs import text_from_config\n\ntext_from_config({"model_type": "my_own_model"})',
+        "error[E605]: models of the kind 'my_own_model' are not known\n"
+        "  help: write the pattern by hand; known are llama, mistral, mixtral, qwen2, qwen3, gemma, gemma2, "
+        "gemma3_text, gemma3, gemma4_text, gemma4, gpt_oss, llama4_text, phi3, starcoder2, cohere2, olmo3, "
+        "exaone4, smollm3, gpt_neo, bloom, mpt, falcon, modernbert, bert, t5, paligemma, longformer, led, "
+        "big_bird, swin",
+    ),
     # Backends and planning
     ErrorRow(
         "E701",

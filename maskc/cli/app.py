@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 import maskc
-from maskc.cli import check, diff, emit, explain, fmt, ir, plan, run_, show, spec, why
+from maskc.cli import check, diff, emit, explain, fmt, import_, ir, plan, run_, show, spec, why
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import MaskcError
 
@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("ir", ir.command),
     ("plan", plan.command),
     ("spec", spec.command),
+    ("import", import_.command),
     ("emit", emit.command),
     ("explain", explain.command),
 )

@@ -1,0 +1,27 @@
+"""``maskc import``: the pattern that a model's configuration means."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    config: Annotated[str, typer.Argument(metavar="CONFIG.json", help="A model's config.json; - for standard input.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write to this file.", show_default="standard output")
+    ] = None,
+) -> None:
+    """Write the pattern file that the configuration of a published model means."""
+    from maskc.cli.checking import source_of
+    from maskc.interop.configs import parse_config, text_from_config
+
+    text = text_from_config(parse_config(source_of(config).text))
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8", newline="\n")
+        typer.echo(f"{output} written", err=True)

@@ -1,0 +1,1 @@
+"""Patterns in other people's programs: Transformers' models and their configurations."""

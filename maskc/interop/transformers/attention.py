@@ -1,0 +1,248 @@
+"""The two functions that Transformers calls: one for masks, once a forward pass, one for attention, in every layer."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from maskc.interop.compose import Fit, caps, fit, is_relative, reads_layer, reads_sizes
+from maskc.interop.transformers.demand import Demand, read
+from maskc.interop.transformers.handle import MaskHandle, Request
+from maskc.interop.transformers.inputs import bounds_of, check_dropped, inputs_of, real_keys
+from maskc.ir.nodes import TRUE
+from maskc.ir.program import Program, Space
+from maskc.op import Op
+from maskc.pattern import Pattern
+from maskc.spec import from_spec
+from maskc.tiles.values import fail
+
+__all__ = ["FIELD", "NAME", "attend", "mask", "pattern_of"]
+
+#: The name of the implementation, and the field of a config that holds a pattern.
+NAME, FIELD = "maskc", "attention_pattern"
+
+#: Keyword arguments of attention functions that change nothing of the result.
+_HARMLESS = frozenset(
+    {
+        "cache_position", "is_causal", "layer_idx", "logits_to_keep", "max_length_k", "max_length_q", "maskc_inputs",
+        "num_items_in_batch", "output_hidden_states", "output_router_logits", "position_ids", "return_dict",
+        "sliding_window", "use_cache",
+    }
+)  # fmt: skip
+#: Those that do, with what to do about them.
+_REFUSED = {
+    "output_attentions": 'there are no attention weights to give; use attn_implementation="eager" to look at them',
+    "head_mask": "leave the heads out of the model, or multiply the output by a gate: `output o * gate[h]`",
+    "layer_head_mask": "leave the heads out of the model, or multiply the output by a gate: `output o * gate[h]`",
+}
+_PACKING = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens"})
+
+
+def mask(
+    *,
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: Any = 0,
+    kv_offset: Any = 0,
+    mask_function: Any,
+    attention_mask: torch.Tensor | None = None,
+    config: Any = None,
+    device: Any = "cpu",
+    **_: Any,
+) -> MaskHandle:
+    """A handle of the mask that is asked for. Raises E702 for what it cannot carry, and as ``from_spec`` does."""
+    real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
+    demand = read(mask_function)
+    pattern = pattern_of(config, bidirectional=demand.bidirectional)
+    request = Request(demand, pattern, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real, config)
+    return MaskHandle(request, device)
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one layer: (B, Hq, Nq, D) queries over (B, Hkv, Nk, D) keys; gives (B, Nq, Hq, Dv).
+
+    Raises E702 for what cannot be honoured, and as ``maskc.compile`` and the op do.
+    """
+    _check(module, dropout, more)
+    request = _request(module, query, key, attention_mask)
+    cross = _is_cross(module, request)
+    pattern = None if cross else request.pattern
+    _check_packing(request, more)
+    length = _key_count(request, key)
+    program = _program(request, pattern)
+    how = _fit(program, request, pattern, length, softcap, s_aux, position_bias is not None)
+    op = _op(fit(program, how), pattern, query.shape[1], _layer(module, program))
+    bias = None if position_bias is None else position_bias[..., :length]
+    given = inputs_of(op.program, request, request.k_offset, length, more.get("maskc_inputs"), s_aux, bias)
+    if pattern is not None and request.k_offset:
+        check_dropped(op, request, more.get("maskc_inputs"))
+    out = op(query, key[:, :, :length], value[:, :, :length], scale=scaling, inputs=given)
+    return out.transpose(1, 2), None
+
+
+def _check(module: torch.nn.Module, dropout: float, more: Mapping[str, Any]) -> None:
+    """Refuse what cannot be honoured."""
+    if dropout:
+        raise fail(
+            "E702", f"attention dropout of {dropout}", "set it to 0 in the config, such as attention_dropout=0.0"
+        )
+    for name, value in more.items():
+        if value is None or value is False or name in _HARMLESS or name in _PACKING:
+            continue
+        hint = _REFUSED.get(name, 'use attn_implementation="eager" if the model depends on it')
+        raise fail("E702", f"{type(module).__name__} gives its attention the argument {name!r}", hint)
+
+
+def _check_packing(request: Request, more: Mapping[str, Any]) -> None:
+    if any(more.get(n) is not None for n in _PACKING) and request.demand.doc is None:
+        hint = "give position_ids that start again with every document, and no attention_mask"
+        raise fail("E702", "documents are packed by cu_seq_lens alone", hint)
+
+
+def _request(module: Any, query: torch.Tensor, key: torch.Tensor, given: Any) -> Request:
+    if isinstance(given, MaskHandle):
+        return given.request
+    if given is not None:
+        raise fail(
+            "E702",
+            f"an attention mask that is made already: {type(given).__name__} {tuple(getattr(given, 'shape', ()))}",
+            "give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: "
+            f"config.{FIELD}",
+        )
+    # No mask was asked for: eager attention would see every key.
+    causal = getattr(module, "is_causal", False) and query.shape[2] > 1
+    if causal:
+        raise fail(
+            "E702",
+            f"{type(module).__name__} is causal, but its model asked for no mask",
+            'call the model, not the attention module; or use attn_implementation="sdpa"',
+        )
+    space = Space()
+    demand = Demand(Program("model", (), space, space, True, TRUE))
+    pattern = pattern_of(getattr(module, "config", None), bidirectional=True)
+    return Request(demand, pattern, query.shape[0], query.shape[2], key.shape[2], 0, 0, None)
+
+
+def _is_cross(module: Any, request: Request) -> bool:
+    """Whether the keys are another sequence's: those keep the mask that the model gives them."""
+    if not request.demand.bidirectional:
+        return False
+    decodes = getattr(getattr(module, "config", None), "is_decoder", False) or getattr(module, "is_decoder", False)
+    return bool(decodes) or request.q_len != request.k_len
+
+
+def _key_count(request: Request, key: torch.Tensor) -> int:
+    """How many of the keys there are: a static cache gives more, which nothing has been written to."""
+    if request.demand.bidirectional:
+        return int(key.shape[2])
+    count = request.q_offset + request.q_len - request.k_offset
+    if count > key.shape[2]:
+        raise fail("E702", f"{count} keys were announced, but the cache gives {key.shape[2]}", "use another cache")
+    return count
+
+
+def _program(request: Request, pattern: Pattern | None) -> Program:
+    if pattern is None:
+        return request.demand.program
+    program = pattern.program
+    if program.cross:
+        hint = "leave out `->`: the pattern of a config is for self-attention"
+        raise fail("E702", f"{program.name!r} is a pattern for cross-attention", hint)
+    declared = {p.name for p in program.params}
+    if request.demand.block is not None and "block" not in declared:
+        hint = "declare `block: int[token]`, which is -1 for text, and use it: `same(block) & block[q] >= 0`"
+        raise fail("E702", f"the model marks images, which {program.name!r} knows nothing of", hint)
+    if request.k_offset and reads_sizes(program):
+        hint = "use a cache that keeps all keys: past_key_values=DynamicCache()"
+        raise fail("E702", f"{program.name!r} depends on the number of keys, but the cache has dropped some", hint)
+    return program
+
+
+def _fit(
+    program: Program,
+    request: Request,
+    pattern: Pattern | None,
+    length: int,
+    softcap: float | None,
+    sink: torch.Tensor | None,
+    bias: bool,
+) -> Fit:
+    own = pattern is not None
+    packed = own and request.demand.doc is not None
+    padded = real_keys(request, request.k_offset, length) is not None
+    bounded = padded and bounds_of(request, request.k_offset, length) is not None
+    moved = own and not packed and not is_relative(program) and (request.real is not None or request.k_offset > 0)
+    if sink is not None and program.normalizer.kind != "softmax":
+        hint = "leave out `normalize`, or take a model without sinks"
+        raise fail("E702", f"the model has learned sinks, but {program.name!r} uses no softmax", hint)
+    return Fit(
+        origin=moved,
+        packed=packed,
+        bounded=bounded,
+        scattered=padded and not bounded,
+        softcap=None if softcap is None or caps(program) else float(softcap),
+        sink=sink is not None and program.normalizer.sink is None,
+        bias=bias,
+    )
+
+
+def _layer(module: Any, program: Program) -> int:
+    if not reads_layer(program):
+        return 0  # one op, and its plans, for all layers
+    layer = getattr(module, "layer_idx", None)
+    if layer is None:
+        hint = "write one pattern for all layers, without `layer`"
+        raise fail("E702", f"{type(module).__name__} does not say which layer it is", hint)
+    return int(layer)
+
+
+_OPS = 512
+_ops: OrderedDict[tuple[Any, ...], tuple[Pattern | None, Op]] = OrderedDict()
+_patterns: OrderedDict[str, Pattern] = OrderedDict()
+
+
+def _op(program: Program, pattern: Pattern | None, heads: int, layer: int) -> Op:
+    args = {} if pattern is None else pattern.args
+    key = (program, id(pattern), heads, layer)
+    found = _ops.pop(key, None)
+    # The pattern is part of what is kept, so that its identity is not used again.
+    if found is None or found[0] is not pattern:
+        found = (pattern, Op(Pattern(program, args), heads=heads, layer=layer))
+    _ops[key] = found
+    while len(_ops) > _OPS:
+        _ops.popitem(last=False)
+    return found[1]
+
+
+def pattern_of(config: Any, *, bidirectional: bool = False) -> Pattern | None:
+    """The pattern that a config holds, or None. Raises E601 to E603, and what parsing its text raises."""
+    spec = getattr(config, FIELD, None)
+    if spec is None:
+        return None
+    if isinstance(spec, Mapping) and "maskc" not in spec and set(spec) <= {"encoder", "decoder"} and spec:
+        spec = spec.get("encoder" if bidirectional else "decoder")
+        if spec is None:
+            return None
+    key = json.dumps(spec, sort_keys=True, default=repr)
+    found = _patterns.pop(key, None) or from_spec(spec)
+    _patterns[key] = found
+    while len(_patterns) > _OPS:
+        _patterns.popitem(last=False)
+    return found

@@ -1,0 +1,165 @@
+"""The inputs of a layer's op: where texts start and end in their rows, documents, sinks and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from maskc.interop.compose import PREFIX
+from maskc.interop.transformers.handle import Request
+from maskc.ir.nodes import Lookup, Symbol, postorder
+from maskc.ir.program import Program
+from maskc.op import Op
+from maskc.tiles.values import fail
+
+__all__ = ["Bounds", "bounds_of", "check_dropped", "inputs_of", "sink_name"]
+
+Bounds = tuple[torch.Tensor, torch.Tensor]
+_PAIRS = 1 << 20  # pairs that are evaluated at once
+
+
+def real_keys(request: Request, start: int, length: int) -> torch.Tensor | None:
+    """(B, length) bool, False for padding, of the keys from ``start`` on; None where all are real."""
+
+    def find() -> torch.Tensor | None:
+        if request.real is None:
+            return None
+        real = request.real[:, start : start + length]
+        missing = length - real.shape[1]
+        real = torch.nn.functional.pad(real, (0, missing)) if missing > 0 else real
+        return None if bool(real.all()) else real
+
+    found: torch.Tensor | None = request.remember(("real", start, length), find)
+    return found
+
+
+def bounds_of(request: Request, start: int, length: int) -> Bounds | None:
+    """The first real key of each row and the end of the last one; None where padding lies in between too."""
+
+    def find() -> Bounds | None:
+        real = real_keys(request, start, length)
+        assert real is not None
+        count, first = real.sum(1), real.int().argmax(1)
+        last = torch.where(count > 0, length - real.flip(1).int().argmax(1), first)
+        return (first, last) if bool((last - first == count).all()) else None
+
+    found: Bounds | None = request.remember(("bounds", start, length), find)
+    return found
+
+
+def origin_of(request: Request, start: int) -> torch.Tensor:
+    """(B,) what is added to the index of a key from ``start`` on to give its position in its text."""
+
+    def find() -> torch.Tensor:
+        if request.real is None:
+            return torch.full((request.batch,), start)
+        left = (request.real.int().cumsum(1) == 0).sum(1)
+        return start - left
+
+    found: torch.Tensor = request.remember(("origin", start), find)
+    return found
+
+
+def inputs_of(
+    program: Program,
+    request: Request,
+    start: int,
+    length: int,
+    given: Mapping[str, Any] | None,
+    sink: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> dict[str, Any]:
+    """Every input of a fitted program, for the keys from position ``start`` on. Raises E702 for unknown ones."""
+    user = dict(given or {})
+    known = {p.name for p in program.params}
+    found: dict[str, Any] = {}
+    for p in (p for p in program.params if p.when == "call"):
+        if p.name in user:
+            found[p.name] = _cropped(user.pop(p.name), "token" in p.domain, start, length)
+        elif p.name == sink_name(program):
+            if sink is not None:
+                found[p.name] = sink
+        else:
+            value = _standard(p.name, request, start, length, bias)
+            if value is not None:
+                found[p.name] = value
+    if set(user) - known:
+        raise fail("E702", f"maskc_inputs holds {sorted(set(user) - known)}, which the pattern does not declare")
+    return found
+
+
+def _cropped(value: Any, by_token: bool, start: int, length: int) -> Any:
+    if not by_token:
+        return value
+    tensor = torch.as_tensor(value)
+    return tensor[..., start : start + length] if tensor.shape[-1] > length else tensor
+
+
+def _standard(name: str, request: Request, start: int, length: int, bias: torch.Tensor | None) -> Any:
+    """The inputs that come of the batch itself; None for those that do not."""
+    demand = request.demand
+    match name.removeprefix(PREFIX):
+        case "bias":
+            return bias if name.startswith(PREFIX) else None
+        case "first" | "last" if name.startswith(PREFIX):
+            bounds = bounds_of(request, start, length)
+            assert bounds is not None
+            return bounds[name.endswith("last")]
+        case "origin" if name.startswith(PREFIX):
+            return origin_of(request, start)
+        case "padding" if "padding" in demand.padding:
+            return demand.padding["padding"] - start
+        case "real":
+            real = real_keys(request, start, length)
+            return torch.ones(request.batch, length, dtype=torch.bool) if real is None else real
+        case "doc":
+            return torch.zeros(length, dtype=torch.long) if demand.doc is None else demand.doc
+        case "position":
+            if demand.position is not None:
+                return demand.position.expand(request.batch, -1)
+            return torch.arange(length)[None] + origin_of(request, start)[:, None].cpu()
+        case "block":
+            if demand.block is None:
+                return torch.full((length,), -1)
+            return demand.block[:, start : start + length]
+    return None
+
+
+def sink_name(program: Program) -> str | None:
+    """The input that gives each head's sink: a float by head that the softmax looks up; None if there is none."""
+    if program.normalizer.sink is None:
+        return None
+    for node in postorder([program.normalizer.sink]):
+        if isinstance(node, Lookup) and program.parameter(node.name).domain == ("head",):
+            return node.name
+    return None
+
+
+def check_dropped(op: Op, request: Request, given: Mapping[str, Any] | None) -> None:
+    """Raise E702 if the pattern keeps a key that the cache has dropped. Exact; takes time of queries x keys dropped."""
+    from maskc.ir.evaluate import dense
+
+    total, dropped = request.q_offset + request.q_len, request.k_offset
+    program = op.program
+    inputs = inputs_of(program, request, 0, total, given, None, None)
+    floats = {p.name for p in program.params if p.type.value == "float"}
+    binding = op.bind(request.q_len, total, batch=request.batch, **{n: v for n, v in inputs.items() if n not in floats})
+    symbols = {n.name for n in postorder([program.mask]) if isinstance(n, Symbol)}
+    varies = any(
+        n.name in binding.batched or "batch" in program.parameter(n.name).domain
+        for n in postorder([program.mask])
+        if isinstance(n, Lookup)
+    )
+    step = max(1, _PAIRS // dropped)
+    for b in range(request.batch if varies or "b" in symbols else 1):
+        for h in range(op.heads if "h" in symbols else 1):
+            for q in range(request.q_offset, total, step):
+                if dense(program, binding, h, b, (q, min(q + step, total)), (0, dropped)).any():
+                    raise fail(
+                        "E702",
+                        f"layer {op.layer}: the pattern keeps keys that the cache has dropped (before {dropped})",
+                        "use a cache that keeps them, past_key_values=DynamicCache() without a config, "
+                        "or a pattern that keeps within the window of the layer",
+                    )
