@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,37 @@ __all__ = ["EMPTY", "FULL", "PARTIAL", "Group", "Order", "Runs", "TilePlan", "Tr
 EMPTY, PARTIAL, FULL = 0, 1, 2
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a token order as index arithmetic: laid-out position ``first + i`` holds token ``base +
+    sum(digit[j] * strides[j])``, where the digits of ``i`` have the radices ``extents``, the first digit being the
+    most significant."""
+
+    first: int
+    base: int
+    extents: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return math.prod(self.extents)
+
+
 @dataclass(frozen=True, eq=False)
 class Order:
-    """A token order: position ``i`` of the laid-out sequence holds token ``index[i]``.
+    """A token order: position ``i`` of the laid-out sequence holds token ``index[i]`` (of queries: counted from
+    the first one present).
 
     ``index`` is None for the identity. ``name`` says which layout it is, ``reason`` why it was chosen.
+    ``stretches``: the same order as index arithmetic with absolute positions, in a few stretches that cover all
+    places in turn; empty where it is none, such as for an order sorted by an input.
     """
 
     name: str = "none"
     index: Int32 | None = None
     reason: str = ""
+    stretches: tuple[Stretch, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
