@@ -46,10 +46,6 @@ class Block:
             return torch.cat([x[:, :, a:b] for a, b in job.k_runs], dim=2)
         return self._view(x, job.k_start, job.k_step, job.k_len)
 
-    def add_to_queries(self, x: Tensor, g: Tensor) -> None:
-        """Add (leading, H, q_len, D) at its place in (B, H, Nq, D)."""
-        self.queries(x).add_(g)
-
     def add_to_keys(self, x: Tensor, g: Tensor) -> None:
         """Add (leading, H, k_len, D) at its place in (B, H, Nk, D), also where blocks overlap."""
         job = self.job

@@ -47,6 +47,8 @@ def attend_backward(
     grad: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of laid-out q, k and v. ``lse`` over all keys, 0 where there is none; ``delta`` as in ``Kernel``."""
+    if len(schedules) == 1 and _everything(schedules[0], q):
+        return _backward_group(schedules[0], make(schedules[0]), (q, out, lse, delta, grad), k, v)
     grads = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for one in schedules:
         choice = _Choice(one, q, k)
@@ -108,13 +110,17 @@ def _backward_group(
     one: Schedule, kernel: Kernel, rows: Sequence[Tensor], k: Tensor, v: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     q, out, lse, delta, grad = rows
-    grad_q, grad_k, grad_v = (torch.zeros_like(x) for x in (q, k, v))
+    grad_q = torch.empty_like(q) if one.covered else torch.zeros_like(q)
+    grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
     for block in _calls(one, kernel, q, backward=True):
         views = [block.queries(x) for x in (q, out, grad)]
         row_lse, row_delta = (block.queries(x[..., None])[..., 0] for x in (lse, delta))
         given = (views[0], block.keys(k), block.keys(v), views[1], row_lse, row_delta, views[2])
         part_q, part_k, part_v = kernel.backward(block, *given)
-        block.add_to_queries(grad_q, part_q)
+        if block.job.fresh:
+            block.queries(grad_q).copy_(part_q)
+        else:
+            block.queries(grad_q).add_(part_q)
         block.add_to_keys(grad_k, part_k)
         block.add_to_keys(grad_v, part_v)
     return grad_q, grad_k, grad_v
