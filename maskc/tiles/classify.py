@@ -85,6 +85,13 @@ class Classifier:
         kept = evaluate(self.mask, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
         return np.broadcast_to(kept, np.broadcast_shapes(np.shape(q), np.shape(k)))
 
+    def points_of(self, node: Node, positions: Array, name: str) -> Array:
+        """A node that speaks of the query alone (``name`` "q") or of the key alone, at positions, (n,)."""
+        zero = np.zeros(1, np.int64)
+        q, k = (positions, zero) if name == "q" else (zero, positions)
+        value = evaluate(node, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
+        return np.broadcast_to(value, positions.shape)
+
     def classify(self, boxes: Boxes) -> Verdict:
         """The verdict on each box; arrays of bool, one entry a box."""
         with np.errstate(all="ignore"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from maskc.ir.program import Parameter, Program, Space
 from maskc.passes.specialise import bind as specialise
 from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
-from maskc.tiles.plan import Group, Runs, TilePlan
+from maskc.tiles.layout import LAYOUTS, Layout, candidates, tiles_in_order, unknown_layout
+from maskc.tiles.plan import Group, Order, Runs, TilePlan
 from maskc.tiles.rowwise import RowForm, count_pairs, row_form, rowwise
 from maskc.tiles.runs import assemble
 from maskc.tiles.subdivide import BUDGET, Budget, Grid, Rectangles, evaluate_tiles, subdivide
@@ -41,22 +43,98 @@ def make_plan(
         program: as lowered; its mask is what is planned.
         binding: lengths, arguments, tables and inputs.
         q_tile, k_tile: queries and keys a tile; the last tiles may be ragged.
-        layout: the order of the tokens; "none" leaves it.
+        layout: the order of the tokens: "none" leaves it, "residues", "sorted" and "blocks" take the best order of
+            their kind if the mask suggests one, "auto" takes what leaves the fewest tiles. The plan's orders say
+            which it is and why.
         budget: what planning may cost, in evaluations of the mask at a point.
 
     Raises:
-        MaskcError: E801 if planning would go beyond the budget.
+        MaskcError: E801 if planning would go beyond the budget; E502 for an unknown layout.
     """
-    grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
-    analysis = analyse(program, binding)
-    purse, fields = Budget(budget), dict[Any, Any]()
-    groups: list[Group] = []
-    for products in members(analysis.program, binding):
-        heads, batches = products[0]
-        c = Classifier(analysis.program.mask, binding, analysis.program.params, heads[0], batches[0], fields)
-        runs = _runs(c, analysis.form, grid, purse)
-        groups += [Group(h, b, runs) for h, b in products]
-    return TilePlan(program, binding, q_tile, k_tile, tuple(groups))
+    if layout not in ("none", "auto", *LAYOUTS):
+        raise unknown_layout(layout)
+    job = _Job(program, binding, q_tile, k_tile, budget)
+    if layout == "none" or not binding.q_len or not binding.k_len:
+        return job.plan(None, "")
+    return job.laid_out(layout)
+
+
+class _Job:
+    """One call of ``make_plan``."""
+
+    def __init__(self, program: Program, binding: Binding, q_tile: int, k_tile: int, budget: int) -> None:
+        self.program, self.binding = program, binding
+        self.grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
+        self.analysis = analyse(program, binding)
+        self.budget = Budget(budget)
+        self.members = members(self.analysis.program, binding)
+        self.fields: dict[Any, Any] = {}
+
+    def classifier(self, head: int, batch: int) -> Classifier:
+        bound = self.analysis.program
+        return Classifier(bound.mask, self.binding, bound.params, head, batch, self.fields)
+
+    def plan(self, layout: Layout | None, reason: str) -> TilePlan:
+        groups: list[Group] = []
+        for products in self.members:
+            heads, batches = products[0]
+            runs = self.runs(self.classifier(heads[0], batches[0]), layout)
+            groups += [Group(h, b, runs) for h, b in products]
+        orders = (Order(reason=reason),) * 2 if layout is None else layout.orders(reason)
+        return TilePlan(self.program, self.binding, self.grid.q_tile, self.grid.k_tile, tuple(groups), *orders)
+
+    def runs(self, c: Classifier, layout: Layout | None) -> Runs:
+        grid = self.grid
+        if not grid.rows or not grid.cols:
+            empty = np.zeros(0, np.int32)
+            return Runs(np.zeros(grid.rows + 1, np.int32), empty, empty, empty.astype(np.uint8))
+        if layout is None:
+            found = _tiles(c, self.analysis.form, grid, self.budget)
+        else:
+            found = tiles_in_order(c, layout, grid, self.budget)
+        return assemble(grid.rows, grid.cols, found.r0, found.r1, found.c0, found.c1, found.kind)
+
+    def laid_out(self, layout: str) -> TilePlan:
+        """The plan with the fewest tiles among the orders that the mask suggests (and, if free to choose, none)."""
+        kinds = LAYOUTS if layout == "auto" else (layout,)
+        spaces = (self.program.q_space, self.program.k_space)
+        heads, batches = self.members[0][0]
+        c = self.classifier(heads[0], batches[0])
+        tried = self._try(candidates(c, self.grid, spaces, kinds))
+        tokens = self.plan(None, "") if layout == "auto" or not tried else None
+        if not tried:
+            assert tokens is not None
+            return replace(tokens, q_order=Order(reason=_NO_ORDER), k_order=Order(reason=_NO_ORDER))
+        best, chosen = min(tried, key=lambda t: _executed(t[0]))
+        if tokens is not None and _executed(tokens) <= _executed(best):
+            order = Order(reason=f"no order has fewer tiles than the tokens' own {_executed(tokens):,}")
+            return replace(tokens, q_order=order, k_order=order)
+        own = f" instead of {_executed(tokens):,} in the tokens' own order" if tokens is not None else ""
+        q_order, k_order = chosen.orders(f"{chosen.name}: {_executed(best):,} tiles{own}")
+        return replace(best, q_order=q_order, k_order=k_order)
+
+    def _try(self, layouts: Iterable[Layout]) -> list[tuple[TilePlan, Layout]]:
+        """The plans in some orders; an order in which planning would cost too much is no good one."""
+        whole, tried = self.budget, []
+        for each in layouts:
+            self.budget = Budget(min(_TRIAL, whole.limit))
+            try:
+                tried.append((self.plan(each, ""), each))
+            except MaskcError:
+                continue
+            finally:
+                self.budget = whole
+        return tried
+
+
+#: What trying one order of the tokens may cost, in evaluations of the mask.
+_TRIAL = 100_000_000
+_NO_ORDER = "the mask suggests no order of the tokens"
+
+
+def _executed(plan: TilePlan) -> int:
+    """Tiles that are computed, over all heads and batch entries."""
+    return sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in plan.groups)
 
 
 @dataclass(frozen=True)
@@ -91,14 +169,6 @@ def _analyse(
     return Analysis(bound, row_form(bound.mask))
 
 
-def _runs(c: Classifier, form: RowForm | None, grid: Grid, budget: Budget) -> Runs:
-    if not grid.rows or not grid.cols:
-        empty = np.zeros(0, np.int32)
-        return Runs(np.zeros(grid.rows + 1, np.int32), empty, empty, empty.astype(np.uint8))
-    found = _tiles(c, form, grid, budget)
-    return assemble(grid.rows, grid.cols, found.r0, found.r1, found.c0, found.c1, found.kind)
-
-
 #: Tiles a row that rows may leave undecided; with more, boxes that span many rows are the better way.
 _WIDE = 32
 
@@ -125,7 +195,8 @@ def tile_mask(
     b = plan.binding
     grid = Grid(b.q_len, b.k_len, plan.q_tile, plan.k_tile, b.offset)
     c = Classifier(plan.program.mask, b, plan.program.params, group.heads[0], group.batches[0])
-    kept, inside = evaluate_tiles(c, grid, np.asarray(rows, np.int64), np.asarray(cols, np.int64))
+    order = (plan.q_order.index, plan.k_order.index)
+    kept, inside = evaluate_tiles(c, grid, np.asarray(rows, np.int64), np.asarray(cols, np.int64), order)
     return kept & inside
 
 

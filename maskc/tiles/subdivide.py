@@ -201,10 +201,14 @@ def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget) -> t
     return some, every
 
 
-def evaluate_tiles(c: Classifier, grid: Grid, r: Array, col: Array) -> tuple[Array, Array]:
-    """The mask on whole tiles, (n, q_tile, k_tile), and which of those points exist."""
+def evaluate_tiles(
+    c: Classifier, grid: Grid, r: Array, col: Array, order: tuple[Array | None, Array | None] = (None, None)
+) -> tuple[Array, Array]:
+    """The mask on whole tiles, (n, q_tile, k_tile), and which of those points exist. ``order``: which query and
+    which key each laid-out position holds."""
     q = (r * grid.q_tile)[:, None, None] + np.arange(grid.q_tile)[None, :, None]
     k = (col * grid.k_tile)[:, None, None] + np.arange(grid.k_tile)[None, None, :]
     inside = (q < grid.q_len) & (k < grid.k_len)
     q, k = np.minimum(q, grid.q_len - 1), np.minimum(k, grid.k_len - 1)
+    q, k = (x if i is None else i[x].astype(np.int64) for x, i in zip((q, k), order, strict=True))
     return c.points(q + grid.offset, k), inside

@@ -1,1 +1,97 @@
-"""Plans in other token orders equal brute force, permuted."""
+"""Plans in an order of their own equal brute force in that order, and take fewer tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskc.diagnostics import MaskcError
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import dense
+from maskc.ir.program import Program
+from maskc.lower import lower_text
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.plan import PARTIAL, TilePlan
+
+from .corpus import GRIDS, grid_case, input_case, plain_case
+
+
+def check(program: Program, binding: Binding, q_tile: int, k_tile: int, layout: str) -> TilePlan:
+    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+    q = np.arange(binding.q_len) if plan.q_order.index is None else plan.q_order.index
+    k = np.arange(binding.k_len) if plan.k_order.index is None else plan.k_order.index
+    assert sorted(q) == list(range(binding.q_len))
+    assert sorted(k) == list(range(binding.k_len))
+    for group in plan.groups:
+        kept = np.zeros((plan.rows * q_tile, plan.cols * k_tile), np.bool_)
+        kept[: binding.q_len, : binding.k_len] = dense(program, binding, group.heads[0], group.batches[0])[q][:, k]
+        inside = np.zeros_like(kept)
+        inside[: binding.q_len, : binding.k_len] = True
+        cells = kept.reshape(plan.rows, q_tile, plan.cols, k_tile)
+        every = (kept | ~inside).reshape(cells.shape).all(axis=(1, 3))
+        expected = np.where(every, 2, cells.any(axis=(1, 3)))
+        np.testing.assert_array_equal(plan.kinds(group), expected)
+        rows, cols = np.nonzero(expected == PARTIAL)
+        np.testing.assert_array_equal(plan.tile_mask(group, rows, cols), cells.transpose(0, 2, 1, 3)[rows, cols])
+    return plan
+
+
+def tiles(plan: TilePlan) -> int:
+    return sum(int((g.runs.end - g.runs.start).sum()) for g in plan.groups)
+
+
+@pytest.mark.parametrize("name", ["dilated", "dilated by more than a tile", "strided", "residues of sums"])
+@pytest.mark.parametrize("shape", [(500, 500, 16, 16), (301, 511, 16, 32)], ids=str)
+def test_residues(name: str, shape: tuple[int, int, int, int]) -> None:
+    q_len, k_len, q_tile, k_tile = shape
+    check(*plain_case(name, q_len, k_len), q_tile, k_tile, "residues")
+
+
+def test_a_dilation_in_residue_classes_is_a_window() -> None:
+    program = lower_text("dilated(16, 8)")[0]
+    binding = make_binding(program, 1024, 1024)
+    plan = check(program, binding, 16, 16, "auto")
+    assert plan.q_order.name.startswith("residues")
+    assert 4 * tiles(plan) < tiles(make_plan(program, binding, q_tile=16, k_tile=16))
+    assert "instead of" in plan.q_order.reason
+
+
+@pytest.mark.parametrize("name", ["documents", "head and documents"])
+def test_sorted_by_label(name: str) -> None:
+    check(*input_case(name, 301, 333, 1), 16, 16, "sorted")
+
+
+def test_scattered_labels_are_sorted() -> None:
+    program = lower_text("pattern p(doc: int[token]) { attend same(doc) }")[0]
+    binding = make_binding(program, 640, 640, doc=np.arange(640) % 10)
+    plan = check(program, binding, 32, 32, "auto")
+    assert plan.q_order.name.startswith("sorted")
+    assert tiles(plan) == 10 * 4
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_blocks(name: str) -> None:
+    check(*grid_case(name), 24, 16, "blocks")
+
+
+@pytest.mark.parametrize(("extents", "tile"), [((6, 8, 12), 16), ((10, 12, 8), 32), ((5, 8, 8), 64)], ids=str)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_blocks_of_a_neighbourhood(extents: tuple[int, int, int], tile: int, stride: int) -> None:
+    text = f"neighborhood(t, 3, stride = {stride}) & neighborhood(y, 5, stride = {stride}) & neighborhood(x, 5)"
+    program = lower_text(f"pattern p() over grid(t, y, x) {{ attend {text} }}")[0]
+    length = int(np.prod(extents))
+    binding = make_binding(program, length, length, sizes=dict(zip("tyx", extents, strict=True)))
+    plan = check(program, binding, tile, tile, "blocks")
+    if plan.q_order.index is not None:
+        assert tiles(plan) <= tiles(make_plan(program, binding, q_tile=tile, k_tile=tile))
+
+
+def test_an_order_that_does_not_help_is_not_taken() -> None:
+    for name in ("causal", "window", "chunk"):
+        assert check(*plain_case(name, 400, 400), 32, 32, "auto").q_order.index is None
+
+
+def test_an_unknown_layout() -> None:
+    with pytest.raises(MaskcError, match="E502"):
+        make_plan(*plain_case("causal", 10, 10), layout="diagonal")
