@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["CACHE_DIR", "CHECK", "DUMP", "KNOBS", "NO_COLOR", "STAGES", "TERM", "TRITON_PRECISION", "Knob"]
+__all__ = [
+    "CACHE_DIR",
+    "CHECK",
+    "DUMP",
+    "KNOBS",
+    "NO_COLOR",
+    "STAGES",
+    "TERM",
+    "TRITON_INTERPRET",
+    "TRITON_PRECISION",
+    "Knob",
+]
 
 _T = TypeVar("_T")
 
@@ -70,8 +81,14 @@ CACHE_DIR = Knob(
 TRITON_PRECISION = Knob(
     "MASKC_TRITON_PRECISION", "ieee", _precision, "Products of float32 in Triton kernels: ieee, or tf32 (faster)."
 )
+TRITON_INTERPRET = Knob(
+    "TRITON_INTERPRET",
+    "0",
+    _switch,
+    "Triton's own switch: kernels run on the CPU, slowly. Set it before Python starts.",
+)
 NO_COLOR = Knob("NO_COLOR", "", bool, "Print no colours, whatever the value is.")
 
 TERM = Knob("TERM", "", str, "The kind of terminal; `dumb` gets no colours.")
 
-KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, TRITON_PRECISION, NO_COLOR, TERM)
+KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, TRITON_PRECISION, TRITON_INTERPRET, NO_COLOR, TERM)

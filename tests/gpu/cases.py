@@ -48,7 +48,9 @@ CASES: dict[str, Case] = {
         batch=2,
         inputs={"doc": [_DOCUMENTS, [0] * 25 + [5] * 15]},
     ),
-    "padding": Case("pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}),
+    "padding": Case(
+        "pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}
+    ),
     "dilated": Case("dilated(3, 4) & causal", heads=1),
     "prefix-ragged": Case("prefix(10) | causal", 33, 47, heads=1, dim=80, value_dim=48),
     "grid": Case(
@@ -57,16 +59,22 @@ CASES: dict[str, Case] = {
     "cross": Case("pattern p over left -> right { attend q // 3 == k // 2 }", 30, 33, heads=1),
     "by-head": Case("pattern p(w: int[head]) { attend causal & q - k < w[h] }", inputs={"w": [5, 20]}),
     "by-layer": Case(
-        "pattern p(far: bool[layer, head]) { attend far[layer, h] | self }", layer=1, inputs={"far": [[True, True], [False, True]]}
+        "pattern p(far: bool[layer, head]) { attend far[layer, h] | self }",
+        layer=1,
+        inputs={"far": [[True, True], [False, True]]},
     ),
     "hash": Case("hash(q, k - 7, h) % 3 == 0 | (q - 20) // 7 == (k - 20) // 7 & (q - 13) % 5 < 3", heads=2),
     "random-blocks": Case("random(2, seed = h)"),
     "edges": Case(
-        "pattern p(near: int[token, 2]) { attend edges(near, 2) }", 24, 24,
+        "pattern p(near: int[token, 2]) { attend edges(near, 2) }",
+        24,
+        24,
         inputs={"near": [[(7 * i) % 24, i - 1] for i in range(24)]},
     ),
     "matrix": Case(
-        "pattern p(see: bool[q, k]) { attend see[q, k] }", 20, 24,
+        "pattern p(see: bool[q, k]) { attend see[q, k] }",
+        20,
+        24,
         inputs={"see": [[(3 * i + 5 * j) % 7 < 3 for j in range(24)] for i in range(20)]},
     ),
     "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1),

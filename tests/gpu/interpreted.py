@@ -175,7 +175,9 @@ def standalone(text: str, args: dict[str, Any], path: str) -> float:
 def _same_forward(program: Program, binding: Binding) -> None:
     heads, batch = binding.heads, binding.batch
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(batch, heads, n, 16, generator=generator) for n in (binding.q_len, binding.k_len, binding.k_len))
+    q, k, v = (
+        torch.randn(batch, heads, n, 16, generator=generator) for n in (binding.q_len, binding.k_len, binding.k_len)
+    )
     entry = Entry(program, binding, (), configs={"forward": Config(16, 16, 4, 1)})
     out, lse, _ = entry.forward(q, k, v, [], 0.25)
     wanted, wanted_lse = attention(program, binding, q.double(), k.double(), v.double(), scale=0.25)
@@ -213,9 +215,7 @@ def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor]
     return entry, q, k, v, floats, case.dim**-0.5 if case.scale is None else case.scale
 
 
-def _exact(
-    entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: dict[str, Tensor], scale: float
-) -> dict[str, Any]:
+def _exact(entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: dict[str, Tensor], scale: float) -> dict[str, Any]:
     leaves = [x.double().requires_grad_() for x in (q, k, v, *floats.values())]
     tables = dict(zip(floats, leaves[3:], strict=True))
     out, lse = attention(entry.program, entry.binding, *leaves[:3], scale=scale, floats=tables)

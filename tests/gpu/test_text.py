@@ -63,7 +63,9 @@ def test_large_integers_take_64_bits() -> None:
 
 def test_names_of_a_pattern_cannot_become_code() -> None:
     pattern = "pattern p(dök: int[token], tile: int[token]) { attend same(dök) & same(tile) }"
-    text = with_origin(kernel := STAGES["forward"](KernelSpec(specialised(lower_text(pattern)[0], {}))), lower_text(pattern)[0])
+    text = with_origin(
+        kernel := STAGES["forward"](KernelSpec(specialised(lower_text(pattern)[0], {}))), lower_text(pattern)[0]
+    )
     assert text.isascii()
     function = ast.parse(kernel.text).body[-1]
     assert isinstance(function, ast.FunctionDef)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskc.backends.triton.expressions import Block, Expressions, Unsupported
-from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.spec import Kernel, KernelSpec
 from maskc.backends.triton.writer import (
     arguments,
     assemble,
@@ -110,10 +110,12 @@ _DKV_HEAD = """
 _DKV_STORE = """
     dk_at = k_in[:, None] * dk_sn + d[None, :] * dk_sd
     dk_base = dk_ptr + tl.cast(b, tl.int64) * dk_sb + tl.cast(kv_head, tl.int64) * dk_sh + k_shift * dk_sn
-    tl.store(dk_base + dk_at, tl.cast(grad_key * scale, dk_ptr.dtype.element_ty), mask=k_there[:, None] & (d[None, :] < D))
+    dk_there = k_there[:, None] & (d[None, :] < D)
+    tl.store(dk_base + dk_at, tl.cast(grad_key * scale, dk_ptr.dtype.element_ty), mask=dk_there)
     dv_at = k_in[:, None] * dv_sn + dv[None, :] * dv_sd
     dv_base = dv_ptr + tl.cast(b, tl.int64) * dv_sb + tl.cast(kv_head, tl.int64) * dv_sh + k_shift * dv_sn
-    tl.store(dv_base + dv_at, tl.cast(grad_value, dv_ptr.dtype.element_ty), mask=k_there[:, None] & (dv[None, :] < DV))
+    dv_there = k_there[:, None] & (dv[None, :] < DV)
+    tl.store(dv_base + dv_at, tl.cast(grad_value, dv_ptr.dtype.element_ty), mask=dv_there)
 """
 
 
@@ -161,7 +163,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
     lines += before.lines + loops + ["", *_lines(_DQ_STORE)]
     lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
     args = arguments([*_tensors(spec, "dq"), *_buffers(lookups)], spec, used, "q k v do dq")
-    return assemble("attention_dq", "Attention, backward: dQ.", spec, args, lines, ["load", "visible", *used.helpers])
+    return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
 
 
 def write_dkv(spec: KernelSpec) -> Kernel:
@@ -180,7 +182,8 @@ def write_dkv(spec: KernelSpec) -> Kernel:
     ]
     lines += ["", *_lines(_DKV_STORE)]
     args = arguments([*_tensors(spec, "dk dv"), *_buffers(lookups)], spec, used, "q k v do dk dv")
-    return assemble("attention_dkv", "Attention, backward: dK and dV.", spec, args, lines, ["load", "visible", *used.helpers])
+    helpers = ["load", "visible", *used.helpers]
+    return assemble("attention_dkv", "Attention, backward: dK and dV.", args, lines, helpers)
 
 
 def _lines(text: str) -> list[str]:

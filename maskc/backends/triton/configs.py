@@ -6,7 +6,7 @@ Chosen so that the kernels fit the chip's shared memory and registers without sp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Config", "Target", "config", "parse_target", "shared_memory"]
 
@@ -37,6 +37,7 @@ class Config:
     stages: int
 
 
+_SOME, _MANY = 2, 8
 _SMALL = Config(16, 16, 4, 1)
 
 #: Most shared memory of one block in bytes.
@@ -108,8 +109,12 @@ def shared_memory(target: Target) -> int:
     return _SHARED.get(target.arch, 65536 if target.kind == "hip" else 101376)
 
 
-def config(stage: str, target: Target | None, head_dim: int, dtype: str) -> Config:
-    """The configuration for ``stage`` ("forward", "decode", "dq" or "dkv"); target None: the interpreter."""
+def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_values: int = 1) -> Config:
+    """The configuration for ``stage`` ("forward", "decode", "dq" or "dkv"); target None: the interpreter.
+
+    ``pair_values``: values that mask and score compute of a pair. Where they are many, tiles are smaller, so
+    that registers do not spill.
+    """
     if target is None:
         return _SMALL
     rows = _TABLE.get(_LIKE.get(target.arch, target.arch))
@@ -120,4 +125,8 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str) -> Conf
         wanted = min(256, 2 * wanted)
     if stage == "decode":
         return Config(16, 64 if wanted < 256 else 32, 4, 2)
-    return rows[stage, wanted]
+    chosen = rows[stage, wanted]
+    if stage == "dkv":
+        return replace(chosen, q_tile=min(chosen.q_tile, 32)) if pair_values > _SOME else chosen
+    most = 32 if pair_values > _MANY else 64 if pair_values > _SOME else chosen.k_tile
+    return replace(chosen, k_tile=min(chosen.k_tile, most))

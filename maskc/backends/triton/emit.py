@@ -12,6 +12,7 @@ from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.forward import write_decode, write_forward
 from maskc.backends.triton.launch import pad
+from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.text import print_program
@@ -91,7 +92,8 @@ def emit(
         except Unsupported as why:
             message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why
-        chosen = config(stage, target, max(pad(shape.head_dim), pad(shape.value_dim)), shape.dtype)
+        width = max(pad(shape.head_dim), pad(shape.value_dim))
+        chosen = config(stage, target, width, shape.dtype, pair_values(text_program, None))
         compiled = compile_kernel(kernel, program, target, chosen, shape)
         out.append(Emitted(stage, kernel, with_origin(kernel, program), chosen, compiled, shared_memory(target)))
     return tuple(out)

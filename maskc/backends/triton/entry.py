@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
@@ -22,7 +22,7 @@ from maskc.backends.triton.launch import (
     strides,
     table_arguments,
 )
-from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.masks import mask_form, pair_values
 from maskc.backends.triton.pull import Values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.tiles import kernel_plan
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Entry"]
 
 Tensor = torch.Tensor
+_T = TypeVar("_T")
 _WRITERS = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv}
 
 
@@ -236,7 +237,11 @@ class Entry:
         }
 
     def _config(self, stage: str, q: Tensor, v: Tensor) -> Config:
-        return self.configs.get(stage) or default_config(stage, q.device, q.shape[3], v.shape[3], q.dtype)
+        if stage in self.configs:
+            return self.configs[stage]
+        # How masks are evaluated is known only with a plan, which needs the tiles: the dearer way is assumed.
+        values = self._remembered("pair values", lambda: pair_values(self.text_program, None))
+        return default_config(stage, q.device, q.shape[3], v.shape[3], q.dtype, values)
 
     def _decode_config(self, q: Tensor, k: Tensor, v: Tensor) -> Config:
         from dataclasses import replace
@@ -270,10 +275,10 @@ class Entry:
 
         return self._remembered(("device", chosen, device, by_keys, q_tile), make)
 
-    def _remembered(self, key: Any, make: Any) -> Any:
+    def _remembered(self, key: Any, make: Callable[[], _T]) -> _T:
         if key not in self._memory:
             self._memory[key] = make()
-        return self._memory[key]
+        return cast("_T", self._memory[key])
 
 
 def _heads_inside(q: Tensor, width: int) -> Tensor:

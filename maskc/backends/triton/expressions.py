@@ -86,7 +86,7 @@ class Expressions:
         roots: Iterable[Node],
         head_by_row: bool = False,
     ) -> None:
-        self.params = program.params
+        self._program, self.params = program, program.params
         self.batched = frozenset(batched)
         self.outer = outer
         self.used: dict[str, None] = {}
@@ -94,7 +94,7 @@ class Expressions:
         self.tables: dict[str, None] = {}
         self._head = frozenset({"q"}) if head_by_row else frozenset[str]()
         roots = list(roots)
-        self._bounds = integer_bounds(roots, program.params)
+        self._bounds = integer_bounds(roots, program)
         self._uses = Counter(c for n in postorder(roots) for c in n.children)
         self._float = "tl.float32"
         self._depends: dict[Node, frozenset[str]] = {}
@@ -117,7 +117,7 @@ class Expressions:
         self._float = "tl.float64" if double else "tl.float32"
         self._before = before
         if node not in self._bounds:
-            self._bounds.update(integer_bounds([node], self.params))
+            self._bounds.update(integer_bounds([node], self._program))
         return self._text(node, block)
 
     def shape(self, node: Node) -> str:
@@ -199,7 +199,7 @@ class Expressions:
         if special is not None:
             return special(self, node, block)
         operands = [self._text(a, block) for a in node.args]
-        if node.type is Type.INT and not fits_int32(self._bounds[node]):
+        if node.type is Type.INT and node.op != "select" and not fits_int32(self._bounds[node]):
             operands = [self._wide(a, t) for a, t in zip(node.args, operands, strict=True)]
         return SPELLING[node.op](*operands)
 
@@ -218,10 +218,9 @@ class Expressions:
         safe = f"tl.where({y} == 0, 1, {y})" if zero else y
         if low >= 0 and divisor[0] >= 0:
             text = SPELLING[node.op](x, safe)
-        elif divisor[0] == divisor[1] and divisor[0] & (divisor[0] - 1) == 0 and divisor[0] > 0:
+        elif (bits := _power_of_two(b)) is not None:
             # A shift and a mask of bits floor by themselves.
-            power = int(divisor[0])
-            text = f"({x} >> {power.bit_length() - 1})" if node.op == "floordiv" else f"({x} & {power - 1})"
+            text = f"({x} >> {bits})" if node.op == "floordiv" else f"({x} & {(1 << bits) - 1})"
         else:
             self.helpers[node.op] = None
             text = f"{node.op}({x}, {safe})"
@@ -233,8 +232,8 @@ class Expressions:
             a, b = b, a
         divides = isinstance(a, Apply) and a.op == "mod" and isinstance(b, Const) and b.value == 0
         if divides and isinstance(a, Apply) and block.find(a) is None and self._uses[a] == 1:
-            low, high = self._bounds[a.args[1]]
-            if low > 0 and not {c for c in a.args if self.depends(c) - {self.outer}} <= set():
+            positive = self._bounds[a.args[1]][0] > 0
+            if positive and not self.depends(a) <= {self.outer}:
                 # Whether a remainder is 0 does not depend on the rounding.
                 x, y = (self._text(c, block) for c in a.args)
                 return SPELLING[node.op](SPELLING["mod"](x, y), "0")
@@ -325,6 +324,13 @@ def _largest(domain: tuple[str | int, ...]) -> int:
     for d in domain:
         product *= d if isinstance(d, int) else sizes.get(d, MAX_TOKENS)
     return product
+
+
+def _power_of_two(node: Node) -> int | None:
+    """Of which power of 2 the node is the constant."""
+    if isinstance(node, Const) and isinstance(node.value, int) and node.value > 0:
+        return node.value.bit_length() - 1 if node.value & (node.value - 1) == 0 else None
+    return None
 
 
 def without_brackets(text: str) -> str:

@@ -37,7 +37,8 @@ _HEAD = """
     d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
     # Where a tile starts is computed in 64 bits, places within it in 32.
-    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh + tl.cast(tile_row * Q_TILE, tl.int64) * q_sn
+    q_shift = tl.cast(tile_row * Q_TILE, tl.int64)
+    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh + q_shift * q_sn
     q_at = tl.arange(0, Q_TILE)[:, None] * q_sn + d[None, :] * q_sd
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
@@ -88,7 +89,7 @@ def write_forward(spec: KernelSpec) -> Kernel:
     if _kind(spec) == "softmax":
         tensors.append(("lse_ptr", "float32"))
     args = arguments(tensors, spec, used, "q k v o")
-    return assemble("attention_forward", "Attention, forward.", spec, args, lines, ["load", "visible", *used.helpers])
+    return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
 
 
 def write_decode(spec: KernelSpec) -> Kernel:
@@ -106,7 +107,7 @@ def write_decode(spec: KernelSpec) -> Kernel:
         tensors.append(("lse_ptr", "float32"))
     args = arguments(tensors, spec, used, "q k v")
     args += [Argument("splits", "int"), Argument("PACK", "constexpr")]
-    return assemble("attention_decode", "Attention of a few queries.", spec, args, lines, ["load", "visible", *used.helpers])
+    return assemble("attention_decode", "Attention of a few queries.", args, lines, ["load", "visible", *used.helpers])
 
 
 def _expressions(spec: KernelSpec, head_by_row: bool) -> Expressions:
@@ -195,7 +196,8 @@ def _weights(spec: KernelSpec, used: Expressions, block: Block, before: Block, p
             block.add(line)
         logit = used.write(program.score, block, before)
     if not softmax:
-        block.add(f"weight = {'tl.sigmoid(' + logit + ')' if program.normalizer.kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
+        sigmoid = program.normalizer.kind == "sigmoid"
+        block.add(f"weight = tl.sigmoid({logit})" if sigmoid else f"weight = tl.maximum({logit}, 0.0)")
         if partial:
             block.add("weight = tl.where(keep, weight, 0.0)")
         return
@@ -223,7 +225,7 @@ _SOFTMAX_TAIL = """
 """
 
 _PLACE = [
-    "    o_base = tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh + tl.cast(tile_row * Q_TILE, tl.int64) * o_sn",
+    "    o_base = tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh + q_shift * o_sn",
     "    o_at = o_base + tl.arange(0, Q_TILE)[:, None] * o_sn + dv[None, :] * o_sd",
     "    o_there = q_there[:, None] & (dv[None, :] < DV)",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 
 from maskc.backends.triton.cache import load_kernel
 from maskc.backends.triton.configs import Config, Target, config
@@ -19,6 +18,7 @@ from maskc.backends.triton.tiles import KernelPlan
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
+from maskc.knobs import TRITON_INTERPRET
 
 __all__ = [
     "DevicePlan",
@@ -42,7 +42,7 @@ class WideIntegers(Exception):
 
 def interpreting() -> bool:
     """Whether Triton's interpreter is on (``TRITON_INTERPRET=1``)."""
-    return bool(triton.knobs.runtime.interpret)
+    return TRITON_INTERPRET.value()
 
 
 def target_of(device: torch.device) -> Target | None:
@@ -129,6 +129,9 @@ def launch(kernel: Kernel, programs: int, values: Mapping[str, Any], chosen: Con
         function[(programs,)](**given, num_warps=chosen.warps, num_stages=chosen.stages)
 
 
-def default_config(stage: str, device: torch.device, head_dim: int, value_dim: int, dtype: torch.dtype) -> Config:
-    """The configuration for a call."""
-    return config(stage, target_of(device), max(pad(head_dim), pad(value_dim)), str(dtype).removeprefix("torch."))
+def default_config(
+    stage: str, device: torch.device, head_dim: int, value_dim: int, dtype: torch.dtype, pair_values: int
+) -> Config:
+    """The configuration for a call; ``pair_values`` as in ``config``."""
+    width = max(pad(head_dim), pad(value_dim))
+    return config(stage, target_of(device), width, str(dtype).removeprefix("torch."), pair_values)

@@ -7,7 +7,7 @@ from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Type, postorder
 from maskc.ir.program import Program
 from maskc.tiles.plan import TilePlan
 
-__all__ = ["MAX_CLAUSES", "mask_cost", "mask_form"]
+__all__ = ["MAX_CLAUSES", "mask_cost", "mask_form", "pair_values"]
 
 #: Intervals a query at most: each costs a register a row and three operations a pair.
 MAX_CLAUSES = 4
@@ -30,6 +30,14 @@ def mask_cost(program: Program) -> int:
     """Operations a pair that evaluating the mask takes; what depends on the query alone is free."""
     used = Expressions(program, (), "q", [program.mask])
     return sum(_cost(n) for n in postorder([program.mask]) if not used.depends(n) <= {"q"})
+
+
+def pair_values(program: Program, clauses: int | None) -> int:
+    """How many values of a pair the kernel computes for mask and score: what they take of the registers."""
+    roots = [program.score] if clauses is not None else [program.mask, program.score]
+    used = Expressions(program, (), "q", roots)
+    inner = [n for n in postorder(roots) if isinstance(n, Apply) and used.depends(n) >= {"q", "k"}]
+    return len(inner) + 3 * (clauses or 0)
 
 
 def _cost(node: Node) -> int:

@@ -26,9 +26,7 @@ class Values:
     ``tables`` go before those of the binding, which should be on the device already.
     """
 
-    def __init__(
-        self, program: Program, binding: Binding, tables: Mapping[str, Tensor], device: torch.device
-    ) -> None:
+    def __init__(self, program: Program, binding: Binding, tables: Mapping[str, Tensor], device: torch.device) -> None:
         self._program, self._binding, self._tables = program, binding, tables
         axes = (binding.batch, 0), (binding.heads, 0), (binding.q_len, binding.offset), (binding.k_len, 0)
         self._points = []
@@ -75,7 +73,10 @@ class Values:
         places = [i - self._binding.offset if d == "q" else i for d, i in zip(domain, indices, strict=True)]
         if lookup.name in self._binding.batched:
             places = [self._points[0], *places]
-        places = [p.clamp(0, n - 1) for p, n in zip(places, into.shape, strict=True)]
+        places = [
+            p.clamp(0, n - 1).expand((1,) * (grad.ndim - p.ndim) + p.shape)
+            for p, n in zip(places, into.shape, strict=True)
+        ]
         # First over the axes along which the same element is read; what is left is summed in a fixed order.
-        shape = torch.broadcast_shapes(*(p.shape for p in places), (1,) * grad.ndim)
+        shape = [max(p.shape[axis] for p in places) for axis in range(grad.ndim)]
         into.index_put_(tuple(p.expand(shape) for p in places), grad.sum_to_size(shape).float(), accumulate=True)

@@ -13,6 +13,7 @@ from maskc.passes import normalise
 
 __all__ = ["Argument", "Kernel", "KernelSpec", "read_tables", "specialised"]
 
+
 @dataclass(frozen=True)
 class KernelSpec:
     """One kernel text: the same for all lengths, sizes, layers and lists of tiles.

@@ -44,7 +44,7 @@ import triton.language as tl
 '''
 
 _GRADIENTS = "Differentiable in q, k and v."
-_NO_GRADIENTS = "Not differentiable: the pattern has a sink, an output expression or inputs that need more than this file."
+_NO_GRADIENTS = "Not differentiable: the gradient of the output expression is not part of this file."
 
 _PLANNING = '''
 
@@ -141,7 +141,8 @@ def run(kernel, stage, programs_a_row, given, values, q, v):
             values.update({f"{prefix}_s{axis}": s for axis, s in zip("bhnd", values[name].stride())})
     for name in TABLES:
         table = given["tables"][name]
-        table = table.float() if table.is_floating_point() else table.to(torch.int8 if table.dtype == torch.bool else torch.int32)
+        dtype = torch.float32 if table.is_floating_point() else torch.int8 if table.dtype == torch.bool else torch.int32
+        table = table.to(dtype)
         values[TABLES[name]] = table.contiguous()
         values.update({f"{TABLES[name]}_n{i}": n for i, n in enumerate(table.shape)})
     programs = programs_a_row * found["tile_rows"]
@@ -158,7 +159,7 @@ def forward(q, k, v, scale, given):
     return out, lse
 '''
 
-_BACKWARD = '''
+_BACKWARD = """
 
 class Attention(torch.autograd.Function):
     @staticmethod
@@ -178,7 +179,7 @@ class Attention(torch.autograd.Function):
         run(attention_dq, "dq", q.shape[0] * q.shape[1], ctx.given, values, q, v)
         run(attention_dkv, "dkv", k.shape[0] * k.shape[1], ctx.given, values, q, v)
         return dq, dk, dv, None, None
-'''
+"""
 
 _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatever it holds.
         empty = (lse == -math.inf)[..., None]
@@ -191,19 +192,18 @@ def attention(q, k, v, *, scale=None, layer=0, sizes=None, **tables):
     """Attention of (batch, heads, queries, dim) queries; ``tables`` are the pattern's tables and inputs as tensors
     on the same device, ``sizes`` the extents of its axes and segments, by name."""
     q_len, k_len = q.shape[2], k.shape[2]
-    given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1], "tables": tables}}
+    given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
+    given["tables"] = tables
     given.update({{f"size_{{name}}": int(n) for name, n in (sizes or {{}}).items()}})
     given.update({{f"table {{name}}": x for name, x in tables.items()}})
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if scale <= 0:
         q, scale = q * scale, 1.0
-    {call}
+    return {call}
 '''
 
 
-def write_standalone(
-    program: Program, args: Mapping[str, bool | int | float], target: Target | None = None
-) -> str:
+def write_standalone(program: Program, args: Mapping[str, bool | int | float], target: Target | None = None) -> str:
     """The file's text. ``args``: values of the scalar parameters; ``target``: whose tiles it uses.
 
     Raises MaskcError E702 where the pattern has no kernel.
@@ -217,11 +217,12 @@ def write_standalone(
         raise MaskcError(Diagnostic("E702", message, hint="change the pattern as the reason says")) from why
     names = read_tables(*spec.program.roots())
     clean = _CLEAN if clears_empty_rows(spec) else ""
-    call = "return Attention.apply(q, k, v, scale, given)" if differentiable else "return forward(q, k, v, scale, given)[0]"
+    call = "Attention.apply(q, k, v, scale, given)" if differentiable else "forward(q, k, v, scale, given)[0]"
     example = "".join(f", {n}={n}" for n in names)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
+    pattern = _ascii(print_program(program, docs=False))
     parts = [
-        "".join(f"# {line}".rstrip() + "\n" for line in _ascii(print_program(program, docs=False)).rstrip().split("\n")),
+        "".join(f"# {line}".rstrip() + "\n" for line in pattern.rstrip().split("\n")),
         _HEADER.format(example=example, gradients=_GRADIENTS if differentiable else _NO_GRADIENTS),
         CONSTANTS + "\n" + _tables(spec, names, target or Target("cuda", 90)),
         "\n\n" + "\n\n".join(text for key, text in HELPERS.items() if key in helpers),
@@ -247,17 +248,20 @@ def _tables(spec: KernelSpec, names: tuple[str, ...], target: Target) -> str:
             tiles[stage, width] = (c.q_tile, c.k_tile, c.warps, c.stages)
     lines = ["# Queries and keys a tile, warps and pipeline stages, by kernel and head dimension.", "TILES = {"]
     lines += [f"    {key!r}: {value!r}," for key, value in tiles.items()]
-    lines += ["}", f"# The pattern's tables and inputs, and what the kernels call them.\nTABLES = {_names(spec, names)!r}"]
+    lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
+    lines.append(f"TABLES = { ({n: table_name(n, spec.program.params) for n in names})!r}")
     for word, name in (("BY_HEAD", "h"), ("BY_BATCH", "b")):
         lines.append(f"{word} = {Symbol(name) in mask}  # whether the mask differs")
     return "\n".join(lines) + "\n"
 
 
-def _names(spec: KernelSpec, names: tuple[str, ...]) -> dict[str, str]:
-    return {n: table_name(n, spec.program.params) for n in names}
-
-
-_CALLS = {"floordiv": "floordiv_exact", "mod": "mod_exact", "hash": "hash_exact", "select": "torch.where", "abs": "torch.abs"}
+_CALLS = {
+    "floordiv": "floordiv_exact",
+    "mod": "mod_exact",
+    "hash": "hash_exact",
+    "select": "torch.where",
+    "abs": "torch.abs",
+}
 
 
 def torch_function(mask: Node, program: Program) -> str:
@@ -283,12 +287,13 @@ def _torch_text(node: Node, texts: Mapping[Node, str], program: Program) -> str:
     if isinstance(node, Const):
         return repr(node.value) if isinstance(node.value, bool) else f"torch.as_tensor({node.value!r}, device=q.device)"
     if isinstance(node, Size):
-        return f'given["{ {"q": "q_len", "k": "k_len"}.get(node.name, "size_" + node.name)}"]'
+        return f'given["{ {"q": "q_len", "k": "k_len"}.get(node.name, "size_" + node.name) }"]'
     if isinstance(node, Symbol):
         return f'given["{node.name}"]' if node.name in ("layer", "heads") else node.name
     if isinstance(node, Lookup):
         domain = program.parameter(node.name).domain
-        places = [f'{texts[i]} - given["offset"]' if d == "q" else texts[i] for d, i in zip(domain, node.indices, strict=True)]
+        pairs = zip(domain, node.indices, strict=True)
+        places = [f'{texts[i]} - given["offset"]' if d == "q" else texts[i] for d, i in pairs]
         return f'element(given["tables"]["{node.name}"], {", ".join(places)})'
     if isinstance(node, Exists):
         return (

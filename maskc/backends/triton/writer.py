@@ -68,9 +68,7 @@ CONSTEXPRS = (
 )
 
 
-def assemble(
-    name: str, purpose: str, spec: KernelSpec, args: list[Argument], body: list[str], helpers: Iterable[str]
-) -> Kernel:
+def assemble(name: str, purpose: str, args: list[Argument], body: list[str], helpers: Iterable[str]) -> Kernel:
     """The file: header, helper functions, the kernel."""
     args = [*args, *(Argument(c, "constexpr") for c in CONSTEXPRS)]
     wanted = set(helpers)
@@ -130,7 +128,9 @@ def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orien
         block.add(f"high_{c} = tl.load(interval_high + place, mask={there}, other=0){orient}")
 
 
-def keep_lines(spec: KernelSpec, used: Expressions, block: Block, before: Block, ragged: Sequence[tuple[str, str]]) -> None:
+def keep_lines(
+    spec: KernelSpec, used: Expressions, block: Block, before: Block, ragged: Sequence[tuple[str, str]]
+) -> None:
     """Lines that set ``keep``: which pairs of a partial tile are kept, over both axes.
 
     ``ragged``: flags, and what holds of pairs that exist, for the sides on which a tile may be ragged.

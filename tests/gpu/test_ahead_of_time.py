@@ -1,0 +1,111 @@
+"""Kernels compiled for chips that are not here: they fit, use the tensor cores, and do not spill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskc.backends.triton.aot import Compiled, Shape
+from maskc.backends.triton.configs import parse_target
+from maskc.backends.triton.emit import Emitted, emit
+from maskc.cli.app import run
+from maskc.lower import lower_text
+
+MATRIX = {
+    "cuda:80": "mma.sync",
+    "cuda:90": "wgmma.mma_async",
+    "cuda:100": "tcgen05.mma",
+    "cuda:120": "mma.sync",
+    "hip:gfx942": "v_mfma",
+}
+GRID = "pattern p over grid(t, y, x) { attend neighborhood(t, 18) & neighborhood(y, 24) & neighborhood(x, 24) }"
+PATTERNS = {
+    "causal": "causal",
+    "sinks and window": "sinks(4) | sliding_window(1024)",
+    "documents": "pattern p(doc: int[token]) { attend same(doc) & causal }",
+    "3-D grid": GRID,
+    "ALiBi, soft cap, sink": "pattern p(slope: float[head], sink: float[head]) { attend causal\n"
+    " score s + slope[h] * (k - q)\n score 30.0 * tanh(s / 30.0)\n normalize softmax(sink = sink[h]) }",
+}
+
+
+@pytest.fixture(autouse=True)
+def _not_interpreting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+
+
+def compiled(text: str, target: str, stage: str, dim: int, **shape: object) -> Emitted:
+    wanted = Shape(head_dim=dim, value_dim=dim, **shape)  # type: ignore[arg-type]
+    return emit(lower_text(text)[0], {}, parse_target(target), wanted, (stage,))[0]
+
+
+def first_loop(ttir: str) -> str:
+    """The body of the first loop: that over full tiles."""
+    start = ttir.index("scf.for")
+    depth = 0
+    for i, c in enumerate(ttir[start:], start):
+        depth += (c == "{") - (c == "}")
+        if c == "}" and depth == 0 and "tt.dot" in ttir[start:i]:
+            return ttir[start:i]
+    raise AssertionError("no loop with a product")
+
+
+def check(found: Emitted, target: str) -> None:
+    result: Compiled = found.compiled
+    assert result.shared <= found.limit
+    assert result.spilled == 0
+    assert MATRIX[target] in result.tensor_cores
+
+
+def test_forward_for_hopper_has_no_predicate_in_the_loop_over_full_tiles() -> None:
+    found = compiled("causal", "cuda:90", "forward", 128)
+    check(found, "cuda:90")
+    loop = first_loop(found.compiled.ttir)
+    for word in ("arith.cmpi", "arith.cmpf", "arith.select", "arith.andi"):
+        assert word not in loop, loop
+    assert "arith.cmpi" in found.compiled.ttir[found.compiled.ttir.index(loop) + len(loop) :]
+
+
+def test_emit_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "window.mask"
+    file.write_text("pattern window_of(w: int) { attend causal & window(w) }\n")
+    out = tmp_path / "out"
+    words = ["emit", str(file), "--arg", "w=64", "--dim", "64", "--decode", "--standalone", "--out", str(out), "--json"]
+    assert run(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["kernel"] for row in told["kernels"]] == ["forward", "decode"]
+    assert sorted(p.name for p in out.iterdir()) == told["files"]
+    assert "# pattern window_of(w: int) {" in (out / "forward.py").read_text()
+    assert ".target sm_90a" in (out / "forward.ptx").read_text()
+    assert run(["emit", str(file), "--out", str(out)]) == 2  # w is missing
+    assert run(["emit", str(file), "--arg", "w=64", "--target", "cuda:10", "--out", str(out)]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", MATRIX)
+@pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_causal_fits_every_chip(target: str, stage: str, dim: int) -> None:
+    check(compiled("causal", target, stage, dim), target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("stage", ["forward", "decode", "dq", "dkv"])
+def test_patterns_compile_for_hopper(name: str, stage: str) -> None:
+    found = compiled(PATTERNS[name], "cuda:90", stage, 128)
+    assert found.compiled.shared <= found.limit
+    assert found.compiled.tensor_cores
+    if stage in ("forward", "dq") and "grid" not in name:
+        assert found.compiled.spilled == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dim", "dtype"), [(80, "bfloat16"), (256, "bfloat16"), (64, "float32"), (16, "float16")])
+@pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
+def test_dimensions_and_dtypes_fit(stage: str, dim: int, dtype: str) -> None:
+    found = compiled("causal", "cuda:90", stage, dim, dtype=dtype, ragged=True)
+    assert found.compiled.shared <= found.limit
