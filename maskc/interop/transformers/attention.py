@@ -90,6 +90,7 @@ def attend(
     how = _fit(program, request, pattern, length, softcap, s_aux, position_bias is not None)
     op = _op(fit(program, how), pattern, query.shape[1], _layer(module, program))
     bias = None if position_bias is None else position_bias[..., :length]
+    bias = bias[0] if bias is not None and bias.shape[0] == 1 else bias
     given = inputs_of(op.program, request, request.k_offset, length, more.get("maskc_inputs"), s_aux, bias)
     if pattern is not None and request.k_offset:
         check_dropped(op, request, more.get("maskc_inputs"))

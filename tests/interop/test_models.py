@@ -1,0 +1,132 @@
+"""Models of every kind with maskc for their attention: the logits and the tokens of eager attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs torch")
+transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+from .models import KINDS, N, left_padded, pair, tokens  # noqa: E402
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+#: Kind and number of tokens: one in make test, all in make test-all.
+GENERATED = [("gemma3", 10), *(pytest.param(k, 32, marks=pytest.mark.slow) for k in KINDS)]
+
+
+def logits(kind: str, **call: Any) -> tuple[Any, Any]:
+    with torch.no_grad():
+        eager, ours = (net(**call).logits for net in pair(kind))
+    return eager, ours
+
+
+@kinds
+def test_logits(kind: str) -> None:
+    eager, ours = logits(kind, input_ids=tokens())
+    torch.testing.assert_close(ours, eager, atol=1e-5, rtol=0)
+
+
+@kinds
+@pytest.mark.parametrize("side", ["left", "right", "holes"])
+def test_logits_with_padding(kind: str, side: str) -> None:
+    if kind == "llama4" and side == "holes":
+        pytest.skip("chunks are counted from the first real token in either case")
+    mask = left_padded() if side == "left" else left_padded().flip(1)
+    if side == "holes":
+        mask = left_padded(3)
+        mask[1, 11] = 0
+    eager, ours = logits(kind, input_ids=tokens(), attention_mask=mask, use_cache=False)
+    torch.testing.assert_close(ours[mask.bool()], eager[mask.bool()], atol=1e-5, rtol=0)
+
+
+@kinds
+def test_logits_of_packed_documents(kind: str) -> None:
+    positions = torch.cat([torch.arange(n) for n in (5, 12, 1, N - 18)])[None]
+    eager, ours = logits(kind, input_ids=tokens(1), position_ids=positions, use_cache=False)
+    torch.testing.assert_close(ours, eager, atol=1e-5, rtol=0)
+    alone, _ = logits(kind, input_ids=tokens(1), use_cache=False)
+    assert (alone - eager).abs().max() > 1e-3, "the packing is not felt"
+
+
+def generated(net: Any, count: int, **how: Any) -> Any:
+    mask = left_padded()
+    return net.generate(tokens(), attention_mask=mask, max_new_tokens=count, do_sample=False, eos_token_id=None, **how)
+
+
+@pytest.mark.parametrize(("kind", "count"), GENERATED)
+@pytest.mark.parametrize("cache", ["sliding", "dynamic", "static"])
+def test_greedy_tokens_with_left_padding(kind: str, count: int, cache: str) -> None:
+    how = {"cache_implementation": "static"} if cache == "static" else {}
+    results = []
+    for net in pair(kind):
+        if cache == "dynamic":  # without the config no layer drops its keys
+            how = {"past_key_values": transformers.DynamicCache()}
+        results.append(generated(net, count, **how))
+    assert results[0].shape == (2, N + count)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss", "mixtral"])
+def test_gradients_with_checkpointing(kind: str) -> None:
+    found = []
+    for net in pair(kind):
+        net.train()
+        net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            net.zero_grad()
+            net(input_ids=tokens(), labels=tokens(), use_cache=False).loss.backward()
+            found.append([p.grad.clone() for p in net.parameters() if p.grad is not None])
+        finally:
+            net.gradient_checkpointing_disable()
+            net.eval()
+            net.zero_grad()
+    assert len(found[0]) == len(found[1]) > 10
+    for eager, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, eager, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("cache", ["sliding", "static"])
+def test_a_prompt_in_pieces(cache: str) -> None:
+    """Several new tokens at once over a cache that has dropped keys: what one pass over everything gives."""
+    _, net = pair("gemma3")
+    ids = tokens(1)
+    made = transformers.StaticCache(config=net.config, max_cache_len=40)
+    past = transformers.DynamicCache(config=net.config) if cache == "sliding" else made
+    with torch.no_grad():
+        whole = net(input_ids=ids).logits
+        pieces = [
+            net(input_ids=ids[:, a:b], past_key_values=past).logits for a, b in ((0, 11), (11, 12), (12, 17), (17, N))
+        ]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-5, rtol=0)
+
+
+def test_encoders() -> None:
+    """BERT, ModernBERT and T5, whose decoder looks at its encoder and has learned biases."""
+    from maskc.interop.transformers import register
+
+    from .models import TINY, perturbed
+
+    register()
+    lengths = torch.tensor([9, N])
+    real = torch.arange(N)[None] < lengths[:, None]
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_heads": 4, "num_layers": 2, "decoder_start_token_id": 0}
+    configs = {
+        "bert": transformers.BertConfig(**TINY, num_hidden_layers=2),
+        "modernbert": transformers.ModernBertConfig(
+            **TINY, num_hidden_layers=4, local_attention=8, cls_token_id=1, sep_token_id=2
+        ),
+        "t5": transformers.T5Config(**sizes, vocab_size=64),
+    }
+    for kind, config in configs.items():
+        found = []
+        for implementation in ("eager", "maskc"):
+            torch.manual_seed(0)
+            config._attn_implementation = implementation
+            net = perturbed(transformers.AutoModel.from_config(config, attn_implementation=implementation)).eval()
+            more = {"decoder_input_ids": tokens(2, 6)} if kind == "t5" else {}
+            with torch.no_grad():
+                state = net(input_ids=tokens(), attention_mask=real.long(), **more).last_hidden_state
+            found.append(state if kind == "t5" else state[real])
+        torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=0, msg=lambda m, kind=kind: f"{kind}: {m}")
