@@ -7,7 +7,7 @@ TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)
 PYTEST := $(PY) -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench fmt lint clean
+.PHONY: help demo test test-all bench bench-gpu fmt lint clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*##  */\1 /p' Makefile | while read -r name text; do printf 'make %-9s %s\n' "$$name" "$$text"; done
@@ -30,6 +30,10 @@ bench: $(STAMP)  ## every benchmark, one after the other
 	@set -e; for script in benchmarks/*.py; do \
 		[ -e "$$script" ] || { echo "no benchmarks yet"; break; }; \
 		case "$$script" in */_*) ;; *) echo "== $$script"; $(PY) "$$script" ;; esac; done
+
+# With whatever torch and triton this machine has: the environment above holds those for the CPU.
+bench-gpu:  ## attention on this machine's GPU against others, in under 8 minutes
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py
 
 fmt: $(STAMP)  ## format the Python code and the example patterns
 	$(PY) -m ruff check --fix --quiet . || true
