@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -243,8 +245,16 @@ def decode(count: int) -> None:
 
 def _alone(name: str, *arguments: int) -> str:
     """What a function of this file prints, run in a process of its own."""
-    command = [sys.executable, __file__, "--alone", name, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
+    command = [sys.executable, __file__, "--threads", str(torch.get_num_threads())]
+    with tempfile.TemporaryDirectory() as fresh:  # nothing that was compiled by an earlier run
+        done = subprocess.run(
+            [*command, "--alone", name, *map(str, arguments)],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": fresh},
+        )
+    return done.stdout.strip().splitlines()[-1]
 
 
 SECTIONS = {f.__name__: f for f in (forward, backward, first, memory, decode)}
