@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskc.cli import options as o
+from maskc.cli import pictures
 from maskc.cli.style import colored, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 
@@ -36,25 +38,64 @@ def command(
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
     png: Annotated[str | None, typer.Option("--png", metavar="OUT", help="Write a PNG file instead.")] = None,
+    svg: Annotated[str | None, typer.Option("--svg", metavar="OUT", help="Write an SVG file instead.")] = None,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="OUT", help="Write a page to zoom and ask in, instead.")
+    ] = None,
+    diff: Annotated[
+        str | None, typer.Option("--diff", metavar="OTHER", help="Show where another file differs.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option("--token", metavar="Q", help="Show what one query sees: a position, or y,x in a grid.")
+    ] = None,
+    score: Annotated[bool, typer.Option("--score", help="Show the score expression as a heat map.")] = False,
+    reach: Annotated[
+        bool, typer.Option("--reach", help="Show after how many of --layers a query knows a key.")
+    ] = False,
+    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Layers of --reach and --html.")] = None,
+    theme: Annotated[str, typer.Option("--theme", help="Colours of files: auto, light or dark.")] = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """Draw which keys each query keeps. What the pattern needs and is not given is made up, and said so."""
     from maskc.cli.values import setting
 
+    if theme not in pictures.THEMES:
+        raise MaskcError(Diagnostic("E503", f"--theme {theme}: expected auto, light or dark"))
     program = o.program_of(file, name)
-    given = setting([program], q=q, k=k, head=_highest(head), heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
+    programs = [program] if diff is None else [program, o.program_of(diff)]
+    last = max(layer, (layers or 1) - 1)
+    given = setting(programs, q=q, k=k, head=_highest(head), heads=heads, layer=last, sizes=size, args=arg, seed=seed)
+    given = dataclasses.replace(given, layer=layer)
     binding = given.bind(program)
     chosen = _heads(head, binding.heads)
+    subject = pictures.Subject(programs, given, chosen, layers or 1, token, score, reach)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
-    if png is not None:
-        _png(program, binding, chosen, png)
-    elif as_json:
+    if html is not None:
+        pictures.write_html(subject, html, theme, file)
+    for path, ending in ((svg, ".svg"), (png, ".png")):
+        if path is not None:
+            pictures.write_picture(subject, path, ending, theme)
+    if html or svg or png:
+        return
+    if as_json:
         typer.echo(json.dumps(_data(program, binding, chosen)))
+    elif not subject.is_plain or len(chosen) > 1:
+        print_text(_panels(subject))
     else:
-        for each in chosen:
-            print_text(picture(program, binding, each))
+        print_text(picture(program, binding, chosen[0]))
+
+
+def _panels(subject: pictures.Subject) -> Text:
+    """Panels in the terminal; the heads of one mask as a contact sheet."""
+    from maskc.picture.text import draw_panels
+
+    surface = canvas()
+    room = min((surface.width - 8) // 2, surface.rows)
+    if len(subject.heads) > 1:
+        room = max(8, min(room, (surface.width - 8 * 3) // 2 // 3))
+    return title_and(pictures.title_of(subject), draw_panels(pictures.panels_of(subject, cells=room), surface))
 
 
 def _highest(head: str) -> int:
@@ -128,16 +169,3 @@ def _data(program: Program, binding: Binding, heads: Sequence[int]) -> dict[str,
         panels.append({"head": head, "q_step": cells.q_step, "k_step": cells.k_step, "kept": cells.kept, "cells": rows})
     place = {"q_len": binding.q_len, "k_len": binding.k_len, "layer": binding.layer}
     return {"maskc": 1, "pattern": program.name, **place, "heads": panels}
-
-
-def _png(program: Program, binding: Binding, heads: Sequence[int], path: str) -> None:
-    from maskc.picture.cells import survey
-    from maskc.picture.png import save_png
-
-    panels = []
-    for head in heads[:16]:
-        cells = survey(program, binding, head=head, rows=256, columns=256)
-        kept = "" if cells.kept is None else f", {100 * cells.kept:.3g} % kept"
-        panels.append((f"head {head}{kept}", cells))
-    save_png(panels, path, title=f"{program.name}, layer {binding.layer}")
-    typer.echo(f"{path} written" + (f" (the first 16 of {len(heads)} heads)" if len(heads) > 16 else ""))

@@ -214,7 +214,7 @@ def _expressions(
     roots = [n for v in views for n in (*(r for _, r in v.roots), *(w for _, w in v.whys))]
     params = {p.name: p for each in (program, *(() if other is None else (other[0],))) for p in each.params}
     scores = [v.score for v in views if v.score is not None and _readable(v.score, binding)]
-    nothing = {"nodes": [], "tables": {}, "texts": {}, "sources": {}, "numbers": {}}
+    nothing: dict[str, Any] = {"nodes": [], "tables": {}, "texts": {}, "sources": {}, "numbers": {}}
     if sum(1 for _ in postorder(roots)) > _MOST_NODES:
         return {**nothing, "reason": "the mask has too many clauses to be evaluated here: tiles only"}
     try:

@@ -21,7 +21,7 @@ __all__ = ["Band", "bands", "closed", "difference", "plan_within"]
 #: Spans of a band at most; one with more is only noise.
 _MOST_SPANS = 400
 #: What planning for a picture may cost, in evaluations of the mask at a point: about a second.
-BUDGET = 30_000_000
+BUDGET = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def plan_within(
     """
     longest = max([1, *(n for _, b in jobs for n in (b.q_len, b.k_len))])
     size = tile
-    while -(-longest // size) > 256:
+    while -(-longest // size) > 1024:
         size *= 2
     try:
         plans = _plans(jobs, size)
@@ -137,6 +137,9 @@ def plan_within(
         if error.codes != ("E801",):
             raise
         return size, [_unknown(program, binding, size) for program, binding in jobs], False
+    while _runs(plans) > most_runs and size < longest:
+        size *= 2
+        plans = _plans(jobs, size)
     while size > tile and 4 * _runs(plans) <= most_runs:
         try:
             finer = _plans(jobs, size // 2)

@@ -76,14 +76,15 @@ def test_half_blocks_carry_the_colours_of_two_cells() -> None:
     assert styles == {f"{full} on {full}", f"{empty} on {full}", f"{empty} on {empty}"}
 
 
-def test_png_panels_share_axes_names(tmp_path: object) -> None:
+def test_png_panels_are_written(tmp_path: object) -> None:
     pytest.importorskip("matplotlib")
     from pathlib import Path
 
+    from maskc.picture.panels import mask_panels
     from maskc.picture.png import save_png
 
     (program,) = lower_text("sliding_window(9)")
-    found = survey(program, make_binding(program, 30, 64), rows=16, columns=16)
+    (panel,) = mask_panels(program, make_binding(program, 30, 64), cells=16, tile=16)
     path = Path(str(tmp_path)) / "a" / "b.png"
-    save_png([("$one$", found), ("two", found)], path, title="both", tile=16)
+    save_png([panel, panel], path, title="$both$")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -1,0 +1,143 @@
+"""What ``maskc show`` draws besides the plain picture in the terminal: panels and pages, and where they go."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from maskc.diagnostics import Diagnostic, MaskcError
+
+if TYPE_CHECKING:
+    from maskc.cli.values import Setting
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+    from maskc.picture.panels import Panel
+
+__all__ = ["THEMES", "Subject", "panels_of", "position", "title_of", "write_html", "write_picture"]
+
+THEMES = ("auto", "light", "dark")
+_MOST_PANELS = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be seen: of ``programs`` (two: a difference) under ``given``, for ``heads``.
+
+    ``layers``: how many to look at; ``token``: the query whose neighbourhood is meant, as it was typed.
+    """
+
+    programs: Sequence[Program]
+    given: Setting
+    heads: Sequence[int]
+    layers: int = 1
+    token: str | None = None
+    score: bool = False
+    reach: bool = False
+
+    def binding(self, program: Program, layer: int | None = None) -> Binding:
+        given = self.given if layer is None else dataclasses.replace(self.given, layer=layer)
+        return given.bind(program)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one mask, and nothing else."""
+        return len(self.programs) == 1 and self.token is None and not self.score and not self.reach
+
+
+def panels_of(subject: Subject, cells: int = 96) -> list[Panel]:
+    """The panels that show the subject. Raises MaskcError."""
+    from maskc.picture import panels as p
+
+    program = subject.programs[0]
+    binding = subject.binding(program)
+    if subject.token is not None:
+        return p.neighbour_panels(program, binding, position(program, binding, subject.token), subject.heads[0])
+    if subject.reach:
+        layers = [subject.binding(program, layer) for layer in range(subject.layers)]
+        return [p.reach_panel(program, layers, cells=cells)]
+    if subject.score:
+        if not p.is_scored(program):
+            raise MaskcError(Diagnostic("E503", f"{program.name!r} has no score expression to draw"))
+        return [p.heat_panel(program, binding, head, cells=cells) for head in subject.heads[:_MOST_PANELS]]
+    if len(subject.programs) == 2:
+        other = subject.programs[1]
+        pair = ((program, binding), (other, subject.binding(other)))
+        return [p.diff_panel(*pair, head, cells=cells) for head in subject.heads[:_MOST_PANELS]]
+    return p.mask_panels(program, binding, subject.heads[:_MOST_PANELS], cells=cells)
+
+
+def position(program: Program, binding: Binding, token: str) -> int:
+    """The absolute position of a query, given as such or by its coordinates in the grid: "5,7". Raises E504."""
+    parts = [t.strip() for t in token.split(",")]
+    if not all(t.isdecimal() and len(t) < 10 for t in parts):
+        raise MaskcError(Diagnostic("E503", f"--token {token}: expected a position, or coordinates as in 5,7"))
+    numbers = [int(t) for t in parts]
+    if len(numbers) == 1:
+        return numbers[0]
+    space, at = (program.q_space if program.cross else program.k_space), 0
+    for segment in space.segments:
+        extents = [binding.size(e.name) for e in segment.extents]
+        if len(segment.axes) == len(numbers) and all(n < e for n, e in zip(numbers, extents, strict=True)):
+            inside = 0
+            for n, e in zip(numbers, extents, strict=True):
+                inside = inside * e + n
+            return at + inside
+        size = 1
+        for e in extents:
+            size *= e
+        at += size
+    raise MaskcError(Diagnostic("E504", f"--token {token}: no grid has a token at these coordinates"))
+
+
+def title_of(subject: Subject) -> str:
+    """One line about what is drawn."""
+    given = subject.given
+    names = " and ".join(p.name for p in subject.programs)
+    head = f", head {subject.heads[0]}" if len(subject.heads) == 1 and given.heads > 1 else ""
+    token = f", what query {subject.token} sees" if subject.token is not None else ""
+    return f"{names}: {given.q_len:,} queries × {given.k_len:,} keys{head}{token}"
+
+
+def write_picture(subject: Subject, path: str, ending: str, theme: str) -> None:
+    """Write a picture; ``ending``: ".svg" or ".png"."""
+    panels = panels_of(subject)
+    if ending == ".png":
+        from maskc.picture.png import save_png
+
+        save_png(panels, path, title=title_of(subject), theme=theme)
+        typer.echo(f"{path} written")
+    else:
+        from maskc.picture.svg import svg
+
+        _write(path, svg(panels, title=title_of(subject), theme=theme))
+    if len(subject.heads) > _MOST_PANELS:
+        sys.stderr.write(f"note: the first {_MOST_PANELS} of {len(subject.heads)} heads are drawn\n")
+
+
+def write_html(subject: Subject, path: str, theme: str, file: str) -> None:
+    """Write the page. ``file``: where the pattern was read, so that clauses are named as they are written there."""
+    from maskc.cli.checking import source_of
+    from maskc.picture.html import html_page
+
+    layers = range(subject.layers) if subject.layers > 1 else [subject.given.layer]
+    bindings = [[subject.binding(p, layer) for layer in layers] for p in subject.programs]
+    other = (subject.programs[1], bindings[1]) if len(subject.programs) == 2 else None
+    source = None if file == "-" else source_of(file)
+    head = subject.heads[0]
+    _write(path, html_page(subject.programs[0], bindings[0], other=other, source=source, theme=theme, head=head))
+
+
+def _write(path: str, text: str) -> None:
+    where = Path(path)
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MaskcError(Diagnostic("E003", f"cannot write {path}: {error.strerror}")) from None
+    typer.echo(f"{path} written ({len(text.encode()) / 1024:,.0f} KiB)")

@@ -1,0 +1,361 @@
+"""Panels: grids of cells with a meaning each, and the ways to make one: of masks, differences, scores, neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.nodes import Symbol, Type
+from maskc.ir.program import Program
+from maskc.picture.scene import BUDGET, Band, bands, difference
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from maskc.ir.binding import Binding
+
+    Matrix = npt.NDArray[np.uint8]
+
+__all__ = ["COLORS", "Panel", "diff_panel", "heat_panel", "is_scored", "mask_panels", "neighbour_panels", "reach_panel"]
+
+#: Colour of every class of cell, on light and on dark ground. Within a scale lightness alone tells them apart;
+#: the two sides of a difference are blue and vermilion, which the colour-blind tell apart too.
+COLORS: dict[str, tuple[str, str]] = {
+    "none": ("#ffffff", "#10151b"),
+    "some1": ("#dbe9f6", "#1b3147"),
+    "some2": ("#abcfe6", "#24507a"),
+    "some3": ("#68abd3", "#3478ac"),
+    "some4": ("#3282bd", "#62a3d6"),
+    "full": ("#084594", "#b3daff"),
+    "both": ("#969ca3", "#6e7882"),
+    "first": ("#084594", "#8cc4ff"),
+    "second": ("#d55e00", "#f0a03c"),
+    "mixed": ("#cfd4da", "#3a424c"),
+    "self": ("#e5007e", "#ff5fb0"),
+    **{f"more{i}": c for i, c in enumerate([("#c8cdd3", "#3c4650"), ("#a4bfdc", "#46688c"), ("#5f92c8", "#5f98cd"),
+                                           ("#084594", "#b3daff")])},
+    **{f"less{i}": c for i, c in enumerate([("#c8cdd3", "#3c4650"), ("#e6b58c", "#80592e"), ("#dd8540", "#b87a33"),
+                                           ("#b34700", "#ffb65c")])},
+    **{f"step{i}": c for i, c in enumerate([("#0b2e5c", "#e8f3ff"), ("#08519c", "#b3daff"), ("#3182bd", "#7db8ea"),
+                                           ("#6baed6", "#4c8fc6"), ("#9ecae1", "#35699a"), ("#c6dbef", "#264a6e"),
+                                           ("#e3eef8", "#1b3147")])},
+}  # fmt: skip
+_EVALUATED = 1 << 20
+_MOST_REACH = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """A grid of cells.
+
+    Attributes:
+        title: what is shown.
+        cells: (rows, columns); the number of each cell's class.
+        classes: (key of ``COLORS``, label) by number; those of an empty label are not in the legend.
+        q_step, k_step: queries and keys a cell covers.
+        q_len, k_len, q_start: lengths, and the absolute position of the first query.
+        tile: draw a grid of so many queries and keys; 0 for none.
+        q_bands, k_bands: stripes along the axes.
+        axes: names of the vertical and of the horizontal axis.
+        note: a line below.
+    """
+
+    title: str
+    cells: Matrix
+    classes: tuple[tuple[str, str], ...]
+    q_step: int
+    k_step: int
+    q_len: int
+    k_len: int
+    q_start: int = 0
+    tile: int = 0
+    q_bands: tuple[Band, ...] = ()
+    k_bands: tuple[Band, ...] = ()
+    axes: tuple[str, str] = ("query", "key")
+    note: str = ""
+
+
+_SHADES = (
+    ("none", "not kept"),
+    ("some1", ""),
+    ("some2", "some kept"),
+    ("some3", ""),
+    ("some4", ""),
+    ("full", "all kept"),
+)
+_PAIRS = (*_SHADES[:1], *((c, "") for c, _ in _SHADES[1:5]), ("full", "kept"))
+
+
+def mask_panels(
+    program: Program, binding: Binding, heads: Sequence[int] = (0,), *, cells: int = 96, tile: int = 128
+) -> list[Panel]:
+    """One panel a head, in at most ``cells`` rows and columns. Raises MaskcError if the planner refuses.
+
+    Short masks are counted, cell by cell; long ones are taken from a plan with tiles of the cells' size,
+    so that a mask of a million tokens takes no longer.
+    """
+    step = _step(binding, cells)
+    kinds = {} if binding.q_len * binding.k_len <= _EVALUATED else _kinds(program, binding, step)
+    found = []
+    for head in heads:
+        cell = kinds[head] if kinds else _counted(program, binding, head, cells)
+        title = f"head {head} of {binding.heads}" if binding.heads > 1 else ""
+        found.append(_over(program, binding, title, cell, _PAIRS if step == 1 else _SHADES, step, tile))
+    return found
+
+
+def _step(binding: Binding, cells: int) -> int:
+    step = max(1, -(-max(binding.q_len, binding.k_len) // cells))
+    unit = 1 if step <= 16 else 8 if step <= 1024 else 1024
+    return -(-step // unit) * unit
+
+
+def _over(
+    program: Program,
+    binding: Binding,
+    title: str,
+    cells: Matrix,
+    classes: tuple[tuple[str, str], ...],
+    step: int,
+    tile: int,
+) -> Panel:
+    sides = [bands(program, binding, side)[:1] for side in ("q", "k")]
+    return Panel(
+        title, cells, classes, step, step, binding.q_len, binding.k_len, binding.offset, tile, sides[0], sides[1]
+    )
+
+
+def _counted(program: Program, binding: Binding, head: int, cells: int) -> Matrix:
+    import numpy as np
+
+    from maskc.picture.cells import survey
+
+    found = survey(program, binding, head=head, rows=cells, columns=cells)
+    shade = 1 + np.minimum(np.nan_to_num(found.density, nan=0.5) * 4, 3).astype(np.uint8)
+    return np.choose(found.kind, [np.zeros_like(shade), shade, np.full_like(shade, 5)]).astype(np.uint8)
+
+
+def _kinds(program: Program, binding: Binding, step: int) -> dict[int, Matrix]:
+    """The shade of every cell for every head, from a plan with tiles that are not too coarse to be evaluated."""
+    import numpy as np
+
+    from maskc.tiles import make_plan
+
+    tile = step // _fold(step)
+    plan = make_plan(program, binding, q_tile=tile, k_tile=tile, budget=BUDGET)
+    numbers = np.array([0, 2, 5], np.uint8)
+    made: dict[int, Matrix] = {}
+    found = {}
+    for head in range(binding.heads):
+        runs = plan.group_of(head).runs
+        if id(runs) not in made:
+            made[id(runs)] = numbers[_folded(plan.kinds(plan.group_of(head)), step // tile)]
+        found[head] = made[id(runs)]
+    return found
+
+
+def _fold(step: int) -> int:
+    """Into how many tiles a cell's side is cut: tiles of more than 1024 cost much where they have to be evaluated."""
+    return next(n for n in range(1, step + 1) if step % n == 0 and step // n <= 1024)
+
+
+def _folded(kinds: Matrix, n: int) -> Matrix:
+    """Kinds of squares of n by n tiles: full or empty where all of them are."""
+    import numpy as np
+
+    rows, columns = (np.arange(0, length, n) for length in kinds.shape)
+    least = np.minimum.reduceat(np.minimum.reduceat(kinds, rows, axis=0), columns, axis=1)
+    most = np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
+    return np.where(least == most, least, 1).astype(np.uint8)
+
+
+def diff_panel(
+    a: tuple[Program, Binding], b: tuple[Program, Binding], head: int = 0, *, cells: int = 96, tile: int = 128
+) -> Panel:
+    """What both patterns keep, and what only one does.
+
+    Raises MaskcError if they are over different lengths, or the planner refuses.
+    """
+    import numpy as np
+
+    binding, masks = difference(a, b)
+    step = _step(binding, cells)
+    both, first, second = (_kinds(p, binding, step)[head] for _, p in masks)
+    cell = np.zeros(both.shape, np.uint8)
+    cell[(both > 0) | (first > 0) | (second > 0)] = 4  # some of this and some of that
+    for number, kind, others in ((1, both, (first, second)), (2, first, (both, second)), (3, second, (both, first))):
+        cell[(kind > 0) & (others[0] == 0) & (others[1] == 0)] = number
+    labels = [label for label, _ in masks]
+    mixed = "" if step == 1 else "both kinds within a cell"
+    classes = (("none", "neither"), ("both", labels[0]), ("first", labels[1]), ("second", labels[2]), ("mixed", mixed))
+    note = (
+        ""
+        if step == 1
+        else "A cell of one colour holds no other kind of kept pair; it may hold pairs that are not kept."
+    )
+    panel = _over(a[0], binding, f"head {head}" if binding.heads > 1 else "", cell, classes, step, tile)
+    return Panel(**{**vars(panel), "note": note})
+
+
+def heat_panel(program: Program, binding: Binding, head: int = 0, *, cells: int = 96) -> Panel:
+    """What the score expression makes of a score of 0, at the first pair of every cell that is kept.
+
+    Raises KeyError if it reads an input that was not given.
+    """
+    import numpy as np
+
+    from maskc.ir.evaluate import evaluate
+
+    step = _step(binding, cells)
+    q = binding.offset + np.arange(0, binding.q_len, step, dtype=np.int64)[:, None]
+    k = np.arange(0, binding.k_len, step, dtype=np.int64)[None]
+    at: dict[str, Any] = {"q": q, "k": k, "h": head, "b": 0, "params": program.params}
+    shape = (q.size, k.size)
+    kept = np.broadcast_to(evaluate(program.mask, binding, **at), shape)
+    zero = np.zeros(shape)
+    score = np.broadcast_to(evaluate(program.score, binding, s=zero, **at), shape)
+    shown = kept & np.isfinite(score)
+    most = float(np.abs(score[shown]).max()) if shown.any() else 0.0
+    level = np.minimum(3, np.ceil(3 * np.abs(np.where(shown, score, 0)) / (most or 1.0))).astype(np.uint8)
+    cell = np.where(score < 0, 4 + level, level + 1)
+    cell = np.where(level == 0, 1, cell)
+    cell = np.where(kept, np.where(np.isneginf(score), 0, cell), 0).astype(np.uint8)
+    bounds = [f"{most * i / 3:.3g}" for i in range(4)]
+    more = tuple((f"more{i}", f"+{bounds[i - 1]} to +{bounds[i]}") for i in (1, 2, 3))
+    less = tuple((f"less{i}", f"\N{MINUS SIGN}{bounds[i - 1]} to \N{MINUS SIGN}{bounds[i]}") for i in (1, 2, 3))
+    classes = (("none", "not kept"), ("more0", "unchanged"), *more, *less)
+    used = set(np.unique(cell).tolist()) | {0, 1}
+    classes = tuple((c, label if i in used else "") for i, (c, label) in enumerate(classes))
+    note = "" if step == 1 else f"Evaluated at every {step}th query and key."
+    panel = _over(program, binding, "score at s = 0", cell, classes, step, 0)
+    return Panel(**{**vars(panel), "note": note})
+
+
+def reach_panel(program: Program, layers: Sequence[Binding], head: int | None = None, *, cells: int = 96) -> Panel:
+    """After how many layers a query knows of a key: by way of any head, or of one.
+
+    ``layers``: a binding for every layer, over one sequence. A cell shows the least of its pairs.
+    Raises MaskcError (E504) beyond 2048 tokens, where the exact answer takes too long, and for cross-attention.
+    """
+    import numpy as np
+
+    first = layers[0]
+    if first.q_len != first.k_len or first.cross or program.cross:
+        raise MaskcError(Diagnostic("E504", "reach is about self-attention over a whole sequence"))
+    if first.q_len > _MOST_REACH:
+        message = f"reach is drawn for up to {_MOST_REACH} tokens, not {first.q_len}"
+        raise MaskcError(Diagnostic("E504", message, hint=f"give a shorter length, as in --q {_MOST_REACH}"))
+    after = _reach(program, layers, head)
+    step = _step(first, cells)
+    starts = np.arange(0, first.q_len, step)
+    least = np.minimum.reduceat(np.minimum.reduceat(after, starts, axis=0), starts, axis=1)
+    never = len(layers) + 1
+    cell = np.where(least == never, 0, 1 + np.minimum(least - 1, 6)).astype(np.uint8)
+    names = [f"after {i} layer{'s' if i > 1 else ''}" for i in range(1, len(layers) + 1)][:7]
+    if len(layers) > 7:
+        names[6] = "after 7 or more"
+    classes = (("none", "never"), *((f"step{i}", name) for i, name in enumerate(names)))
+    panel = _over(program, first, "reach", cell, classes, step, 0)
+    return Panel(**{**vars(panel), "note": "By residual connections, every token knows of itself from the start."})
+
+
+def _reach(program: Program, layers: Sequence[Binding], head: int | None) -> npt.NDArray[np.int64]:
+    """(n, n): after how many layers query q can depend on the input of key k; one more than there are if never."""
+    import numpy as np
+
+    from maskc.ir.evaluate import dense
+
+    n = layers[0].q_len
+    known = np.eye(n, dtype=np.float32)
+    after = np.full((n, n), len(layers) + 1, np.int64)
+    for i, binding in enumerate(layers):
+        heads = range(binding.heads) if head is None else [head]
+        kept = np.zeros((n, n), np.bool_)
+        for h in heads:
+            kept |= dense(program, binding, h)
+        seen = kept.astype(np.float32) @ known + known > 0
+        after = np.where(seen & (after > len(layers)), i + 1, after)
+        known = seen.astype(np.float32)
+    return after
+
+
+def neighbour_panels(program: Program, binding: Binding, query: int, head: int = 0, *, most: int = 16) -> list[Panel]:
+    """The keys that one query sees, drawn in the image or video itself: one panel a frame, the query's own first among
+    at most ``most``; a sequence without a grid is wrapped into rows.
+
+    ``query``: absolute position. Raises MaskcError (E504) if there is no such query.
+    """
+    import numpy as np
+
+    from maskc.ir.evaluate import dense
+
+    if not binding.offset <= query < binding.offset + binding.q_len:
+        there = f"there are queries {binding.offset} to {binding.offset + binding.q_len - 1}"
+        raise MaskcError(Diagnostic("E504", f"there is no query {query}", hint=there))
+    kept = dense(program, binding, head, 0, (query, query + 1))[0]
+    cell = np.where(kept, 1, 0).astype(np.uint8)
+    if not program.cross and query < binding.k_len:
+        cell[query] = 3 if kept[query] else 2
+    classes: tuple[tuple[str, str], ...] = (
+        ("none", "not seen"),
+        ("full", "seen"),
+        ("self", "the query, which does not see itself"),
+        ("self", "the query"),
+    )
+    used = set(np.unique(cell).tolist()) | {0, 1}
+    classes = tuple((c, label if i in used else "") for i, (c, label) in enumerate(classes))
+    panels, at = [], 0
+    for name, axes, shape in _segments(program, binding):
+        size = math.prod(shape)
+        frames = cell[at : at + size].reshape(-1, *shape[-2:])
+        for frame in range(frames.shape[0]):
+            title = f"{name} {frame}".strip() if frames.shape[0] > 1 else name
+            grid = frames[frame]
+            panels.append(Panel(title, grid, classes, 1, 1, grid.shape[0], grid.shape[1], axes=axes))
+        at += size
+    return _around(panels, most)
+
+
+def _around(panels: list[Panel], most: int) -> list[Panel]:
+    """The frame of the query and those next to it, in order; else those that hold something."""
+    own = next((i for i, p in enumerate(panels) if (p.cells >= 2).any()), 0)
+    first = max(0, min(own - most // 2, len(panels) - most))
+    return panels[first : first + most]
+
+
+def _segments(program: Program, binding: Binding) -> list[tuple[str, tuple[str, str], tuple[int, ...]]]:
+    """Name, axes and shape (at least two extents) of every stretch of keys."""
+    found: list[tuple[str, tuple[str, str], tuple[int, ...]]] = []
+    left = binding.k_len
+    for segment in program.k_space.segments:
+        extents = tuple(binding.size(e.name) for e in segment.extents)
+        left -= math.prod(extents)
+        if len(segment.axes) >= 2:
+            outer = " ".join(segment.axes[:-2])
+            name = f"{segment.name or ''} {outer}".strip()
+            found.append((name, (segment.axes[-2], segment.axes[-1]), extents))
+        else:
+            found += _wrapped(segment.name or " ".join(segment.axes), math.prod(extents))
+    if left > 0 and not program.k_space.segments:
+        found += _wrapped("keys", left)
+    return found
+
+
+def _wrapped(name: str, length: int) -> list[tuple[str, tuple[str, str], tuple[int, ...]]]:
+    """A sequence in rows of equal length, and the rest in a row of its own."""
+    width = length if length <= 64 else max(16, 1 << round(math.log2(math.sqrt(2 * length))))
+    rows, rest = divmod(length, width)
+    axes = (f"{width} a row", name)
+    found: list[tuple[str, tuple[str, str], tuple[int, ...]]] = [(name, axes, (rows, width))] if rows else []
+    if rest:
+        found.append((f"{name}, the rest", ("", name), (1, rest)))
+    return found
+
+
+def is_scored(program: Program) -> bool:
+    """Whether there is a score expression to draw."""
+    return program.score is not Symbol("s") and program.score.type is Type.FLOAT
