@@ -11,7 +11,7 @@ __all__ = ["CASES", "Case"]
 @dataclass(frozen=True)
 class Case:
     """A call. ``floats``: shapes of float inputs; ``inputs``: the other inputs. ``splits``: decode with so many.
-    ``clauses``: intervals a query that partial tiles are masked by, put into the plan by hand."""
+    ``clauses``: intervals a query, which are put into the plan by hand and mask partial tiles."""
 
     text: str
     q_len: int = 40
@@ -30,6 +30,7 @@ class Case:
     inputs: dict[str, Any] = field(default_factory=dict)
     floats: dict[str, tuple[int, ...]] = field(default_factory=dict)
     strided: bool = False
+    clauses: int | None = None
 
 
 _DOCUMENTS = [0] * 13 + [1] * 20 + [2] * 7
@@ -47,6 +48,33 @@ CASES: dict[str, Case] = {
         heads=1,
         batch=2,
         inputs={"doc": [_DOCUMENTS, [0] * 25 + [5] * 15]},
+    ),
+    "documents-by-intervals": Case(
+        "pattern p(doc: int[token]) { attend same(doc) & causal & q % 5 > 0 }", inputs={"doc": _DOCUMENTS}, clauses=1
+    ),
+    "grid-by-intervals": Case(
+        "pattern p over grid(y, x) { attend neighborhood(y, 3) & neighborhood(x, 3) }",
+        45,
+        45,
+        sizes={"y": 5, "x": 9},
+        clauses=3,
+    ),
+    "heads-by-intervals": Case(
+        "pattern p(w: int[head], doc: int[token]) { attend same(doc) & abs(q - k) < w[h] | k < 2 }",
+        30,
+        40,
+        inputs={"w": [3, 9], "doc": _DOCUMENTS},
+        clauses=2,
+    ),
+    "decode-by-intervals": Case(
+        "pattern p(doc: int[token]) { attend same(doc) | k < 3 }",
+        2,
+        40,
+        4,
+        2,
+        inputs={"doc": _DOCUMENTS},
+        clauses=2,
+        splits=2,
     ),
     "padding": Case(
         "pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}
