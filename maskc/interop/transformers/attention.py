@@ -59,8 +59,16 @@ def mask(
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
     pattern = pattern_of(config, bidirectional=demand.bidirectional)
+    if pattern is not None:
+        _say_so(config)
     request = Request(demand, pattern, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real, config)
     return MaskHandle(request, device)
+
+
+def _say_so(config: Any) -> None:
+    """Let a config with a pattern name the implementation when it is saved; reading one takes that away."""
+    if "attn_implementation" not in vars(config):
+        config.attn_implementation = NAME
 
 
 def attend(
