@@ -168,16 +168,22 @@ class Classifier:
         return low, high, attained & (dense | functools.reduce(np.logical_and, map(np.equal, lows, highs)))
 
     def _table(self, node: Lookup, indices: list[Range]) -> tuple[Array, list[Range]]:
-        table = self._fields.get(node.name)
-        if table is None:
-            dtype = {Type.INT: np.int64, Type.BOOL: np.bool_, Type.FLOAT: np.float64}[node.type]
-            table = self._fields[node.name] = np.asarray(self.binding.tables[node.name], dtype)
+        table = self.table(node.name)
         domain = self.domains[node.name]
         shift = ranges.constant(-self.binding.offset)
         spans = [_shifted(r, shift) if d == "q" else r for d, r in zip(domain, indices, strict=True)]
-        if node.name in self.binding.batched:
-            table = table[min(self.batch, table.shape[0] - 1)]
         return table, spans
+
+    def table(self, name: str) -> Array:
+        """A table or an input as int64, bool or float64, of this batch entry."""
+        table = self._fields.get(name)
+        if table is None:
+            type_ = next(p.type for p in self.params if p.name == name)
+            dtype = {Type.INT: np.int64, Type.BOOL: np.bool_, Type.FLOAT: np.float64}[type_]
+            table = self._fields[name] = np.asarray(self.binding.tables[name], dtype)
+        if name in self.binding.batched:
+            table = table[min(self.batch, table.shape[0] - 1)]
+        return table
 
     def _field(self, name: str, table: Array, kind: Any) -> Any:
         key = (name, table.ctypes.data, table.shape, table.strides)

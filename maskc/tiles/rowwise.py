@@ -9,7 +9,7 @@ it is decided here, in time proportional to the number of intervals; the rest is
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,10 +53,12 @@ class Digit:
 
 @dataclass(frozen=True)
 class Solved:
-    """A clause: bounds on the key, on digits of it, a condition on the query, and what is left to test."""
+    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a
+    condition on the query, and what is left to test."""
 
     bounds: Bounds
     digits: tuple[Digit, ...]
+    labels: tuple[str, ...]
     guard: Node
     residual: Node
 
@@ -72,7 +74,7 @@ class RowForm:
 def row_form(mask: Node) -> RowForm | None:
     """The row form of a bound, normalised mask; None if no clause says anything about the key."""
     clauses = tuple(_solved(c) for c in rows(mask))
-    if any(not (c.bounds.lo or c.bounds.hi or c.digits) and c.residual is not TRUE for c in clauses):
+    if any(not (c.bounds.lo or c.bounds.hi or c.digits or c.labels) and c.residual is not TRUE for c in clauses):
         return None
     nodes = [n for c in clauses for b in (c.bounds, *(d.bounds for d in c.digits)) for n in (*b.lo, *b.hi)]
     nodes += [c.guard for c in clauses]
@@ -82,9 +84,14 @@ def row_form(mask: Node) -> RowForm | None:
 def _solved(clause: Clause) -> Solved:
     guard: list[Node] = []
     rest: list[Node] = []
+    labels: list[str] = []
     digits: dict[tuple[int, int], Bounds] = {}
     for part in _conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
+        label = _equal_label(part)
+        if label is not None:
+            labels.append(label)
+            continue
         digit = _digit_bounds(part) if "k" in names else None
         if "k" not in names:
             guard.append(part)
@@ -97,9 +104,18 @@ def _solved(clause: Clause) -> Solved:
     lo = () if clause.lo is None else (clause.lo,)
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    return Solved(
-        Bounds(lo, hi), tuple(Digit(*place, b) for place, b in ordered), conjunction(guard), conjunction(rest)
-    )
+    places = tuple(Digit(*place, b) for place, b in ordered)
+    return Solved(Bounds(lo, hi), places, tuple(labels), conjunction(guard), conjunction(rest))
+
+
+def _equal_label(part: Node) -> str | None:
+    """The table if ``part`` is ``table[q] == table[k]``."""
+    if not (isinstance(part, Apply) and part.op == "eq"):
+        return None
+    a, b = part.args
+    if not (isinstance(a, Lookup) and isinstance(b, Lookup) and a.name == b.name):
+        return None
+    return a.name if {*a.indices, *b.indices} == {_Q, _K} and len(a.indices) == 1 else None
 
 
 def _conjuncts(node: Node) -> tuple[Node, ...]:
@@ -167,12 +183,16 @@ def _cuts(nodes: Iterable[Node]) -> Iterable[tuple[int, int]]:
 def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Rectangles] | None:
     """What row intervals decide: FULL and PARTIAL rectangles, and the rectangles that are still unknown.
 
-    None if there would be too many intervals.
+    None if there would be too many intervals, or labels that are scattered.
     """
-    starts, row = _fragments(form, grid)
+    labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
+    if any(found is None for found in labels.values()):
+        return None
+    bounds = {name: found for name, found in labels.items() if found is not None}
+    starts, row = _fragments(form, grid, bounds)
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
         return None
-    fragments = _Fragments(c, grid, starts, row)
+    fragments = _Fragments(c, grid, starts, row, bounds)
     parts = []
     for clause in form.clauses:
         entries = fragments.entries(clause)
@@ -185,13 +205,26 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Recta
     return _decide_fragments(entries, grid, row)
 
 
-def _fragments(form: RowForm, grid: Grid) -> tuple[Array, Array]:
+def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
+    """Where runs of equal labels start, and where the last one ends; None if a label comes back later."""
+    table = c.table(name)
+    if table.ndim != 1 or table.size < k_len or not k_len:
+        return None
+    table = table[:k_len]
+    starts = np.concatenate([[0], np.flatnonzero(table[1:] != table[:-1]) + 1, [k_len]])
+    return starts if np.unique(table[starts[:-1]]).size == starts.size - 1 else None
+
+
+def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[Array, Array]:
     """The first query of each fragment (counted from the first query present), and its tile row."""
     starts = [np.arange(grid.rows, dtype=np.int64) * grid.q_tile]
     for period, shift in form.cuts:
         if period > 0:
             first = -(grid.offset + shift) % period
             starts.append(np.arange(first, grid.q_len, period, dtype=np.int64))
+    for bounds in labels.values():
+        places = bounds[:-1] - grid.offset
+        starts.append(places[(places > 0) & (places < grid.q_len)])
     every = np.unique(np.concatenate(starts)) if len(starts) > 1 else starts[0]
     return every, every // grid.q_tile
 
@@ -243,8 +276,9 @@ class _Span:
 class _Fragments:
     """Stretches of queries, over which clauses are solved."""
 
-    def __init__(self, c: Classifier, grid: Grid, starts: Array, row: Array) -> None:
-        self.grid, self.row = grid, row
+    def __init__(self, c: Classifier, grid: Grid, starts: Array, row: Array, labels: Mapping[str, Array]) -> None:
+        self.grid, self.row, self.labels = grid, row, labels
+        self.first = starts + grid.offset
         ends = np.append(starts[1:], grid.q_len)
         q0, q1 = starts + grid.offset, ends + grid.offset - 1
         k0, k1 = np.zeros(1, np.int64), np.full(1, grid.k_len - 1)
@@ -303,6 +337,8 @@ class _Fragments:
         exact = whole & span.exact & (varying <= 1)
         for _, s in digits:
             exact = exact & s.exact
+        for name in clause.labels:
+            span = self._within_label(span, self.labels[name])
         outer = _Pieces(np.flatnonzero(alive), span.outer_lo[alive], span.outer_hi[alive])
         inner = _Pieces(np.arange(self.count), span.inner_lo, span.inner_hi)
         gap = 0
@@ -316,10 +352,24 @@ class _Fragments:
             d, s = digits[-1]
             room = d.stride * (s.inner_hi - s.inner_lo)
             room = np.where(room >= d.stride * d.modulus, tile, room)
-            inner = inner.pick((room >= tile) & whole)
+            least = self.grid.k_len - (self.grid.cols - 1) * tile  # the last tile may be narrow
+            inner = inner.pick((room >= min(tile, least)) & whole)
             for d, s in digits:
                 inner = inner.within(d, s.inner_lo, s.inner_hi, hull=False)
         return self._tiles(outer, inner, exact, whole, alive, bool(digits))
+
+    def _within_label(self, span: _Span, starts: Array) -> _Span:
+        """The part of the span that has the label of the fragment's queries."""
+        run = np.searchsorted(starts, self.first, side="right") - 1
+        low, high = starts[run], starts[run + 1]
+        return _Span(
+            np.maximum(span.outer_lo, low),
+            np.minimum(span.outer_hi, high),
+            np.maximum(span.inner_lo, low),
+            np.minimum(span.inner_hi, high),
+            span.exact,
+            span.point,
+        )
 
     def _tiles(
         self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool
@@ -355,6 +405,12 @@ class _Pieces:
         if not keep.all():
             lo, hi, owner = lo[keep], hi[keep], owner[keep]
         cycle = d.stride * d.modulus
+        free = ((low <= 0) & (high >= d.modulus))[owner]
+        if free.any():
+            rest = _Pieces(owner[~free], lo[~free], hi[~free]).within(d, low, high, hull)
+            return _Pieces(
+                *(np.concatenate(x) for x in ((owner[free], rest.owner), (lo[free], rest.lo), (hi[free], rest.hi)))
+            )
         first, last = d.stride * low[owner], d.stride * high[owner]
         start, end = lo // cycle, (hi - 1) // cycle
         # The first cycle whose part ends after ``lo``, and the last whose part starts before ``hi``.
@@ -456,13 +512,13 @@ _ROWS_AT_ONCE = 1 << 17
 
 def count_pairs(c: Classifier, form: RowForm, grid: Grid) -> int | None:
     """How many pairs are kept, from the intervals of every single query; None if a clause has more to it."""
-    if any(x.digits or x.residual is not TRUE for x in form.clauses):
+    if any(x.digits or x.labels or x.residual is not TRUE for x in form.clauses):
         return None
     total = 0
     for first in range(0, grid.q_len, _ROWS_AT_ONCE):
         starts = np.arange(first, min(first + _ROWS_AT_ONCE, grid.q_len), dtype=np.int64)
         part = Grid(int(starts[-1]) + 1, grid.k_len, 1, 1, grid.offset)
-        total += _union_length(_Fragments(c, part, starts, starts), form, grid.k_len)
+        total += _union_length(_Fragments(c, part, starts, starts, {}), form, grid.k_len)
     return total
 
 

@@ -74,6 +74,12 @@ GRIDS: dict[str, tuple[str, dict[str, int]]] = {
         "over grid(y, x) { attend shifted_window(y, 8, 4) & shifted_window(x, 8, 4) }",
         {"y": 24, "x": 24},
     ),
+    "nearly all of a row": ("over grid(y, x) { attend window(2, 2) on y & window(20, 20) on x }", {"y": 19, "x": 23}),
+    "blocks of a row": (
+        "over grid(y, x) { attend window(30, 1) on y & (x[q] + 3) // 9 == (x[k] + 3) // 9 }",
+        {"y": 13, "x": 23},
+    ),
+    "narrow last tile": ("over grid(y, x) { attend window(3, 0) on y & x[k] >= 18 }", {"y": 15, "x": 25}),
     "halo": ("over grid(y, x) { attend halo(y, 4, 2) & halo(x, 4, 2) }", {"y": 20, "x": 28}),
     "axial": ("over grid(y, x) { attend same(y) | same(x) }", {"y": 20, "x": 28}),
     "causal rows": ("over grid(y, x) { attend causal on y & window(3, 3) on x }", {"y": 16, "x": 32}),
