@@ -6,6 +6,8 @@ the output: position ``i`` of the laid-out sequence holds token ``index[i]``.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,73 +21,110 @@ from maskc.ir.ops import apply
 from maskc.ir.program import Parameter, Space
 from maskc.ir.rewrite import rebuild, substitute
 from maskc.passes.linear import Linear, linear, linear_node
-from maskc.tiles.blocks import BlockOrder, Relations, best_orders, block_tiles, relations
 from maskc.tiles.classify import Classifier
+from maskc.tiles.layouts.digits import index_of
+from maskc.tiles.layouts.orders import Blocks, Spec, arrange, block_tiles
+from maskc.tiles.layouts.search import block_specs, residue_specs
 from maskc.tiles.plan import Order
 from maskc.tiles.subdivide import Budget, Grid, Rectangles, subdivide
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
 
-__all__ = ["LAYOUTS", "Layout", "best_layout", "candidates", "tiles_in_order"]
+__all__ = ["LAYOUTS", "LEAST_GAIN", "Layout", "best_layout", "candidates", "check_layout", "tiles_in_order"]
 
 Array = npt.NDArray[Any]
-#: What ``layout=`` may say, besides "none" and "auto".
+#: Kinds of orders: what ``layout=`` may say, besides "none" and "auto".
 LAYOUTS = ("residues", "sorted", "blocks")
+#: "auto" lays tokens out only if that leaves this many times fewer tiles: gathering q, k, v and o costs something.
+LEAST_GAIN = 1.1
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A pair of token orders, and, for blocks of a grid, what makes planning in it cheap."""
+    """A pair of token orders, and, for blocks of digits, what makes planning in it cheap."""
 
-    kind: str
-    detail: str
+    name: str
     q_index: Array
     k_index: Array
-    blocks: tuple[BlockOrder, BlockOrder] | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind}({self.detail})"
+    blocks: Blocks | None = None
 
     def orders(self, reason: str) -> tuple[Order, Order]:
+        stretches = ((), ()) if self.blocks is None else (self.blocks.q.stretches, self.blocks.k.stretches)
         return (
-            Order(self.name, self.q_index.astype(np.int32), reason),
-            Order(self.name, self.k_index.astype(np.int32), reason),
+            Order(self.name, self.q_index.astype(np.int32), reason, stretches[0]),
+            Order(self.name, self.k_index.astype(np.int32), reason, stretches[1]),
         )
 
 
-def candidates(c: Classifier, grid: Grid, spaces: tuple[Space, Space], kinds: tuple[str, ...]) -> Iterator[Layout]:
-    """The orders that the mask suggests."""
-    if "residues" in kinds:
-        for modulus in _moduli(c.mask):
-            if 1 < modulus <= min(grid.q_len, grid.k_len) // 2:
-                q = np.argsort((np.arange(grid.q_len) + grid.offset) % modulus, kind="stable")
-                yield Layout("residues", str(modulus), q, np.argsort(np.arange(grid.k_len) % modulus, kind="stable"))
-    if "sorted" in kinds:
-        for name in _labels(c):
-            values = np.asarray(c.binding.tables[name])
-            if (values[1:] < values[:-1]).any():
-                shown = values[grid.offset : grid.offset + grid.q_len]
-                yield Layout("sorted", name, np.argsort(shown, kind="stable"), np.argsort(values, kind="stable"))
-    if "blocks" in kinds:
-        extents = _grid_extents(c, spaces)
-        found = relations(c, extents) if extents else None
-        orders = best_orders(found, grid.q_tile, grid.k_tile) if found else None
-        if orders and extents:
-            detail = " / ".join("x".join(map(str, o.shape)) for o in orders)
-            yield Layout("blocks", detail, orders[0].index(extents), orders[1].index(extents), orders)
+def check_layout(layout: str) -> None:
+    """Raises MaskcError E502 unless the layout is "none", "auto", or a kind, alone or with what it is to be."""
+    kind, _, detail = layout.partition(":")
+    if layout in ("none", "auto", *LAYOUTS) or (kind in LAYOUTS and detail):
+        return
+    words = ", ".join(("none", "auto", *LAYOUTS, "residues:64", "sorted:doc", "blocks:8x4x4,4x8x4"))
+    raise MaskcError(Diagnostic("E502", f"no layout is called {layout!r}", hint=f"there are, for example: {words}"))
 
 
-def _moduli(mask: Node) -> list[int]:
-    """Moduli of differences of the query's and the key's position."""
-    found = set()
-    for node in postorder([mask]):
-        if isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const):
-            names = {n.name for n in postorder([node.args[0]]) if isinstance(n, Symbol)}
-            if names >= {"q", "k"}:
-                found.add(int(node.args[1].value))
-    return sorted(found)
+def candidates(c: Classifier, grid: Grid, spaces: tuple[Space, Space], layout: str) -> Iterator[Layout]:
+    """The orders that the mask suggests; or the one that ``layout`` asks for. Raises E502."""
+    kind, _, detail = layout.partition(":")
+    if detail:
+        labels, specs = ([detail], []) if kind == "sorted" else ([], [_spec(kind, detail, grid)])
+        if kind == "sorted" and detail not in _per_token(c):
+            known = ", ".join(_per_token(c)) or "none"
+            hint = f"per-token inputs that are the same for all batch entries: {known}"
+            raise MaskcError(Diagnostic("E502", f"layout: tokens cannot be sorted by {detail!r}", hint=hint))
+    else:
+        every = layout == "auto"
+        labels = _labels(c) if every or kind == "sorted" else []
+        specs = [*residue_specs(c, spaces, grid)] if every or kind == "residues" else []
+        specs += block_specs(c, spaces, grid) if every or kind == "blocks" else ()
+    for spec in dict.fromkeys(specs):
+        yield _blocks(c, spaces, grid, spec)
+    for label in labels:
+        values = np.asarray(c.binding.tables[label])
+        if detail or (values[1:] < values[:-1]).any():
+            shown = values[grid.offset : grid.offset + grid.q_len]
+            yield Layout(f"sorted:{label}", np.argsort(shown, kind="stable"), np.argsort(values, kind="stable"))
+
+
+def _blocks(c: Classifier, spaces: tuple[Space, Space], grid: Grid, spec: Spec) -> Layout:
+    blocks = arrange(spaces, c.binding, grid, spec)
+    name = f"blocks:{spec.name}"
+    if len(spec.moduli) == 1 and (spec.q_shape, spec.k_shape, spec.shift) == ((grid.q_tile,), (grid.k_tile,), (0,)):
+        name = f"residues:{spec.moduli[0]}"
+    q = index_of(blocks.q.stretches, grid.q_len, grid.offset)
+    return Layout(name, q, index_of(blocks.k.stretches, grid.k_len, 0), blocks)
+
+
+_BLOCKS = re.compile(r"(?P<q>\d+(x\d+)*)(,(?P<k>\d+(x\d+)*))?(%(?P<m>\d+(x\d+)*))?(@(?P<s>\d+(x\d+)*))?")
+
+
+def _spec(kind: str, detail: str, grid: Grid) -> Spec:
+    """``residues:64``, or ``blocks:8x4x4,4x8x4%2x2x1@4x0x0``: shapes for queries and keys, moduli, first block."""
+    if kind == "residues" and detail.isdigit() and int(detail) > 0:
+        return Spec((grid.q_tile,), (grid.k_tile,), (int(detail),), (0,))
+    found = _BLOCKS.fullmatch(detail) if kind == "blocks" else None
+    if found is None:
+        hint = "write residues:64, or blocks:8x4x4,4x8x4 with shapes for queries and keys (%2x2x1 for residue classes)"
+        raise MaskcError(Diagnostic("E502", f"layout: cannot read {kind}:{detail}", hint=hint))
+    q, k, m, s = (tuple(map(int, found[n].split("x"))) if found[n] else None for n in "qkms")
+    assert q is not None
+    spec = Spec(q, k or q, m or (1,) * len(q), s or (0,) * len(q))
+    same_rank = len({len(x) for x in (q, spec.k_shape, spec.moduli, spec.shift)}) == 1
+    sizes = (math.prod(q), math.prod(spec.k_shape))
+    if not same_rank or sizes != (grid.q_tile, grid.k_tile) or min(spec.moduli) < 1:
+        wanted = f"{grid.q_tile} queries and {grid.k_tile} keys, as many as a tile has"
+        message = f"layout: blocks:{detail} has not one extent an axis, or not blocks of {wanted}"
+        raise MaskcError(Diagnostic("E502", message, hint="as in blocks:8x4x4,4x8x4 for tiles of 128"))
+    return spec
+
+
+def _per_token(c: Classifier) -> list[str]:
+    """Inputs over tokens that are the same for all batch entries."""
+    given = c.binding.tables
+    return sorted(n for n, d in c.domains.items() if d == ("token",) and n in given and n not in c.binding.batched)
 
 
 def _labels(c: Classifier) -> list[str]:
@@ -99,37 +138,15 @@ def _labels(c: Classifier) -> list[str]:
             places = {i for x in (a, b) for i in x.indices}
             if a.name == b.name and a.name not in c.binding.batched and places == {Symbol("q"), Symbol("k")}:
                 found.add(a.name)
-    return sorted(n for n in found if c.domains[n] == ("token",))
-
-
-def _grid_extents(c: Classifier, spaces: tuple[Space, Space]) -> tuple[int, ...] | None:
-    """The extents if queries and keys run over all of the same grid."""
-    b = c.binding
-    if spaces[0] != spaces[1] or len(spaces[0].segments) != 1 or b.q_len != b.k_len:
-        return None
-    axes = spaces[0].segments[0].axes
-    extents = tuple(b.size(a) for a in axes)
-    return extents if len(axes) > 1 and int(np.prod(extents)) == b.k_len else None
+    return sorted(found & {*_per_token(c)})
 
 
 def tiles_in_order(c: Classifier, layout: Layout, grid: Grid, budget: Budget) -> Rectangles:
     """The FULL and PARTIAL tiles of the mask in a layout's order."""
-    if layout.blocks is not None:
-        found = _relations_of(c, grid, layout)
-        if found is not None:
-            return block_tiles(found, *layout.blocks)
+    found = None if layout.blocks is None else block_tiles(c, layout.blocks, grid)
+    if found is not None:
+        return found
     return subdivide(_relaid(c, layout, grid), Grid(grid.q_len, grid.k_len, grid.q_tile, grid.k_tile, 0), None, budget)
-
-
-def _relations_of(c: Classifier, grid: Grid, layout: Layout) -> Relations | None:
-    assert layout.blocks is not None
-    extents = _extents_of(layout.blocks[0])
-    return relations(c, extents) if int(np.prod(extents)) == grid.k_len else None
-
-
-def _extents_of(order: BlockOrder) -> tuple[int, ...]:
-    n = len(order.shape)
-    return tuple(max(r.start[i] + r.count[i] * r.block[i] for r in order.regions) for i in range(n))
 
 
 def _relaid(c: Classifier, layout: Layout, grid: Grid) -> Classifier:
@@ -199,11 +216,6 @@ def _one_sided(mask: Node) -> list[tuple[Node, str]]:
         else:
             stack.extend(node.children)
     return list(found.items())
-
-
-def unknown_layout(name: str) -> MaskcError:
-    words = ", ".join(("none", "auto", *LAYOUTS))
-    return MaskcError(Diagnostic("E502", f"no layout is called {name!r}", hint=f"there are: {words}"))
 
 
 def best_layout(plan: TilePlan, budget: int) -> tuple[str, float] | None:

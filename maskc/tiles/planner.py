@@ -17,7 +17,7 @@ from maskc.ir.program import Parameter, Program, Space
 from maskc.passes.specialise import bind as specialise
 from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
-from maskc.tiles.layout import LAYOUTS, Layout, candidates, tiles_in_order, unknown_layout
+from maskc.tiles.layout import LEAST_GAIN, Layout, candidates, check_layout, tiles_in_order
 from maskc.tiles.plan import Group, Order, Runs, TilePlan
 from maskc.tiles.rowwise import RowForm, count_pairs, row_form, rowwise
 from maskc.tiles.runs import assemble
@@ -43,16 +43,17 @@ def make_plan(
         program: as lowered; its mask is what is planned.
         binding: lengths, arguments, tables and inputs.
         q_tile, k_tile: queries and keys a tile; the last tiles may be ragged.
-        layout: the order of the tokens: "none" leaves it, "residues", "sorted" and "blocks" take the best order of
-            their kind if the mask suggests one, "auto" takes what leaves the fewest tiles. The plan's orders say
-            which it is and why.
+        layout: the order of the tokens: "none" leaves it; "residues", "sorted" and "blocks" take the best order of
+            their kind if the mask suggests one; "auto" takes what leaves the fewest tiles, if it leaves at least
+            1.1 times fewer than the tokens' own order; "residues:64", "sorted:doc", "blocks:8x4x4,4x8x4" (shapes
+            for queries and for keys, then perhaps "%2x2x1": within residue classes along the axes, and "@4x0x0":
+            where a block starts) take that one. The plan's orders say which it is and why.
         budget: what planning may cost, in evaluations of the mask at a point.
 
     Raises:
-        MaskcError: E801 if planning would go beyond the budget; E502 for an unknown layout.
+        MaskcError: E801 if planning would go beyond the budget; E502 for a layout that there is not.
     """
-    if layout not in ("none", "auto", *LAYOUTS):
-        raise unknown_layout(layout)
+    check_layout(layout)
     job = _Job(program, binding, q_tile, k_tile, budget)
     if layout == "none" or not binding.q_len or not binding.k_len:
         return job.plan(None, "")
@@ -96,21 +97,22 @@ class _Job:
 
     def laid_out(self, layout: str) -> TilePlan:
         """The plan with the fewest tiles among the orders that the mask suggests (and, if free to choose, none)."""
-        kinds = LAYOUTS if layout == "auto" else (layout,)
         spaces = (self.program.q_space, self.program.k_space)
         heads, batches = self.members[0][0]
-        c = self.classifier(heads[0], batches[0])
-        tried = self._try(candidates(c, self.grid, spaces, kinds))
+        found = candidates(self.classifier(heads[0], batches[0]), self.grid, spaces, layout)
+        if ":" in layout:
+            return self.plan(next(found), "asked for")
+        tried = self._try(found)
         tokens = self.plan(None, "") if layout == "auto" or not tried else None
         if not tried:
             assert tokens is not None
             return replace(tokens, q_order=Order(reason=_NO_ORDER), k_order=Order(reason=_NO_ORDER))
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
-        if tokens is not None and _executed(tokens) <= _executed(best):
-            order = Order(reason=f"no order has fewer tiles than the tokens' own {_executed(tokens):,}")
+        reason = _reason(tokens, tried)
+        if tokens is not None and _executed(tokens) < LEAST_GAIN * _executed(best):
+            order = Order(reason=f"no order has at least {LEAST_GAIN} times fewer tiles: {reason}")
             return replace(tokens, q_order=order, k_order=order)
-        own = f" instead of {_executed(tokens):,} in the tokens' own order" if tokens is not None else ""
-        q_order, k_order = chosen.orders(f"{chosen.name}: {_executed(best):,} tiles{own}")
+        q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
 
     def _try(self, layouts: Iterable[Layout]) -> list[tuple[TilePlan, Layout]]:
@@ -130,6 +132,14 @@ class _Job:
 #: What trying one order of the tokens may cost, in evaluations of the mask.
 _TRIAL = 100_000_000
 _NO_ORDER = "the mask suggests no order of the tokens"
+
+
+def _reason(tokens: TilePlan | None, tried: list[tuple[TilePlan, Layout]]) -> str:
+    """The orders tried and their tiles, the fewest first."""
+    every = [f"{layout.name} {_executed(plan):,}" for plan, layout in sorted(tried, key=lambda t: _executed(t[0]))]
+    own = f" instead of {_executed(tokens):,} in the tokens' own order" if tokens is not None else ""
+    others = f" (also tried: {', '.join(every[1:])})" if len(every) > 1 else ""
+    return f"{every[0]} tiles{own}{others}"
 
 
 def _executed(plan: TilePlan) -> int:

@@ -110,9 +110,10 @@ class _Solver:
         """``min`` and ``max`` of two where the ranges say which."""
         if len(node.args) != 2:
             return None
-        a, b = node.args if node.op == "min" else node.args[::-1]
+        a, b = node.args
         low, high = self.form_range(linear(b).plus(linear(a), -1))
-        return a if low >= 0 else b if high <= 0 else None
+        less, more = (a, b) if node.op == "min" else (b, a)
+        return less if low >= 0 else more if high <= 0 else None
 
     def _decided(self, node: Apply) -> Node | None:
         if node.op in ("and", "or"):
