@@ -80,6 +80,16 @@ class Op:
         extents = "".join(f", {name}={value}" for name, value in self.sizes.items())
         return f"<op {self.pattern!r}: heads={self.heads}, layer={self.layer}{extents}, backend={self.backend!r}>"
 
+    def _repr_svg_(self) -> str | None:
+        from maskc.picture.notebook import pattern_svg
+
+        return pattern_svg(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+
+    def _repr_html_(self) -> str:
+        from maskc.picture.notebook import pattern_html
+
+        return pattern_html(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+
     def __reduce__(self) -> tuple[Any, ...]:
         options = {"heads": self.heads, "layer": self.layer, "sizes": self.sizes, "backend": self.backend}
         return _make, (self.pattern, {**options, "inputs": self._inputs, "check": self._check})

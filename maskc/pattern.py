@@ -78,6 +78,16 @@ class Pattern:
     def __str__(self) -> str:
         return self.text
 
+    def _repr_svg_(self) -> str | None:
+        from maskc.picture.notebook import pattern_svg
+
+        return pattern_svg(self)
+
+    def _repr_html_(self) -> str:
+        from maskc.picture.notebook import pattern_html
+
+        return pattern_html(self)
+
     def __repr__(self) -> str:
         args = ", ".join(f"{name}={_short(value)}" for name, value in self.args.items())
         return f"<pattern {self.program.name}({args})>"

@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from maskc.ir.binding import Binding
+    from maskc.tiles.plan import TilePlan
 
     Matrix = npt.NDArray[np.uint8]
 
-__all__ = ["COLORS", "Panel", "diff_panel", "heat_panel", "is_scored", "mask_panels", "neighbour_panels", "reach_panel"]
+__all__ = [
+    "COLORS",
+    "Panel",
+    "diff_panel",
+    "heat_panel",
+    "is_scored",
+    "mask_panels",
+    "neighbour_panels",
+    "plan_panels",
+    "reach_panel",
+]
 
 #: Colour of every class of cell, on light and on dark ground. Within a scale lightness alone tells them apart;
 #: the two sides of a difference are blue and vermilion, which the colour-blind tell apart too.
@@ -93,13 +104,19 @@ _PAIRS = (*_SHADES[:1], *((c, "") for c, _ in _SHADES[1:5]), ("full", "kept"))
 def mask_panels(
     program: Program, binding: Binding, heads: Sequence[int] = (0,), *, cells: int = 96, tile: int = 128
 ) -> list[Panel]:
-    """One panel a head, in at most ``cells`` rows and columns. Raises MaskcError if the planner refuses.
+    """One panel a head, in at most ``cells`` rows and columns.
 
     Short masks are counted, cell by cell; long ones are taken from a plan with tiles of the cells' size,
-    so that a mask of a million tokens takes no longer.
+    so that a mask of a million tokens takes no longer. Where that is too irregular to be planned, a cell
+    shows its first pair, and the panel says so.
     """
     step = _step(binding, cells)
-    kinds = {} if binding.q_len * binding.k_len <= _EVALUATED else _kinds(program, binding, step)
+    try:
+        kinds = {} if binding.q_len * binding.k_len <= _EVALUATED else _kinds(program, binding, step)
+    except MaskcError as error:
+        if error.codes != ("E801",):
+            raise
+        return [_first_pairs(program, binding, head, step) for head in heads]
     found = []
     for head in heads:
         cell = kinds[head] if kinds else _counted(program, binding, head, cells)
@@ -129,6 +146,21 @@ def _over(
     )
 
 
+def _first_pairs(program: Program, binding: Binding, head: int, step: int) -> Panel:
+    import numpy as np
+
+    from maskc.ir.evaluate import evaluate
+
+    q = binding.offset + np.arange(0, binding.q_len, step, dtype=np.int64)[:, None]
+    k = np.arange(0, binding.k_len, step, dtype=np.int64)[None]
+    kept = evaluate(program.mask, binding, q=q, k=k, h=head, b=0, params=program.params)
+    cell = np.where(np.broadcast_to(kept, (q.size, k.size)), 5, 0).astype(np.uint8)
+    title = f"head {head} of {binding.heads}" if binding.heads > 1 else ""
+    panel = _over(program, binding, title, cell, _PAIRS, step, 0)
+    note = "The mask is too irregular to be planned at this length: a cell shows its first pair only."
+    return Panel(**{**vars(panel), "note": note})
+
+
 def _counted(program: Program, binding: Binding, head: int, cells: int) -> Matrix:
     import numpy as np
 
@@ -153,7 +185,7 @@ def _kinds(program: Program, binding: Binding, step: int) -> dict[int, Matrix]:
     for head in range(binding.heads):
         runs = plan.group_of(head).runs
         if id(runs) not in made:
-            made[id(runs)] = numbers[_folded(plan.kinds(plan.group_of(head)), step // tile)]
+            made[id(runs)] = numbers[_folded(plan.kinds(plan.group_of(head)), step // tile, step // tile)]
         found[head] = made[id(runs)]
     return found
 
@@ -163,14 +195,40 @@ def _fold(step: int) -> int:
     return next(n for n in range(1, step + 1) if step % n == 0 and step // n <= 1024)
 
 
-def _folded(kinds: Matrix, n: int) -> Matrix:
-    """Kinds of squares of n by n tiles: full or empty where all of them are."""
+def _folded(kinds: Matrix, high: int, wide: int) -> Matrix:
+    """Kinds of rectangles of tiles: full or empty where all of them are."""
     import numpy as np
 
-    rows, columns = (np.arange(0, length, n) for length in kinds.shape)
+    rows, columns = np.arange(0, kinds.shape[0], high), np.arange(0, kinds.shape[1], wide)
+    if not kinds.size:
+        return kinds
     least = np.minimum.reduceat(np.minimum.reduceat(kinds, rows, axis=0), columns, axis=1)
     most = np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
     return np.where(least == most, least, 1).astype(np.uint8)
+
+
+def plan_panels(plan: TilePlan, *, cells: int = 96) -> list[Panel]:
+    """The tiles of a plan, one panel for each mask that heads and batch entries share; laid-out positions."""
+    import numpy as np
+
+    high, wide = (max(1, -(-n // cells)) for n in (plan.rows, plan.cols))
+    classes = (("none", "empty"), ("some2", "partial"), ("full", "full"))
+    binding, found = plan.binding, []
+    for group in {id(g.runs): g for g in plan.groups}.values():
+        heads = [h for g in plan.groups if g.runs is group.runs for h in g.heads]
+        cell = _folded(plan.kinds(group), high, wide).astype(np.uint8)
+        title = f"heads {_listed(sorted(set(heads)))}" if binding.heads > 1 else ""
+        steps = (plan.q_tile * high, plan.k_tile * wide)
+        tile = plan.q_tile if plan.q_tile == plan.k_tile and high == 1 else 0
+        axes = ("query" if plan.q_order.index is None else f"query, laid out by {plan.q_order.name}",
+                "key" if plan.k_order.index is None else f"key, laid out by {plan.k_order.name}")  # fmt: skip
+        found.append(Panel(title, cell, classes, *steps, binding.q_len, binding.k_len, binding.offset, tile, axes=axes))
+    return found
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    text = ", ".join(map(str, numbers[:8]))
+    return text if len(numbers) <= 8 else f"{text} and {len(numbers) - 8} more"
 
 
 def diff_panel(

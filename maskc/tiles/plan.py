@@ -185,5 +185,15 @@ class TilePlan(_Plan):
     def __str__(self) -> str:
         return str(self.stats)
 
+    def _repr_svg_(self) -> str | None:
+        from maskc.picture.notebook import plan_svg
+
+        return plan_svg(self)
+
+    def _repr_html_(self) -> str:
+        from maskc.picture.notebook import plan_html
+
+        return plan_html(self)
+
     def __getstate__(self) -> dict[str, Any]:
         return {n: v for n, v in self.__dict__.items() if n != "stats"}

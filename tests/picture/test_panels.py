@@ -18,7 +18,7 @@ from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.picture import panels as module
-from maskc.picture.panels import COLORS, diff_panel, heat_panel, mask_panels, neighbour_panels, reach_panel
+from maskc.picture.panels import COLORS, diff_panel, heat_panel, mask_panels, neighbour_panels, plan_panels, reach_panel
 from maskc.picture.scene import bands
 from maskc.picture.svg import rectangles, svg, thumbnail, ticks
 from maskc.picture.terminal import Canvas
@@ -269,3 +269,26 @@ def test_text_holds_every_cell() -> None:
     lines = draw_panels([panel], Canvas(80, 30, False, False)).plain.split("\n")[1:7]
     found = np.array([[c == "#" for c in line[8::2]] for line in lines])
     assert np.array_equal(found, dense(program, make_binding(program, 6, 6)))
+
+
+def test_what_cannot_be_planned_shows_single_pairs() -> None:
+    program = lowered("hash(q, k) % 3 == 0")
+    binding = make_binding(program, 1 << 19, 1 << 19)
+    (panel,) = mask_panels(program, binding, cells=16)
+    places = np.arange(16) * panel.q_step
+    kept = evaluate(program.mask, binding, q=places[:, None], k=places[None])
+    assert np.array_equal(panel.cells == 5, kept)
+    assert "first pair only" in panel.note
+
+
+@pytest.mark.parametrize("tiles", [(16, 16), (8, 32)])
+def test_plans_are_drawn_by_their_tiles(tiles: tuple[int, int]) -> None:
+    from maskc.tiles import make_plan
+
+    program = lowered("pattern p(w: int[head]) { attend causal & sliding_window(w[h]) }")
+    plan = make_plan(program, make_binding(program, 200, 200, heads=3, w=[9, 70, 9]), q_tile=tiles[0], k_tile=tiles[1])
+    found = plan_panels(plan)
+    assert [p.title for p in found] == ["heads 0, 2", "heads 1"]
+    for panel, head in zip(found, (0, 1), strict=True):
+        assert np.array_equal(panel.cells, plan.kinds(plan.group_of(head)))
+        assert (panel.q_step, panel.k_step) == tiles

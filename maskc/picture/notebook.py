@@ -1,0 +1,106 @@
+"""What notebooks show of patterns, plans and ops: a picture, and a few words below it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import MaskcError
+
+if TYPE_CHECKING:
+    from maskc.ir.binding import Binding
+    from maskc.pattern import Pattern
+    from maskc.tiles.plan import TilePlan
+
+__all__ = ["pattern_html", "pattern_svg", "plan_html", "plan_svg"]
+
+_LENGTH = 128
+_MOST_HEADS = 8
+_MOST_TILES = 1 << 25  # beyond, a plan is shown in numbers only
+
+
+def pattern_svg(
+    pattern: Pattern, *, heads: int | None = None, layer: int = 0, sizes: Mapping[str, int] | None = None
+) -> str | None:
+    """The mask over a short sequence, with made-up inputs where the pattern needs any; None if it cannot be drawn."""
+    from maskc.picture.panels import mask_panels
+    from maskc.picture.svg import svg
+
+    found = _bound(pattern, heads, layer, sizes or {})
+    if found is None:
+        return None
+    binding, made_up = found
+    panels = mask_panels(pattern.program, binding, _shown_heads(binding), tile=0)
+    lengths = f"{binding.q_len} queries × {binding.k_len} keys"
+    title = f"{pattern.name}: {lengths}" + (", with made-up inputs" if made_up else "")
+    return svg(panels, title=title)
+
+
+def _bound(
+    pattern: Pattern, heads: int | None, layer: int, sizes: Mapping[str, int]
+) -> tuple[Binding, tuple[str, ...]] | None:
+    import dataclasses
+
+    from maskc.cli.values import setting
+
+    extents = [f"{name}={n}" for name, n in sizes.items()]
+    try:
+        given = setting([pattern.program], heads=heads, layer=layer, sizes=extents, length=_LENGTH)
+        values = {**given.values, **pattern.args}
+        notes = tuple(n for n in given.made_up if n.split(" ")[0] not in pattern.args)
+        if heads is None:  # As many as the tables that were given speak of.
+            tables = [p for p in pattern.program.params if p.name in pattern.args and "head" in p.domain]
+            heads = max([given.heads, *(_extent(pattern.args[p.name], p.domain.index("head")) for p in tables)])
+            if heads != given.heads:
+                given = setting([pattern.program], heads=heads, layer=layer, sizes=extents, length=_LENGTH)
+                values = {**given.values, **pattern.args}
+        return dataclasses.replace(given, values=values).bind(pattern.program), notes
+    except MaskcError:
+        return None
+
+
+def _extent(table: Any, axis: int) -> int:
+    for _ in range(axis):
+        table = table[0]
+    return len(table)
+
+
+def _shown_heads(binding: Binding) -> list[int]:
+    """One head of each mask, as far as there is room."""
+    return list(range(min(binding.heads, _MOST_HEADS)))
+
+
+def pattern_html(
+    pattern: Pattern, *, heads: int | None = None, layer: int = 0, sizes: Mapping[str, int] | None = None
+) -> str:
+    """The picture, and the text of the pattern."""
+    picture = pattern_svg(pattern, heads=heads, layer=layer, sizes=sizes) or ""
+    args = "".join(f"<li>{html.escape(f'{name} = {_short(v)}')}</li>" for name, v in pattern.args.items())
+    given = f"<ul>{args}</ul>" if args else ""
+    text = html.escape(pattern.text)
+    return (
+        f"<div>{picture}{given}<details><summary>{html.escape(pattern.name)}</summary><pre>{text}</pre></details></div>"
+    )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else text[:76] + " ..."
+
+
+def plan_svg(plan: TilePlan) -> str | None:
+    """The tiles of a plan; None if there are too many."""
+    from maskc.picture.panels import plan_panels
+    from maskc.picture.svg import svg
+
+    if plan.rows * plan.cols > _MOST_TILES:
+        return None
+    panels = plan_panels(plan)[:_MOST_HEADS]
+    name, b = plan.program.name, plan.binding
+    return svg(panels, title=f"{name}: {b.q_len:,} × {b.k_len:,} in tiles of {plan.q_tile} × {plan.k_tile}")
+
+
+def plan_html(plan: TilePlan) -> str:
+    """The tiles, and what they cost, as printing the plan says it."""
+    return f"<div>{plan_svg(plan) or ''}<pre>{html.escape(str(plan))}</pre></div>"
