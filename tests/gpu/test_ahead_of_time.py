@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from maskc.backends.triton.aot import Compiled, Shape
-from maskc.backends.triton.configs import parse_target
-from maskc.backends.triton.emit import Emitted, emit
+from maskc.backends.triton.aot import Compiled, Shape, check_kernel
+from maskc.backends.triton.configs import Config, parse_target
+from maskc.backends.triton.emit import STAGES, Emitted, emit
+from maskc.backends.triton.spec import KernelSpec, specialised
 from maskc.cli.app import run
 from maskc.lower import lower_text
+from tests.gpu.cases import CASES
 
 MATRIX = {
     "cuda:80": "mma.sync",
@@ -109,3 +111,17 @@ def test_patterns_compile_for_hopper(name: str, stage: str) -> None:
 def test_dimensions_and_dtypes_fit(stage: str, dim: int, dtype: str) -> None:
     found = compiled("causal", "cuda:90", stage, dim, dtype=dtype, ragged=True)
     assert found.compiled.shared <= found.limit
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_has_the_right_types(name: str) -> None:
+    """The interpreter lets variables change their shape in a loop; the compiler does not."""
+    case = CASES[name]
+    program = lower_text(case.text)[0]
+    spec = KernelSpec(specialised(program, {}), frozenset(), case.clauses, frozenset(case.floats))
+    stages = ["decode"] if case.splits is not None else ["forward", "dq", "dkv"]
+    chosen, target = Config(32, 32, 4, 2), parse_target("cuda:90")
+    for i, stage in enumerate(stages):
+        ones = (list(CASES).index(name) + i) % 2 == 0  # every other kernel with all lengths 1
+        shape = Shape("float16", case.dim, case.value_dim, ragged=True, one_run=ones, ones=ones)
+        assert "tt.dot" in check_kernel(STAGES[stage](spec), program, target, chosen, shape)

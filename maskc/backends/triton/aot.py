@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import triton
+from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -22,7 +23,7 @@ from maskc.backends.triton.spec import Kernel
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
 
-__all__ = ["Compiled", "Shape", "compile_kernel"]
+__all__ = ["Compiled", "Shape", "check_kernel", "compile_kernel", "summary"]
 
 _POINTERS = {"float32": "*fp32", "int32": "*i32"}
 _DTYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
@@ -32,13 +33,14 @@ _TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma")
 @dataclass(frozen=True)
 class Shape:
     """What a compiled kernel is for: dtype and dimensions; whether lengths are multiples of the tiles, and whether
-    a row's full and partial tiles are one run each."""
+    a row's full and partial tiles are one run each; ``ones``: all integers are 1, which Triton makes constants."""
 
     dtype: str = "bfloat16"
     head_dim: int = 128
     value_dim: int = 128
     ragged: bool = False
     one_run: bool = False
+    ones: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,33 @@ class Compiled:
 
 def compile_kernel(kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape) -> Compiled:
     """Compile ``kernel``. Pointers and strides are taken to be multiples of 16, as tensors of torch have them."""
-    # `.fn` of what the decorator gave would be needed under the interpreter, which compiles nothing.
+    source, gpu = _source(kernel, program, target, chosen, shape)
+    options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
+    return _read(triton.compile(source, target=gpu, options=options), target)
+
+
+def check_kernel(kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape) -> str:
+    """Triton's intermediate code of ``kernel``: the quick half of compiling, which finds every error of types."""
+    source, gpu = _source(kernel, program, target, chosen, shape)
+    backend = triton.compiler.compiler.make_backend(gpu)
+    options = backend.parse_options({"num_warps": chosen.warps, "num_stages": chosen.stages})
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+    return str(source.make_ir(gpu, options, functions, modules, context))
+
+
+def _source(
+    kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape
+) -> tuple[ASTSource, GPUTarget]:
     function = load_kernel(kernel, interpret=False)
     constants = _constants(chosen, shape) | {"PACK": 4}
     signature: dict[str, str] = {}
     constexprs: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
     for i, a in enumerate(kernel.arguments):
-        if a.kind == "constexpr" or a.name.endswith("_sd"):
+        if a.kind == "constexpr" or (a.kind == "int" and shape.ones) or a.name.endswith("_sd"):
             signature[a.name] = "constexpr"
             constexprs[i,] = constants.get(a.name, 1)
             continue
@@ -80,9 +101,7 @@ def compile_kernel(kernel: Kernel, program: Program, target: Target, chosen: Con
         if signature[a.name].startswith("*") or re.fullmatch(r"[a-z]+_s[bhn]", a.name):
             attributes[i,] = [["tt.divisibility", 16]]
     source = ASTSource(function, signature=signature, constexprs=constexprs, attrs=attributes)
-    gpu = GPUTarget(target.kind, target.arch, target.warp_size)
-    options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
-    return _read(triton.compile(source, target=gpu, options=options), target)
+    return source, GPUTarget(target.kind, target.arch, target.warp_size)
 
 
 def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:

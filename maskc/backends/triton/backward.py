@@ -278,7 +278,6 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
     if partial:
         if spec.clauses is not None:
             interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
-            block.add("k_idx = k_pos")
         keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
     for line in _row_statistics(spec, "row + q_idx", "[None, :]", whole=not partial):
         block.add(line)

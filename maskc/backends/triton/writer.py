@@ -140,7 +140,7 @@ def keep_lines(
     whole = "(Q_TILE, K_TILE)" if used.outer == "q" else "(K_TILE, Q_TILE)"
     if spec.clauses is not None:
         # The bounds are laid-out positions of keys and never pass the end.
-        words = [f"(k_idx >= low_{c}) & (k_idx < high_{c})" for c in range(spec.clauses)]
+        words = [f"(k_pos >= low_{c}) & (k_pos < high_{c})" for c in range(spec.clauses)]
         text = " | ".join(f"({w})" for w in words) if len(words) > 1 else "".join(words)
         block.add(f"keep = {text}" if words else f"keep = tl.full({whole}, 0, tl.int1)")
         return
