@@ -103,17 +103,27 @@ class _Job:
         if ":" in layout:
             return self.plan(next(found), "asked for")
         tried = self._try(found)
-        tokens = self.plan(None, "") if layout == "auto" or not tried else None
         if not tried:
-            assert tokens is not None
-            return replace(tokens, q_order=Order(reason=_NO_ORDER), k_order=Order(reason=_NO_ORDER))
+            return self.plan(None, _NO_ORDER)
+        tokens = self._own() if layout == "auto" else None
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
-        reason = _reason(tokens, tried)
+        reason = _reason(tokens, tried, layout == "auto")
         if tokens is not None and _executed(tokens) < LEAST_GAIN * _executed(best):
             order = Order(reason=f"no order has at least {LEAST_GAIN} times fewer tiles: {reason}")
             return replace(tokens, q_order=order, k_order=order)
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
+
+    def _own(self) -> TilePlan | None:
+        """The plan in the tokens' own order, unless that costs more than trying another one may."""
+        whole = self.budget
+        self.budget = Budget(min(_TRIAL, whole.limit))
+        try:
+            return self.plan(None, "")
+        except MaskcError:
+            return None
+        finally:
+            self.budget = whole
 
     def _try(self, layouts: Iterable[Layout]) -> list[tuple[TilePlan, Layout]]:
         """The plans in some orders; an order in which planning would cost too much is no good one."""
@@ -134,10 +144,12 @@ _TRIAL = 100_000_000
 _NO_ORDER = "the mask suggests no order of the tokens"
 
 
-def _reason(tokens: TilePlan | None, tried: list[tuple[TilePlan, Layout]]) -> str:
+def _reason(tokens: TilePlan | None, tried: list[tuple[TilePlan, Layout]], compared: bool) -> str:
     """The orders tried and their tiles, the fewest first."""
     every = [f"{layout.name} {_executed(plan):,}" for plan, layout in sorted(tried, key=lambda t: _executed(t[0]))]
-    own = f" instead of {_executed(tokens):,} in the tokens' own order" if tokens is not None else ""
+    own = " (the tokens' own order takes too long to plan)" if compared else ""
+    if tokens is not None:
+        own = f" instead of {_executed(tokens):,} in the tokens' own order"
     others = f" (also tried: {', '.join(every[1:])})" if len(every) > 1 else ""
     return f"{every[0]} tiles{own}{others}"
 

@@ -59,9 +59,9 @@ class _Table:
         if self.differences is not None:
             first = q[0][0][:, None] - k[0][1][None, :] + 1 + self.differences
             last = q[0][1][:, None] - k[0][0][None, :] + self.differences
-            counts = self.cells[:, last] > self.cells[:, first]
-            bits = np.uint64(1) << np.arange(len(self.signatures), dtype=np.uint64)
-            out: Array = (counts * bits[:, None, None]).sum(axis=0, dtype=np.uint64)
+            out = np.zeros(first.shape, np.uint64)
+            for i, counts in enumerate(self.cells):
+                out |= (counts[last] > counts[first]).astype(np.uint64) << np.uint64(i)
             return out
         cells = self.cells
         every = [self._turned(span, 0) for span in q] + [self._turned(span, 1) for span in k]

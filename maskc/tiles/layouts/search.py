@@ -24,8 +24,10 @@ __all__ = ["block_specs", "residue_specs"]
 
 Array = npt.NDArray[Any]
 _MOST_MODULI = 4  # that are tried, for plain tokens
-_MOST_BLOCKS = 1 << 16  # pairs of blocks of a digit that are looked at to compare shapes
+_MOST_BLOCKS = 1 << 14  # pairs of blocks of a digit that are looked at to compare shapes
 _MOST_SHAPES = 1 << 21
+#: Shapes that are planned in full, of those that are nearly as good as the best with borders apart.
+_FINALISTS, _NEARLY = 3, 1.05
 
 
 def residue_specs(c: Classifier, spaces: tuple[Space, Space], grid: Grid) -> Iterator[Spec]:
@@ -43,7 +45,7 @@ def residue_specs(c: Classifier, spaces: tuple[Space, Space], grid: Grid) -> Ite
         max((m for m in ms if 1 < m <= n // 2), default=1) for ms, n in zip(moduli, pair[1].extents, strict=True)
     )
     if max(chosen) > 1:
-        yield _shaped(c, mask, pair, grid, chosen, (0,) * len(chosen))
+        yield from _shaped(c, mask, pair, grid, chosen, (0,) * len(chosen))
 
 
 def block_specs(c: Classifier, spaces: tuple[Space, Space], grid: Grid) -> Iterator[Spec]:
@@ -54,13 +56,11 @@ def block_specs(c: Classifier, spaces: tuple[Space, Space], grid: Grid) -> Itera
     mask = settled(c)
     none = (1,) * len(pair[1].extents)
     plain = _shaped(c, mask, pair, grid, none, (0,) * len(none))
-    yield plain
+    yield from plain
     shift = tuple(max(s, default=0) for s in _by_axis(mask, *pair, _starts))
     if max(shift) > 0:
-        moved = _shaped(c, mask, pair, grid, none, shift)
-        yield moved
-        if (moved.q_shape, moved.k_shape) != (plain.q_shape, plain.k_shape):
-            yield replace(plain, shift=shift)
+        yield from _shaped(c, mask, pair, grid, none, shift)
+        yield replace(plain[0], shift=shift)
 
 
 def _largest(c: Classifier, spaces: tuple[Space, Space], grid: Grid) -> tuple[Axes, Axes] | None:
@@ -113,44 +113,49 @@ def _by_axis(mask: Node, q: Axes, k: Axes, find: Any) -> list[set[int]]:
     return out
 
 
-def _shaped(c: Classifier, mask: Node, pair: tuple[Axes, Axes], grid: Grid, moduli: Shape, shift: Shape) -> Spec:
-    """The shapes with the fewest tiles to compute; the roundest ones where that is not easily told."""
+def _shaped(c: Classifier, mask: Node, pair: tuple[Axes, Axes], grid: Grid, moduli: Shape, shift: Shape) -> list[Spec]:
+    """The few shapes with the fewest tiles to compute; the roundest one where that is not easily told."""
     q, k = (replace(axes, moduli=moduli) for axes in pair)
     try:
         shapes = _fewest(tables_of(c, q, k, mask), q, k, grid, shift)
     except Unsuited:
-        shapes = None
-    if shapes is None:
+        shapes = []
+    if not shapes:
         room = [tuple(-(-n // m) for n, m in zip(axes.extents, moduli, strict=True)) for axes in pair]
-        shapes = balanced(room[0], grid.q_tile), balanced(room[1], grid.k_tile)
-    return Spec(*shapes, moduli, shift)
+        shapes = [(balanced(room[0], grid.q_tile), balanced(room[1], grid.k_tile))]
+    return [Spec(*s, moduli, shift) for s in shapes]
 
 
-def _fewest(tables: Tables, q: Axes, k: Axes, grid: Grid, shift: Shape) -> tuple[Shape, Shape] | None:
-    """The shapes of blocks between which the fewest pairs are not empty, borders apart."""
+def _fewest(tables: Tables, q: Axes, k: Axes, grid: Grid, shift: Shape) -> list[tuple[Shape, Shape]]:
+    """The shapes of blocks between which the fewest pairs are not empty, borders apart; none if that is hard to say."""
     rank = len(q.digits)
     places = [(t.group.q or t.group.k, t.group.k or t.group.q) for t in tables.tables]
     if any(a != b or len(a) > 1 for a, b in places) or len({*places}) < len(places):
-        return None
+        return []
     options = [_options(q, k, j, grid) for j in range(rank)]
     if math.prod(len(o) for o in options) > _MOST_SHAPES:
-        return None
+        return []
     starts = [0 if q.is_class[j] else shift[q.digits[j][2]] for j in range(rank)]
     total = _totals(tables, options, q, k, starts)
     q_size: Array = np.ones((), np.int64)
     k_size: Array = np.ones((), np.int64)
-    waste: Array = np.zeros((), np.int64)
+    round_: Array = np.zeros((), np.int64)
     for o in options:
         a, b = np.array(o, np.int64).T
         q_size, k_size = np.multiply.outer(q_size, a), np.multiply.outer(k_size, b)
-        waste = np.add.outer(waste, a + b)
-    fits = (q_size == grid.q_tile) & (k_size == grid.k_tile)
-    if not fits.any():
-        return None
-    best = np.unravel_index(np.where(fits, total + 1e-6 * waste, np.inf).argmin(), total.shape)
-    chosen = [o[int(i)] for o, i in zip(options, best, strict=True)]
+        round_ = np.add.outer(round_, a + b)
+    at = np.flatnonzero((q_size == grid.q_tile) & (k_size == grid.k_tile))
+    at = at[np.lexsort((round_.ravel()[at], total.ravel()[at]))]
+    counts = total.ravel()[at]
+    # Shapes with equal counts are mostly the same shape along other axes.
+    distinct = np.append(True, counts[1:] != counts[:-1])[: at.size]
+    at = at[distinct & (counts <= _NEARLY * counts[:1].sum())][:_FINALISTS]
     plain = [j for j in range(rank) if not q.is_class[j]]
-    return tuple(chosen[j][0] for j in plain), tuple(chosen[j][1] for j in plain)
+    found = []
+    for place in zip(*np.unravel_index(at, total.shape), strict=True):
+        chosen = [o[int(i)] for o, i in zip(options, place, strict=True)]
+        found.append((tuple(chosen[j][0] for j in plain), tuple(chosen[j][1] for j in plain)))
+    return found
 
 
 def _options(q: Axes, k: Axes, j: int, grid: Grid) -> list[tuple[int, int]]:
