@@ -9,6 +9,8 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import triton  # noqa: F401  # so that its absence is found when the backend is chosen, not at the first kernel
+
 from maskc.backends import Compiled, Refusal, Request
 from maskc.backends.triton.entry import Entry, refusal_of
 from maskc.backends.triton.launch import WideIntegers, interpreting
