@@ -204,13 +204,12 @@ def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, ha
 
 
 # Defined by hand and not by ``torch.library.custom_op``, whose first call imports the whole compiler: seconds.
-_LIBRARY = torch.library.Library("maskc", "DEF")
+_LIBRARY = torch.library.Library("maskc", "DEF")  # type: ignore[no-untyped-call]
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor[] inputs"
-_LIBRARY.define(f"attention({_TENSORS}, str handle, float scale) -> (Tensor, Tensor, Tensor)")
-_LIBRARY.define(
-    f"attention_backward({_TENSORS}, Tensor out, Tensor lse, Tensor grad, Tensor? grad_lse, str handle, float scale)"
-    " -> Tensor[]"
-)
+_GIVEN = "Tensor out, Tensor lse, Tensor grad, Tensor? grad_lse"
+_define: Any = _LIBRARY.define
+_define(f"attention({_TENSORS}, str handle, float scale) -> (Tensor, Tensor, Tensor)")
+_define(f"attention_backward({_TENSORS}, {_GIVEN}, str handle, float scale) -> Tensor[]")
 _LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("attention_backward", _attention_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("maskc::attention", _attention_fake, lib=_LIBRARY)
