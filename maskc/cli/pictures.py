@@ -120,17 +120,25 @@ def write_picture(subject: Subject, path: str, ending: str, theme: str) -> None:
         sys.stderr.write(f"note: the first {_MOST_PANELS} of {len(subject.heads)} heads are drawn\n")
 
 
-def write_html(subject: Subject, path: str, theme: str, file: str) -> None:
-    """Write the page. ``file``: where the pattern was read, so that clauses are named as they are written there."""
+def write_html(subject: Subject, path: str, theme: str, files: Sequence[str | None]) -> None:
+    """Write the page. ``files``: where the patterns were read, so that clauses are named as they are written there."""
     from maskc.cli.checking import source_of
     from maskc.picture.html import html_page
 
     layers = range(subject.layers) if subject.layers > 1 else [subject.given.layer]
     bindings = [[subject.binding(p, layer) for layer in layers] for p in subject.programs]
     other = (subject.programs[1], bindings[1]) if len(subject.programs) == 2 else None
-    source = None if file == "-" else source_of(file)
-    head = subject.heads[0]
-    _write(path, html_page(subject.programs[0], bindings[0], other=other, source=source, theme=theme, head=head))
+    source, second = (None if f in (None, "-") else source_of(str(f)) for f in files)
+    text = html_page(
+        subject.programs[0],
+        bindings[0],
+        other=other,
+        source=source,
+        other_source=second,
+        theme=theme,
+        head=subject.heads[0],
+    )
+    _write(path, text)
 
 
 def _write(path: str, text: str) -> None:

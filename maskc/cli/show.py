@@ -73,7 +73,7 @@ def command(
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
     if html is not None:
-        pictures.write_html(subject, html, theme, file)
+        pictures.write_html(subject, html, theme, (file, diff))
     for path, ending in ((svg, ".svg"), (png, ".png")):
         if path is not None:
             pictures.write_picture(subject, path, ending, theme)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from maskc.diagnostics import MaskcError, Source
 from maskc.ir.nodes import Apply, Lookup, Node, Symbol, postorder
 from maskc.ir.program import SCORE, Program
+from maskc.ir.rewrite import substitute
 from maskc.picture.encode import Arrays, encode_nodes, encode_runs, encode_tables
-from maskc.picture.scene import Band, bands, difference, plan_within
+from maskc.picture.scene import Band, bands, closed, constants, difference, plan_within
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
@@ -47,6 +48,7 @@ def html_page(
     *,
     other: tuple[Program, Sequence[Binding]] | None = None,
     source: Source | None = None,
+    other_source: Source | None = None,
     plans: Sequence[TilePlan] = (),
     theme: str = "auto",
     tile: int = 128,
@@ -58,7 +60,7 @@ def html_page(
         program: the pattern.
         bindings: what it is applied to; several differ in their layer only, and can be switched between.
         other: a second pattern to compare with, and its bindings, one a layer too.
-        source: the file, so that clauses are named as they are written there.
+        source, other_source: the files, so that clauses are named as they are written there.
         plans: more plans of the same program and binding, laid out in other orders, to look at side by side.
         theme: "light", "dark", or "auto": the reader's choice.
         tile: queries and keys a tile; larger ones are taken where these would make too large a page.
@@ -67,7 +69,7 @@ def html_page(
     Raises MaskcError if the planner refuses, or the two patterns are over different lengths.
     """
     each = [bindings] if not isinstance(bindings, Sequence) else list(bindings)
-    data = _data(program, each, other, source, plans, tile)
+    data = _data(program, each, other, (source, other_source), plans, tile)
     lengths = f"{each[0].q_len:,} queries × {each[0].k_len:,} keys"
     title = program.name if other is None else f"{program.name} and {other[0].name}"
     return _page(title, lengths, {**data, "theme": theme, "head": head}, theme)
@@ -77,7 +79,7 @@ def _data(
     program: Program,
     each: list[Binding],
     other: tuple[Program, Sequence[Binding]] | None,
-    source: Source | None,
+    sources: tuple[Source | None, Source | None],
     laid_out: Sequence[TilePlan],
     tile: int,
 ) -> dict[str, Any]:
@@ -87,7 +89,15 @@ def _data(
     jobs = [job for v in views for _, _, layers in v.channels for job in layers]
     size, plans, planned = plan_within(jobs, tile=tile)
     arrays, page = Arrays(), _Plans([])
-    evaluated = _expressions(views, program, other, binding, arrays, source)
+    written = _sources(sources[0], program)
+    if other is not None:
+        known = constants(program, each[0]), constants(other[0], other[1][0])
+        theirs = _sources(sources[1], other[0])
+        pairs = [
+            (n, t, k) for texts, k in zip((theirs, written), reversed(known), strict=True) for n, t in texts.items()
+        ]
+        written = {substitute(n, k): t for n, t, k in pairs}
+    evaluated = _expressions(views, program, other, binding, arrays, written)
     numbers = evaluated.pop("numbers")
     shown, queue = [], iter(plans)
     for v in views:
@@ -128,8 +138,6 @@ def _compared(
     second, theirs = other
     pairs = [difference((program, a), (second, b)) for a, b in zip(each, theirs, strict=True)]
     binding = pairs[0][0]
-    from maskc.picture.scene import closed
-
     one, two = closed(program, each[0]), closed(second, theirs[0])
     merged = pairs[0][1][0][1].params
     one, two = one.replace(params=merged), two.replace(params=merged)
@@ -208,7 +216,7 @@ def _expressions(
     other: tuple[Program, Sequence[Binding]] | None,
     binding: Binding,
     arrays: Arrays,
-    source: Source | None,
+    sources: Mapping[Node, str],
 ) -> dict[str, Any]:
     """Nodes, tables and names of clauses; no nodes, and the reason, where pairs cannot be evaluated in the page."""
     roots = [n for v in views for n in (*(r for _, r in v.roots), *(w for _, w in v.whys))]
@@ -224,7 +232,7 @@ def _expressions(
     nodes, numbers = encode_nodes([*roots, *scores], binding)
     labels = {p.name: p.labels for p in params.values() if p.labels}
     texts = _texts([w for v in views for _, w in v.whys], labels)
-    written = {numbers[n]: t for n, t in _sources(source, program).items() if n in numbers}
+    written = {numbers[n]: t for n, t in sources.items() if n in numbers}
     named = {numbers[n]: t for n, t in texts.items()}
     return {"nodes": nodes, "tables": tables, "texts": named, "sources": written, "numbers": numbers, "reason": ""}
 

@@ -106,16 +106,21 @@
     return run < plan.offsets[row + 1] && plan.start[run] <= col ? plan.kind[run] : 0;
   }
 
+  // Where pairs are evaluated, tiles keep to whole pixels, as the squares do that are drawn over them.
+  const inPairs = () => Math.min(state.zx, state.zy) * BLOCK >= 6;
+  const snap = (x) => (inPairs() ? Math.round(x) : x);
+
   // Adds the shares of a line's pixels that lie in full and in partial tiles of the rows from i0 to i1.
   function addLine(plan, i0, i1, full, some) {
-    const rows = Math.min(plan.offsets.length - 1, Math.ceil(i1 / T));
-    for (let r = Math.max(0, Math.floor(i0 / T)); r < rows; r++) {
-      const weight = (Math.min(i1, (r + 1) * T) - Math.max(i0, r * T)) / (i1 - i0);
+    const top = Math.max(0, Math.floor(i0 / T));
+    const rows = inPairs() ? top + 1 : Math.min(plan.offsets.length - 1, Math.ceil(i1 / T));
+    for (let r = top; r < rows; r++) {
+      const weight = rows === top + 1 ? 1 : (Math.min(i1, (r + 1) * T) - Math.max(i0, r * T)) / (i1 - i0);
       const last = plan.offsets[r + 1];
       for (let n = firstRun(plan, r, Math.floor(state.x / T)); n < last; n++) {
-        const x0 = Math.max(0, toX(plan.start[n] * T));
+        const x0 = Math.max(0, snap(toX(plan.start[n] * T)));
         if (x0 >= W) break;
-        const x1 = Math.min(W, toX(Math.min(KL, plan.end[n] * T)));
+        const x1 = Math.min(W, snap(toX(Math.min(KL, plan.end[n] * T))));
         addSpan(plan.kind[n] === 2 ? full : some, x0, x1, weight);
       }
     }
@@ -143,8 +148,12 @@
     const bottom = Math.min(H, Math.ceil(toY(QL)));
     let drawn = -1, sameRow = -1;
     for (let y = 0; y < bottom; y++) {
-      const i0 = y / state.zy + state.y, i1 = Math.min((y + 1) / state.zy + state.y, QL);
-      const row = Math.floor(i0 / T) === Math.floor((i1 - 1e-9) / T) ? Math.floor(i0 / T) : -1;
+      let i0 = y / state.zy + state.y, i1 = Math.min((y + 1) / state.zy + state.y, QL);
+      if (inPairs()) {
+        i0 = Math.min((i0 + (y + 1) / state.zy + state.y) / 2, QL - 1e-6);
+        i1 = i0 + 1e-9;
+      }
+      const row = inPairs() || Math.floor(i0 / T) === Math.floor((i1 - 1e-9) / T) ? Math.floor(i0 / T) : -1;
       if (row >= 0 && row === sameRow) {
         image.data.copyWithin(y * W * 4, drawn * W * 4, (drawn + 1) * W * 4);
       } else {
@@ -186,7 +195,7 @@
   // ---- Pairs: squares of BLOCK x BLOCK in partial tiles, evaluated exactly ----
 
   function blocksOnScreen() {
-    if (!evaluator || heat() || Math.min(state.zx, state.zy) * BLOCK < 6) return [];
+    if (!evaluator || heat() || !inPairs()) return [];
     const found = new Set();
     const rows = Math.ceil(QL / BLOCK), cols = Math.ceil(KL / BLOCK);
     const br1 = Math.min(rows, Math.floor((state.y + H / state.zy) / BLOCK) + 1);
@@ -288,7 +297,7 @@
     if (stats.inexact) parts.push(`some pairs are not shown: ${stats.inexact}`);
     else if (!evaluator) parts.push(data.reason);
     else if (queue.length) parts.push(`${queue.length} squares to evaluate`);
-    else if (!heat()) parts.push(Math.min(state.zx, state.zy) * BLOCK < 6 ? (data.planned ? "kinds of tiles; zoom in for pairs" : "too irregular to be planned: zoom in for pairs") : "every pair shown is evaluated");
+    else if (!heat()) parts.push(!inPairs() ? (data.planned ? "kinds of tiles; zoom in for pairs" : "too irregular to be planned: zoom in for pairs") : "every pair shown is evaluated");
     $("status").textContent = parts.join("  ·  ");
   }
 
@@ -641,7 +650,12 @@
     });
     $("fit").addEventListener("click", fit);
     $("theme").addEventListener("click", () => KEYS.t());
-    window.addEventListener("resize", () => { resize(); draw(); });
+    let shown = "";
+    new ResizeObserver(() => {
+      const { width, height } = $("under").parentElement.getBoundingClientRect();
+      if (shown && shown !== `${width} ${height}`) { resize(); draw(); }
+      shown = `${width} ${height}`;
+    }).observe($("under").parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { legend(); draw(); });
   }
 

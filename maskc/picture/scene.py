@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.tiles.plan import TilePlan
 
-__all__ = ["Band", "bands", "closed", "difference", "plan_within"]
+__all__ = ["Band", "bands", "closed", "constants", "difference", "plan_within"]
 
 #: Spans of a band at most; one with more is only noise.
 _MOST_SPANS = 400
@@ -80,12 +80,18 @@ def _input(p: Parameter, binding: Binding, first: int, length: int) -> Band:
 
 def closed(program: Program, binding: Binding) -> Program:
     """The program with its scalars and sizes put in, so that it can meet another one."""
+    known = constants(program, binding)
+    return map_program(program, lambda node: substitute(node, known))
+
+
+def constants(program: Program, binding: Binding) -> dict[Node, Node]:
+    """What stands for the scalars and sizes of a program."""
     known: dict[Node, Node] = {Size(n): Const(int(v)) for n, v in binding.sizes.items()}
     known[Size("q")], known[Size("k")] = Const(binding.q_len), Const(binding.k_len)
     for p in program.params:
         if p.is_scalar and p.name in binding.args:
             known[Param(p.name, p.type)] = Const(binding.args[p.name])
-    return map_program(program, lambda node: substitute(node, known))
+    return known
 
 
 def difference(
