@@ -1,67 +1,290 @@
-"""What would make a plan cheaper, in sentences."""
+"""What would make a mask cheaper: each sentence rests on figures of a plan that was really made."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from maskc.diagnostics import MaskcError
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Symbol, postorder
+from maskc.ir.ops import apply
+from maskc.ir.rewrite import substitute
+from maskc.tiles.cost import ROUGH, TILE_SIZES, CostModel, plan_cost
+from maskc.tiles.liveness import last_queries
+from maskc.tiles.report import numbers
+from maskc.tiles.rowsets import row_sets
+from maskc.tiles.runs import row_of_runs
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.plan import Runs, TilePlan
     from maskc.tiles.statistics import Statistics
 
-__all__ = ["advice"]
+__all__ = ["Advice", "advice", "union_tiles"]
 
-_WORTH = 1.3  # times faster, or it is not mentioned
-_BUDGET = 20_000_000  # evaluations that trying something else may cost
+_WORTH = 1.1  # times faster, or it is not mentioned
+_BUDGET = 1_000_000  # evaluations that trying something else may cost
+_PATIENCE = 0.5  # seconds that planning other tiles may take, about
+_PROBE = 64  # rows that are planned to find out
+_MOST_RUNS = 1 << 21  # with more, alternatives are not planned
+_FEW = 0.05  # share of queries that look ahead as if by mistake
+_SIMILAR = (0.7, 1.3)  # share of the pairs that a rounded window may keep
+_Q, _K = Symbol("q"), Symbol("k")
 
 
-def advice(plan: TilePlan, found: Statistics) -> Iterator[str]:
-    """Sentences, each with the figure it rests on."""
+@dataclass(frozen=True)
+class Advice:
+    """One thing to do. ``kind``: "empty", "blind", "ahead", "tiles", "layout", "stride", "share", "balance" or
+    "cache"; ``gain``: how many times faster or smaller it gets, None where that is not the point."""
+
+    kind: str
+    text: str
+    gain: float | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def advice(plan: TilePlan, found: Statistics, model: CostModel = ROUGH) -> Iterator[Advice]:
+    """What to do, the defects of the mask first. ``found``: the plan's statistics without advice."""
     if not found.useful_pairs:
-        yield "the mask keeps nothing: every output is zero"
+        if found.useful_exact and found.dense_pairs:
+            yield Advice("empty", "the mask keeps no pair: every output is zero")
         return
-    if found.waste > _WORTH:
-        yield from _other_plans(plan, found)
-    if found.imbalance > 4:
-        yield (
-            f"the longest row of tiles is {found.imbalance:.1f} times the mean: split it along the keys "
-            "(maskc.tiles.schedule does) or it decides how long the whole takes"
+    yield from _blind(found)
+    yield from _ahead(plan, found)
+    if found.runs <= _MOST_RUNS:
+        yield from _tiles(plan, model)
+        yield from _layout(plan)
+        yield from _stride(plan, found, model)
+        yield from _share(plan)
+    yield from _balance(found)
+    yield from _cache(found)
+
+
+def _blind(found: Statistics) -> Iterator[Advice]:
+    for g in found.groups:
+        if g.blind:
+            heads = _named("head", g.heads) if len(found.groups) > 1 else "the mask"
+            first = f"the first is query {g.first_blind}"
+            text = (
+                f"{g.blind:,} queries of {heads} keep no key ({first}): their output is zero; `assert some k` says so"
+            )
+            yield Advice("blind", text)
+            return
+
+
+def _ahead(plan: TilePlan, found: Statistics) -> Iterator[Advice]:
+    """Keys of the future, where the pattern claims that there are none, or where only few queries see some."""
+    if found.liveness is None or found.liveness.causal or plan.program.cross or not found.liveness.exact:
+        return
+    claimed = any(a.claim is apply("le", _K, _Q) for a in plan.program.assertions)
+    b = plan.binding
+    q = np.arange(b.q_len) + b.offset
+    ahead, furthest = np.zeros(b.q_len, np.bool_), np.full(b.q_len, -1)
+    for g in plan.groups:
+        np.maximum(furthest, last_queries(plan, g)[1], out=furthest)
+    ahead = furthest > q
+    count, first = int(ahead.sum()), int(np.argmax(ahead))
+    if claimed or count <= _FEW * b.q_len:
+        why = "although the pattern asserts `k <= q`" if claimed else "which few others do: for decoding add `& causal`"
+        yield Advice(
+            "ahead",
+            f"{count:,} queries see later keys (query {int(q[first])} sees key {int(furthest[first])}), {why}",
         )
-    equal = _equal_runs(plan)
-    if equal:
-        yield f"{equal} of the {found.groups} distinct masks need the same tiles: their groups can share one plan"
 
 
-def _other_plans(plan: TilePlan, found: Statistics) -> Iterator[str]:
-    sizes = [size for size in (64, 32) if size < min(plan.q_tile, plan.k_tile)]
-    gains = [(_gain(plan, found, size, size, plan.q_order.name), size) for size in sizes]
-    gain, size = max(gains, default=(0.0, 0))
+def _tiles(plan: TilePlan, model: CostModel) -> Iterator[Advice]:
+    own, best, gain = plan_cost(plan, model), plan, 1.0
+    for q_tile, k_tile in TILE_SIZES:
+        if (q_tile, k_tile) == (plan.q_tile, plan.k_tile):
+            continue
+        other = _other(plan, q_tile=q_tile, k_tile=k_tile) if _affordable(plan, q_tile, k_tile) else None
+        if other is None:
+            break  # Planning still smaller tiles would cost more yet.
+        if own / plan_cost(other, model) > gain:
+            best, gain = other, own / plan_cost(other, model)
     if gain > _WORTH:
-        yield f"tiles of {size} x {size} would execute {gain:.1f} times fewer pairs"
-    if plan.q_order.name == "none":
-        from maskc.tiles.layout import best_layout
-
-        better = best_layout(plan, _BUDGET)
-        if better is not None and better[1] > _WORTH:
-            yield f"the layout {better[0]!r} would execute {better[1]:.1f} times fewer pairs: give layout='auto'"
+        fewer = _executed(plan) / max(1, _executed(best))
+        does = f"execute {fewer:.1f} times fewer pairs and " if fewer > 1.05 else ""
+        text = f"tiles of {best.q_tile} x {best.k_tile} would {does}run {gain:.1f} times faster by the cost model"
+        yield Advice("tiles", text, gain)
 
 
-def _gain(plan: TilePlan, found: Statistics, q_tile: int, k_tile: int, layout: str) -> float:
+def _affordable(plan: TilePlan, q_tile: int, k_tile: int) -> bool:
+    """Whether planning other tiles takes little time, as judged by the last of many rows."""
+    if plan.rows < 2 * _PROBE:
+        return True
+    if any("q" in plan.program.parameter(name).domain for name in plan.binding.tables):
+        return plan.rows < 64 * _PROBE
+    few = dataclasses.replace(plan, binding=plan.binding.replace(q_len=_PROBE * plan.q_tile))
+    began = time.perf_counter()
+    found = _other(few, q_tile=q_tile, k_tile=k_tile)
+    return found is not None and (time.perf_counter() - began) * plan.rows / _PROBE < 8 * _PATIENCE
+
+
+def _layout(plan: TilePlan) -> Iterator[Advice]:
+    if plan.q_order.name != "none":
+        return
+    from maskc.tiles.layout import best_layout
+
+    better = best_layout(plan, _BUDGET)
+    if better is not None and better[1] > _WORTH:
+        text = f"in the token order {better[0]} it would execute {better[1]:.1f} times fewer pairs: use layout auto"
+        yield Advice("layout", text, better[1])
+
+
+def _stride(plan: TilePlan, found: Statistics, model: CostModel) -> Iterator[Advice]:
+    """Groups of queries that share one window."""
+    if found.liveness is None or found.partial * 20 < found.full or not _is_regular(_bound(plan)):
+        return
+    causal = found.liveness.exact and found.liveness.causal
+    own, best = plan_cost(plan, model), None
+    on_grid = bool(_coordinates(_bound(plan)))
+    for stride in (2, 4, 8) if on_grid else (plan.q_tile,):
+        changed = _shared(plan, stride, causal)
+        other = None if changed is None else _other(plan, mask=changed)
+        kept = None if other is None else _kept(other)
+        if other is None or kept is None or not _SIMILAR[0] <= kept / found.useful_pairs <= _SIMILAR[1]:
+            continue
+        gain = own / plan_cost(other, model)
+        if gain > _WORTH and (best is None or gain > best[1] * 1.05):
+            best = (stride, gain, kept / found.useful_pairs)
+    if best is not None:
+        shared = f"every {best[0]} queries {'along each axis ' if on_grid else ''}share the window of their"
+        text = (
+            f"the window is not aligned with tiles: with stride {best[0]} ({shared} {'last' if causal else 'middle'} "
+            f"one) it would run {best[1]:.1f} times faster, keeping {100 * best[2]:.0f} % as many pairs"
+        )
+        yield Advice("stride", text, best[1])
+
+
+def _is_regular(mask: Node) -> bool:
+    """Whether windows may be rounded: nothing is looked up or drawn, and blocks of queries do not share theirs yet."""
+    nodes = list(postorder([mask]))
+    if any(isinstance(n, (Lookup, Exists)) or (isinstance(n, Apply) and n.op == "hash") for n in nodes):
+        return False
+    places = _coordinates(mask)
+    return not places or any(isinstance(n, Apply) and n.op == "mod" for n in places)
+
+
+def _bound(plan: TilePlan) -> Node:
+    from maskc.tiles.planner import analyse
+
+    return analyse(plan.program, plan.binding).program.mask
+
+
+def _coordinates(mask: Node) -> dict[Node, int | None]:
+    """Coordinates of the query (``q // 80 % 48``) with their extents where these are known; the largest terms."""
+    found: dict[Node, int | None] = {}
+    for node in postorder([mask]):
+        if not (isinstance(node, Apply) and node.op in ("floordiv", "mod") and isinstance(node.args[1], Const)):
+            continue
+        inner, divisor = node.args[0], int(node.args[1].value)
+        if divisor > 1 and (inner is _Q or inner in found):
+            found.pop(inner, None)
+            found[node] = divisor if node.op == "mod" else None
+    return found
+
+
+def _shared(plan: TilePlan, stride: int, causal: bool) -> Node | None:
+    """The mask with every ``stride`` queries looking as their middle one does; causal ones as their last."""
+    mask, end = _bound(plan), plan.binding.offset + plan.binding.q_len
+    places = _coordinates(mask) or {_Q: end}
+    mapping: dict[Node, Node] = {}
+    for node, extent in places.items():
+        if extent is None:
+            divisor = node.children[1]
+            extent = -(-end // int(divisor.value)) if isinstance(divisor, Const) else end
+        start = apply("mul", apply("floordiv", node, Const(stride)), Const(stride))
+        leader = apply("add", start, Const(stride - 1 if causal else stride // 2))
+        mapping[node] = apply("min", leader, Const(extent - 1))
+    changed = substitute(mask, mapping)
+    return None if changed is mask else apply("and", changed, apply("le", _K, _Q)) if causal else changed
+
+
+def _kept(plan: TilePlan) -> int | None:
+    total = 0
+    for g in plan.groups:
+        sets = row_sets(plan.program, plan.binding, g.heads[0], g.batches[0])
+        if sets is None:
+            return None
+        total += int(sets.counts().sum()) * len(g.heads) * len(g.batches)
+    return total
+
+
+def _other(plan: TilePlan, *, mask: Node | None = None, **changes: Any) -> TilePlan | None:
+    """The same with another mask or other tile sizes, in an order of the same kind; None if it costs too much."""
     from maskc.tiles.planner import make_plan
-    from maskc.tiles.statistics import tile_counts
 
+    program = plan.program if mask is None else plan.program.replace(mask=mask)
+    options = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "layout": plan.q_order.name.split(":")[0], **changes}
     try:
-        other = make_plan(plan.program, plan.binding, q_tile=q_tile, k_tile=k_tile, layout=layout, budget=_BUDGET)
+        return make_plan(program, plan.binding, budget=_BUDGET, **options)
     except MaskcError:
-        return 0.0
-    tiles = sum(sum(tile_counts(g.runs)) * len(g.heads) * len(g.batches) for g in other.groups)
-    return found.executed_pairs / (tiles * q_tile * k_tile) if tiles else 0.0
+        return None
 
 
-def _equal_runs(plan: TilePlan) -> int:
-    """How many distinct masks have runs that another one has, too."""
-    distinct = {id(g.runs): g.runs for g in plan.groups}.values()
-    seen = [tuple(a.tobytes() for a in (r.offsets, r.start, r.end, r.kind)) for r in distinct]
-    return sum(seen.count(s) > 1 for s in seen)
+def _executed(plan: TilePlan) -> int:
+    tiles = sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in plan.groups)
+    return tiles * plan.q_tile * plan.k_tile
+
+
+def _share(plan: TilePlan) -> Iterator[Advice]:
+    """Masks whose tiles are nearly the same."""
+    distinct = {id(g.runs): g for g in plan.groups}
+    groups = sorted(distinct.values(), key=lambda g: int((g.runs.end - g.runs.start).sum()))
+    for a, b in list(itertools.pairwise(groups))[:31]:
+        first, second = (int((g.runs.end - g.runs.start).sum()) for g in (a, b))
+        if not first or second > first * (1 + _FEW):
+            continue
+        both = union_tiles(a.runs, b.runs, plan.cols)
+        more = 2 * both / (first + second) - 1
+        if more <= _FEW:
+            what = "heads" if a.heads != b.heads else "batch entries"
+            one, two = (a.heads, b.heads) if a.heads != b.heads else (a.batches, b.batches)
+            cost = "the same tiles" if more == 0 else f"{100 * more:.1f} % more tiles"
+            pairs = f"{numbers(one)} and {numbers(two)}"
+            yield Advice("share", f"{what} {pairs} could share one plan: it would execute {cost}")
+            return
+
+
+def union_tiles(a: Runs, b: Runs, cols: int) -> int:
+    """How many tiles are computed by either of two sets of runs over the same rows and ``cols`` columns."""
+    row = np.concatenate([row_of_runs(a), row_of_runs(b)]) * (cols + 1)
+    start, end = row + np.concatenate([a.start, b.start]), row + np.concatenate([a.end, b.end])
+    at = np.concatenate([start, end])
+    order = np.argsort(at, kind="stable")
+    open_ = np.cumsum(np.where(order < start.size, 1, -1))
+    return int(np.diff(at[order])[open_[:-1] > 0].sum()) if at.size else 0
+
+
+def _balance(found: Statistics) -> Iterator[Advice]:
+    b = found.balance
+    if b is None or b.in_order < _WORTH * min(b.heaviest_first, b.split):
+        return
+    how, after = ("heaviest rows first", b.heaviest_first)
+    if b.split * _WORTH < b.heaviest_first:
+        how, after = f"heaviest rows first and {b.split_rows:,} long rows split along the keys", b.split
+    text = (
+        f"on {b.workers} workers the longest takes {b.in_order:.2f} times the mean: {how} makes that {after:.2f} "
+        "(maskc.tiles.schedule)"
+    )
+    yield Advice("balance", text, b.in_order / after)
+
+
+def _cache(found: Statistics) -> Iterator[Advice]:
+    live = found.liveness
+    if live is None or not live.exact or not live.causal or found.reach is None or 2 * live.most > found.k_len:
+        return
+    text = f"decoding needs a KV cache of {live.most:,} keys, not of {found.k_len:,}: no later query sees the others"
+    yield Advice("cache", text, found.k_len / live.most if live.most else None)
+
+
+def _named(what: str, which: tuple[int, ...]) -> str:
+    return f"{what}{'s' if len(which) > 1 else ''} {numbers(which)}"

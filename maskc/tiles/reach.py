@@ -31,6 +31,7 @@ _R = TypeVar("_R")
 _DENSE = 256  # tokens, up to which matrices are used
 _NODES = 256  # of the graph of tiles
 _WORK = 1 << 28  # positions that a walk from one query may look at
+_MOST_RANGES = 1 << 25  # of all queries together
 _STEPS = 20_000  # layers that such a walk may take
 
 
@@ -71,13 +72,9 @@ def reach(*plans: TilePlan) -> Reach | None:
         raise ValueError("the layers have unlike lengths")
     if first.k_len <= _DENSE:
         return _by_matrices([_dense(p) for p in plans], "tokens", 1, first.k_len)
-    sets = [s for p in plans for s in [_sets(p)] if s is not None]
-    if len(sets) == len(plans):
-        found = _by_intervals(sets, first.k_len)
-        if found is None and len(sets) == 1:
-            found = _by_walk(sets[0], first.k_len)
-        if found is not None:
-            return found
+    found = _by_ranges(plans, first.k_len)
+    if found is not None:
+        return found
     return _by_tiles(plans)
 
 
@@ -142,20 +139,29 @@ def _sets(plan: TilePlan) -> list[RowSets] | None:
     return found
 
 
-def _by_intervals(layers: list[list[RowSets]], keys: int) -> Reach | None:
+def _by_ranges(plans: Sequence[TilePlan], keys: int) -> Reach | None:
+    """Token by token, where every layer's keys are ranges and not too many; else None."""
+    sets = [s for p in plans for s in [_sets(p)] if s is not None]
+    if len(sets) < len(plans) or sum(len(s.rules) for layer in sets for s in layer) * keys > _MOST_RANGES:
+        return None
+    ranges = [[r for s in layer for r in s.ranges()] for layer in sets]
+    found = None
+    if all(r.order is None for layer in ranges for r in layer):
+        found = _by_intervals(ranges, keys)
+    return _by_walk(ranges[0], keys) if found is None and len(plans) == 1 else found
+
+
+def _by_intervals(layers: list[list[KeyRanges]], keys: int) -> Reach | None:
     """If every query sees one interval that holds itself, and the intervals move on with the queries."""
     cycle = []
-    for layer in layers:
-        if not all(s.all_intervals for s in layer):
+    for ranges in layers:
+        # Some of the queries tell at once where the answer is no.
+        if _moving(ranges, np.linspace(0, keys - 1, min(keys, 4096)).astype(np.int64)) is None:
             return None
-        itself = np.arange(keys, dtype=np.int64)
-        ranges = [(r.start, r.end) for s in layer for r in s.ranges()]
-        lo, hi = merged_intervals([*ranges, (itself, itself + 1)], keys)
-        low, high = lo[:, 0], np.where(hi == np.iinfo(np.int64).max, 0, hi).max(axis=1)
-        joined = ((hi - lo).sum(axis=1) == high - low).all()
-        if not (joined and (low[1:] >= low[:-1]).all() and (high[1:] >= high[:-1]).all()):
+        moving = _moving(ranges, np.arange(keys, dtype=np.int64))
+        if moving is None:
             return None
-        cycle.append((low, high))
+        cycle.append(moving)
     count, closure = _fewest(
         cycle, _compose_intervals, lambda a, b: bool((a[0] == b[0]).all() and (a[1] == b[1]).all())
     )
@@ -164,14 +170,22 @@ def _by_intervals(layers: list[list[RowSets]], keys: int) -> Reach | None:
     return Reach(count, "all", "tokens", 1, int(closure[1][-1] - closure[0][-1]), keys)
 
 
+def _moving(ranges: list[KeyRanges], q: Array) -> tuple[Array, Array] | None:
+    """The bounds of the one interval of each of some queries, if they rise."""
+    lo, hi = merged_intervals([(q, q + 1), *((r.start[q], r.end[q]) for r in ranges)], q.size)
+    low, high = lo[:, 0], np.where(hi == np.iinfo(np.int64).max, 0, hi).max(axis=1)
+    joined = ((hi - lo).sum(axis=1) == high - low).all()
+    rises = (low[1:] >= low[:-1]).all() and (high[1:] >= high[:-1]).all()
+    return (low, high) if joined and rises else None
+
+
 def _compose_intervals(later: tuple[Array, Array], earlier: tuple[Array, Array]) -> tuple[Array, Array]:
     # Bounds rise with the query, so that those of the first and of the last key seen are the outermost.
     return earlier[0][later[0]], earlier[1][later[1] - 1]
 
 
-def _by_walk(layer: list[RowSets], keys: int) -> Reach | None:
+def _by_walk(ranges: list[KeyRanges], keys: int) -> Reach | None:
     """A breadth-first walk from the last query, each key followed once; None if it takes too long."""
-    ranges = [r for s in layer for r in s.ranges()]
     known = np.zeros(keys, np.bool_)
     known[-1] = True
     now, layers, work = np.array([keys - 1]), 0, 0

@@ -215,7 +215,8 @@ class RowSets:
         digits = [d for r in rows for d in r.digits]
         if digits:
             met = _met_digits(digits)
-            return np.maximum(_below(hi, met) - _below(lo, met), 0)
+            found: Array = np.maximum(_below(hi, met) - _below(lo, met), 0)
+            return found
         start, end = self._index(which).range(tuple(x for r in rows for x in r.labels), lo, hi)
         count: Array = end - start
         return count
@@ -241,11 +242,13 @@ class _Index:
         kept = np.arange(k_len) if keep is None else np.flatnonzero(keep)
         values, rank = [], np.zeros(kept.size, np.int64)
         for label in labels:
-            distinct, inverse = np.unique(label[kept], return_inverse=True)
+            distinct, inverse = _ranked(label[kept])
             values.append(distinct)
-            rank = rank * distinct.size + inverse.reshape(-1)
+            rank = rank * distinct.size + inverse
         key = rank * (k_len + 1) + kept
-        order = np.argsort(key, kind="stable")
+        # Keys rise already: a stable sort by rank is enough, and fast where there are few ranks.
+        small = int(rank.max(initial=0)) < 1 << 16
+        order = np.argsort(rank.astype(np.uint16) if small else rank, kind="stable")
         return _Index(kept[order], None, tuple(values), key[order], k_len + 1)
 
     def range(self, labels: tuple[Array, ...], lo: Array, hi: Array) -> tuple[Array, Array]:
@@ -259,6 +262,17 @@ class _Index:
         start = np.searchsorted(self.key, rank * self.width + lo)
         end = np.searchsorted(self.key, rank * self.width + hi)
         return np.where(known, start, 0), np.where(known, end, 0)
+
+
+def _ranked(label: Array) -> tuple[Array, Array]:
+    """The distinct labels in order, and the rank of each label among them."""
+    low = int(label.min()) if label.size else 0
+    span = int(label.max()) - low + 1 if label.size else 0
+    if span > 4 * label.size:
+        distinct, inverse = np.unique(label, return_inverse=True)
+        return distinct, inverse.reshape(-1)
+    there = np.bincount(label - low, minlength=span) > 0
+    return np.flatnonzero(there) + low, (np.cumsum(there) - 1)[label - low]
 
 
 def merged_intervals(bounds: list[tuple[Array, Array]], n: int) -> tuple[Array, Array]:

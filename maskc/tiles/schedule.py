@@ -1,44 +1,25 @@
-"""Tile sizes by exact executed work, and an order of the rows in which no worker waits for long."""
+"""An order of the rows in which no worker waits for long: heaviest first, long rows split along the keys."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.binding import Binding
-from maskc.ir.program import Program
-from maskc.tiles.plan import PARTIAL, Group
-from maskc.tiles.runs import row_of_runs
+from maskc.tiles.cost import ROUGH, CostModel, choose_tiles, plan_cost, row_costs
+from maskc.tiles.plan import Runs
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["CostModel", "Schedule", "choose_tiles", "plan_cost", "schedule"]
+__all__ = ["CostModel", "Schedule", "choose_tiles", "plan_cost", "schedule", "schedule_runs", "tiles_by_row"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class CostModel:
-    """What a kernel spends, in units of one pair of a full tile. The defaults are rough; measure to replace them.
-
-    Attributes:
-        partial: on a pair of a partial tile, whose mask is evaluated.
-        edge: a tile of q x k costs ``1 + edge / q + edge / k`` times its pairs: small tiles load more for what
-            they compute.
-        run: on starting a run of tiles.
-        row: on starting a row: loading the queries, writing the output.
-    """
-
-    partial: float = 1.25
-    edge: float = 24.0
-    run: float = 500.0
-    row: float = 20_000.0
+#: A row is split into parts of at least this share of what a worker does in all.
+_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +28,9 @@ class Schedule:
 
     ``row[i]``: the tile row; the item does its executed tiles number ``first[i]`` to ``last[i]`` (excluded),
     counted along the row. A row with more than one item is split along the keys: its parts are to be combined.
-    ``imbalance``: the busiest of ``workers`` over the mean, if each takes the next item when it is free.
+    Imbalances are the time until all is done over the mean load, if each of ``workers`` takes the next item when
+    it is free: ``in_order``: whole rows in the order of the queries; ``heaviest_first``: whole rows, sorted;
+    ``imbalance``: the items of this schedule.
     """
 
     row: Array
@@ -55,6 +38,8 @@ class Schedule:
     last: Array
     cost: Array
     workers: int
+    in_order: float
+    heaviest_first: float
     imbalance: float
 
     @property
@@ -63,60 +48,71 @@ class Schedule:
         return int((np.bincount(self.row) > 1).sum()) if self.row.size else 0
 
 
-def plan_cost(plan: TilePlan, model: CostModel = CostModel()) -> float:
-    """What all heads and batch entries cost under the model."""
-    return sum(float(_row_costs(plan, g, model).sum()) * len(g.heads) * len(g.batches) for g in plan.groups)
-
-
-def _row_costs(plan: TilePlan, group: Group, model: CostModel) -> Array:
-    runs = group.runs
-    area = plan.q_tile * plan.k_tile * (1 + model.edge / plan.q_tile + model.edge / plan.k_tile)
-    each = (runs.end - runs.start) * np.where(runs.kind == PARTIAL, model.partial, 1.0) * area + model.run
-    return np.bincount(row_of_runs(runs), weights=each, minlength=plan.rows) + model.row
-
-
-def choose_tiles(
-    program: Program,
-    binding: Binding,
-    sizes: Sequence[tuple[int, int]] = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 32)),
-    model: CostModel = CostModel(),
-    layout: str = "none",
-) -> TilePlan:
-    """The cheapest plan among tile sizes, by exact executed work under the cost model. Raises as ``make_plan``."""
-    from maskc.tiles.planner import make_plan
-
-    plans = (make_plan(program, binding, q_tile=q, k_tile=k, layout=layout) for q, k in sizes)
-    return min(plans, key=lambda plan: plan_cost(plan, model))
+def tiles_by_row(runs: Runs) -> Array:
+    """Number of tiles that each row computes, int64."""
+    total = np.concatenate([[0], np.cumsum((runs.end - runs.start).astype(np.int64))])
+    found: Array = total[runs.offsets[1:]] - total[runs.offsets[:-1]]
+    return found
 
 
 def schedule(
-    plan: TilePlan, group: Group | None = None, *, workers: int, split: bool = True, model: CostModel = CostModel()
+    plan: TilePlan, group: Group | None = None, *, workers: int, split: bool = True, model: CostModel = ROUGH
 ) -> Schedule:
-    """The rows of a group as work items, heaviest first; with ``split``, rows above a fair share are split.
-
-    The group's heads and batch entries all run the same items.
-    """
+    """The rows of a group (the first by default) as work items, heaviest first; with ``split``, rows above a fair
+    share are split. The group's heads and batch entries all run the same items."""
     group = plan.groups[0] if group is None else group
-    runs = group.runs
-    cost = _row_costs(plan, group, model)
-    total = np.concatenate([[0], np.cumsum((runs.end - runs.start).astype(np.int64))])
-    tiles = total[runs.offsets[1:]] - total[runs.offsets[:-1]]
     copies = len(group.heads) * len(group.batches)
-    fair = max(cost.sum() * copies / max(1, workers) / 4, float(cost.mean()) if cost.size else 1.0)
-    parts = np.maximum(1, np.minimum(np.ceil(cost / fair), tiles)).astype(np.int64) if split else np.ones_like(tiles)
-    row = np.repeat(np.arange(plan.rows), parts)
+    size = (plan.q_tile, plan.k_tile)
+    return schedule_runs(group.runs, *size, workers=workers, split=split, copies=copies, model=model)
+
+
+def schedule_runs(
+    runs: Runs,
+    q_tile: int,
+    k_tile: int,
+    *,
+    workers: int,
+    split: bool = True,
+    copies: int = 1,
+    model: CostModel = ROUGH,
+) -> Schedule:
+    """The schedule of runs of tiles, all of them ``copies`` times; ``workers``: how many compute at once.
+
+    Raises ValueError if ``workers`` is not positive.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be positive, not {workers}")
+    cost, tiles = row_costs(runs, q_tile, k_tile, model), tiles_by_row(runs)
+    parts = np.ones_like(tiles)
+    if split and cost.size:
+        fair = max(cost.sum() * copies / workers * _SHARE, float(cost.mean()))
+        parts = np.maximum(1, np.minimum(np.ceil(cost / fair), tiles)).astype(np.int64)
+    row = np.repeat(np.arange(tiles.size), parts)
     index = np.arange(row.size) - np.repeat(np.cumsum(parts) - parts, parts)
     first, last = tiles[row] * index // parts[row], tiles[row] * (index + 1) // parts[row]
-    each = cost[row] / parts[row]
+    # Every part loads the queries and writes an output of its own.
+    fixed = model.row + model.query * q_tile
+    each = (cost - fixed)[row] * (last - first) / np.maximum(tiles[row], 1) + fixed
     order = np.argsort(-each, kind="stable")
-    loads = _loads(np.tile(each[order], copies) if copies == 1 else np.repeat(each[order], copies), workers)
-    imbalance = float(loads.max() / loads.mean()) if loads.any() else 1.0
-    return Schedule(row[order], first[order], last[order], each[order], workers, imbalance)
+    whole = np.sort(cost)[::-1]
+    return Schedule(
+        row=row[order],
+        first=first[order],
+        last=last[order],
+        cost=each[order],
+        workers=workers,
+        in_order=_imbalance(np.tile(cost, copies), workers),
+        heaviest_first=_imbalance(np.repeat(whole, copies), workers),
+        imbalance=_imbalance(np.repeat(each[order], copies), workers),
+    )
 
 
-def _loads(cost: Array, workers: int) -> Array:
-    """What each worker does if it takes the next item when it is free."""
+def _imbalance(cost: Array, workers: int) -> float:
+    """The busiest worker over the mean, if each takes the next item when it is free."""
+    total = float(cost.sum())
+    if total <= 0:
+        return 1.0
     heap = [0.0] * workers
     for each in cost.tolist():
         heapq.heapreplace(heap, heap[0] + each)
-    return np.array(heap)
+    return max(heap) * workers / total

@@ -9,18 +9,77 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.tiles.advice import Advice, advice
+from maskc.tiles.cost import ROUGH, CostModel, dense_cost, plan_cost
+from maskc.tiles.liveness import Liveness, liveness
 from maskc.tiles.plan import FULL, PARTIAL, Group, Runs
+from maskc.tiles.reach import Reach, reach
+from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.schedule import schedule, tiles_by_row
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
 
-__all__ = ["Statistics", "layers_to_reach", "live_keys", "statistics", "tile_counts", "useful_pairs"]
+__all__ = ["Balance", "GroupStatistics", "Statistics", "statistics", "tile_counts", "useful_pairs"]
 
 Array = npt.NDArray[Any]
 _EXACT_PAIRS = 1 << 26  # pairs of partial tiles that are counted one by one; beyond, tiles are sampled
 _SAMPLED = 256  # tiles
-_MOST_LAYERS = 4096
+_MOST_ITEMS = 1 << 18  # rows of all heads that are scheduled to find the imbalance
+WORKERS = 132  # streaming multiprocessors of an H100 or H200
+
+
+@dataclass(frozen=True)
+class GroupStatistics:
+    """Of one head and one batch entry of a group.
+
+    Attributes:
+        heads, batches: the group's.
+        useful_pairs: (query, key) pairs that the mask keeps.
+        sampled: 0 if they were counted; else the number of partial tiles from which they were estimated.
+        executed_pairs: pairs of the tiles that are computed.
+        full, partial, empty: number of tiles of each kind.
+        runs: number of runs.
+        longest_row: tiles of the longest row; ``imbalance``: that over the mean of all rows.
+        blind: queries that keep no key, None if that is not known; ``first_blind``: the first of them (absolute).
+    """
+
+    heads: tuple[int, ...]
+    batches: tuple[int, ...]
+    useful_pairs: int
+    sampled: int
+    executed_pairs: int
+    full: int
+    partial: int
+    empty: int
+    runs: int
+    longest_row: int
+    imbalance: float
+    blind: int | None
+    first_blind: int | None
+
+    @property
+    def copies(self) -> int:
+        """Heads times batch entries."""
+        return len(self.heads) * len(self.batches)
+
+    @property
+    def waste(self) -> float:
+        """Executed over useful pairs; infinite if nothing is kept."""
+        return self.executed_pairs / self.useful_pairs if self.useful_pairs else float("inf")
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How well the rows of all heads spread over workers: the time until all is done over the mean load, with
+    rows in the order of the queries; heaviest first; and with long rows split along the keys, too."""
+
+    workers: int
+    in_order: float
+    heaviest_first: float
+    split: float
+    split_rows: int
 
 
 @dataclass(frozen=True)
@@ -28,21 +87,24 @@ class Statistics:
     """Of all heads and batch entries together, unless said otherwise.
 
     Attributes:
+        name, q_len, k_len, heads, batch, q_tile, k_tile, layout: what was planned.
         useful_pairs: (query, key) pairs that the mask keeps. ``useful_exact``: whether that was counted, or
-            estimated from a sample of the partial tiles.
+            estimated for some group from ``sampled`` partial tiles.
         executed_pairs: pairs of the tiles that are computed; ``dense_pairs``: of all tiles.
         waste: executed over useful pairs (infinite if nothing is kept).
         full, partial, empty: number of tiles of each kind.
         runs, nbytes: number of runs, and the size of the plan in bytes.
-        flops_forward, flops_backward: floating-point operations for a head dimension of ``head_dim``.
-        speedup: dense over executed pairs: what skipping empty tiles gains at most.
-        imbalance: tiles of the longest row over the mean of all rows.
-        live_keys: the most keys that any later query can still see, once the queries before have been computed:
-            the size of KV cache that the mask implies, rounded up to tiles; None for cross-attention.
-        reach: layers until the last query can know of the first key, at least; None if it never does, or
-            where queries and keys are two sequences.
-        groups: number of distinct masks among heads and batch entries.
-        advice: sentences.
+        head_dim, value_dim: for the FLOPs.
+        flops_forward, flops_backward: floating-point operations of the matrix products.
+        speedup: over computing every tile, as the cost model predicts it.
+        imbalance: tiles of the longest row over the mean of all rows, of the worst group.
+        balance: over how many workers rows are spread, and how evenly; None if there are too many rows to try.
+        liveness: which keys are live, the KV cache that the mask needs; None if there are no queries.
+        reach: how far information travels with each layer; None for cross-attention, fewer queries than keys, and
+            plans with a layout that cannot be followed.
+        masks: number of distinct masks among heads and batch entries.
+        groups: each group by itself.
+        advice: what to do about it.
     """
 
     name: str
@@ -55,6 +117,7 @@ class Statistics:
     layout: str
     useful_pairs: int
     useful_exact: bool
+    sampled: int
     executed_pairs: int
     dense_pairs: int
     waste: float
@@ -64,55 +127,69 @@ class Statistics:
     runs: int
     nbytes: int
     head_dim: int
+    value_dim: int
     flops_forward: int
     flops_backward: int
     speedup: float
     imbalance: float
-    live_keys: int | None
-    reach: int | None
-    groups: int
-    advice: tuple[str, ...] = ()
+    balance: Balance | None
+    liveness: Liveness | None
+    reach: Reach | None
+    masks: int
+    groups: tuple[GroupStatistics, ...]
+    advice: tuple[Advice, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; infinities as None."""
-        found = dataclasses.asdict(self)
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in found.items()}
+        """For JSON: infinities as None, tuples as lists, and each group with its waste."""
+        found = _plain(dataclasses.asdict(self))
+        for group, g in zip(found["groups"], self.groups, strict=True):
+            group["waste"] = _plain(g.waste)
+        if self.reach is not None:
+            found["reach"]["complete"] = self.reach.complete
+        return dict(found)
 
     def __str__(self) -> str:
-        about = "" if self.useful_exact else "about "
-        lines = [
-            f"{self.name}: {self.q_len:,} queries x {self.k_len:,} keys, heads {self.heads}, batch {self.batch}, "
-            f"tiles {self.q_tile} x {self.k_tile}, layout {self.layout}",
-            f"  tiles     {self.full:,} full, {self.partial:,} partial, {self.empty:,} empty; "
-            f"{self.runs:,} runs, {self.nbytes / 1024:,.0f} KiB, {self.groups} distinct masks",
-            f"  pairs     {about}{self.useful_pairs:,} useful, {self.executed_pairs:,} executed: "
-            f"waste {self.waste:.2f}",
-            f"  work      {self.flops_forward:.3g} FLOPs forward, {self.flops_backward:.3g} backward "
-            f"(head dimension {self.head_dim}); at most {self.speedup:.1f} times faster than dense",
-            f"  balance   the longest row has {self.imbalance:.2f} times the mean",
-        ]
-        if self.live_keys is not None:
-            lines.append(f"  KV cache  at most {self.live_keys:,} keys are still to be seen at any time")
-            reach = "never" if self.reach is None else f"after {self.reach} layers at the earliest"
-            lines.append(f"  reach     the last query learns of the first key {reach}")
-        return "\n".join([*lines, *(f"  advice    {a}" for a in self.advice)])
+        from maskc.tiles.report import summary
+
+        return "\n".join(summary(self))
 
 
-def statistics(plan: TilePlan, head_dim: int = 128, advise: bool = True) -> Statistics:
-    """The statistics of a plan. Counting useful pairs may evaluate some partial tiles."""
-    full = partial = runs = useful = 0
-    exact = True
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def statistics(
+    plan: TilePlan,
+    head_dim: int = 128,
+    advise: bool = True,
+    *,
+    value_dim: int | None = None,
+    workers: int = WORKERS,
+    model: CostModel = ROUGH,
+) -> Statistics:
+    """The statistics of a plan. Counting useful pairs may evaluate some partial tiles.
+
+    Args:
+        plan: the plan.
+        head_dim, value_dim: dimensions of queries and keys, and of values (by default the same), for the FLOPs.
+        advise: whether to plan alternatives, and to say which are better.
+        workers: how many rows are computed at once, for the balance.
+        model: what tiles cost.
+    """
+    value_dim = head_dim if value_dim is None else value_dim
+    known: dict[int, GroupStatistics] = {}
+    groups = []
     for g in plan.groups:
-        copies = len(g.heads) * len(g.batches)
-        f, p = tile_counts(g.runs)
-        pairs, sure = useful_pairs(plan, g)
-        full, partial, runs = full + copies * f, partial + copies * p, runs + g.runs.start.size
-        useful, exact = useful + copies * pairs, exact and sure
-    b = plan.binding
-    area = min(plan.q_tile, max(1, b.q_len)) * plan.k_tile  # a kernel takes no more rows than there are
-    copies = max(1, b.heads) * max(1, b.batch)
-    every = plan.rows * plan.cols * copies
-    executed = (full + partial) * area
+        # Groups that hold the same runs have the same mask.
+        one = known.setdefault(id(g.runs), known.get(id(g.runs)) or _group(plan, g))
+        groups.append(dataclasses.replace(one, heads=g.heads, batches=g.batches))
+    b, cost = plan.binding, plan_cost(plan, model)
+    useful = sum(g.copies * g.useful_pairs for g in groups)
+    executed = sum(g.copies * g.executed_pairs for g in groups)
     found = Statistics(
         name=plan.program.name,
         q_len=b.q_len,
@@ -123,29 +200,76 @@ def statistics(plan: TilePlan, head_dim: int = 128, advise: bool = True) -> Stat
         k_tile=plan.k_tile,
         layout=plan.q_order.name,
         useful_pairs=useful,
-        useful_exact=exact,
+        useful_exact=not any(g.sampled for g in groups),
+        sampled=sum(g.sampled for g in known.values()),
         executed_pairs=executed,
-        dense_pairs=every * area,
+        dense_pairs=plan.rows * plan.cols * _area(plan) * sum(g.copies for g in groups),
         waste=executed / useful if useful else float("inf"),
-        full=full,
-        partial=partial,
-        empty=every - full - partial,
-        runs=runs,
+        full=sum(g.copies * g.full for g in groups),
+        partial=sum(g.copies * g.partial for g in groups),
+        empty=sum(g.copies * g.empty for g in groups),
+        runs=sum(g.runs for g in known.values()),
         nbytes=plan.nbytes,
         head_dim=head_dim,
-        flops_forward=4 * executed * head_dim,
-        flops_backward=10 * executed * head_dim,
-        speedup=every * area / executed if executed else float("inf"),
-        imbalance=max((_imbalance(g.runs) for g in plan.groups), default=1.0),
-        live_keys=None if b.cross else max((live_keys(plan, g) for g in plan.groups), default=0),
-        reach=_reach(plan),
-        groups=len({id(g.runs) for g in plan.groups}),
+        value_dim=value_dim,
+        # Forward: scores and outputs. Backward: scores again, and the gradients of the weights, of q, k and v.
+        flops_forward=2 * executed * (head_dim + value_dim),
+        flops_backward=2 * executed * (3 * head_dim + 2 * value_dim),
+        speedup=dense_cost(plan, model) / cost if cost else float("inf"),
+        imbalance=max((g.imbalance for g in groups), default=1.0),
+        balance=_balance(plan, workers, model),
+        liveness=liveness(plan) if b.q_len and groups else None,
+        reach=reach(plan) if b.q_len and groups else None,
+        masks=len(known),
+        groups=tuple(groups),
     )
-    if not advise:
-        return found
-    from maskc.tiles.advice import advice
+    return dataclasses.replace(found, advice=tuple(advice(plan, found, model))) if advise else found
 
-    return dataclasses.replace(found, advice=tuple(advice(plan, found)))
+
+def _area(plan: TilePlan) -> int:
+    """Pairs of a tile; a kernel takes no more rows than there are."""
+    return min(plan.q_tile, max(1, plan.binding.q_len)) * plan.k_tile
+
+
+def _group(plan: TilePlan, group: Group) -> GroupStatistics:
+    full, partial = tile_counts(group.runs)
+    each = tiles_by_row(group.runs)
+    sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
+    blind = first = None
+    if sets is not None:
+        counts = sets.counts()
+        useful, sampled = int(counts.sum()), 0
+        at = np.flatnonzero(counts == 0)
+        blind, first = int(at.size), plan.binding.offset + int(at[0]) if at.size else None
+    else:
+        useful, sampled = _from_tiles(plan, group)
+    return GroupStatistics(
+        heads=group.heads,
+        batches=group.batches,
+        useful_pairs=useful,
+        sampled=sampled,
+        executed_pairs=(full + partial) * _area(plan),
+        full=full,
+        partial=partial,
+        empty=plan.rows * plan.cols - full - partial,
+        runs=group.runs.start.size,
+        longest_row=int(each.max(initial=0)),
+        imbalance=float(each.max() / each.mean()) if each.any() else 1.0,
+        blind=blind,
+        first_blind=first,
+    )
+
+
+def _balance(plan: TilePlan, workers: int, model: CostModel) -> Balance | None:
+    """Of the group that is balanced worst, its heads and batch entries together."""
+    copies = sum(len(g.heads) * len(g.batches) for g in plan.groups)
+    if not plan.rows or plan.rows * copies > _MOST_ITEMS:
+        return None
+    found = [schedule(plan, g, workers=workers, model=model) for g in plan.groups]
+    worst = max(found, key=lambda s: s.in_order, default=None)
+    if worst is None:
+        return None
+    return Balance(workers, worst.in_order, worst.heaviest_first, worst.imbalance, worst.split_rows)
 
 
 def tile_counts(runs: Runs) -> tuple[int, int]:
@@ -154,41 +278,31 @@ def tile_counts(runs: Runs) -> tuple[int, int]:
     return int(length[runs.kind == FULL].sum()), int(length[runs.kind == PARTIAL].sum())
 
 
-def tiles_by_row(runs: Runs) -> Array:
-    """Number of tiles that each row computes, int64."""
-    total = np.concatenate([[0], np.cumsum((runs.end - runs.start).astype(np.int64))])
-    found: Array = total[runs.offsets[1:]] - total[runs.offsets[:-1]]
-    return found
-
-
-def _imbalance(runs: Runs) -> float:
-    each = tiles_by_row(runs)
-    return float(each.max() / each.mean()) if each.size and each.any() else 1.0
-
-
 def useful_pairs(plan: TilePlan, group: Group) -> tuple[int, bool]:
     """How many pairs a group's mask keeps, and whether that is exact or estimated from a sample of tiles."""
+    found = _group(plan, group)
+    return found.useful_pairs, not found.sampled
+
+
+def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:
+    """Full tiles by their area, partial ones by evaluation: all of them, or as many as are returned."""
     full, rows, cols = _full_pairs(plan, group.runs), *_partial_tiles(group.runs)
     if rows.size * plan.q_tile * plan.k_tile <= _EXACT_PAIRS:
-        return full + _count(plan, group, rows, cols), True
-    if plan.q_order.index is None and plan.k_order.index is None:
-        from maskc.tiles.planner import count_by_rows
+        return full + _count(plan, group, rows, cols), 0
+    from maskc.tiles.planner import count_by_rows
 
-        pairs = count_by_rows(plan, group)
-        if pairs is not None:
-            return pairs, True
-    chosen = np.random.default_rng(0).choice(rows.size, _SAMPLED, replace=False)
-    kept = _count(plan, group, rows[chosen], cols[chosen])
-    return full + round(kept * rows.size / _SAMPLED), False
+    pairs = count_by_rows(plan, group)
+    if pairs is not None:
+        return pairs, 0
+    size = min(_SAMPLED, rows.size)
+    chosen = np.random.default_rng(0).choice(rows.size, size, replace=False)
+    return full + round(_count(plan, group, rows[chosen], cols[chosen]) * rows.size / size), size
 
 
 def _full_pairs(plan: TilePlan, runs: Runs) -> int:
-    full = runs.kind == FULL
-    b = plan.binding
-    keys = (
-        np.minimum(runs.end[full].astype(np.int64) * plan.k_tile, b.k_len)
-        - runs.start[full].astype(np.int64) * plan.k_tile
-    )
+    full, b = runs.kind == FULL, plan.binding
+    start, end = runs.start[full].astype(np.int64), runs.end[full].astype(np.int64)
+    keys = np.minimum(end * plan.k_tile, b.k_len) - start * plan.k_tile
     first = row_of_runs(runs)[full] * plan.q_tile
     queries = np.minimum(first + plan.q_tile, b.q_len) - first
     return int((keys * queries).sum())
@@ -205,79 +319,3 @@ def _count(plan: TilePlan, group: Group, rows: Array, cols: Array) -> int:
     step = max(1, (1 << 20) // (plan.q_tile * plan.k_tile))
     kept = (plan.tile_mask(group, rows[i : i + step], cols[i : i + step]).sum() for i in range(0, rows.size, step))
     return int(sum(kept))
-
-
-def live_keys(plan: TilePlan, group: Group) -> int:
-    """The most keys, over all rows of query tiles, that are there already and that this or a later row sees."""
-    runs, rows = group.runs, plan.rows
-    if not runs.start.size or plan.q_order.index is not None:
-        return plan.binding.k_len if runs.start.size else 0
-    last = np.full(plan.cols, -1, np.int64)
-    row = row_of_runs(runs)
-    # Rows come in order, so that the last assignment to a tile is that of the last row that sees it.
-    for first in range(0, row.size, 1 << 16):
-        part = slice(first, first + (1 << 16))
-        _raise_ranges(last, runs.start[part], runs.end[part], row[part])
-    here = (
-        plan.binding.offset + np.minimum((np.arange(rows) + 1) * plan.q_tile, plan.binding.q_len) - 1
-    ) // plan.k_tile
-    change = np.zeros(rows + 1, np.int64)
-    first_row = np.searchsorted(here, np.arange(plan.cols))
-    seen = (last >= 0) & (last >= first_row)
-    np.add.at(change, first_row[seen], 1)
-    np.add.at(change, last[seen] + 1, -1)
-    return min(plan.binding.k_len, int(change.cumsum().max()) * plan.k_tile)
-
-
-def _raise_ranges(target: Array, start: Array, end: Array, value: Array) -> None:
-    """``target[start:end] = max(target, value)`` for many ranges, by doubling widths."""
-    start, end = start.astype(np.int64), end.astype(np.int64)
-    level = np.frexp((end - start).astype(np.float64))[1] - 1
-    waiting: Array | None = None
-    for each in range(int(level.max(initial=0)), -1, -1):
-        layer = np.full(target.size, -1, np.int64)
-        if waiting is not None:
-            half = 1 << each
-            np.maximum(layer, waiting, out=layer)
-            np.maximum(layer[half:], waiting[: target.size - half], out=layer[half:])
-        here = level == each
-        np.maximum.at(layer, start[here], value[here])
-        np.maximum.at(layer, end[here] - (1 << each), value[here])
-        waiting = layer
-    if waiting is not None:
-        np.maximum(target, waiting, out=target)
-
-
-def layers_to_reach(runs: Runs, cols: int) -> int | None:
-    """Layers until the last row of tiles can know of the first column; None if it never does.
-
-    A breadth-first walk on the graph of tiles; each row of tiles is followed once. A tile passes on all that
-    any of its pairs could, so that there may be more layers in truth, but not fewer.
-    """
-    rows = runs.offsets.size - 1
-    reached = np.zeros(cols, np.bool_)
-    followed = np.zeros(rows, np.bool_)
-    now = np.array([rows - 1])
-    for layer in range(1, _MOST_LAYERS + 1):
-        followed[now] = True
-        which = concatenated_ranges(runs.offsets[now], runs.offsets[now + 1] - runs.offsets[now])
-        change = np.zeros(cols + 1, np.int64)
-        np.add.at(change, runs.start[which], 1)
-        np.add.at(change, runs.end[which], -1)
-        reached |= change.cumsum()[:-1] > 0
-        if reached[0]:
-            return layer
-        now = np.flatnonzero(~followed & reached)
-        if not now.size:
-            return None
-    return None
-
-
-def _reach(plan: TilePlan) -> int | None:
-    if plan.binding.cross or plan.binding.q_len != plan.binding.k_len or plan.q_tile != plan.k_tile or not plan.rows:
-        return None
-    if plan.q_order.index is not None:
-        return None
-    found = [layers_to_reach(g.runs, plan.cols) for g in plan.groups]
-    known = [n for n in found if n is not None]
-    return min(known) if known else None

@@ -1,0 +1,79 @@
+"""Statistics as sentences and figures for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from maskc.tiles.liveness import Liveness
+    from maskc.tiles.reach import Reach
+    from maskc.tiles.statistics import Statistics
+
+__all__ = ["cache_text", "numbers", "pairs_text", "reach_text", "size_text", "summary"]
+
+
+def summary(s: Statistics) -> list[str]:
+    """The statistics as lines of text."""
+    lines = [
+        f"{s.name}: {s.q_len:,} queries x {s.k_len:,} keys, heads {s.heads}, batch {s.batch}, "
+        f"tiles {s.q_tile} x {s.k_tile}, layout {s.layout}",
+        f"  tiles     {s.full:,} full, {s.partial:,} partial, {s.empty:,} empty; "
+        f"{s.runs:,} runs, {size_text(s.nbytes)}, {s.masks} distinct masks",
+        f"  pairs     {pairs_text(s)} useful, {s.executed_pairs:,} executed: waste {s.waste:.2f}",
+        f"  work      {s.flops_forward:.3g} FLOPs forward, {s.flops_backward:.3g} backward "
+        f"(head dimension {s.head_dim}); {s.speedup:.1f} times faster than dense by the cost model",
+        f"  balance   the longest row has {s.imbalance:.2f} times the mean",
+    ]
+    if s.liveness is not None:
+        lines.append(f"  KV cache  {cache_text(s.liveness)}")
+    if s.reach is not None:
+        lines.append(f"  reach     {reach_text(s.reach)}")
+    return [*lines, *(f"  advice    {a}" for a in s.advice)]
+
+
+def pairs_text(s: Statistics) -> str:
+    """The useful pairs, and whether they are an estimate."""
+    about = "" if s.useful_exact else "about "
+    how = "" if s.useful_exact else f" (estimated from {s.sampled:,} tiles)"
+    return f"{about}{s.useful_pairs:,}{how}"
+
+
+def size_text(nbytes: int) -> str:
+    """``3.2 KiB``."""
+    value, unit = float(nbytes), "bytes"
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            break
+        value /= 1024
+    return f"{nbytes} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+
+
+def cache_text(live: Liveness) -> str:
+    """What has to be kept."""
+    bound = "" if live.exact else "at most "
+    text = f"{bound}{live.most:,} keys are live at once (at query {live.at:,}), {bound}{live.at_end:,} at the end"
+    if live.never_seen:
+        text += f"; {'' if live.exact else 'at least '}{live.never_seen:,} keys are never seen"
+    return text if live.causal else text + "; queries see later keys: not for decoding"
+
+
+def reach_text(r: Reach) -> str:
+    """After how many layers nothing new is heard."""
+    whole = "every key up to it" if r.complete else f"{r.reached:,} of {r.keys:,} keys"
+    layers = f"{r.layers:,} layer{'' if r.layers == 1 else 's'}"
+    if r.level == "tiles":
+        layers = f"at least about {layers} (followed on tiles of {r.unit:,} tokens)"
+    if r.queries == "last":
+        return f"the last query hears of all that it ever will after {layers}: {whole}"
+    return f"queries hear of all that they ever will after {layers}: the last one of {whole}"
+
+
+def numbers(values: tuple[int, ...]) -> str:
+    """``0-3, 8``."""
+    parts: list[list[int]] = []
+    for n in values:
+        if parts and parts[-1][1] == n - 1:
+            parts[-1][1] = n
+        else:
+            parts.append([n, n])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in parts)
