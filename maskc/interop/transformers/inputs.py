@@ -115,7 +115,10 @@ def _standard(name: str, request: Request, start: int, length: int, bias: torch.
             real = real_keys(request, start, length)
             return torch.ones(request.batch, length, dtype=torch.bool) if real is None else real
         case "doc":
-            return torch.zeros(length, dtype=torch.long) if demand.doc is None else demand.doc
+            if demand.doc is not None:
+                return demand.doc
+            # Encoders are not told by position ids where documents end: the caller must say so.
+            return None if demand.bidirectional else torch.zeros(length, dtype=torch.long)
         case "position":
             if demand.position is not None:
                 return demand.position.expand(request.batch, -1)
