@@ -265,6 +265,7 @@ class Walk:
 
     c: Classifier
     boxes: Boxes
+    depth: int = 0  # of the ``Exists`` around
 
     def value(self, node: Node, known: dict[Node, Any]) -> Any:
         """The range of a number or the verdict on a mask; ``known`` holds what is already computed, and grows."""
@@ -368,7 +369,7 @@ class Walk:
     def _exists(self, node: Exists, known: dict[Node, Any]) -> Verdict:
         count = known[node.count]
         most = int(np.max(count.hi))
-        depth = int(node.index.name[1:])
+        depth = self.depth
         outer = {n: v for n, v in known.items() if node.index not in self.c.free_of(n)}
         total: Verdict | None = None
         step = max(1, _LARGEST_EXISTS // max(1, self.boxes.q0.size))
@@ -376,7 +377,9 @@ class Walk:
             values = np.arange(first, min(first + step, most), dtype=np.int64)
             index = values.reshape((-1,) + (1,) * (depth + 1))
             inner: dict[Node, Any] = {**outer, node.index: ranges.constant(index)}
+            self.depth = depth + 1
             body = self.value(node.body, inner)
+            self.depth = depth
             below = ranges.less(self.boxes, inner[node.index], count, False)
             body = _all([body, Verdict(below[0], below[1], ~below[1], ~below[0])], [frozenset("qk")] * 2)
             part = _any_of_axis(body, depth + 1)

@@ -114,6 +114,8 @@ def add(boxes: Boxes, x: Range, y: Range) -> Range:
     if x.form and y.form:
         a, b, c = (u + v for u, v in zip(x.form, y.form, strict=True))
         return linear(boxes, a, b, c)
+    if x.modulus == 0 and y.modulus == 0:
+        return constant(x.lo + y.lo)
     apart = _apart(x, y)
     modulus = math.gcd(x.modulus, y.modulus)
     same_step = x.modulus == y.modulus or 0 in (x.modulus, y.modulus)
@@ -136,8 +138,8 @@ def scale(boxes: Boxes, x: Range, factor: Any) -> Range:
         lo, hi = (x.lo * factor, x.hi * factor) if factor >= 0 else (x.hi * factor, x.lo * factor)
         return Range(*_no_nan(lo, hi), exact=x.exact, uses=x.uses)
     factor = int(factor)
-    if factor == 0:
-        return constant(0)
+    if factor == 0 or x.modulus == 0:
+        return constant(x.lo * factor if factor else 0)
     if x.form:
         a, b, c = x.form
         return linear(boxes, a * factor, b * factor, c * factor)
@@ -199,7 +201,9 @@ def floordiv(boxes: Boxes, x: Range, y: Range) -> Range:
         x, divisor = scale(boxes, x, -1), -divisor
     if divisor == 1:
         return x
-    if x.modulus and x.modulus % divisor == 0:
+    if x.modulus == 0:
+        return constant(x.lo // divisor)
+    if x.modulus % divisor == 0:
         modulus, residue, dense = x.modulus // divisor, x.residue // divisor, x.dense
     else:
         modulus, residue, dense = min(x.modulus, 1), 0, x.dense & (x.modulus <= divisor)
@@ -225,9 +229,11 @@ def mod(boxes: Boxes, x: Range, y: Range) -> Range:
         return constant(0)
     if divisor < 0:
         return scale(boxes, mod(boxes, scale(boxes, x, -1), constant(-divisor)), -1)
-    if x.modulus == 0 or x.modulus % divisor == 0:
+    if x.modulus == 0:
+        return constant(x.lo % divisor)
+    if x.modulus % divisor == 0:
         value = x.residue % divisor
-        return Range(value, value, 0 if x.modulus == 0 else divisor, value, True, True, x.uses)
+        return Range(value, value, divisor, value, True, True, x.uses)
     quotient = x.lo // divisor
     within = quotient == x.hi // divisor
     if np.all(within & (quotient == 0)):

@@ -9,6 +9,7 @@ it is decided here, in time proportional to the number of intervals; the rest is
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -192,17 +193,45 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Recta
     starts, row = _fragments(form, grid, bounds)
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
         return None
-    fragments = _Fragments(c, grid, starts, row, bounds)
+    parts: list[tuple[Rectangles, Rectangles]] = []
+    step = max(1, _AT_ONCE // max(1, len(form.clauses)))
+    ends = np.append(starts[1:], grid.q_len)
+    edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
+    for a, b in itertools.pairwise(edges):
+        if a < b:
+            found = _decide(_Fragments(c, grid, starts[a:b], ends[a:b], bounds), form, row[a:b])
+            if found is None:
+                return None
+            parts.append(found)
+    return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])
+
+
+#: Fragments times clauses that are looked at together: few enough to stay within the cache.
+_AT_ONCE = 1 << 15
+
+
+def _decide(fragments: _Fragments, form: RowForm, row: Array) -> tuple[Rectangles, Rectangles] | None:
+    """What some whole rows of tiles are; ``row`` is the tile row of each fragment."""
     parts = []
     for clause in form.clauses:
         entries = fragments.entries(clause)
         if entries is None:
             return None
         parts.append(entries)
-    entries = _Entries.join(parts)
-    if starts.size == grid.rows:
-        return _decide_rows(entries, grid)
-    return _decide_fragments(entries, grid, row)
+    if (row[1:] > row[:-1]).all():
+        found = _decide_rows(_Entries.join(parts), fragments.grid)
+    else:
+        found = _decide_fragments(_Entries.join(parts), fragments.grid, row - row[0])
+    shift = int(row[0])
+    return found[0].down(shift), found[1].down(shift)
+
+
+def _sorted_union(parts: list[Array]) -> Array:
+    if len(parts) == 1:
+        return parts[0]
+    every = np.sort(np.concatenate(parts), kind="stable")
+    found: Array = every[np.append(True, every[1:] != every[:-1])]
+    return found
 
 
 def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
@@ -225,7 +254,7 @@ def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[
     for bounds in labels.values():
         places = bounds[:-1] - grid.offset
         starts.append(places[(places > 0) & (places < grid.q_len)])
-    every = np.unique(np.concatenate(starts)) if len(starts) > 1 else starts[0]
+    every = _sorted_union(starts)
     return every, every // grid.q_tile
 
 
@@ -276,10 +305,9 @@ class _Span:
 class _Fragments:
     """Stretches of queries, over which clauses are solved."""
 
-    def __init__(self, c: Classifier, grid: Grid, starts: Array, row: Array, labels: Mapping[str, Array]) -> None:
-        self.grid, self.row, self.labels = grid, row, labels
+    def __init__(self, c: Classifier, grid: Grid, starts: Array, ends: Array, labels: Mapping[str, Array]) -> None:
+        self.grid, self.labels = grid, labels
         self.first = starts + grid.offset
-        ends = np.append(starts[1:], grid.q_len)
         q0, q1 = starts + grid.offset, ends + grid.offset - 1
         k0, k1 = np.zeros(1, np.int64), np.full(1, grid.k_len - 1)
         single = np.zeros(1, np.bool_)
@@ -491,7 +519,7 @@ def _decide_fragments(e: _Entries, grid: Grid, row: Array) -> tuple[Rectangles, 
     miss = ~full & (touch == 1) & (exact == 1)
     weight = _TOUCH + _EXACT * (full | (exact > 0)) + _FILL * miss + _INSIDE * full
     tile_row, start, end, total = _sweep(row[owner], start, end, weight, grid.cols)
-    pieces = np.bincount(row, minlength=grid.rows)[tile_row]
+    pieces = np.bincount(row)[tile_row]
     touch, hit = _field(total, _TOUCH), _field(total, _EXACT)
     miss, full = _field(total, _FILL) > 0, _field(total, _INSIDE) == pieces
     partial = ~full & (hit > 0) & (miss | (touch < pieces))
@@ -518,7 +546,7 @@ def count_pairs(c: Classifier, form: RowForm, grid: Grid) -> int | None:
     for first in range(0, grid.q_len, _ROWS_AT_ONCE):
         starts = np.arange(first, min(first + _ROWS_AT_ONCE, grid.q_len), dtype=np.int64)
         part = Grid(int(starts[-1]) + 1, grid.k_len, 1, 1, grid.offset)
-        total += _union_length(_Fragments(c, part, starts, starts, {}), form, grid.k_len)
+        total += _union_length(_Fragments(c, part, starts, starts + 1, {}), form, grid.k_len)
     return total
 
 

@@ -98,6 +98,10 @@ class Rectangles:
         kind = self.kind[which] if self.kind.size == self.size else self.kind
         return Rectangles(self.r0[which], self.r1[which], self.c0[which], self.c1[which], kind)
 
+    def down(self, rows: int) -> Rectangles:
+        """The same, some rows further down."""
+        return Rectangles(self.r0 + rows, self.r1 + rows, self.c0, self.c1, self.kind) if rows else self
+
     def of(self, kind: int) -> Rectangles:
         return Rectangles(self.r0, self.r1, self.c0, self.c1, np.full(self.size, kind, np.uint8))
 
