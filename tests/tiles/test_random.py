@@ -79,7 +79,7 @@ def _program(mask: Node) -> Program:
     return Program("random", _PARAMS, Space(), Space(), False, mask)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(masks(3), st.integers(0, 3), st.sampled_from([(150, 150, 16, 16), (70, 150, 8, 24), (1, 150, 4, 32)]))
 def test_plans_equal_brute_force(mask: Node, seed: int, shape: tuple[int, int, int, int]) -> None:
     q_len, k_len, q_tile, k_tile = shape
@@ -89,7 +89,7 @@ def test_plans_equal_brute_force(mask: Node, seed: int, shape: tuple[int, int, i
     np.testing.assert_array_equal(plan.kinds(), expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(masks(4), st.integers(0, 3), st.integers(0, 10**6))
 def test_verdicts_on_boxes_are_sound(mask: Node, seed: int, drawn: int) -> None:
     binding = Binding(_LENGTH, _LENGTH, tables=_tables(seed))
@@ -117,3 +117,61 @@ def test_verdicts_on_boxes_are_sound(mask: Node, seed: int, drawn: int) -> None:
         ]
         assert not found.hit[i] or all(p.any() for p in parts)
         assert not found.miss[i] or not any(p.all() for p in parts)
+
+
+@st.composite
+def _of_query(draw: st.DrawFn) -> Node:
+    """What a bound on the key, or on a digit of it, is like in real masks."""
+    q: Node = Symbol("q")
+    kind = draw(st.integers(0, 5))
+    if kind == 1:
+        q = apply("floordiv", q, Const(draw(st.sampled_from([4, 10, 25]))))
+    elif kind == 2:
+        q = apply("mod", q, Const(draw(st.sampled_from([10, 25, 30]))))
+    elif kind == 3:
+        q = apply("mod", apply("floordiv", q, Const(5)), Const(draw(st.sampled_from([4, 6]))))
+    elif kind == 4:
+        q = apply("mod", apply("hash", apply("floordiv", q, Const(draw(st.sampled_from([1, 8]))))), Const(40))
+    elif kind == 5:
+        n = Const(draw(st.sampled_from([4, 10])))
+        q = apply("mul", apply("floordiv", q, n), n)
+    low, high = sorted(draw(st.lists(st.integers(-5, 150), min_size=2, max_size=2)))
+    if draw(st.booleans()):
+        q = apply("max", apply("min", apply("sub", q, Const(draw(st.integers(-9, 40)))), Const(high)), Const(low))
+    return q
+
+
+@st.composite
+def _bound(draw: st.DrawFn) -> Node:
+    """An interval of the key, or of a digit of it, that moves with the query."""
+    k: Node = Symbol("k")
+    kind = draw(st.integers(0, 3))
+    if kind == 1:
+        k = apply("mod", k, Const(draw(st.sampled_from([10, 25, 30, 40]))))
+    elif kind == 2:
+        k = apply("mod", apply("floordiv", k, Const(5)), Const(draw(st.sampled_from([4, 6]))))
+    elif kind == 3:
+        k = apply("floordiv", k, Const(draw(st.sampled_from([4, 10, 30]))))
+    start = draw(_of_query())
+    end = apply("add", start, Const(draw(st.integers(1, 30)))) if draw(st.booleans()) else draw(_of_query())
+    parts = [apply("le", start, k), apply("lt", k, end)]
+    return apply("and", *parts) if draw(st.integers(0, 3)) else draw(st.sampled_from(parts))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(_bound(), min_size=1, max_size=3), min_size=1, max_size=3),
+    st.sampled_from([(150, 150, 16, 16), (70, 150, 8, 24), (143, 143, 20, 7), (150, 150, 64, 32)]),
+    st.booleans(),
+)
+def test_unions_of_moving_intervals_equal_brute_force(
+    clauses: list[list[Node]], shape: tuple[int, int, int, int], documents: bool
+) -> None:
+    q_len, k_len, q_tile, k_tile = shape
+    label = apply("eq", Lookup("label", Type.INT, (Symbol("q"),)), Lookup("label", Type.INT, (Symbol("k"),)))
+    whole = [apply("and", *c) if len(c) > 1 else c[0] for c in clauses]
+    mask = apply("or", *whole) if len(whole) > 1 else whole[0]
+    mask = apply("and", mask, label) if documents else mask
+    binding = Binding(q_len, k_len, tables=_tables(0))
+    plan = make_plan(_program(mask), binding, q_tile=q_tile, k_tile=k_tile)
+    np.testing.assert_array_equal(plan.kinds(), brute_kinds(plan.program, binding, q_tile, k_tile))
