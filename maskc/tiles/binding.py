@@ -216,6 +216,9 @@ def _may_batch(p: Parameter) -> bool:
 
 def _shaped(p: Parameter, array: Array, dims: Mapping[str, int | None], args: Mapping[str, Any]) -> Array:
     """``array`` if its shape is what the signature says. Raises E505."""
+    extents = tuple(_extent(d, dims, args, 1) for d in p.domain)
+    if array.size == 0 and 0 in extents:  # Nested lists cannot tell one empty table from another.
+        return array.reshape(extents)
     check_shape(p, array.shape, dims, args)
     return array
 
