@@ -95,7 +95,8 @@ def _blocks(c: Classifier, spaces: tuple[Space, Space], grid: Grid, spec: Spec) 
     if len(spec.moduli) == 1 and (spec.q_shape, spec.k_shape, spec.shift) == ((grid.q_tile,), (grid.k_tile,), (0,)):
         name = f"residues:{spec.moduli[0]}"
     q = index_of(blocks.q.stretches, grid.q_len, grid.offset)
-    return Layout(name, q, index_of(blocks.k.stretches, grid.k_len, 0), blocks)
+    same = blocks.q.stretches == blocks.k.stretches and not grid.offset
+    return Layout(name, q, q if same else index_of(blocks.k.stretches, grid.k_len, 0), blocks)
 
 
 _BLOCKS = re.compile(r"(?P<q>\d+(x\d+)*)(,(?P<k>\d+(x\d+)*))?(%(?P<m>\d+(x\d+)*))?(@(?P<s>\d+(x\d+)*))?")

@@ -264,8 +264,8 @@ def index_of(stretches: Sequence[Stretch], length: int, offset: int) -> npt.NDAr
     """The position (from ``offset``) of the token in every place of an order of ``length`` tokens."""
     out = np.empty(length, np.int32)
     for s in stretches:
-        place = np.int64(s.base - offset)
-        for n, stride in zip(s.extents, s.strides, strict=True):
-            place = np.asarray(place)[..., None] + np.arange(n, dtype=np.int64) * stride
-        out[s.first : s.first + s.size] = place.ravel()
+        place = np.zeros(1, np.int32)
+        for n, stride in zip(reversed(s.extents), reversed(s.strides), strict=True):
+            place = (np.arange(n, dtype=np.int32)[:, None] * np.int32(stride) + place).ravel()
+        np.add(place, np.int32(s.base - offset), out=out[s.first : s.first + s.size])
     return out

@@ -33,6 +33,7 @@ Array = npt.NDArray[Any]
 #: Points of a digit's table, at most; truth values that are told apart; combinations of those of all digits.
 _MOST_POINTS = 1 << 21
 _MOST_SIGNATURES = 60
+_MOST_UNCHECKED = 8  # with fewer, combinations that do not occur are not weeded out
 _MOST_COMBINATIONS = 1 << 20
 _CHUNK = 1 << 20  # pairs of pieces looked at once
 #: A tile may hold a kept pair (bit 0), and a dropped one (bit 1).
@@ -76,10 +77,12 @@ class _Table:
 
 def _spans(cells: Array, first: Array, last: Array, axis: int) -> Array:
     """Bitwise or over spans along an axis."""
-    n = cells.shape[axis]
-    if (first[1:] == last[:-1]).all() and first.size and last[-1] == n:
-        return np.bitwise_or.reduceat(cells, first, axis=axis)
-    if (last - first == 1).all():
+    width = last - first
+    if first.size and (first[1:] == last[:-1]).all() and (width == width[0]).all():
+        part = cells[(slice(None),) * axis + (slice(int(first[0]), int(last[-1])),)]
+        blocks = part.reshape(*cells.shape[:axis], first.size, int(width[0]), *cells.shape[axis + 1 :])
+        return np.asarray(np.bitwise_or.reduce(blocks, axis=axis + 1))
+    if (width == 1).all():
         return np.take(cells, first, axis=axis)
     padded = np.concatenate([cells, np.zeros_like(np.take(cells, [0], axis=axis))], axis=axis)
     return np.take(
@@ -123,8 +126,8 @@ class Tables:
             raise Unsuited
         which, signatures = _signatures(self._values(c, group, q[:, None], k[None, :]), (q.size, k.size))
         width = np.uint8 if len(signatures) <= 8 else np.uint16 if len(signatures) <= 16 else np.uint64
-        bits = (np.uint64(1) << np.arange(len(signatures), dtype=np.uint64)).astype(width)
-        return _Table(group, signatures, bits[which].reshape(shape), None, turns)
+        bits = np.left_shift(width(1), which, dtype=width)
+        return _Table(group, signatures, bits.reshape(shape), None, turns)
 
     def _few(self, c: Classifier, group: Group, side: str, values: Array) -> tuple[Array, Array]:
         """The values of a digit at which what is said of it changes, and how many of them are up to each value."""
@@ -219,19 +222,27 @@ def _one_sided(atoms: list[Node], side: str) -> list[Node]:
 
 
 def _signatures(values: Iterable[Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """For every point the number of its combination of truth values, and the combinations that occur."""
-    which = np.zeros(shape, np.uint8)
-    signatures = np.zeros((1, 0), np.bool_)
+    """For every point the number of its combination of truth values, and the combinations."""
+    which: Array = np.zeros(shape, np.uint8)
+    signatures: Array = np.zeros((1, 0), np.bool_)
     for value in values:
-        both = 2 * which + value
+        both = (which << 1) | value
+        if len(signatures) < _MOST_UNCHECKED:
+            which = both
+            signatures = _doubled(signatures)
+            continue
         present = np.bincount(both.ravel(), minlength=2 * len(signatures)) > 0
-        every = np.concatenate([np.repeat(signatures, 2, axis=0), np.tile([[False], [True]], (len(signatures), 1))], 1)
         if present.sum() > _MOST_SIGNATURES:
             raise Unsuited
         renumbered = (np.cumsum(present) - 1).astype(np.uint8)
         which = both if present.all() else renumbered[both]
-        signatures = every[present]
+        signatures = _doubled(signatures)[present]
     return which, signatures
+
+
+def _doubled(signatures: Array) -> Array:
+    """Every combination with one more truth value, false and true."""
+    return np.concatenate([np.repeat(signatures, 2, axis=0), np.tile([[False], [True]], (len(signatures), 1))], 1)
 
 
 def _combine(mask: Node, known: dict[Node, Array]) -> Array:

@@ -188,7 +188,7 @@ class _Solver:
             return Const(bool(high <= limit))
         found = self._carried(form, limit)
         if found is None:
-            return apply("le", linear_node(form), Const(limit))
+            return _compared("le", form, limit)
         top, factor, rest, values = found
         return disjunction(
             conjunction([self._at_most(top, v), self._at_most(rest, limit - factor * v)]) for v in values
@@ -202,7 +202,7 @@ class _Solver:
             return TRUE
         found = self._carried(form, limit)
         if found is None:
-            return apply("eq", linear_node(form), Const(limit))
+            return _compared("eq", form, limit)
         top, factor, rest, values = found
         return disjunction(conjunction([self._equal(top, v), self._equal(rest, limit - factor * v)]) for v in values)
 
@@ -224,6 +224,15 @@ class _Solver:
         last = min((limit - int(low)) // factor, int(most) if not math.isinf(most) else 1 << 60)
         values = list(range(first, last + 1)) if last - first < _MOST_CARRIES else []
         return (top, factor, rest, values) if values else None
+
+
+def _compared(op: str, form: Linear, limit: int) -> Node:
+    """``form <= limit`` or ``form == limit`` with the key alone on one side: tables then need one comparison a cell."""
+    key = [(a, f) for a, f in form.terms if any(isinstance(n, Symbol) and n.name[:2] == "i2" for n in postorder([a]))]
+    if len(key) in (0, len(form.terms)):
+        return apply(op, linear_node(form), Const(limit))
+    of_key = Linear(tuple(key))
+    return apply(op, linear_node(of_key), linear_node(Linear((), limit).plus(form.plus(of_key, -1), -1)))
 
 
 def _components(form: Linear) -> list[list[tuple[Node, int]]]:
