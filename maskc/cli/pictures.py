@@ -29,7 +29,8 @@ _MOST_PANELS = 64
 class Subject:
     """What is to be seen: of ``programs`` (two: a difference) under ``given``, for ``heads``.
 
-    ``layers``: how many to look at; ``token``: the query whose neighbourhood is meant, as it was typed.
+    ``layers``: how many to look at; ``token``: the query whose neighbourhood is meant, as it was typed;
+    ``layout``: an order of the tokens that the page shows, too.
     """
 
     programs: Sequence[Program]
@@ -39,6 +40,7 @@ class Subject:
     token: str | None = None
     score: bool = False
     reach: bool = False
+    layout: str = "none"
 
     def binding(self, program: Program, layer: int | None = None) -> Binding:
         given = self.given if layer is None else dataclasses.replace(self.given, layer=layer)
@@ -135,6 +137,7 @@ def write_html(subject: Subject, path: str, theme: str, files: Sequence[str | No
         other=other,
         source=source,
         other_source=second,
+        layout=subject.layout,
         theme=theme,
         head=subject.heads[0],
     )

@@ -53,6 +53,9 @@ def command(
         bool, typer.Option("--reach", help="Show after how many of --layers a query knows a key.")
     ] = False,
     layers: Annotated[int | None, typer.Option("--layers", min=1, help="Layers of --reach and --html.")] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", help="An order of the tokens that --html shows, too: auto.")
+    ] = "none",
     theme: Annotated[str, typer.Option("--theme", help="Colours of files: auto, light or dark.")] = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
@@ -69,7 +72,7 @@ def command(
     given = dataclasses.replace(given, layer=layer)
     binding = given.bind(program)
     chosen = _heads(head, binding.heads)
-    subject = pictures.Subject(programs, given, chosen, layers or 1, token, score, reach)
+    subject = pictures.Subject(programs, given, chosen, layers or 1, token, score, reach, layout)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
     if html is not None:

@@ -16,7 +16,7 @@ from maskc.ir.nodes import Apply, Lookup, Node, Symbol, postorder
 from maskc.ir.program import SCORE, Program
 from maskc.ir.rewrite import substitute
 from maskc.picture.encode import Arrays, encode_nodes, encode_runs, encode_tables
-from maskc.picture.scene import Band, bands, closed, constants, difference, plan_within
+from maskc.picture.scene import BUDGET, Band, bands, closed, constants, difference, plan_within
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
@@ -49,7 +49,7 @@ def html_page(
     other: tuple[Program, Sequence[Binding]] | None = None,
     source: Source | None = None,
     other_source: Source | None = None,
-    plans: Sequence[TilePlan] = (),
+    layout: str = "none",
     theme: str = "auto",
     tile: int = 128,
     head: int = 0,
@@ -61,7 +61,7 @@ def html_page(
         bindings: what it is applied to; several differ in their layer only, and can be switched between.
         other: a second pattern to compare with, and its bindings, one a layer too.
         source, other_source: the files, so that clauses are named as they are written there.
-        plans: more plans of the same program and binding, laid out in other orders, to look at side by side.
+        layout: as ``maskc.tiles.make_plan`` takes it: an order of the tokens to look at, too, if there is a better one.
         theme: "light", "dark", or "auto": the reader's choice.
         tile: queries and keys a tile; larger ones are taken where these would make too large a page.
         head: the head that is shown first.
@@ -69,7 +69,7 @@ def html_page(
     Raises MaskcError if the planner refuses, or the two patterns are over different lengths.
     """
     each = [bindings] if not isinstance(bindings, Sequence) else list(bindings)
-    data = _data(program, each, other, (source, other_source), plans, tile)
+    data = _data(program, each, other, (source, other_source), layout, tile)
     lengths = f"{each[0].q_len:,} queries × {each[0].k_len:,} keys"
     title = program.name if other is None else f"{program.name} and {other[0].name}"
     return _page(title, lengths, {**data, "theme": theme, "head": head}, theme)
@@ -80,7 +80,7 @@ def _data(
     each: list[Binding],
     other: tuple[Program, Sequence[Binding]] | None,
     sources: tuple[Source | None, Source | None],
-    laid_out: Sequence[TilePlan],
+    layout: str,
     tile: int,
 ) -> dict[str, Any]:
     binding, views = (each[0], [_single(program, each)]) if other is None else _compared(program, each, other)
@@ -104,9 +104,8 @@ def _data(
         row = _shown(v, [[next(queue) for _ in layers] for _, _, layers in v.channels], page, numbers)
         if row is not None:
             shown.append(row)
-    for plan in laid_out:
-        shown.append(_laid_out(plan, shown[0], page, arrays))
-        size = plan.q_tile
+    if layout != "none" and other is None:
+        shown += [_laid_out(plan, shown[0], page, arrays) for plan in _plans_in(layout, program, each, size)]
     return {
         "q_len": binding.q_len,
         "k_len": binding.k_len,
@@ -200,13 +199,24 @@ def _shown(
     return row if view.score is None else {**row, "score": numbers[view.score]}
 
 
+def _plans_in(layout: str, program: Program, each: Sequence[Binding], tile: int) -> list[TilePlan]:
+    """The plan in another order of the tokens, if there is one of as many tokens, and one layer only."""
+    from maskc.tiles import make_plan
+
+    binding = each[0]
+    plan = make_plan(program, binding, q_tile=tile, k_tile=tile, layout=layout, budget=BUDGET)
+    sides = ((plan.q_order.index, binding.q_len), (plan.k_order.index, binding.k_len))
+    fits = all(i is None or (i.size == n and (i >= 0).all()) for i, n in sides)
+    moved = any(i is not None for i, _ in sides)
+    return [plan] if fits and moved and len(each) == 1 else []
+
+
 def _laid_out(plan: TilePlan, like: dict[str, Any], page: _Plans, arrays: Arrays) -> dict[str, Any]:
     import numpy as np
 
     orders = {"q": plan.q_order, "k": plan.k_order}
     found = {side: arrays.add(np.asarray(o.index)) for side, o in orders.items() if o.index is not None}
-    layers = len(like["channels"][0]["plans"])
-    channel = {"label": "", "value": 1, "plans": [page.of(plan)] * layers}
+    channel = {"label": "", "value": 1, "plans": [page.of(plan)]}
     return {**like, "name": f"laid out: {plan.k_order.name}", "channels": [channel], **found}
 
 

@@ -288,7 +288,7 @@ def heat_panel(program: Program, binding: Binding, head: int = 0, *, cells: int 
     classes = (("none", "not kept"), ("more0", "unchanged"), *more, *less)
     used = set(np.unique(cell).tolist()) | {0, 1}
     classes = tuple((c, label if i in used else "") for i, (c, label) in enumerate(classes))
-    note = "" if step == 1 else f"Evaluated at every {step}th query and key."
+    note = "" if step == 1 else "Evaluated at the first pair of every cell."
     panel = _over(program, binding, "score at s = 0", cell, classes, step, 0)
     return Panel(**{**vars(panel), "note": note})
 

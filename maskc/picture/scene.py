@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Band", "bands", "closed", "constants", "difference", "plan_within"]
 
 #: Spans of a band at most; one with more is only noise.
-_MOST_SPANS = 400
+_MOST_SPANS = 64
 #: What planning for a picture may cost, in evaluations of the mask at a point: about a second.
 BUDGET = 100_000_000
 

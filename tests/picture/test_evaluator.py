@@ -52,7 +52,7 @@ def compare(node: Node, program: Program, binding: Binding, h: int = 0, b: int =
     np.testing.assert_array_equal(np.array(got, dtype=np.float64), want)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(program=programs(), binding=bindings())
 def test_random_masks(program: Program, binding: Binding) -> None:
     compare(program.mask, program, binding, h=binding.heads - 1, b=binding.batch - 1)

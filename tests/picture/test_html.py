@@ -271,27 +271,27 @@ def test_hostile_names_do_not_run(browser: Browser, tmp_path: Path) -> None:
     assert browser.run("return document.querySelector('h1').textContent") == HOSTILE
 
 
-def test_a_laid_out_order_shows_the_tokens_it_holds(browser: Browser, tmp_path: Path) -> None:
-    import dataclasses
-
-    from maskc.tiles import make_plan
-    from maskc.tiles.plan import Group, Order
-    from maskc.tiles.runs import assemble
-
-    program, _ = lowered("chunk(3)")
-    binding = make_binding(program, 60, 60)
-    index = np.argsort(np.arange(60) % 3, kind="stable").astype(np.int32)
-    tiles = np.arange(4)
-    everywhere = assemble(4, 4, tiles, tiles + 1, tiles * 0, tiles * 0 + 4, tiles * 0 + 1)
-    plan = make_plan(program, binding, q_tile=16, k_tile=16)
-    order = Order("thirds", index)
-    plan = dataclasses.replace(plan, groups=(Group((0,), (0,), everywhere),), q_order=order, k_order=order)
-    opened(browser, tmp_path, html_page(program, binding, plans=[plan], tile=16, theme="light"))
-    pairs = [(4, 5), (4, 6), (30, 32), (7, 31), (33, 35)]
+@pytest.mark.parametrize("lengths", [(64, 64), (24, 64)])
+def test_a_laid_out_order_shows_the_tokens_it_holds(browser: Browser, tmp_path: Path, lengths: tuple[int, int]) -> None:
+    program, _ = lowered("causal & strided(8)")
+    binding = make_binding(program, *lengths)
+    text = html_page(program, binding, layout="residues", tile=8, theme="light")
+    assert [v["name"] for v in carried(text)["views"]] == ["mask", "laid out: residues:8"]
+    opened(browser, tmp_path, text)
+    pairs = [(60, 52), (60, 53), (45, 13), (63, 0), (50, 50), (41, 49)]
     kept = dense(program, binding)
-    wanted = [LIGHT["kept" if kept[p] else "none"] for p in pairs]
-    before = browser.run("return maskcPage.spot(4, 5)")
+    wanted = [LIGHT["kept" if kept[q - binding.offset, k] else "none"] for q, k in pairs]
+    before = browser.run("return maskcPage.spot(60, 52)")
     assert colors_at(browser, pairs) == wanted
     browser.keys("v")
     assert colors_at(browser, pairs) == wanted
-    assert browser.run("return maskcPage.spot(4, 5)") != before
+    assert browser.run("return maskcPage.spot(60, 52)") != before
+    x, y = browser.run("return maskcPage.spot(60, 53)")
+    browser.move(x, y)
+    assert browser.run("return document.getElementById('place').textContent") == "query 60, key 53"
+
+
+def test_a_layout_that_gains_nothing_is_not_shown() -> None:
+    program, _ = lowered("causal")
+    text = html_page(program, make_binding(program, 64, 64), layout="auto", tile=8)
+    assert [v["name"] for v in carried(text)["views"]] == ["mask"]
