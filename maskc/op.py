@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from maskc.backends import Compiled, Request, choose
+from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.library import handle_of
 from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
@@ -164,6 +164,9 @@ class Op:
                 "E702", f"{self.pattern.name!r} normalises by {kind}, which has no log-sum-exp", "drop return_lse"
             )
         given = {**self._inputs, **(inputs or {}), **more}
+        for name in ("dropout", "dropout_p"):
+            if name in given and name not in self._read:
+                raise fail("E702", "attention dropout is not computed", "drop out of the output, or of nothing")
         floats, rest = self._floats(given, q, k)
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
         request = _request(q, k, v, floats, return_lse)
@@ -254,6 +257,10 @@ class Op:
         plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile)
         dump_plan(plan)
         return plan
+
+    def cache_info(self) -> CacheInfo:
+        """How often calls found the plan of an earlier one, and how many plans are kept."""
+        return self.compiled.cache_info
 
     def check(
         self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any

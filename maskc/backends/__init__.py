@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import weakref
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from maskc.diagnostics import Diagnostic, MaskcError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["BACKENDS", "Backend", "BackendRow", "Compiled", "Refusal", "Request", "backend_row", "choose"]
+__all__ = ["BACKENDS", "Backend", "BackendRow", "CacheInfo", "Compiled", "Refusal", "Request", "backend_row", "choose"]
 
 _T = TypeVar("_T")
 
@@ -64,6 +64,15 @@ class Request:
 _REMEMBERED = 32  # results kept for each op: plans of the lengths and inputs met last
 
 
+class CacheInfo(NamedTuple):
+    """Statistics of the plans and kernels that an op keeps; ``size`` never exceeds ``limit``."""
+
+    hits: int
+    misses: int
+    size: int
+    limit: int
+
+
 @dataclass(frozen=True, eq=False)
 class Compiled:
     """A pattern that is ready for a backend.
@@ -84,6 +93,7 @@ class Compiled:
     tables: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     _memory: OrderedDict[Hashable, tuple[Any, Any]] = field(default_factory=OrderedDict, repr=False)
+    _uses: Counter[str] = field(default_factory=Counter, repr=False)
 
     def remember(self, what: Hashable, binding: Binding | None, make: Callable[[], _T]) -> _T:
         """``make()``, or what it gave the last time for ``what`` and this very ``binding``.
@@ -96,12 +106,19 @@ class Compiled:
         found = self._memory.pop(key, None)
         if found is not None and (binding is None or found[0]() is binding):
             self._memory[key] = found
+            self._uses["hits"] += 1
             return cast("_T", found[1])
+        self._uses["misses"] += 1
         value = make()
         self._memory[key] = (None if binding is None else weakref.ref(binding), value)
         while len(self._memory) > _REMEMBERED:
             self._memory.popitem(last=False)
         return value
+
+    @property
+    def cache_info(self) -> CacheInfo:
+        """How often a plan or a kernel was found again, and how many are kept."""
+        return CacheInfo(self._uses["hits"], self._uses["misses"], len(self._memory), _REMEMBERED)
 
 
 class Backend(Protocol):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-
 from gallery.cases import Case, Formula
 from gallery.test_gallery import FORMULAS, PROGRAMS
+from hypothesis import given, settings
+from strategies import bindings, programs
+
 from maskc.backends import Compiled, cpu, reference
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
 from maskc.op import Op
 from maskc.pattern import Pattern
-from strategies import bindings, programs
 
 
 def _tensors(batch: int, heads: int, q_len: int, k_len: int) -> list[torch.Tensor]:
