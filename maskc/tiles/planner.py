@@ -97,6 +97,8 @@ class _Job:
 
     def laid_out(self, layout: str) -> TilePlan:
         """The plan with the fewest tiles among the orders that the mask suggests (and, if free to choose, none)."""
+        if layout == "auto" and self.grid.rows == 1:
+            return self.plan(None, _FEW_QUERIES)
         spaces = (self.program.q_space, self.program.k_space)
         heads, batches = self.members[0][0]
         found = candidates(self.classifier(heads[0], batches[0]), self.grid, spaces, layout)
@@ -109,7 +111,7 @@ class _Job:
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
         reason = _reason(tokens, tried, layout == "auto")
         if tokens is not None and _executed(tokens) < LEAST_GAIN * _executed(best):
-            order = Order(reason=f"no order has at least {LEAST_GAIN} times fewer tiles: {reason}")
+            order = Order(reason=f"no order has at least {LEAST_GAIN} times fewer tiles: {chosen.name} has {reason}")
             return replace(tokens, q_order=order, k_order=order)
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
@@ -142,16 +144,17 @@ class _Job:
 #: What trying one order of the tokens may cost, in evaluations of the mask.
 _TRIAL = 100_000_000
 _NO_ORDER = "the mask suggests no order of the tokens"
+_FEW_QUERIES = "for a single row of tiles, gathering the keys costs more than it saves"
 
 
 def _reason(tokens: TilePlan | None, tried: list[tuple[TilePlan, Layout]], compared: bool) -> str:
-    """The orders tried and their tiles, the fewest first."""
-    every = [f"{layout.name} {_executed(plan):,}" for plan, layout in sorted(tried, key=lambda t: _executed(t[0]))]
+    """The tiles of the best order, of the tokens' own, and of the others tried."""
+    first, *rest = sorted(tried, key=lambda t: _executed(t[0]))
     own = " (the tokens' own order takes too long to plan)" if compared else ""
     if tokens is not None:
         own = f" instead of {_executed(tokens):,} in the tokens' own order"
-    others = f" (also tried: {', '.join(every[1:])})" if len(every) > 1 else ""
-    return f"{every[0]} tiles{own}{others}"
+    others = ", ".join(f"{layout.name} {_executed(plan):,}" for plan, layout in rest)
+    return f"{_executed(first[0]):,} tiles{own}" + (f" (also tried: {others})" if others else "")
 
 
 def _executed(plan: TilePlan) -> int:
