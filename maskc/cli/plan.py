@@ -1,15 +1,26 @@
-"""``maskc plan``: the tiles that have to be computed, and what they cost."""
+"""``maskc plan``: the tiles that have to be computed, what they cost, and what to do about it."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maskc.cli import options as o
-from maskc.cli.style import plain
+from maskc.cli.style import colored, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.reach import Reach
+    from maskc.tiles.statistics import Statistics
+
+_MOST_GROUPS = 16  # rows of the table
 
 
 def command(
@@ -19,6 +30,9 @@ def command(
     k: o.Keys = None,
     heads: o.Heads = None,
     layer: o.Layer = 0,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, help="Follow information through this many unlike layers.")
+    ] = None,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
     seed: o.Seed = 0,
@@ -28,6 +42,10 @@ def command(
         str, typer.Option("--layout", help="Order of the tokens: none, auto, or a layout's name.")
     ] = "none",
     head_dim: Annotated[int, typer.Option("--head-dim", min=1, help="Head dimension, for FLOPs.")] = 128,
+    value_dim: Annotated[
+        int | None, typer.Option("--value-dim", min=1, help="Of the values.", show_default="as --head-dim")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Rows of tiles computed at once.")] = 132,
     as_json: o.Json = False,
 ) -> None:
     """Plan a mask: its tiles by kind, waste, work, speed-up over dense, KV cache, reach, and advice."""
@@ -39,11 +57,125 @@ def command(
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
-    plan = make_plan(program, given.bind(program), q_tile=q_tile, k_tile=k_tile, layout=layout)
-    found = statistics(plan, head_dim)
+    binding = given.bind(program)
+    start = time.perf_counter()
+    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+    seconds = time.perf_counter() - start
+    found = statistics(plan, head_dim, value_dim=value_dim, workers=workers)
+    stack = None if layers is None else _stack(plan, layers)
     if as_json:
-        reason = plan.q_order.reason
-        typer.echo(json.dumps({"maskc": 1, **found.to_dict(), "layout_reason": reason}))
+        typer.echo(json.dumps(_data(plan, found, seconds, layers, stack)))
+    else:
+        _print(plan, found, seconds, layers, stack)
+
+
+def _stack(plan: TilePlan, layers: int) -> Reach | None:
+    """The reach of layers 0, 1, ... with the same lengths and inputs. Raises E505 where a table has fewer."""
+    from maskc.diagnostics import Diagnostic, MaskcError
+    from maskc.tiles import make_plan
+    from maskc.tiles.reach import reach
+
+    for p in plan.program.params:
+        have = plan.binding.tables[p.name].shape[p.domain.index("layer")] if "layer" in p.domain else layers
+        if have < layers:
+            hint = f"give {p.name} for all layers, or --layer {layers - 1} so that more are made up"
+            raise MaskcError(Diagnostic("E505", f"{p.name} has {have} layers, not {layers}", hint=hint))
+    bindings = [plan.binding.replace(layer=i) for i in range(layers)]
+    return reach(*(make_plan(plan.program, b, q_tile=plan.q_tile, k_tile=plan.k_tile) for b in bindings))
+
+
+def _data(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> dict[str, Any]:
+    import dataclasses
+
+    data = {"maskc": 1, **found.to_dict(), "layout_reason": plan.q_order.reason, "seconds": seconds}
+    if layers is not None:
+        of_stack = None if stack is None else {**dataclasses.asdict(stack), "complete": stack.complete}
+        data["stack"] = {"layers": layers, "reach": of_stack}
+    return data
+
+
+def _print(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    color = colored(sys.stdout)
+    console = Console(no_color=not color, force_terminal=color, markup=False, highlight=False, emoji=False)
+    title = f"{found.name}: {found.q_len:,} queries x {found.k_len:,} keys"
+    console.print(Text(plain(title), style="bold"))
+    console.print(_facts(plan, found, seconds, layers, stack))
+    if len(found.groups) > 1:
+        console.print(_groups(found))
+    _advise(console, found)
+
+
+def _facts(plan: TilePlan, s: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from maskc.tiles.report import cache_text, pairs_text, reach_text, size_text
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column()
+
+    def add(what: str, text: str) -> None:
+        table.add_row(what, Text(plain(text)))
+
+    copies = f"{_count(s.heads, 'head')}, {_count(s.batch, 'batch entry', 'batch entries')}"
+    add("masks", f"{s.masks} distinct among {copies}; layer {plan.binding.layer}")
+    add("tiles", f"{s.q_tile} x {s.k_tile}: {s.full:,} full, {s.partial:,} partial, {s.empty:,} empty")
+    add("pairs", f"{pairs_text(s)} useful, {s.executed_pairs:,} executed: waste {s.waste:.2f}")
+    dims = f"{s.head_dim}" if s.head_dim == s.value_dim else f"{s.head_dim} and {s.value_dim}"
+    add("work", f"{s.flops_forward:.3g} FLOPs forward, {s.flops_backward:.3g} backward (head dimension {dims})")
+    add("speed-up", f"{s.speedup:.1f} times over dense, by the cost model")
+    rows = f"the longest row has {s.imbalance:.2f} times the mean"
+    if s.balance is not None:
+        b = s.balance
+        rows += f"; on {b.workers} workers {b.in_order:.2f} in order, {b.heaviest_first:.2f} heaviest first, "
+        rows += f"{b.split:.2f} with {_count(b.split_rows, 'row')} split"
+    add("balance", rows)
+    if s.liveness is not None:
+        add("KV cache", cache_text(s.liveness))
+    if s.reach is not None:
+        add("reach", reach_text(s.reach))
+    if layers is not None:
+        add("stack", f"of layers 0 to {layers - 1}: {'not followed' if stack is None else reach_text(stack)}")
+    add("layout", s.layout + (f": {plan.q_order.reason}" if plan.q_order.reason else ""))
+    add("plan", f"{1000 * seconds:,.1f} ms, {_count(s.runs, 'run')}, {size_text(s.nbytes)}")
+    return table
+
+
+def _groups(s: Statistics) -> Table:
+    from rich.table import Table
+
+    from maskc.tiles.report import numbers
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="cyan")
+    for column in ("heads", "batch", "full", "partial", "useful pairs", "waste", "imbalance", "no key"):
+        table.add_column(column, justify="left" if column in ("heads", "batch") else "right", no_wrap=True)
+    for g in s.groups[:_MOST_GROUPS]:
+        about = "about " if g.sampled else ""
+        blind = "" if g.blind is None else f"{g.blind:,}"
+        shown = (f"{g.full:,}", f"{g.partial:,}", f"{about}{g.useful_pairs:,}", f"{g.waste:.2f}", f"{g.imbalance:.2f}")
+        table.add_row(numbers(g.heads), numbers(g.batches), *shown, blind)
+    if len(s.groups) > _MOST_GROUPS:
+        table.caption = f"and {len(s.groups) - _MOST_GROUPS} more: see --json"
+    return table
+
+
+def _advise(console: Console, s: Statistics) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not s.advice:
         return
-    lines = [str(found), *([f"  layout    {plan.q_order.reason}"] if plan.q_order.reason else [])]
-    sys.stdout.write(plain("\n".join(lines)) + "\n")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold green", no_wrap=True)
+    table.add_column()
+    for a in s.advice:
+        table.add_row("advice", Text(plain(a.text)))
+    console.print(table)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,77 @@
+"""maskc plan."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+WINDOW = (
+    "pattern w(window: int = 64) {\n    attend causal & (sliding_window(window) | sinks(4))\n    assert k <= q\n}\n"
+)
+HEADS = "pattern two(width: int[layer, head]) {\n    attend sliding_window(width[layer, h])\n}\n"
+
+
+def test_everything_is_printed(maskc: Any, write: Any) -> None:
+    result = maskc("plan", write("w.mask", WINDOW), "--q", "1024", "--q-tile", "64", "--k-tile", "32")
+    assert result.code == 0
+    lines = " ".join(result.out.split())
+    assert lines.startswith("w: 1,024 queries x 1,024 keys masks 1 distinct among 1 head, 1 batch entry; layer 0")
+    assert "tiles 64 x 32: 0 full, 76 partial, 436 empty" in lines
+    useful = sum(min(q + 1, 64) + min(4, max(0, q - 63)) for q in range(1024))
+    assert f"pairs {useful:,} useful, {76 * 64 * 32:,} executed: waste {76 * 64 * 32 / useful:.2f}" in lines
+    assert "KV cache 68 keys are live at once (at query 67), 68 at the end" in lines
+    assert "advice decoding needs a KV cache of 68 keys, not of 1,024" in lines
+    assert "reach the last query hears of all that it ever will after 17 layers: every key up to it" in lines
+
+
+def test_json(maskc: Any, write: Any) -> None:
+    arg = "width=[[16, 300], [16, 300]]"
+    result = maskc("plan", write("h.mask", HEADS), "--q", "300", "--arg", arg, "--head-dim", "64", "--json")
+    assert result.code == 0
+    data = json.loads(result.out)
+    assert (data["maskc"], data["name"], data["heads"], data["masks"]) == (1, "two", 2, 2)
+    assert [g["heads"] for g in data["groups"]] == [[0], [1]]
+    assert data["flops_forward"] == 4 * 64 * data["executed_pairs"]
+    assert data["useful_pairs"] == sum(min(q + 1, 16) for q in range(300)) + 300 * 301 // 2
+    assert data["liveness"]["most"] == 300
+    assert data["reach"]["layers"] == 1
+    assert data["reach"]["complete"]
+    assert data["seconds"] > 0
+    assert "stack" not in data
+
+
+def test_a_row_for_each_group_of_heads(maskc: Any, write: Any) -> None:
+    result = maskc("plan", write("h.mask", HEADS), "--q", "300", "--arg", "width=[[16, 16, 300]]")
+    assert "masks     2 distinct among 3 heads" in result.out
+    rows = [line.split()[:2] for line in result.out.splitlines()]
+    assert ["0-1", "0"] in rows
+    assert ["2", "0"] in rows
+
+
+def test_a_stack_of_unlike_layers(maskc: Any, write: Any) -> None:
+    file = write("h.mask", HEADS)
+    result = maskc("plan", file, "--q", "300", "--arg", "width=[[2], [11]]", "--layers", "2", "--json")
+    data = json.loads(result.out)
+    assert data["reach"]["layers"] == 299
+    assert data["stack"]["reach"]["layers"] == 2 * 27 + 2  # 11 positions in two layers: 27 times, and 2 are left
+    few = maskc("plan", file, "--q", "300", "--arg", "width=[[2], [11]]", "--layers", "3")
+    assert few.code == 2
+    assert "width has 2 layers, not 3" in few.err
+
+
+def test_layouts_say_why(maskc: Any, write: Any) -> None:
+    file = write("d.mask", "causal & dilated(16, 32)\n")
+    data = json.loads(maskc("plan", file, "--q", "4096", "--layout", "auto", "--json").out)
+    assert data["layout"] != "none"
+    assert data["layout_reason"]
+    plain = json.loads(maskc("plan", file, "--q", "4096", "--json").out)
+    assert plain["executed_pairs"] > data["executed_pairs"]
+    assert plain["useful_pairs"] == data["useful_pairs"]
+    layouts = [a for a in plain["advice"] if a["kind"] == "layout"]
+    assert layouts[0]["gain"] > 2
+
+
+def test_what_is_missing_is_made_up_and_said(maskc: Any, write: Any) -> None:
+    result = maskc("plan", write("h.mask", HEADS), "--q", "64", "--heads", "2")
+    assert result.code == 0
+    assert "note: width was not given" in result.err
