@@ -24,6 +24,7 @@ from maskc.cli.show import canvas
 from maskc.ir.text import print_program
 from maskc.passes import normalise
 from maskc.picture.cells import survey
+from maskc.picture.panels import mask_panels
 from maskc.picture.png import save_png
 from maskc.picture.terminal import draw, legend
 
@@ -139,9 +140,9 @@ def show(console: Console, example: Example, pattern: maskc.Pattern) -> float:
     surface = canvas()
     cells = survey(program, binding, head=HEADS - 1, rows=surface.rows, columns=surface.columns)
     console.print(draw(cells, surface).append("\n").append_text(legend(cells, surface)).append("\n"), soft_wrap=True)
-    panels = [(f"head {h}", survey(program, binding, head=h, rows=256, columns=256)) for h in range(HEADS)]
-    save_png(panels, OUT / f"{example.name}.png", title=f"{example.name}, layer {example.layer}", tile=128)
-    return sum(cells.kept or 0.0 for _, cells in panels) / HEADS
+    panels = mask_panels(program, binding, range(HEADS), cells=256, tile=128)
+    save_png(panels, OUT / f"{example.name}.png", title=f"{example.name}, layer {example.layer}")
+    return sum(survey(program, binding, head=h, rows=256, columns=256).kept or 0.0 for h in range(HEADS)) / HEADS
 
 
 def run(example: Example, pattern: maskc.Pattern, kept: float, say: Callable[[str], None]) -> Row:
