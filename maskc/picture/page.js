@@ -169,28 +169,36 @@
     under.putImageData(image, LEFT * ratio, TOP * ratio);
   }
 
+  // No arrays are made within the loops: they run for every pixel.
   function paintLine(pixels, y, right, lines, c) {
-    const sums = lines.map(() => [0, 0]);
-    for (let x = 0; x < right; x++) {
-      let rgb = c.none;
-      for (let n = 0; n < lines.length; n++) {
-        const shares = [0, 1].map((i) => {
-          sums[n][i] += lines[n][i].step[x];
-          return sums[n][i] + lines[n][i].part[x];
-        });
-        const value = view().channels[n].value;
-        if (shares[0] > 0.9999) rgb = valueColor(c, value);
-        else if (shares[0] + shares[1] > 1e-9) rgb = blend(rgb, ...some(c, value, shares[0] + shares[1] / 2));
+    const count = lines.length;
+    const full = new Float64Array(count), part = new Float64Array(count);
+    const targets = view().channels.map((channel) => valueColor(c, channel.value));
+    for (let x = 0, at = y * W * 4; x < right; x++, at += 4) {
+      let [r, g, b] = c.none;
+      for (let n = 0; n < count; n++) {
+        full[n] += lines[n][0].step[x];
+        part[n] += lines[n][1].step[x];
+        const all = full[n] + lines[n][0].part[x], some = part[n] + lines[n][1].part[x];
+        if (all > 0.9999) [r, g, b] = targets[n];
+        else if (all + some > 1e-9) {
+          const share = Math.min(1, all + some / 2);
+          const from = count === 1 ? c.low : null, to = count === 1 ? c.high : targets[n];
+          const t = count === 1 ? share : strength(share);
+          r = from ? from[0] + (to[0] - from[0]) * t : r + (to[0] - r) * t;
+          g = from ? from[1] + (to[1] - from[1]) * t : g + (to[1] - g) * t;
+          b = from ? from[2] + (to[2] - from[2]) * t : b + (to[2] - b) * t;
+        }
       }
-      pixels.set([rgb[0], rgb[1], rgb[2], 255], (y * W + x) * 4);
+      pixels[at] = r;
+      pixels[at + 1] = g;
+      pixels[at + 2] = b;
+      pixels[at + 3] = 255;
     }
   }
 
-  // How a rectangle with some pairs kept is mixed in: never so faint that it vanishes.
-  function some(c, value, share) {
-    if (view().channels.length === 1) return [blend(c.low, c.high, Math.min(1, share)), 1];
-    return [valueColor(c, value), 0.25 + 0.65 * Math.min(1, share)];
-  }
+  // How much of a colour a rectangle with a share of its pairs kept gets: never so little that it vanishes.
+  const strength = (share) => 0.25 + 0.65 * share;
 
   // ---- Pairs: squares of BLOCK x BLOCK in partial tiles, evaluated exactly ----
 
@@ -237,8 +245,16 @@
     const f = Math.max(1, 2 ** Math.ceil(Math.log2(1 / Math.min(1, state.zx, state.zy)) - 0.01));
     const rows = Math.ceil(found.rows / f), cols = Math.ceil(found.cols / f);
     const image = new ImageData(cols, rows);
-    for (let r = 0; r < rows; r++)
-      for (let j = 0; j < cols; j++) image.data.set([...cellColor(c, found, r * f, j * f, f), 255], (r * cols + j) * 4);
+    const palette = [0, 1, 2, 3].map((value) => valueColor(c, value));
+    const counts = new Int32Array(4);
+    for (let r = 0, to = 0; r < rows; r++)
+      for (let j = 0; j < cols; j++, to += 4) {
+        const color = f === 1 ? palette[found.values[r * found.cols + j]] : joined(c, palette, counts, found, r * f, j * f, f);
+        image.data[to] = color[0];
+        image.data[to + 1] = color[1];
+        image.data[to + 2] = color[2];
+        image.data[to + 3] = 255;
+      }
     scratch.width = cols;
     scratch.height = rows;
     scratch.getContext("2d").putImageData(image, 0, 0);
@@ -248,16 +264,16 @@
     inPlot(under, () => under.drawImage(scratch, 0, 0, cols, rows, x0, y0, x1 - x0, y1 - y0));
   }
 
-  function cellColor(c, found, r0, c0, f) {
-    if (f === 1) return valueColor(c, found.values[r0 * found.cols + c0]);
-    const counts = [0, 0, 0, 0];
+  // The colour of f x f pairs.
+  function joined(c, palette, counts, found, r0, c0, f) {
     const r1 = Math.min(found.rows, r0 + f), c1 = Math.min(found.cols, c0 + f);
-    for (let r = r0; r < r1; r++) for (let j = c0; j < c1; j++) counts[found.values[r * found.cols + j]]++;
     const all = (r1 - r0) * (c1 - c0);
+    counts.fill(0);
+    for (let r = r0; r < r1; r++) for (let j = c0; j < c1; j++) counts[found.values[r * found.cols + j]]++;
+    for (let value = 0; value < 4; value++) if (counts[value] === all) return palette[value];
+    if (view().channels.length === 1) return blend(c.low, c.high, counts[1] / all);
     let rgb = c.none;
-    for (const value of [3, 1, 2])
-      if (counts[value] === all) return valueColor(c, value);
-      else if (counts[value]) rgb = blend(rgb, ...some(c, value, counts[value] / all));
+    for (const value of [3, 1, 2]) if (counts[value]) rgb = blend(rgb, palette[value], strength(counts[value] / all));
     return rgb;
   }
 
@@ -279,7 +295,7 @@
     while (queue.length && performance.now() < until) {
       const [br, bc] = queue.pop();
       try {
-        const found = evaluateBlock(br, bc);
+        const found = cache.get(keyOf(br, bc)) ?? evaluateBlock(br, bc);
         remember(keyOf(br, bc), found);
         paintBlock(br, bc, found);
       } catch (error) {
@@ -296,7 +312,7 @@
     const parts = [`${scaleText()}`, `${T} x ${T} tiles`];
     if (stats.inexact) parts.push(`some pairs are not shown: ${stats.inexact}`);
     else if (!evaluator) parts.push(data.reason);
-    else if (queue.length) parts.push(`${queue.length} squares to evaluate`);
+    else if (queue.length) parts.push(`${queue.length} squares to come`);
     else if (!heat()) parts.push(!inPairs() ? (data.planned ? "kinds of tiles; zoom in for pairs" : "too irregular to be planned: zoom in for pairs") : "every pair shown is evaluated");
     $("status").textContent = parts.join("  ·  ");
   }
@@ -428,7 +444,8 @@
     const missing = [];
     for (const [br, bc] of blocksOnScreen()) {
       const found = cache.get(keyOf(br, bc));
-      if (found) paintBlock(br, bc, found);
+      // What takes too long is painted in later frames, too.
+      if (found && performance.now() - start < 60) paintBlock(br, bc, found);
       else missing.push([br, bc]);
     }
     // The middle of the screen first.
