@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 #: Largest difference between the losses of a step: sums are taken in another order, and errors grow with the steps.
-TOLERANCE = 5e-3
+TOLERANCE = 1e-3
 
 
 @dataclass

@@ -130,3 +130,15 @@ def test_encoders() -> None:
                 state = net(input_ids=tokens(), attention_mask=real.long(), **more).last_hidden_state
             found.append(state if kind == "t5" else state[real])
         torch.testing.assert_close(found[1], found[0], atol=2e-5, rtol=0, msg=lambda m, kind=kind: f"{kind}: {m}")
+
+
+def test_compiled_by_torch() -> None:
+    """The graph breaks at every attention, and the result is the same."""
+    eager, ours = pair("gemma3")
+    try:
+        with torch.no_grad():
+            found = torch.compile(ours, backend="aot_eager")(input_ids=tokens(), use_cache=False).logits
+            expected = eager(input_ids=tokens(), use_cache=False).logits
+    finally:
+        torch.compiler.reset()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -50,12 +50,14 @@ def mask(
     q_offset: Any = 0,
     kv_offset: Any = 0,
     mask_function: Any,
-    attention_mask: torch.Tensor | None = None,
+    attention_mask: torch.Tensor | MaskHandle | None = None,
     config: Any = None,
     device: Any = "cpu",
     **_: Any,
 ) -> MaskHandle:
     """A handle of the mask that is asked for. Raises E702 for what it cannot carry, and as ``from_spec`` does."""
+    if isinstance(attention_mask, MaskHandle):
+        return attention_mask  # made ahead, as generating with a static cache does
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
     pattern = pattern_of(config, bidirectional=demand.bidirectional)

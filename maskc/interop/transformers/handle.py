@@ -45,48 +45,52 @@ class Request:
         return self.remembered[key]
 
 
-#: What Transformers does to a mask on its way to the attention function, which leaves a handle as it is.
-_PASSED_ON = frozenset({"contiguous", "to", "clone", "detach", "cpu", "cuda"})
-#: What may be asked of a handle.
-_ASKED = frozenset(
-    {"__get__", "dim", "size", "ndimension", "is_contiguous", "is_floating_point", "__len__", "__repr__", "stride"}
-)
+class MaskHandle:
+    """Holds the ``request`` of a mask of the shape (B, 1, queries, keys), where a dense mask would stand.
 
-
-class MaskHandle(torch.Tensor):
-    """A tensor by type only, of the shape (B, 1, queries, keys) that a mask would have, holding ``request``.
-
-    It takes no memory. Transformers takes it for a mask that is ready and passes it on; whoever
-    computes with it is told that there is no dense mask.
+    It is no tensor, so that graphs which torch traces hold it as a constant. What Transformers does to
+    a mask on its way leaves it as it is; whoever computes with it is told that there is no dense mask.
     """
 
-    request: Request
+    ndim = 4
+    dtype = torch.bool
 
-    @staticmethod
-    def __new__(cls, request: Request, device: Any = "cpu") -> MaskHandle:
-        shape = (request.batch, 1, request.q_len, request.k_len)
-        made: MaskHandle = torch.Tensor._make_subclass(
-            cls, torch.zeros((), dtype=torch.bool, device=device).expand(shape)
-        )
-        made.request = request
-        return made
+    def __init__(self, request: Request, device: Any = "cpu") -> None:
+        self.request = request
+        self.device = device
+        self.shape = torch.Size((request.batch, 1, request.q_len, request.k_len))
 
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+    def dim(self) -> int:
+        return self.ndim
+
+    def contiguous(self, *_: Any, **__: Any) -> MaskHandle:
+        return self
+
+    def to(self, *_: Any, **__: Any) -> MaskHandle:
+        return self
+
+    def clone(self, *_: Any, **__: Any) -> MaskHandle:
+        return self
+
+    def __repr__(self) -> str:
         return f"<maskc mask {tuple(self.shape)}>"
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MaskHandle:
-        return self
+    def __getitem__(self, _: Any) -> Any:
+        raise _computing("indexing")
+
+    def __add__(self, _: Any) -> Any:
+        raise _computing("addition")
+
+    __radd__ = __mul__ = __rmul__ = __and__ = __or__ = __add__
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _PASSED_ON and isinstance(args[0], MaskHandle):
-            return args[0]
-        if name in _ASKED:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        raise fail(
-            "E702",
-            f"this model computes with its attention masks itself ({name}), but maskc has none that is dense",
-            'use attn_implementation="eager" for it; it does not leave attention to the implementation that is chosen',
-        )
+        raise _computing(getattr(func, "__name__", "a function of torch"))
+
+
+def _computing(what: str) -> Exception:
+    return fail(
+        "E702",
+        f"this model computes with its attention masks itself ({what}), but maskc has none that is dense",
+        'use attn_implementation="eager" for it; it does not leave attention to the implementation that is chosen',
+    )
