@@ -151,13 +151,13 @@ def _groups(s: Statistics) -> Table:
     from maskc.tiles.report import numbers
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="cyan")
-    for column in ("heads", "batch", "full", "partial", "useful pairs", "waste", "imbalance", "no key"):
+    for column in ("heads", "batch", "full", "partial", "useful pairs", "waste", "imbalance", "no key", "live keys"):
         table.add_column(column, justify="left" if column in ("heads", "batch") else "right", no_wrap=True)
     for g in s.groups[:_MOST_GROUPS]:
         about = "about " if g.sampled else ""
         blind = "" if g.blind is None else f"{g.blind:,}"
         shown = (f"{g.full:,}", f"{g.partial:,}", f"{about}{g.useful_pairs:,}", f"{g.waste:.2f}", f"{g.imbalance:.2f}")
-        table.add_row(numbers(g.heads), numbers(g.batches), *shown, blind)
+        table.add_row(numbers(g.heads), numbers(g.batches), *shown, blind, f"{g.live_keys:,}")
     if len(s.groups) > _MOST_GROUPS:
         table.caption = f"and {len(s.groups) - _MOST_GROUPS} more: see --json"
     return table

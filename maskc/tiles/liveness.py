@@ -6,6 +6,7 @@ of W keys and S sinks need W + S places, however long the sequence is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from maskc.tiles.runs import row_of_runs
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["Liveness", "last_queries", "liveness"]
+__all__ = ["Liveness", "last_queries", "liveness", "survey"]
 
 Array = npt.NDArray[Any]
 
@@ -48,30 +49,56 @@ class Liveness:
 def liveness(plan: TilePlan, group: Group | None = None) -> Liveness:
     """Liveness under the mask of one group, or (by default) of all heads together: then of the batch entry that
     needs most. Keys are counted in their own order, whatever the plan's layout."""
-    groups = plan.groups if group is None else (group,)
-    found = [last_queries(plan, g) for g in groups]
+    return survey(plan, plan.groups if group is None else (group,))[0]
+
+
+def survey(plan: TilePlan, groups: Sequence[Group]) -> tuple[Liveness, list[Liveness]]:
+    """The liveness of groups whose heads share one cache, of the batch entry that needs most, and of each group."""
     entries = sorted({b for g in groups for b in g.batches}) or [0]
     alike = {tuple(i for i, g in enumerate(groups) if b in g.batches) for b in entries}
-    each = [_of_entry(plan, [found[i] for i in which]) for which in alike]
-    return max(each, key=lambda x: x.most)
+    together = {which: _Seen(np.full(plan.binding.k_len, -1, np.int64), True, True) for which in alike}
+    each: list[Liveness] = []
+    runs, seen = None, None
+    for i, g in enumerate(groups):
+        if seen is None or g.runs is not runs:  # Groups that hold the same runs have the same mask.
+            runs, seen = g.runs, _seen(plan, g)
+        each.append(_counted(plan, seen))
+        for which in alike:
+            if i in which:
+                together[which] = together[which].joined(seen)
+    return max((_counted(plan, x) for x in together.values()), key=lambda x: x.most), each
 
 
-def _of_entry(plan: TilePlan, found: list[tuple[Array, Array, bool]]) -> Liveness:
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """The last query of each key, whether that is exact, and whether no query sees a later key."""
+
+    last: Array
+    exact: bool
+    causal: bool
+
+    def joined(self, other: _Seen) -> _Seen:
+        last = np.maximum(self.last, other.last)
+        return _Seen(last, self.exact and other.exact, self.causal and other.causal)
+
+
+def _seen(plan: TilePlan, group: Group) -> _Seen:
     b = plan.binding
-    last, exact, causal = np.full(b.k_len, -1, np.int64), True, True
-    for of_group, furthest, sure in found:
-        np.maximum(last, of_group, out=last)
-        exact = exact and sure
-        causal = causal and (b.cross or bool((furthest <= b.offset + np.arange(b.q_len)).all()))
-    count = _live(last, b.q_len, b.offset, b.cross)
+    last, furthest, exact = last_queries(plan, group)
+    return _Seen(last, exact, b.cross or bool((furthest <= b.offset + np.arange(b.q_len)).all()))
+
+
+def _counted(plan: TilePlan, seen: _Seen) -> Liveness:
+    b = plan.binding
+    count = _live(seen.last, b.q_len, b.offset, b.cross)
     at = int(count.argmax()) if count.size else 0
     return Liveness(
         most=int(count[at]) if count.size else 0,
         at=b.offset + at,
         at_end=int(count[-1]) if count.size else 0,
-        never_seen=int((last < 0).sum()),
-        exact=exact,
-        causal=causal,
+        never_seen=int((seen.last < 0).sum()),
+        exact=seen.exact,
+        causal=seen.causal,
     )
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from maskc.tiles.advice import Advice, advice
 from maskc.tiles.cost import ROUGH, CostModel, dense_cost, plan_cost
-from maskc.tiles.liveness import Liveness, liveness
+from maskc.tiles.liveness import Liveness, survey
 from maskc.tiles.plan import FULL, PARTIAL, Group, Runs
 from maskc.tiles.reach import Reach, reach
 from maskc.tiles.rowsets import row_sets
@@ -43,6 +43,8 @@ class GroupStatistics:
         runs: number of runs.
         longest_row: tiles of the longest row; ``imbalance``: that over the mean of all rows.
         blind: queries that keep no key, None if that is not known; ``first_blind``: the first of them (absolute).
+        live_keys: the most keys that are live at once (the KV cache of these heads alone), or a bound on that:
+            exact where ``Statistics.liveness`` is.
     """
 
     heads: tuple[int, ...]
@@ -58,6 +60,7 @@ class GroupStatistics:
     imbalance: float
     blind: int | None
     first_blind: int | None
+    live_keys: int = 0
 
     @property
     def copies(self) -> int:
@@ -188,6 +191,8 @@ def statistics(
         one = known.setdefault(id(g.runs), known.get(id(g.runs)) or _group(plan, g))
         groups.append(dataclasses.replace(one, heads=g.heads, batches=g.batches))
     b, cost = plan.binding, plan_cost(plan, model)
+    live, each = survey(plan, plan.groups) if b.q_len and groups else (None, [])
+    groups = [dataclasses.replace(g, live_keys=x.most) for g, x in zip(groups, each, strict=True)] if each else groups
     useful = sum(g.copies * g.useful_pairs for g in groups)
     executed = sum(g.copies * g.executed_pairs for g in groups)
     found = Statistics(
@@ -218,7 +223,7 @@ def statistics(
         speedup=dense_cost(plan, model) / cost if cost else float("inf"),
         imbalance=max((g.imbalance for g in groups), default=1.0),
         balance=_balance(plan, workers, model),
-        liveness=liveness(plan) if b.q_len and groups else None,
+        liveness=live,
         reach=reach(plan) if b.q_len and groups else None,
         masks=len(known),
         groups=tuple(groups),

@@ -99,3 +99,4 @@ def test_each_group_by_itself() -> None:
     plan = make_plan(program, make_binding(program, 300, 300, heads=3, w=[20, 90, 20]))
     assert [liveness(plan, g).most for g in plan.groups] == [20, 90]
     assert liveness(plan).most == 90
+    assert [g.live_keys for g in plan.stats.groups] == [20, 90]
