@@ -125,7 +125,7 @@ def _affordable(plan: TilePlan, q_tile: int, k_tile: int) -> bool:
     few = dataclasses.replace(plan, binding=plan.binding.replace(q_len=_PROBE * plan.q_tile))
     began = time.perf_counter()
     found = _other(few, q_tile=q_tile, k_tile=k_tile)
-    return found is not None and (time.perf_counter() - began) * plan.rows / _PROBE < 8 * _PATIENCE
+    return found is not None and (time.perf_counter() - began) * plan.rows / _PROBE < 2 * _PATIENCE
 
 
 def _layout(plan: TilePlan) -> Iterator[Advice]:
