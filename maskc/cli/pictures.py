@@ -59,7 +59,9 @@ def panels_of(subject: Subject, cells: int = 96) -> list[Panel]:
     program = subject.programs[0]
     binding = subject.binding(program)
     if subject.token is not None:
-        return p.neighbour_panels(program, binding, position(program, binding, subject.token), subject.heads[0])
+        from maskc.picture.neighbours import neighbour_panels
+
+        return neighbour_panels(program, binding, position(program, binding, subject.token), subject.heads[0])
     if subject.reach:
         layers = [subject.binding(program, layer) for layer in range(subject.layers)]
         return [p.reach_panel(program, layers, cells=cells)]

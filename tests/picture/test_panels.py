@@ -18,7 +18,8 @@ from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.picture import panels as module
-from maskc.picture.panels import COLORS, diff_panel, heat_panel, mask_panels, neighbour_panels, plan_panels, reach_panel
+from maskc.picture.neighbours import neighbour_panels
+from maskc.picture.panels import COLORS, diff_panel, heat_panel, mask_panels, plan_panels, reach_panel
 from maskc.picture.scene import bands
 from maskc.picture.svg import rectangles, svg, thumbnail, ticks
 from maskc.picture.terminal import Canvas
