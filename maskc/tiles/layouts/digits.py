@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 #: First and last (excluded) value of every digit.
 Box = tuple[tuple[int, int], ...]
 #: Boxes that are cut on, at most: what is left then is laid out as it comes.
-_MOST_BOXES = 24
+_MOST_BOXES = 4
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _regions(
     queue: list[tuple[Box, Shape | None]] = [(box, shift) for box in domain]
     done = 0
     while queue:
-        box, phase = queue.pop(0)
+        box, phase = queue.pop(max(range(len(queue)), key=lambda i: _volume(queue[i][0])))
         extents = tuple(b - a for a, b in box)
         found = None
         if done < _MOST_BOXES and math.prod(extents) >= tile:
@@ -187,6 +187,10 @@ def _regions(
         regions.append(_Region(segment, main, found))
         queue += [(b, None) for b in _around(box, main)]
     return regions, left
+
+
+def _volume(box: Box) -> int:
+    return math.prod(b - a for a, b in box)
 
 
 def _main(box: Box, shape: Shape, phase: Shape | None) -> Box | None:
