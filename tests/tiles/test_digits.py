@@ -199,6 +199,10 @@ def test_video_neighbourhoods() -> None:
     assert len(plan.q_order.stretches) == 2
 
 
+def test_tiles_that_are_not_blocks() -> None:
+    check(*grid_case("halo"), 16, 24, "blocks:4x8,2x4")
+
+
 def test_names_are_layouts() -> None:
     program, binding = grid_case("shifted windows")
     plan = make_plan(program, binding, q_tile=64, k_tile=64, layout="auto")
@@ -209,7 +213,7 @@ def test_names_are_layouts() -> None:
 
 
 @pytest.mark.parametrize(
-    "layout", ["blocks:4x4", "blocks:4x8,4x8%2", "blocks:x", "residues:-1", "sorted:doc", "sorted:", "tiles", "auto:1"]
+    "layout", ["blocks:0x4", "blocks:4x8,4x8%2", "blocks:x", "residues:-1", "sorted:doc", "sorted:", "tiles", "auto:1"]
 )
 def test_layouts_that_there_are_not(layout: str) -> None:
     program, binding = grid_case("halo")

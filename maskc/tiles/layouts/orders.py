@@ -54,11 +54,13 @@ class Spec:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The queries or the keys in an order by blocks: the digits of each segment, the tiles, and where tokens are."""
+    """The queries or the keys in an order by blocks of ``tile`` tokens: the digits of each segment, the tiles, and
+    where tokens are."""
 
     axes: tuple[Axes, ...]
     parts: tuple[Part, ...]
     stretches: tuple[Stretch, ...]
+    tile: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +79,15 @@ def segments_of(space: Space, binding: Binding, length: int) -> list[Shape]:
 
 
 def arrange(spaces: tuple[Space, Space], binding: Binding, grid: Grid, spec: Spec) -> Blocks:
-    """The order of both sides by blocks. ``spec``'s shapes must have as many positions as a tile."""
+    """The order of both sides by blocks."""
     q_end = binding.offset + binding.q_len
-    q = _side(segments_of(spaces[0], binding, q_end), (binding.offset, q_end), spec, spec.q_shape, grid.q_tile)
-    k = _side(segments_of(spaces[1], binding, grid.k_len), (0, grid.k_len), spec, spec.k_shape, grid.k_tile)
+    q = _side(segments_of(spaces[0], binding, q_end), (binding.offset, q_end), spec, spec.q_shape)
+    k = _side(segments_of(spaces[1], binding, grid.k_len), (0, grid.k_len), spec, spec.k_shape)
     return Blocks(q, k)
 
 
-def _side(segments: list[Shape], present: tuple[int, int], spec: Spec, shape: Shape, tile: int) -> Side:
+def _side(segments: list[Shape], present: tuple[int, int], spec: Spec, shape: Shape) -> Side:
+    tile = math.prod(shape)
     axes, domains, shapes, shifts, start = [], [], [], [], 0
     for extents in segments:
         size = math.prod(extents)
@@ -97,7 +100,7 @@ def _side(segments: list[Shape], present: tuple[int, int], spec: Spec, shape: Sh
         shifts.append(_by_digit(each, spec.shift if ours else (0,) * len(extents), 0))
         start += size
     parts, stretches = cut(axes, domains, shapes, shifts, tile)
-    return Side(tuple(axes), tuple(parts), stretches)
+    return Side(tuple(axes), tuple(parts), stretches, tile)
 
 
 def _by_digit(axes: Axes, values: Shape, of_class: int) -> Shape:
@@ -130,7 +133,10 @@ def tables_of(c: Classifier, q: Axes, k: Axes, mask: Node) -> Tables:
 
 
 def block_tiles(c: Classifier, blocks: Blocks, grid: Grid) -> Rectangles | None:
-    """The FULL and PARTIAL tiles in an order by blocks; None if the mask does not fall apart into digits."""
+    """The FULL and PARTIAL tiles in an order by blocks; None if the mask does not fall apart into digits,
+    or tiles are not blocks."""
+    if (blocks.q.tile, blocks.k.tile) != (grid.q_tile, grid.k_tile):
+        return None
     mask = settled(c)
     try:
         tables = {
