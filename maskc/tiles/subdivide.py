@@ -22,6 +22,7 @@ __all__ = ["BUDGET", "Budget", "Grid", "Rectangles", "subdivide"]
 Array = npt.NDArray[Any]
 #: What planning may cost by default, in evaluations of the mask (a box counts as a few points).
 BUDGET = 1_000_000_000
+_PROBES = 8  # points of a tile that are evaluated before all are
 _BOX_COST = 16  # what a box costs, in points
 _CHUNK = 1 << 14  # boxes asked about at once
 _POINTS = 1 << 17  # points evaluated at once
@@ -34,10 +35,15 @@ class Budget:
     limit: int
     spent: int = 0
 
-    def spend(self, cost: int, what: str) -> None:
+    def spend(self, cost: int, what: str, left: int = 0) -> None:
+        """``left``: tiles that are still to be decided when this is spent."""
         self.spent += cost
         if self.spent > self.limit:
-            message = f"planning this mask takes more than {self.limit:.2g} evaluations of it ({what})"
+            whole = self.spent + left * (2 * _BOX_COST + _PROBES)
+            message = (
+                f"planning this mask would take about {whole:.1g} evaluations of it ({what}); "
+                f"the limit is {self.limit:.1g}"
+            )
             hint = (
                 "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
                 "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
@@ -117,8 +123,9 @@ class Rectangles:
 def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budget) -> Rectangles:
     """The rectangles of FULL and PARTIAL tiles within ``start`` (by default, everywhere)."""
     stack = [_coarse(grid) if start is None else start]
-    done: list[Rectangles] = []
-    leaves: list[Rectangles] = []
+    total = stack[0].area
+    done, leaves = _Heap(grid), _Heap(grid)
+    decided = 0
     while stack:
         boxes = stack.pop()
         if boxes.size > _CHUNK:
@@ -126,20 +133,60 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.spend(boxes.size * _BOX_COST, "boxes of tiles that are neither full nor empty")
+        budget.spend(boxes.size * _BOX_COST, "boxes that are neither full nor empty", total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform
         single = (boxes.r1 - boxes.r0 == 1) & (boxes.c1 - boxes.c0 == 1)
-        done += [boxes.pick(found.some & ~found.gap).of(FULL), boxes.pick(uniform).of(PARTIAL)]
-        leaves.append(boxes.pick(undecided & single))
+        done.add(boxes.pick(found.some & ~found.gap).of(FULL))
+        done.add(boxes.pick(uniform).of(PARTIAL))
+        leaves.add(boxes.pick(undecided & single).of(EMPTY))
         rest = boxes.pick(undecided & ~single)
+        decided += boxes.area - rest.area
         if rest.size:
             stack.append(_halved(rest))
-    left = Rectangles.join(leaves)
-    if left.size:
-        done.append(settle(c, grid, left, budget))
-    return Rectangles.join(done)
+        if leaves.size > _LEAVES or not stack:
+            done.add(settle(c, grid, leaves.take(), budget, total - decided))
+    return done.take()
+
+
+_LEAVES = 1 << 17  # undecided tiles that are settled together
+
+
+class _Heap:
+    """Rectangles, of which neighbours in a row are joined when there are many."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid, self.parts, self.size, self.joined = grid, list[Rectangles](), 0, 1 << 18
+
+    def add(self, r: Rectangles) -> None:
+        if not r.size:
+            return
+        self.parts.append(r)
+        self.size += r.size
+        if self.size > 2 * self.joined:
+            self.parts = [_joined(Rectangles.join(self.parts), self.grid)]
+            self.size = self.parts[0].size
+            self.joined = max(self.joined, self.size)
+
+    def take(self) -> Rectangles:
+        found = Rectangles.join(self.parts)
+        self.parts, self.size = [], 0
+        return found
+
+
+def _joined(r: Rectangles, grid: Grid) -> Rectangles:
+    """The same tiles, those of one row and kind that touch in one rectangle."""
+    low = r.r1 - r.r0 == 1
+    row = r.pick(low)
+    order = np.argsort(row.r0 * (grid.cols + 1) + row.c0, kind="stable")
+    row = row.pick(order)
+    first = np.ones(row.size, np.bool_)
+    first[1:] = (row.r0[1:] != row.r0[:-1]) | (row.c0[1:] != row.c1[:-1]) | (row.kind[1:] != row.kind[:-1])
+    at = np.flatnonzero(first)
+    last = np.append(at[1:], row.size) - 1 if at.size else at
+    runs = Rectangles(row.r0[at], row.r1[at], row.c0[at], row.c1[last], row.kind[at])
+    return Rectangles.join([r.pick(~low), runs])
 
 
 def _coarse(grid: Grid) -> Rectangles:
@@ -167,29 +214,31 @@ def _halved(x: Rectangles) -> Rectangles:
     return Rectangles(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("r0", "r1", "c0", "c1")))
 
 
-def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget) -> Rectangles:
-    """The kinds of single tiles, by evaluation."""
+def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: int = 0) -> Rectangles:
+    """The kinds of single tiles, by evaluation. ``rest``: tiles that are not decided then."""
+    if not tiles.size:
+        return tiles
     r, col = tiles.r0, tiles.c0
     kind = np.zeros(tiles.size, np.uint8)
-    some, every = _probe(c, grid, r, col, budget)
+    some, every = _probe(c, grid, r, col, budget, rest)
     mixed = some & ~every
     kind[mixed] = PARTIAL
     left = np.flatnonzero(~mixed)
     size = grid.q_tile * grid.k_tile
     batch = max(1, _POINTS // size)
-    what = f"{left.size} tiles of {grid.rows * grid.cols} have to be evaluated point by point"
+    what = "tiles that have to be evaluated point by point"
     if budget.spent + left.size * size > budget.limit:
-        budget.spend(left.size * size, what)
+        budget.spend(left.size * size, what, rest)
     for first in range(0, left.size, batch):
         these = left[first : first + batch]
-        budget.spend(these.size * size, what)
+        budget.spend(these.size * size, what, rest)
         kept, inside = evaluate_tiles(c, grid, r[these], col[these])
         any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
         kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
     return Rectangles(r, r + 1, col, col + 1, kind)
 
 
-def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget) -> tuple[Array, Array]:
+def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> tuple[Array, Array]:
     """Whether some and whether all of a few points of each tile are kept: the corners, and some inside."""
     q0, k0 = r * grid.q_tile, col * grid.k_tile
     q1, k1 = np.minimum(q0 + grid.q_tile, grid.q_len) - 1, np.minimum(k0 + grid.k_tile, grid.k_len) - 1
@@ -198,7 +247,7 @@ def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget) -> t
     some, every = np.zeros(r.size, np.bool_), np.ones(r.size, np.bool_)
     for first in range(0, r.size, _POINTS // 8):
         s = slice(first, first + _POINTS // 8)
-        budget.spend(u.size * q0[s].size, f"{r.size} tiles are neither full nor empty nor known to be mixed")
+        budget.spend(u.size * q0[s].size, "tiles that are neither full nor empty nor known to be mixed", rest)
         q, k = q0[s] + (q1[s] - q0[s]) * u // 8, k0[s] + (k1[s] - k0[s]) * v // 8
         kept = c.points(q + grid.offset, k)
         some[s], every[s] = kept.any(axis=0), kept.all(axis=0)
