@@ -8,7 +8,6 @@ dropped one. The uniform answer is what keeps a fine dilation from being enumera
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,13 +21,12 @@ from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symb
 from maskc.ir.program import Parameter
 from maskc.tiles import ranges
 from maskc.tiles.fields import Field, Field2
+from maskc.tiles.periods import Period, periods
 from maskc.tiles.ranges import Boxes, Range
 
 __all__ = ["Classifier", "Verdict", "Walk"]
 
 Array = npt.NDArray[Any]
-#: Largest period cell that is evaluated to find out what a periodic mask does in a tile.
-_LARGEST_CELL = 1 << 16
 _LARGEST_EXISTS = 1 << 22  # box verdicts held at once for all values of an index
 
 
@@ -41,17 +39,6 @@ class Verdict:
     gap: Any
     hit: Any
     miss: Any
-
-
-@dataclass(frozen=True)
-class _Period:
-    """A mask that repeats every ``q`` queries and ``k`` keys, and what one period holds: a kept and a
-    dropped pair at all; in every row of the cell; in every column of it."""
-
-    q: int
-    k: int
-    hit: tuple[bool, bool, bool]
-    miss: tuple[bool, bool, bool]
 
 
 @dataclass(eq=False)
@@ -123,24 +110,9 @@ class Classifier:
         return self.free[node]
 
     @functools.cached_property
-    def periods(self) -> dict[Node, _Period]:
-        """Of the largest periodic masks within the mask (those that no periodic one contains)."""
-        steps = _steps(self)
-        inner = {c for n in self.order if n.type is Type.BOOL and n in steps for c in n.children}
-        found = {}
-        for node in self.order:
-            if node.type is not Type.BOOL or node not in steps or node in inner or not self.uses[node]:
-                continue
-            q, k = steps[node]
-            if q * k <= _LARGEST_CELL:
-                found[node] = self._cell(node, q, k)
-        return found
-
-    def _cell(self, node: Node, q: int, k: int) -> _Period:
-        rows, cols = np.arange(q, dtype=np.int64)[:, None], np.arange(k, dtype=np.int64)[None, :]
-        kept = evaluate(node, self.binding, q=rows, k=cols, h=self.head, b=self.batch, params=self.params)
-        cell = np.broadcast_to(kept, (q, k))
-        return _Period(q, k, _presence(cell), _presence(~cell))
+    def periods(self) -> dict[Node, Period]:
+        """The largest periodic masks within the mask (those that no periodic one contains)."""
+        return periods(self)
 
     def range_over(self, node: Lookup, indices: list[Range]) -> tuple[Any, Any, Any]:
         """Bounds of a look-up whose indices range, and whether they are attained."""
@@ -200,63 +172,6 @@ class Classifier:
 
 def _shifted(r: Range, shift: Range) -> Range:
     return Range(r.lo + shift.lo, r.hi + shift.lo, r.modulus, 0, r.exact, r.dense, r.uses)
-
-
-def _presence(cell: Array) -> tuple[bool, bool, bool]:
-    return bool(cell.any()), bool(cell.any(axis=1).all()), bool(cell.any(axis=0).all())
-
-
-def _steps(c: Classifier) -> dict[Node, tuple[int, int]]:
-    """The nodes that repeat, with their periods in q and in k."""
-    steps: dict[Node, tuple[int, int]] = {}
-    slopes: dict[Node, tuple[int, int]] = {}
-    for node in c.order:
-        slope = _slope(c, node, slopes)
-        if slope is not None:
-            slopes[node] = slope
-            if slope == (0, 0):
-                steps[node] = (1, 1)
-        if node in steps or isinstance(node, (Symbol, Lookup, Exists)) or not node.children:
-            continue
-        if all(child in steps for child in node.children):
-            pairs = [steps[child] for child in node.children]
-            steps[node] = math.lcm(*(p[0] for p in pairs)), math.lcm(*(p[1] for p in pairs))
-        elif isinstance(node, Apply) and node.op == "mod" and node.args[0] in slopes:
-            divisor = _scalar(c, node.args[1])
-            if divisor:
-                a, b = slopes[node.args[0]]
-                steps[node] = abs(divisor) // math.gcd(a, divisor), abs(divisor) // math.gcd(b, divisor)
-    return {n: s for n, s in steps.items() if max(s) <= _LARGEST_CELL}
-
-
-def _slope(c: Classifier, node: Node, slopes: Mapping[Node, tuple[int, int]]) -> tuple[int, int] | None:
-    """(a, b) if the node is ``a*q + b*k`` plus something that depends on neither."""
-    if not c.uses[node]:
-        return None if c.free[node] else (0, 0)
-    if isinstance(node, Symbol):
-        return int(node.name == "q"), int(node.name == "k")
-    if not isinstance(node, Apply) or node.type is not Type.INT or any(a not in slopes for a in node.args):
-        return None
-    parts = [slopes[a] for a in node.args]
-    if node.op in ("add", "sub"):
-        sign = 1 if node.op == "add" else -1
-        return parts[0][0] + sign * parts[1][0], parts[0][1] + sign * parts[1][1]
-    if node.op == "neg":
-        return -parts[0][0], -parts[0][1]
-    if node.op == "mul":
-        for x, y in ((0, 1), (1, 0)):
-            factor = _scalar(c, node.args[x])
-            if factor is not None:
-                return parts[y][0] * factor, parts[y][1] * factor
-    return None
-
-
-def _scalar(c: Classifier, node: Node) -> int | None:
-    """The value of an integer that depends on neither position, nor on an index."""
-    if c.uses[node] or c.free[node] or node.type is not Type.INT:
-        return None
-    zero = np.zeros((), np.int64)
-    return int(evaluate(node, c.binding, q=zero, k=zero, h=c.head, b=c.batch, params=c.params))
 
 
 @dataclass(eq=False)

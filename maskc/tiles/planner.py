@@ -19,7 +19,8 @@ from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
 from maskc.tiles.layout import LEAST_GAIN, Layout, candidates, check_layout, tiles_in_order
 from maskc.tiles.plan import Group, Order, Runs, TilePlan
-from maskc.tiles.rowwise import RowForm, count_pairs, row_form, rowwise
+from maskc.tiles.rowform import RowForm, row_form
+from maskc.tiles.rowwise import count_pairs, rowwise
 from maskc.tiles.runs import assemble
 from maskc.tiles.subdivide import BUDGET, Budget, Grid, Rectangles, evaluate_tiles, subdivide
 

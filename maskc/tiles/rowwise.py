@@ -10,175 +10,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
-from maskc.ir.ops import conjunction
-from maskc.ir.rewrite import substitute
+from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
-from maskc.passes.rows import Clause, rows
 from maskc.tiles.classify import Classifier, Walk
-from maskc.tiles.plan import FULL, PARTIAL
+from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.ranges import Boxes, Range
+from maskc.tiles.rowform import Bounds, Digit, RowForm, Solved, operands, rise
 from maskc.tiles.runs import concatenated_ranges
 from maskc.tiles.subdivide import Grid, Rectangles
 
-__all__ = ["Bounds", "Digit", "RowForm", "count_pairs", "row_form", "rowwise"]
+__all__ = ["count_pairs", "rowwise"]
 
 Array = npt.NDArray[Any]
-_Q, _K = Symbol("q"), Symbol("k")
 _MOST_ENTRIES = 1 << 23  # intervals; with more, boxes are the better way
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """``lo <= x < hi`` as the greatest of some and the least of others."""
-
-    lo: tuple[Node, ...] = ()
-    hi: tuple[Node, ...] = ()
-
-
-@dataclass(frozen=True)
-class Digit:
-    """Bounds on ``k // stride % modulus``."""
-
-    stride: int
-    modulus: int
-    bounds: Bounds
-
-
-@dataclass(frozen=True)
-class Solved:
-    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a
-    condition on the query, and what is left to test."""
-
-    bounds: Bounds
-    digits: tuple[Digit, ...]
-    labels: tuple[str, ...]
-    guard: Node
-    residual: Node
-
-
-@dataclass(frozen=True)
-class RowForm:
-    """A mask as clauses, and where query tiles have to be cut: at ``q + shift`` divisible by ``period``."""
-
-    clauses: tuple[Solved, ...]
-    cuts: tuple[tuple[int, int], ...] = field(default=())
-
-
-def row_form(mask: Node) -> RowForm | None:
-    """The row form of a bound, normalised mask; None if no clause says anything about the key."""
-    clauses = tuple(_solved(c) for c in rows(mask))
-    if any(not (c.bounds.lo or c.bounds.hi or c.digits or c.labels) and c.residual is not TRUE for c in clauses):
-        return None
-    nodes = [n for c in clauses for b in (c.bounds, *(d.bounds for d in c.digits)) for n in (*b.lo, *b.hi)]
-    nodes += [c.guard for c in clauses]
-    return RowForm(clauses, tuple(sorted(set(_cuts(nodes)))))
-
-
-def _solved(clause: Clause) -> Solved:
-    guard: list[Node] = []
-    rest: list[Node] = []
-    labels: list[str] = []
-    digits: dict[tuple[int, int], Bounds] = {}
-    for part in _conjuncts(clause.residual):
-        names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
-        label = _equal_label(part)
-        if label is not None:
-            labels.append(label)
-            continue
-        digit = _digit_bounds(part) if "k" in names else None
-        if "k" not in names:
-            guard.append(part)
-        elif digit is None:
-            rest.append(part)
-        else:
-            place, found = digit
-            before = digits.get(place, Bounds())
-            digits[place] = Bounds((*before.lo, *found.lo), (*before.hi, *found.hi))
-    lo = () if clause.lo is None else (clause.lo,)
-    hi = () if clause.hi is None else (clause.hi,)
-    ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    places = tuple(Digit(*place, b) for place, b in ordered)
-    return Solved(Bounds(lo, hi), places, tuple(labels), conjunction(guard), conjunction(rest))
-
-
-def _equal_label(part: Node) -> str | None:
-    """The table if ``part`` is ``table[q] == table[k]``."""
-    if not (isinstance(part, Apply) and part.op == "eq"):
-        return None
-    a, b = part.args
-    if not (isinstance(a, Lookup) and isinstance(b, Lookup) and a.name == b.name):
-        return None
-    return a.name if {*a.indices, *b.indices} == {_Q, _K} and len(a.indices) == 1 else None
-
-
-def _conjuncts(node: Node) -> tuple[Node, ...]:
-    if node is TRUE:
-        return ()
-    return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
-
-
-def _operands(node: Node, op: str) -> tuple[Node, ...]:
-    if isinstance(node, Apply) and node.op == op:
-        return tuple(n for a in node.args for n in _operands(a, op))
-    return (node,)
-
-
-def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
-    """If ``part`` speaks of the key through one digit only: which, and the bounds on it."""
-    for node in postorder([part]):
-        if not (isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const)):
-            continue
-        stride, shift = _quotient(node.args[0], _K)
-        modulus = int(node.args[1].value)
-        if stride == 0 or shift or modulus <= 1:
-            continue
-        plain = substitute(part, {node: _K})
-        if any(n is _K for n in postorder([substitute(part, {node: Const(0)})])):
-            continue
-        found = rows(plain)
-        if len(found) == 1 and found[0].residual is TRUE:
-            lo = () if found[0].lo is None else (found[0].lo,)
-            hi = () if found[0].hi is None else (found[0].hi,)
-            return (stride, modulus), Bounds(lo, hi)
-    return None
-
-
-def _quotient(node: Node, symbol: Symbol) -> tuple[int, int]:
-    """(stride, shift) if the node is ``(symbol + shift) // stride``; else (0, 0)."""
-    stride = 1
-    while isinstance(node, Apply) and node.op == "floordiv" and isinstance(node.args[1], Const):
-        stride *= int(node.args[1].value)
-        node = node.args[0]
-    if node is symbol:
-        return max(stride, 0), 0
-    if isinstance(node, Apply) and node.op in ("add", "sub") and node.args[0] is symbol and stride > 0:
-        other = node.args[1]
-        if isinstance(other, Const):
-            return stride, int(other.value) * (1 if node.op == "add" else -1)
-    return 0, 0
-
-
-def _cuts(nodes: Iterable[Node]) -> Iterable[tuple[int, int]]:
-    """Where digits of the query wrap, and where what is not monotone in it changes."""
-    for node in postorder(nodes):
-        if isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const):
-            stride, shift = _quotient(node.args[0], _Q)
-            if stride:
-                yield stride * abs(int(node.args[1].value)), shift
-                continue
-        if (isinstance(node, Apply) and node.op == "hash") or isinstance(node, Lookup):
-            for child in node.children:
-                stride, shift = _quotient(child, _Q)
-                if stride:
-                    yield stride, shift
 
 
 def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Rectangles] | None:
@@ -219,9 +70,9 @@ def _decide(fragments: _Fragments, form: RowForm, row: Array) -> tuple[Rectangle
             return None
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
-        found = _decide_rows(_Entries.join(parts), fragments.grid)
+        found = decide_rows(Entries.join(parts), fragments.grid)
     else:
-        found = _decide_fragments(_Entries.join(parts), fragments.grid, row - row[0])
+        found = decide_fragments(Entries.join(parts), fragments.grid, row - row[0])
     shift = int(row[0])
     return found[0].down(shift), found[1].down(shift)
 
@@ -256,38 +107,6 @@ def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[
         starts.append(places[(places > 0) & (places < grid.q_len)])
     every = _sorted_union(starts)
     return every, every // grid.q_tile
-
-
-#: Four counters in one number: intervals that touch; that are exact; that fill; bounds of a residual that fill.
-_TOUCH, _EXACT, _FILL, _INSIDE = 1, 1 << 16, 1 << 32, 1 << 48
-
-
-def _field(total: Array, which: int) -> Array:
-    return (total >> (which.bit_length() - 1)) & 0xFFFF
-
-
-@dataclass(frozen=True, eq=False)
-class _Entries:
-    """Runs of key tiles, by fragment, with what they say of their tiles (``weight``)."""
-
-    owner: Array
-    start: Array
-    end: Array
-    weight: Array
-
-    @staticmethod
-    def join(parts: list[_Entries]) -> _Entries:
-        names = ("owner", "start", "end", "weight")
-        if not parts:
-            return _Entries(*(np.zeros(0, np.int64) for _ in names))
-        return (
-            parts[0] if len(parts) == 1 else _Entries(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
-        )
-
-    def pick(self, keep: Array) -> _Entries:
-        if keep.all():
-            return self
-        return _Entries(self.owner[keep], self.start[keep], self.end[keep], self.weight[keep])
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +159,7 @@ class _Fragments:
 
     def _room(self, lo: Node, hi: Node) -> Any:
         """The least ``hi - lo`` over each fragment, or less."""
-        pairs = [(a, b) for a in _operands(lo, "max") for b in _operands(hi, "min")]
+        pairs = [(a, b) for a in operands(lo, "max") for b in operands(hi, "min")]
         parts = functools.reduce(np.minimum, [self._difference(b, a) for a, b in pairs])
         return np.maximum(parts, self._difference(hi, lo))
 
@@ -351,7 +170,7 @@ class _Fragments:
         found = functools.reduce(f, values, np.int64(start))
         return np.broadcast_to(found, (self.count,))
 
-    def entries(self, clause: Solved) -> _Entries | None:
+    def entries(self, clause: Solved) -> Entries | None:
         k_len, tile = self.grid.k_len, self.grid.k_tile
         span = self.span(clause.bounds, 0, k_len)
         digits = [(d, self.span(d.bounds, 0, d.modulus)) for d in clause.digits]
@@ -399,20 +218,18 @@ class _Fragments:
             span.point,
         )
 
-    def _tiles(
-        self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool
-    ) -> _Entries:
+    def _tiles(self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool) -> Entries:
         tile, cols = self.grid.k_tile, self.grid.cols
-        weight = np.where(exact, _TOUCH + _EXACT, _TOUCH)[outer.owner]
-        found = _Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight)
+        weight = np.where(exact, TOUCH + EXACT, TOUCH)[outer.owner]
+        found = Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight)
         keep = (outer.hi > outer.lo) & (found.end > found.start)
         end = np.where(inner.hi >= self.grid.k_len, cols, inner.hi // tile)
-        weight = np.where(whole, _FILL, _INSIDE)[inner.owner]
-        filled = _Entries(inner.owner, -(-inner.lo // tile), end, weight)
+        weight = np.where(whole, FILL, INSIDE)[inner.owner]
+        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight)
         good = (filled.end > filled.start) & alive[inner.owner]
         if digits:
             good &= whole[inner.owner]
-        return _Entries.join([found.pick(keep), filled.pick(good)] if good.any() else [found.pick(keep)])
+        return Entries.join([found.pick(keep), filled.pick(good)] if good.any() else [found.pick(keep)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,85 +271,7 @@ class _Pieces:
 
 def _step(node: Node, value: Range) -> int | None:
     """The most that a node rises from a query to the next within a fragment; None if it may fall."""
-    return 0 if np.all(np.asarray(value.lo) == value.hi) else _rise(node)
-
-
-def _rise(node: Node) -> int | None:
-    if not any(n is _Q or n is _K for n in postorder([node])):
-        return 0
-    if node is _Q:
-        return 1
-    if not isinstance(node, Apply) or node.type is not Type.INT:
-        return None
-    steps = [_rise(a) for a in node.args]
-    known = [s for s in steps if s is not None]
-    if len(known) < len(steps) or (node.op == "sub" and known[1]):
-        return None
-    if node.op in ("min", "max"):
-        return max(known)
-    if node.op in ("add", "sub"):
-        return sum(known)
-    factor = node.args[-1]
-    if not (isinstance(factor, Const) and factor.value > 0):
-        return None
-    if node.op == "mul":
-        return known[0] * int(factor.value)
-    if node.op == "floordiv":
-        return -(-known[0] // int(factor.value))
-    # A remainder does not wrap within a fragment if its argument is one that fragments are cut for.
-    return known[0] if node.op == "mod" and _quotient(node.args[0], _Q)[0] > 0 else None
-
-
-def _sweep(owner: Array, start: Array, end: Array, weight: Array, cols: int) -> tuple[Array, Array, Array, Array]:
-    """Overlaid runs as disjoint segments (owner, start, end) with the sum of the weights there."""
-    key = np.concatenate([owner * (cols + 1) + start, owner * (cols + 1) + end])
-    change = np.concatenate([weight, -weight])
-    order = np.argsort(key, kind="stable")
-    key, total = key[order], np.cumsum(change[order])
-    last = np.ones(key.size, np.bool_)
-    last[:-1] = key[1:] != key[:-1]
-    key, total = key[last], total[last]
-    live = np.flatnonzero(total[:-1] != 0) if total.size else np.zeros(0, np.int64)
-    owner, start = np.divmod(key[live], cols + 1)
-    return owner, start, key[live + 1] - owner * (cols + 1), total[live]
-
-
-def _decide_rows(e: _Entries, grid: Grid) -> tuple[Rectangles, Rectangles]:
-    """Every row is one fragment."""
-    owner, start, end, total = e.owner, e.start, e.end, e.weight
-    if (total == _TOUCH + _EXACT).all():
-        key = owner * (grid.cols + 1) + start
-        if (key[1:] >= (key + end - start)[:-1]).all():
-            found = Rectangles(owner, owner + 1, start, end).of(PARTIAL)
-            return found, found.pick(slice(0, 0))
-    owner, start, end, total = _sweep(owner, start, end, total, grid.cols)
-    touch, exact, fill = (_field(total, f) for f in (_TOUCH, _EXACT, _FILL))
-    full = fill > 0
-    partial = ~full & (touch == 1) & (exact == 1)
-    return _rectangles(owner, start, end, full, partial, ~full & ~partial)
-
-
-def _decide_fragments(e: _Entries, grid: Grid, row: Array) -> tuple[Rectangles, Rectangles]:
-    owner, start, end, total = _sweep(e.owner, e.start, e.end, e.weight, grid.cols)
-    touch, exact, fill = (_field(total, f) for f in (_TOUCH, _EXACT, _FILL))
-    full = fill > 0
-    miss = ~full & (touch == 1) & (exact == 1)
-    weight = _TOUCH + _EXACT * (full | (exact > 0)) + _FILL * miss + _INSIDE * full
-    tile_row, start, end, total = _sweep(row[owner], start, end, weight, grid.cols)
-    pieces = np.bincount(row)[tile_row]
-    touch, hit = _field(total, _TOUCH), _field(total, _EXACT)
-    miss, full = _field(total, _FILL) > 0, _field(total, _INSIDE) == pieces
-    partial = ~full & (hit > 0) & (miss | (touch < pieces))
-    return _rectangles(tile_row, start, end, full, partial, ~full & ~partial)
-
-
-def _rectangles(
-    row: Array, start: Array, end: Array, full: Array, partial: Array, unknown: Array
-) -> tuple[Rectangles, Rectangles]:
-    sure = full | partial
-    kind = np.where(full, FULL, PARTIAL).astype(np.uint8)
-    done = Rectangles(row[sure], row[sure] + 1, start[sure], end[sure], kind[sure])
-    return done, Rectangles(row[unknown], row[unknown] + 1, start[unknown], end[unknown])
+    return 0 if np.all(np.asarray(value.lo) == value.hi) else rise(node)
 
 
 _ROWS_AT_ONCE = 1 << 17

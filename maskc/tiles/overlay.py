@@ -1,0 +1,98 @@
+"""Runs of key tiles of several clauses laid over each other, and the kinds that they prove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.tiles.plan import FULL, PARTIAL
+from maskc.tiles.subdivide import Grid, Rectangles
+
+__all__ = ["EXACT", "FILL", "INSIDE", "TOUCH", "Entries", "decide_fragments", "decide_rows"]
+
+Array = npt.NDArray[Any]
+#: Four counters in one number: intervals that touch; that are exact; that fill; bounds of a residual that fill.
+TOUCH, EXACT, FILL, INSIDE = 1, 1 << 16, 1 << 32, 1 << 48
+
+
+def _field(total: Array, which: int) -> Array:
+    return (total >> (which.bit_length() - 1)) & 0xFFFF
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Runs of key tiles, by fragment, with what they say of their tiles (``weight``)."""
+
+    owner: Array
+    start: Array
+    end: Array
+    weight: Array
+
+    @staticmethod
+    def join(parts: list[Entries]) -> Entries:
+        names = ("owner", "start", "end", "weight")
+        if not parts:
+            return Entries(*(np.zeros(0, np.int64) for _ in names))
+        return (
+            parts[0] if len(parts) == 1 else Entries(*(np.concatenate([getattr(p, n) for p in parts]) for n in names))
+        )
+
+    def pick(self, keep: Array) -> Entries:
+        if keep.all():
+            return self
+        return Entries(self.owner[keep], self.start[keep], self.end[keep], self.weight[keep])
+
+
+def _sweep(owner: Array, start: Array, end: Array, weight: Array, cols: int) -> tuple[Array, Array, Array, Array]:
+    """Overlaid runs as disjoint segments (owner, start, end) with the sum of the weights there."""
+    key = np.concatenate([owner * (cols + 1) + start, owner * (cols + 1) + end])
+    change = np.concatenate([weight, -weight])
+    order = np.argsort(key, kind="stable")
+    key, total = key[order], np.cumsum(change[order])
+    last = np.ones(key.size, np.bool_)
+    last[:-1] = key[1:] != key[:-1]
+    key, total = key[last], total[last]
+    live = np.flatnonzero(total[:-1] != 0) if total.size else np.zeros(0, np.int64)
+    owner, start = np.divmod(key[live], cols + 1)
+    return owner, start, key[live + 1] - owner * (cols + 1), total[live]
+
+
+def decide_rows(e: Entries, grid: Grid) -> tuple[Rectangles, Rectangles]:
+    """Every row is one fragment."""
+    owner, start, end, total = e.owner, e.start, e.end, e.weight
+    if (total == TOUCH + EXACT).all():
+        key = owner * (grid.cols + 1) + start
+        if (key[1:] >= (key + end - start)[:-1]).all():
+            found = Rectangles(owner, owner + 1, start, end).of(PARTIAL)
+            return found, found.pick(slice(0, 0))
+    owner, start, end, total = _sweep(owner, start, end, total, grid.cols)
+    touch, exact, fill = (_field(total, f) for f in (TOUCH, EXACT, FILL))
+    full = fill > 0
+    partial = ~full & (touch == 1) & (exact == 1)
+    return _rectangles(owner, start, end, full, partial, ~full & ~partial)
+
+
+def decide_fragments(e: Entries, grid: Grid, row: Array) -> tuple[Rectangles, Rectangles]:
+    owner, start, end, total = _sweep(e.owner, e.start, e.end, e.weight, grid.cols)
+    touch, exact, fill = (_field(total, f) for f in (TOUCH, EXACT, FILL))
+    full = fill > 0
+    miss = ~full & (touch == 1) & (exact == 1)
+    weight = TOUCH + EXACT * (full | (exact > 0)) + FILL * miss + INSIDE * full
+    tile_row, start, end, total = _sweep(row[owner], start, end, weight, grid.cols)
+    pieces = np.bincount(row)[tile_row]
+    touch, hit = _field(total, TOUCH), _field(total, EXACT)
+    miss, full = _field(total, FILL) > 0, _field(total, INSIDE) == pieces
+    partial = ~full & (hit > 0) & (miss | (touch < pieces))
+    return _rectangles(tile_row, start, end, full, partial, ~full & ~partial)
+
+
+def _rectangles(
+    row: Array, start: Array, end: Array, full: Array, partial: Array, unknown: Array
+) -> tuple[Rectangles, Rectangles]:
+    sure = full | partial
+    kind = np.where(full, FULL, PARTIAL).astype(np.uint8)
+    done = Rectangles(row[sure], row[sure] + 1, start[sure], end[sure], kind[sure])
+    return done, Rectangles(row[unknown], row[unknown] + 1, start[unknown], end[unknown])

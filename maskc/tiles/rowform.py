@@ -1,0 +1,188 @@
+"""Masks as clauses that can be solved for the key: what is known before lengths and inputs are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
+from maskc.ir.ops import conjunction
+from maskc.ir.rewrite import substitute
+from maskc.passes.rows import Clause, rows
+
+__all__ = ["Bounds", "Digit", "RowForm", "Solved", "operands", "rise", "row_form"]
+
+_Q, _K = Symbol("q"), Symbol("k")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """``lo <= x < hi`` as the greatest of some and the least of others."""
+
+    lo: tuple[Node, ...] = ()
+    hi: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True)
+class Digit:
+    """Bounds on ``k // stride % modulus``."""
+
+    stride: int
+    modulus: int
+    bounds: Bounds
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a
+    condition on the query, and what is left to test."""
+
+    bounds: Bounds
+    digits: tuple[Digit, ...]
+    labels: tuple[str, ...]
+    guard: Node
+    residual: Node
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """A mask as clauses, and where query tiles have to be cut: at ``q + shift`` divisible by ``period``."""
+
+    clauses: tuple[Solved, ...]
+    cuts: tuple[tuple[int, int], ...] = field(default=())
+
+
+def row_form(mask: Node) -> RowForm | None:
+    """The row form of a bound, normalised mask; None if no clause says anything about the key."""
+    clauses = tuple(_solved(c) for c in rows(mask))
+    if any(not (c.bounds.lo or c.bounds.hi or c.digits or c.labels) and c.residual is not TRUE for c in clauses):
+        return None
+    nodes = [n for c in clauses for b in (c.bounds, *(d.bounds for d in c.digits)) for n in (*b.lo, *b.hi)]
+    nodes += [c.guard for c in clauses]
+    return RowForm(clauses, tuple(sorted(set(_cuts(nodes)))))
+
+
+def _solved(clause: Clause) -> Solved:
+    guard: list[Node] = []
+    rest: list[Node] = []
+    labels: list[str] = []
+    digits: dict[tuple[int, int], Bounds] = {}
+    for part in _conjuncts(clause.residual):
+        names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
+        label = _equal_label(part)
+        if label is not None:
+            labels.append(label)
+            continue
+        digit = _digit_bounds(part) if "k" in names else None
+        if "k" not in names:
+            guard.append(part)
+        elif digit is None:
+            rest.append(part)
+        else:
+            place, found = digit
+            before = digits.get(place, Bounds())
+            digits[place] = Bounds((*before.lo, *found.lo), (*before.hi, *found.hi))
+    lo = () if clause.lo is None else (clause.lo,)
+    hi = () if clause.hi is None else (clause.hi,)
+    ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
+    places = tuple(Digit(*place, b) for place, b in ordered)
+    return Solved(Bounds(lo, hi), places, tuple(labels), conjunction(guard), conjunction(rest))
+
+
+def _equal_label(part: Node) -> str | None:
+    """The table if ``part`` is ``table[q] == table[k]``."""
+    if not (isinstance(part, Apply) and part.op == "eq"):
+        return None
+    a, b = part.args
+    if not (isinstance(a, Lookup) and isinstance(b, Lookup) and a.name == b.name):
+        return None
+    return a.name if {*a.indices, *b.indices} == {_Q, _K} and len(a.indices) == 1 else None
+
+
+def _conjuncts(node: Node) -> tuple[Node, ...]:
+    if node is TRUE:
+        return ()
+    return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
+
+
+def operands(node: Node, op: str) -> tuple[Node, ...]:
+    if isinstance(node, Apply) and node.op == op:
+        return tuple(n for a in node.args for n in operands(a, op))
+    return (node,)
+
+
+def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
+    """If ``part`` speaks of the key through one digit only: which, and the bounds on it."""
+    for node in postorder([part]):
+        if not (isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const)):
+            continue
+        stride, shift = _quotient(node.args[0], _K)
+        modulus = int(node.args[1].value)
+        if stride == 0 or shift or modulus <= 1:
+            continue
+        plain = substitute(part, {node: _K})
+        if any(n is _K for n in postorder([substitute(part, {node: Const(0)})])):
+            continue
+        found = rows(plain)
+        if len(found) == 1 and found[0].residual is TRUE:
+            lo = () if found[0].lo is None else (found[0].lo,)
+            hi = () if found[0].hi is None else (found[0].hi,)
+            return (stride, modulus), Bounds(lo, hi)
+    return None
+
+
+def _quotient(node: Node, symbol: Symbol) -> tuple[int, int]:
+    """(stride, shift) if the node is ``(symbol + shift) // stride``; else (0, 0)."""
+    stride = 1
+    while isinstance(node, Apply) and node.op == "floordiv" and isinstance(node.args[1], Const):
+        stride *= int(node.args[1].value)
+        node = node.args[0]
+    if node is symbol:
+        return max(stride, 0), 0
+    if isinstance(node, Apply) and node.op in ("add", "sub") and node.args[0] is symbol and stride > 0:
+        other = node.args[1]
+        if isinstance(other, Const):
+            return stride, int(other.value) * (1 if node.op == "add" else -1)
+    return 0, 0
+
+
+def _cuts(nodes: Iterable[Node]) -> Iterable[tuple[int, int]]:
+    """Where digits of the query wrap, and where what is not monotone in it changes."""
+    for node in postorder(nodes):
+        if isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const):
+            stride, shift = _quotient(node.args[0], _Q)
+            if stride:
+                yield stride * abs(int(node.args[1].value)), shift
+                continue
+        if (isinstance(node, Apply) and node.op == "hash") or isinstance(node, Lookup):
+            for child in node.children:
+                stride, shift = _quotient(child, _Q)
+                if stride:
+                    yield stride, shift
+
+
+def rise(node: Node) -> int | None:
+    """The most that a node rises from a query to the next within a fragment; None if it may fall."""
+    if not any(n is _Q or n is _K for n in postorder([node])):
+        return 0
+    if node is _Q:
+        return 1
+    if not isinstance(node, Apply) or node.type is not Type.INT:
+        return None
+    steps = [rise(a) for a in node.args]
+    known = [s for s in steps if s is not None]
+    if len(known) < len(steps) or (node.op == "sub" and known[1]):
+        return None
+    if node.op in ("min", "max"):
+        return max(known)
+    if node.op in ("add", "sub"):
+        return sum(known)
+    factor = node.args[-1]
+    if not (isinstance(factor, Const) and factor.value > 0):
+        return None
+    if node.op == "mul":
+        return known[0] * int(factor.value)
+    if node.op == "floordiv":
+        return -(-known[0] // int(factor.value))
+    # A remainder does not wrap within a fragment if its argument is one that fragments are cut for.
+    return known[0] if node.op == "mod" and _quotient(node.args[0], _Q)[0] > 0 else None
