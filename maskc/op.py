@@ -245,16 +245,21 @@ class Op:
         *,
         q_tile: int = 128,
         k_tile: int = 128,
+        layout: str = "none",
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
         **inputs: Any,
     ) -> TilePlan:
-        """The tiles that a call with these lengths and inputs computes. Raises as a call does, and E801."""
+        """The tiles that a call with these lengths and inputs computes. Raises as a call does, E502 and E801.
+
+        ``layout``: the order of the tokens, as ``make_plan`` takes it; "auto" finds the one with the fewest
+        tiles. Calls compute in the tokens' own order.
+        """
         from maskc.dump import dump_plan
         from maskc.tiles import make_plan
 
         binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
-        plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile)
+        plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
         dump_plan(plan)
         return plan
 

@@ -50,3 +50,11 @@ def test_dropout_is_refused() -> None:
         maskc.compile("causal", heads=1)(q, q, q, dropout=0.1)
     allowed = maskc.compile("pattern p(dropout: int[token]) { attend same(dropout) }", heads=1)
     allowed(q, q, q, dropout=np.zeros(8, int))
+
+
+def test_plans_in_another_order() -> None:
+    op = maskc.compile("dilated(8, 16)", heads=1)
+    own, other = op.plan(1024, 1024), op.plan(1024, 1024, layout="auto")
+    assert other.k_order.index is not None
+    assert other.stats.executed_pairs < own.stats.executed_pairs
+    assert other.stats.useful_pairs == own.stats.useful_pairs
