@@ -73,7 +73,8 @@ class Group:
     """Heads and batch entries that share one mask, and its runs. ``intervals``: if the mask of every
     row is a union of at most a few key intervals (in laid-out positions), one (lo, hi) pair of int32
     arrays over the laid-out query rows per clause: ``lo <= k < hi``; else None, and partial tiles
-    are evaluated by ``TilePlan.tile_mask``."""
+    are evaluated by ``TilePlan.tile_mask``. ``make_plan`` leaves them None: backends that want
+    intervals solve the mask for the key themselves."""
 
     heads: tuple[int, ...]
     batches: tuple[int, ...]

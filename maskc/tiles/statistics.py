@@ -184,12 +184,7 @@ def statistics(
         model: what tiles cost.
     """
     value_dim = head_dim if value_dim is None else value_dim
-    known: dict[int, GroupStatistics] = {}
-    groups = []
-    for g in plan.groups:
-        # Groups that hold the same runs have the same mask.
-        one = known.setdefault(id(g.runs), known.get(id(g.runs)) or _group(plan, g))
-        groups.append(dataclasses.replace(one, heads=g.heads, batches=g.batches))
+    groups, known = _groups(plan)
     b, cost = plan.binding, plan_cost(plan, model)
     live, each = survey(plan, plan.groups) if b.q_len and groups else (None, [])
     groups = [dataclasses.replace(g, live_keys=x.most) for g, x in zip(groups, each, strict=True)] if each else groups
@@ -206,14 +201,14 @@ def statistics(
         layout=plan.q_order.name,
         useful_pairs=useful,
         useful_exact=not any(g.sampled for g in groups),
-        sampled=sum(g.sampled for g in known.values()),
+        sampled=sum(g.sampled for g in known),
         executed_pairs=executed,
         dense_pairs=plan.rows * plan.cols * _area(plan) * sum(g.copies for g in groups),
         waste=executed / useful if useful else float("inf"),
         full=sum(g.copies * g.full for g in groups),
         partial=sum(g.copies * g.partial for g in groups),
         empty=sum(g.copies * g.empty for g in groups),
-        runs=sum(g.runs for g in known.values()),
+        runs=sum(g.runs for g in known),
         nbytes=plan.nbytes,
         head_dim=head_dim,
         value_dim=value_dim,
@@ -229,6 +224,17 @@ def statistics(
         groups=tuple(groups),
     )
     return dataclasses.replace(found, advice=tuple(advice(plan, found, model))) if advise else found
+
+
+def _groups(plan: TilePlan) -> tuple[list[GroupStatistics], list[GroupStatistics]]:
+    """The figures of every group, and of every mask: groups that hold the same runs have the same mask."""
+    known: dict[int, GroupStatistics] = {}
+    groups = []
+    for g in plan.groups:
+        if id(g.runs) not in known:
+            known[id(g.runs)] = _group(plan, g)
+        groups.append(dataclasses.replace(known[id(g.runs)], heads=g.heads, batches=g.batches))
+    return groups, list(known.values())
 
 
 def _area(plan: TilePlan) -> int:

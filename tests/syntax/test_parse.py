@@ -175,3 +175,15 @@ def _only_diagnostics(text: str) -> None:
     except MaskcError as e:
         assert e.codes
         assert str(e)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_parse_or_are_diagnosed(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "bytes.mask"
+    path.write_bytes(data)
+    try:
+        parse_file(path)
+    except MaskcError as e:
+        assert e.codes
+        assert str(e)
