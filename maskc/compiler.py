@@ -72,6 +72,7 @@ def compile(
     layer: int = 0,
     sizes: Mapping[str, int] | None = None,
     backend: str = "auto",
+    layout: str = "none",
     name: str | None = None,
     check: bool | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -86,6 +87,10 @@ def compile(
         sizes: extents of segments and axes; they may also be given with a call.
         backend: one of ``maskc.backends.BACKENDS``, or "auto": the first that can. A backend that is
             named is never replaced by another one.
+        layout: the order in which tokens are computed: "none" is their own; "auto" takes, for each length, the one
+            with the fewest tiles where it has clearly fewer; others as for ``maskc.tiles.make_plan``. Results are
+            the same but for rounding, and come back in the tokens' own order. It pays for dilated and strided
+            masks and for neighbourhoods on grids; ``op.plan(...)`` says what it saves.
         name: which pattern of the file is meant, where there are several.
         check: compare every result with the dense reference, and check the assertions: for debugging.
             None: as the environment variable MASKC_CHECK says.
@@ -109,7 +114,8 @@ def compile(
     bound = found.with_args(**{n: v for n, v in given.items() if n not in inputs})
     dump_program(found.program)
     checked = knobs.CHECK.value() if check is None else check
-    return Op(bound, heads=heads, layer=layer, sizes=sizes or {}, backend=backend, inputs=inputs, check=checked)
+    options: dict[str, Any] = {"backend": backend, "layout": layout, "inputs": inputs, "check": checked}
+    return Op(bound, heads=heads, layer=layer, sizes=sizes or {}, **options)
 
 
 def dense_mask(

@@ -16,6 +16,7 @@ from maskc.ir.program import Parameter, Program
 from maskc.tensors import check_float_input, check_tensors
 from maskc.tiles.binding import bind, mask_roots, names_read, static_values
 from maskc.tiles.extents import check_extents
+from maskc.tiles.layout import check_layout
 from maskc.tiles.values import fail, suggestion
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Op:
         layer: the layer.
         sizes: extents of segments and axes that were given when compiling.
         backend: the name of the backend, or "auto".
+        layout: the order in which tokens are computed.
         compiled: what backends are handed; holds what they remember between calls.
     """
 
@@ -49,18 +51,21 @@ class Op:
         layer: int = 0,
         sizes: Mapping[str, int] | None = None,
         backend: str = "auto",
+        layout: str = "none",
         inputs: Mapping[str, Any] | None = None,
         check: bool = False,
     ) -> None:
+        check_layout(layout)
         self.pattern = pattern
         self.heads = heads
         self.layer = layer
         self.sizes = check_extents(pattern.program, sizes or {})
         self.backend = backend
+        self.layout = layout
         self._inputs = dict(inputs or {})
         self._check = check
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
-        self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes)
+        self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
         self._bindings: OrderedDict[bytes, Binding] = OrderedDict()
         self.handle = handle_of(self)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
@@ -69,7 +74,7 @@ class Op:
         self._read = names_read(self.program, self.program.roots())
         self._needed = self._read - (floats - self._in_mask)
         if backend != "auto":
-            choose(backend, pattern.program, Request(heads=heads))
+            choose(backend, pattern.program, Request(heads=heads, layout=layout))
 
     @property
     def program(self) -> Program:
@@ -78,7 +83,9 @@ class Op:
 
     def __repr__(self) -> str:
         extents = "".join(f", {name}={value}" for name, value in self.sizes.items())
-        return f"<op {self.pattern!r}: heads={self.heads}, layer={self.layer}{extents}, backend={self.backend!r}>"
+        layout = "" if self.layout == "none" else f", layout={self.layout!r}"
+        name = f"op {self.pattern!r}: heads={self.heads}, layer={self.layer}{extents}"
+        return f"<{name}, backend={self.backend!r}{layout}>"
 
     def _repr_svg_(self) -> str | None:
         from maskc.picture.notebook import pattern_svg
@@ -92,7 +99,8 @@ class Op:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {"heads": self.heads, "layer": self.layer, "sizes": self.sizes, "backend": self.backend}
-        return _make, (self.pattern, {**options, "inputs": self._inputs, "check": self._check})
+        more = {"layout": self.layout, "inputs": self._inputs, "check": self._check}
+        return _make, (self.pattern, {**options, **more})
 
     @overload
     def __call__(
@@ -169,13 +177,15 @@ class Op:
                 raise fail("E702", "attention dropout is not computed", "drop out of the output, or of nothing")
         floats, rest = self._floats(given, q, k)
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
-        request = _request(q, k, v, floats, return_lse)
+        request = self._request(q, k, v, floats, return_lse)
         _, chosen = choose(self.backend, self.program, request)
         factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
         run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
         out, lse = chosen.run(self.compiled, q, k, v, **run)
         if self._check:
-            _compare(self.program, q, k, v, out, lse, **run)
+            from maskc.checked import compare
+
+            compare(self.program, q, k, v, out, lse, **run)
         return out if lse is None else (out, lse)
 
     @property
@@ -198,7 +208,7 @@ class Op:
         check_tensors(q, k, v, self.heads)
         floats, rest = self._floats({**self._inputs, **inputs}, q, k)
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
-        row, chosen = choose(self.backend, self.program, _request(q, k, v, floats, False))
+        row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, False))
         entry_for = getattr(chosen, "entry_for", None)
         if entry_for is None:
             raise fail("E702", f"the backend {row.name!r} cannot run inside a compiled graph", "call the op outside it")
@@ -245,21 +255,21 @@ class Op:
         *,
         q_tile: int = 128,
         k_tile: int = 128,
-        layout: str = "none",
+        layout: str | None = None,
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
         **inputs: Any,
     ) -> TilePlan:
         """The tiles that a call with these lengths and inputs computes. Raises as a call does, E502 and E801.
 
-        ``layout``: the order of the tokens, as ``make_plan`` takes it; "auto" finds the one with the fewest
-        tiles. Calls compute in the tokens' own order.
+        ``layout``: the order of the tokens, as ``make_plan`` takes it; None: the op's own.
         """
         from maskc.dump import dump_plan
         from maskc.tiles import make_plan
 
         binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
-        plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+        order = self.layout if layout is None else layout
+        plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile, layout=order)
         dump_plan(plan)
         return plan
 
@@ -297,6 +307,25 @@ class Op:
             elif name in self._read:
                 raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", f"give {name}=... with the call")
         return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}
+
+    def _request(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, floats: Mapping[str, torch.Tensor], return_lse: bool
+    ) -> Request:
+        grads = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *floats.values()))
+        return Request(
+            device=q.device.type,
+            dtype=str(q.dtype).removeprefix("torch."),
+            head_dim=q.shape[3],
+            value_dim=v.shape[3],
+            q_len=q.shape[2],
+            k_len=k.shape[2],
+            batch=q.shape[0],
+            heads=q.shape[1],
+            kv_heads=k.shape[1],
+            needs_grad=grads,
+            return_lse=return_lse,
+            layout=self.layout,
+        )
 
     def _batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:
         return frozenset(n for n, t in floats.items() if t.ndim > len(self.program.parameter(n).domain))
@@ -373,54 +402,3 @@ def _digest(head: object, arrays: Mapping[str, Any]) -> bytes:
             memoryview(array if array.flags.c_contiguous else array.copy("C")).cast("B") if array.size else b""
         )
     return state.digest()
-
-
-def _request(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, floats: Mapping[str, torch.Tensor], return_lse: bool
-) -> Request:
-    grads = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *floats.values()))
-    return Request(
-        device=q.device.type,
-        dtype=str(q.dtype).removeprefix("torch."),
-        head_dim=q.shape[3],
-        value_dim=v.shape[3],
-        q_len=q.shape[2],
-        k_len=k.shape[2],
-        batch=q.shape[0],
-        heads=q.shape[1],
-        kv_heads=k.shape[1],
-        needs_grad=grads,
-        return_lse=return_lse,
-    )
-
-
-#: Largest difference from the reference that check mode lets pass, absolute and relative.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-
-
-def _compare(
-    program: Program,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    out: torch.Tensor,
-    lse: torch.Tensor | None,
-    *,
-    binding: Binding,
-    floats: Mapping[str, torch.Tensor],
-    scale: float,
-    return_lse: bool,
-) -> None:
-    """Raise RuntimeError where a backend's result is not the reference's: a defect of the backend."""
-    from maskc.reference.attention import attention
-
-    with torch.no_grad():
-        wanted, wanted_lse = attention(program, binding, q, k, v, scale=scale, floats=floats)
-    tolerance = _TOLERANCE.get(q.dtype, 3e-2)
-    pairs = [("output", out, wanted)]
-    if return_lse and lse is not None and wanted_lse is not None:
-        pairs.append(("log-sum-exp", lse, wanted_lse))
-    for what, found, expected in pairs:
-        if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
-            worst = (found - expected).abs().nan_to_num(torch.inf).max().item()
-            raise RuntimeError(f"check mode: the {what} of {program.name!r} differs from the reference by {worst:.3g}")

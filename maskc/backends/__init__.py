@@ -46,6 +46,7 @@ class Request:
         q_len, k_len, batch, heads, kv_heads: the other extents.
         needs_grad: whether q, k, v or a float input requires a gradient.
         return_lse: whether the log-sum-exp is asked for.
+        layout: the order of the tokens that is asked for, as ``make_plan`` takes it.
     """
 
     device: str | None = None
@@ -59,6 +60,7 @@ class Request:
     kv_heads: int | None = None
     needs_grad: bool | None = None
     return_lse: bool | None = None
+    layout: str = "none"
 
 
 _REMEMBERED = 32  # results kept for each op: plans of the lengths and inputs met last
@@ -84,6 +86,7 @@ class Compiled:
         args: value of each scalar parameter (enumerations as integers).
         tables: value of each table that was given when compiling (NumPy).
         sizes: extents that were given when compiling.
+        layout: the order in which tokens are computed, as ``make_plan`` takes it; "none": their own.
     """
 
     program: Program
@@ -92,6 +95,7 @@ class Compiled:
     args: Mapping[str, bool | int | float] = field(default_factory=dict)
     tables: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
+    layout: str = "none"
     _memory: OrderedDict[Hashable, tuple[Any, Any]] = field(default_factory=OrderedDict, repr=False)
     _uses: Counter[str] = field(default_factory=Counter, repr=False)
 

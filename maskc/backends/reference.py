@@ -18,7 +18,7 @@ __all__ = ["run", "supports"]
 
 
 def supports(program: Program, request: Request) -> Refusal | None:
-    """Everything is supported."""
+    """Everything is supported. A layout has no meaning here: there are no tiles."""
     return None
 
 

@@ -69,7 +69,7 @@ def case(
     binding = binding.replace(batched=binding.batched | batched)
     shapes = [(batch, heads, n, dim), (batch, kv_heads, m, dim), (batch, kv_heads, m, value_dim or dim)]
     q, k, v = (torch.randn(s, dtype=dtype, requires_grad=True) for s in shapes)
-    entry = Entry(program, binding, tuple(given), brute_plan(program, binding, **(plan or {})))
+    entry = Entry(program, binding, tuple(given), made=brute_plan(program, binding, **(plan or {})))
     return Case(entry, q, k, v, given)
 
 

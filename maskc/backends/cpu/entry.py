@@ -26,18 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["Entry"]
 
 Tensor = torch.Tensor
+_TILE = 128
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
     """A program, a binding, and the names of its float inputs: all that a call needs but tensors.
 
-    The plan is made when it is first needed.
+    ``layout``: the order of the tokens, as ``make_plan`` takes it. A single row of tiles is computed in the tokens' own
+    order: gathering all keys would cost more than any order saves. The plan is made when it is first needed.
     """
 
     program: Program
     binding: Binding
     names: tuple[str, ...]
+    layout: str = "none"
     made: TilePlan | None = None
 
     @property
@@ -52,7 +55,8 @@ class Entry:
             return self.made
         from maskc.tiles import make_plan
 
-        return make_plan(self.program, self.binding, q_tile=128, k_tile=128)
+        layout = "none" if self.binding.q_len <= _TILE else self.layout
+        return make_plan(self.program, self.binding, q_tile=_TILE, k_tile=_TILE, layout=layout)
 
     @functools.cached_property
     def schedules(self) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]]:

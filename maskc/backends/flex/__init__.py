@@ -28,7 +28,9 @@ _TILE = 128
 
 
 def supports(program: Program, request: Request) -> Refusal | None:
-    """Softmax without a sink; on CPUs the forward pass only."""
+    """Softmax without a sink, in the tokens' own order; on CPUs the forward pass only."""
+    if request.layout not in ("none", "auto"):
+        return Refusal(f"FlexAttention knows no token order such as {request.layout!r}", "compile with layout='none'")
     if program.normalizer.kind != "softmax":
         return Refusal(f"FlexAttention has no normaliser {program.normalizer.kind}")
     on_cpu = request.device in (None, "cpu")
