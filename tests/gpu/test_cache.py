@@ -1,44 +1,46 @@
-"""Kernel files: owner-only, whole, and written by many at once."""
+"""Kernel texts become functions, whatever the state of the cache."""
 
 from __future__ import annotations
 
-import stat
-import threading
 from pathlib import Path
 
-from maskc.backends.triton.cache import write_kernel
+import pytest
+
+from maskc import cache
+from maskc.backends.triton import loading
+from maskc.backends.triton.loading import load_kernel
 from maskc.backends.triton.spec import Kernel
 
-KERNEL = Kernel("f", "# a kernel\n" * 1000, ())
+_TEXT = "import triton\n\n\n@triton.jit\ndef nothing():\n    pass\n"
 
 
-def test_only_the_owner_may_read_and_write() -> None:
-    path = write_kernel(KERNEL)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+@pytest.fixture(autouse=True)
+def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_loaded", {})
+    cache._warn.cache_clear()
 
 
-def test_open_directory_is_closed() -> None:
-    path = write_kernel(KERNEL)
-    path.parent.chmod(0o777)
-    write_kernel(KERNEL)
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+def _name(kernel: Kernel) -> str:
+    name = load_kernel(kernel, interpret=False).__name__
+    assert isinstance(name, str)
+    return name
 
 
-def test_truncated_or_changed_file_is_written_anew() -> None:
-    path = write_kernel(KERNEL)
-    for content in ("", KERNEL.text[:100], KERNEL.text + "import os\n"):
-        path.write_text(content)
-        assert write_kernel(KERNEL).read_text() == KERNEL.text
+def test_a_kernel_is_loaded_once() -> None:
+    kernel = Kernel("nothing", _TEXT, ())
+    found = load_kernel(kernel, interpret=False)
+    assert load_kernel(Kernel("nothing", _TEXT, ()), interpret=False) is found
+    assert load_kernel(kernel, interpret=True) is not found
 
 
-def test_written_by_many_at_once() -> None:
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(write_kernel(KERNEL))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(found)) == 1
-    assert found[0].read_text() == KERNEL.text
-    assert [p.name for p in found[0].parent.iterdir()] == [found[0].name]
+def test_a_damaged_text_is_not_loaded() -> None:
+    kernel = Kernel("nothing", _TEXT, ())
+    cache.text_file("triton", kernel.text, ".py").write_text("raise SystemExit('not ours')\n")
+    assert _name(kernel) == "nothing"
+
+
+def test_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MASKC_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.warns(RuntimeWarning, match="MASKC_CACHE_DIR"):
+        assert _name(Kernel("nothing", _TEXT, ())) == "nothing"

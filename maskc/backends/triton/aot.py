@@ -16,9 +16,9 @@ from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from maskc.backends.triton.cache import load_kernel
 from maskc.backends.triton.configs import Config, Target
 from maskc.backends.triton.launch import pad
+from maskc.backends.triton.loading import load_kernel
 from maskc.backends.triton.spec import Kernel
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program

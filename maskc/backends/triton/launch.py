@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskc.backends.triton.cache import load_kernel
 from maskc.backends.triton.configs import Config, Target, config
 from maskc.backends.triton.expressions import extent_name, table_name
+from maskc.backends.triton.loading import load_kernel
 from maskc.backends.triton.spec import Kernel
 from maskc.backends.triton.tiles import KernelPlan
 from maskc.ir.binding import Binding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,12 +58,12 @@ class Kernel:
     function: str = ""
     helpers: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """64 hexadecimal digits of the text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    @property
+    @functools.cached_property
     def tables(self) -> tuple[str, ...]:
         """The tables and inputs that the kernel reads."""
         return tuple(a.table for a in self.arguments if a.table is not None)
