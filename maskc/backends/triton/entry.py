@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
@@ -96,33 +96,40 @@ class Entry:
             q, scale = q * scale, 1.0
         if number_of_splits(self, q) and q.numel() and k.numel():
             return self._decode(q, k, v, tables, scale)
-        stage = "forward"
-        chosen = self._config(stage, q, v)
-        plan, clauses = self._device_plan(chosen, q.device, by_keys=False)
-        kernel = self.kernel(stage, clauses)
         batch, heads, rows, _ = q.shape
         out = _heads_inside(q, v.shape[3])
         plain = q.new_empty(0) if self.plain_output else _heads_inside(q, v.shape[3])
         lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
-        values = {**self._values(plan, kernel, q, k, v, tables, scale), **strides("o", out)}
-        values |= {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
-        launch(kernel, batch * heads * plan.rows if rows and out.numel() else 0, values, chosen, q.device)
+
+        def start(chosen: Config) -> None:
+            plan, clauses = self._device_plan(chosen, q.device, by_keys=False)
+            kernel = self.kernel("forward", clauses)
+            values = {**self._values(plan, kernel, q, k, v, tables, scale), **strides("o", out)}
+            values |= {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
+            launch(kernel, batch * heads * plan.rows, values, chosen, q.device)
+
+        if rows and out.numel():
+            start(self._config("forward", q, k, v, start))
         return out, lse, plain
 
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = self._decode_config(q, k, v)
         splits = number_of_splits(self, q)
-        plan, clauses = self._device_plan(chosen, q.device, by_keys=False, q_tile=pad(q.shape[2]))
-        kernel = self.kernel("decode", clauses)
         batch, heads, rows, _ = q.shape
         parts = torch.empty((splits, batch, heads, rows, v.shape[3]), dtype=torch.float32, device=q.device)
         lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=q.device)
-        pack = self._pack(q, k)
-        values = {**self._values(plan, kernel, q, k, v, tables, scale), "out_ptr": parts, "lse_ptr": lses}
-        values |= {"splits": splits, "PACK": pack}
-        launch(kernel, batch * (heads // pack) * splits, values, chosen, q.device)
+
+        def start(chosen: Config) -> None:
+            plan, clauses = self._device_plan(chosen, q.device, by_keys=False, q_tile=pad(rows))
+            kernel = self.kernel("decode", clauses)
+            pack = self._pack(q, k, chosen.k_tile)
+            wide = replace(chosen, q_tile=pad(rows * pack))
+            values = {**self._values(plan, kernel, q, k, v, tables, scale), "out_ptr": parts, "lse_ptr": lses}
+            values |= {"splits": splits, "PACK": pack, "Q_TILE": wide.q_tile}
+            launch(kernel, batch * (heads // pack) * splits, values, wide, q.device)
+
+        start(self._config("decode", q, k, v, start))
         sink = self.program.normalizer.sink
         value = Values(self.program, self.binding, tables, q.device)
         logit = None if sink is None else value.of(sink)
@@ -190,17 +197,20 @@ class Entry:
             empty = (lse == -torch.inf)[..., None]
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
         for stage, lookups, extent in zip(("dq", "dkv"), score_lookups(spec), (q.shape[2], k.shape[2]), strict=True):
-            chosen = self._config(stage, q, v)
-            plan, clauses = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
-            kernel = self.kernel(stage, clauses, wanted)
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
-            values = self._values(plan, kernel, q, k, v, tables, scale)
-            values |= {"do_ptr": grad, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv, "lse_ptr": lse, "delta_ptr": delta}
-            values |= {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
+            more: dict[str, Any] = {"do_ptr": grad, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv}
+            more |= {"lse_ptr": lse, "delta_ptr": delta, **{f"table_{i}_ptr": x for i, x in enumerate(buffers)}}
             for name, tensor in (("do", grad), ("dq", dq), ("dk", dk), ("dv", dv)):
-                values |= strides(name, tensor)
+                more |= strides(name, tensor)
             heads = q.shape[1] if stage == "dq" else k.shape[1]
-            launch(kernel, q.shape[0] * heads * plan.rows, values, chosen, q.device)
+
+            def start(chosen: Config, stage: str = stage, heads: int = heads, more: dict[str, Any] = more) -> None:
+                plan, clauses = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
+                kernel = self.kernel(stage, clauses, wanted)
+                values = {**self._values(plan, kernel, q, k, v, tables, scale), **more}
+                launch(kernel, q.shape[0] * heads * plan.rows, values, chosen, q.device)
+
+            start(self._config(stage, q, k, v, start))
             for node, total in zip(lookups, buffers, strict=True):
                 value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
         return dq, dk, dv
@@ -236,23 +246,18 @@ class Entry:
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }
 
-    def _config(self, stage: str, q: Tensor, v: Tensor) -> Config:
+    def _config(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Config:
+        """The configuration of a stage; ``start`` launches its kernel with one."""
         if stage in self.configs:
             return self.configs[stage]
         # How masks are evaluated is known only with a plan, which needs the tiles: the dearer way is assumed.
         values = self._remembered("pair values", lambda: pair_values(self.text_program, None))
         return default_config(stage, q.device, q.shape[3], v.shape[3], q.dtype, values)
 
-    def _decode_config(self, q: Tensor, k: Tensor, v: Tensor) -> Config:
-        from dataclasses import replace
-
-        rows = q.shape[2] * self._pack(q, k)
-        return replace(self._config("decode", q, v), q_tile=pad(rows))
-
-    def _pack(self, q: Tensor, k: Tensor) -> int:
+    def _pack(self, q: Tensor, k: Tensor, k_tile: int) -> int:
         """Query heads in one tile when decoding: all that share a key head, if they also share their masks."""
         group = q.shape[1] // k.shape[1]
-        plan = self.plan(pad(q.shape[2]), self._config("decode", q, k).k_tile)
+        plan = self.plan(pad(q.shape[2]), k_tile)
         for members in plan.groups:
             whole = {h // group for h in members.heads}
             if len(members.heads) != group * len(whole):
