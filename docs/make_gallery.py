@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from maskc.cli.values import Setting, setting
+from maskc.cli.values import setting
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program, Space
 from maskc.lower import lower_file
 from maskc.pattern import Pattern
 from maskc.picture.panels import mask_panels
 from maskc.picture.svg import thumbnail
+from maskc.setting import Setting
 from maskc.tiles import make_plan
 
 DOCS = Path(__file__).resolve().parent

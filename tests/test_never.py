@@ -101,6 +101,10 @@ def test_no_backend_imports_another():
         assert {backend(i) for i in imports(module)} <= {"", *SHARED}, module
 
 
+def test_nothing_builds_on_the_command_line():
+    assert {m for m in importers("maskc.cli") if not in_package(m, "maskc.cli", "maskc.__main__")} == set()
+
+
 def test_few_import_the_reference():
     allowed = ("maskc.reference", "maskc.backends.reference", "maskc.checked", "maskc.verify", "maskc.cli.verify")
     assert {m for m in importers("maskc.reference") if not in_package(m, *allowed)} == set()

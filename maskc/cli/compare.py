@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskc.cli.values import Setting, parse_values, setting
+from maskc.cli.values import parse_values, setting
 from maskc.ir.nodes import Const, Symbol, postorder
 from maskc.ir.program import Program
+from maskc.setting import Setting
 
 if TYPE_CHECKING:
     import numpy as np

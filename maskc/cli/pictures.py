@@ -14,10 +14,10 @@ import typer
 from maskc.diagnostics import Diagnostic, MaskcError
 
 if TYPE_CHECKING:
-    from maskc.cli.values import Setting
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.picture.panels import Panel
+    from maskc.setting import Setting
 
 __all__ = ["THEMES", "Subject", "panels_of", "position", "title_of", "write_html", "write_picture"]
 

@@ -11,8 +11,8 @@ from maskc.ir.nodes import Type
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from maskc.cli.values import Setting
     from maskc.ir.program import Program
+    from maskc.setting import Setting
 
 __all__ = ["Trial", "tolerance", "try_op"]
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
+from maskc.clauses import Clause, Examiner, deciding, source_texts
 from maskc.cli import options as o
-from maskc.cli.clauses import Clause, Examiner, deciding, source_texts
 from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
 

@@ -257,7 +257,7 @@ def _readable(score: Node, binding: Binding) -> bool:
 def _sources(source: Source | None, program: Program) -> dict[Node, str]:
     if source is None:
         return {}
-    from maskc.cli.clauses import source_texts
+    from maskc.clauses import source_texts
 
     return source_texts(source, program)
 

@@ -40,30 +40,14 @@ def pattern_svg(
 def _bound(
     pattern: Pattern, heads: int | None, layer: int, sizes: Mapping[str, int]
 ) -> tuple[Binding, tuple[str, ...]] | None:
-    import dataclasses
+    from maskc.setting import make_setting
 
-    from maskc.cli.values import setting
-
-    extents = [f"{name}={n}" for name, n in sizes.items()]
+    wanted: dict[str, Any] = {"heads": heads, "layer": layer, "sizes": sizes, "values": pattern.args}
     try:
-        given = setting([pattern.program], heads=heads, layer=layer, sizes=extents, length=_LENGTH)
-        values = {**given.values, **pattern.args}
-        notes = tuple(n for n in given.made_up if n.split(" ")[0] not in pattern.args)
-        if heads is None:  # As many as the tables that were given speak of.
-            tables = [p for p in pattern.program.params if p.name in pattern.args and "head" in p.domain]
-            heads = max([given.heads, *(_extent(pattern.args[p.name], p.domain.index("head")) for p in tables)])
-            if heads != given.heads:
-                given = setting([pattern.program], heads=heads, layer=layer, sizes=extents, length=_LENGTH)
-                values = {**given.values, **pattern.args}
-        return dataclasses.replace(given, values=values).bind(pattern.program), notes
+        given = make_setting([pattern.program], length=_LENGTH, **wanted)
+        return given.bind(pattern.program), given.made_up
     except MaskcError:
         return None
-
-
-def _extent(table: Any, axis: int) -> int:
-    for _ in range(axis):
-        table = table[0]
-    return len(table)
 
 
 def _shown_heads(binding: Binding) -> list[int]:

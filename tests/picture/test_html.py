@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from maskc.cli.clauses import Examiner, source_texts
+from maskc.clauses import Examiner, source_texts
 from maskc.cli.why import _sentence, deciding
 from maskc.diagnostics import MaskcError, Source
 from maskc.ir.evaluate import dense

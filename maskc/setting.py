@@ -1,0 +1,197 @@
+"""Lengths, sizes and inputs for a program, made up where nobody gives any: for pictures and trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.nodes import Type
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Parameter, Program, Segment
+
+__all__ = ["Setting", "make_setting"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Lengths, sizes and values for a program. ``made_up``: one sentence for each thing that was not given."""
+
+    q_len: int
+    k_len: int
+    heads: int
+    layer: int
+    sizes: Mapping[str, int]
+    values: Mapping[str, Any]
+    made_up: tuple[str, ...] = ()
+
+    def bind(self, program: Program) -> Binding:
+        """The binding. Values that ``program`` does not declare are left out. Raises MaskcError."""
+        from maskc.tiles.binding import make_binding
+
+        known = {p.name for p in program.params}
+        values = {name: value for name, value in self.values.items() if name in known}
+        return make_binding(
+            program, self.q_len, self.k_len, heads=self.heads, layer=self.layer, sizes=self.sizes, **values
+        )
+
+
+def make_setting(
+    programs: Sequence[Program],
+    *,
+    q: int | None = None,
+    k: int | None = None,
+    head: int = 0,
+    heads: int | None = None,
+    layer: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    values: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    length: int = 256,
+) -> Setting:
+    """Values for all ``programs`` alike, made up from ``seed`` where ``values`` gives none.
+
+    ``head``: one that there must be. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
+    ``sizes`` do not tell. Raises MaskcError E504.
+    """
+    given = dict(values or {})
+    heads = heads or max([head + 1, *_given_heads(programs, given)])
+    if head >= heads:
+        raise MaskcError(Diagnostic("E504", f"there is no head {head} among {heads}", hint="heads count from 0"))
+    extents = dict(sizes or {})
+    k_len = k if k is not None else q if q is not None else _sized(programs[0], extents) or length
+    q_len = q if q is not None else k_len
+    notes: list[str] = []
+    for program in programs:
+        extents = _complete_sizes(program, q_len, k_len, extents, notes)
+    defaults = {p.name: p.default.value for program in programs for p in program.params if p.default is not None}
+    maker = _Maker(q_len, k_len, heads, layer, seed, {**defaults, **given}, notes)
+    for program in programs:
+        for p in program.params:
+            if p.name not in given and p.default is None and not p.is_scalar:
+                given[p.name] = maker.table(p)
+    return Setting(q_len, k_len, heads, layer, extents, given, tuple(notes))
+
+
+def _given_heads(programs: Sequence[Program], values: Mapping[str, Any]) -> list[int]:
+    """How many heads the given tables speak of."""
+    import numpy as np
+
+    found = []
+    for p in (p for program in programs for p in program.params if "head" in p.domain and p.name in values):
+        shape = np.shape(values[p.name])
+        if len(shape) == len(p.domain):
+            found.append(shape[p.domain.index("head")])
+    return found
+
+
+def _sized(program: Program, sizes: Mapping[str, int]) -> int | None:
+    """The length that follows from the sizes given, if it does."""
+    total = 0
+    for segment in program.k_space.segments:
+        extents = [sizes.get(e.name) for e in segment.extents]
+        if None in extents:
+            return None
+        total += math.prod(e for e in extents if e is not None)
+    return total if program.k_space.segments else None
+
+
+def _complete_sizes(
+    program: Program, q_len: int, k_len: int, sizes: Mapping[str, int], notes: list[str]
+) -> dict[str, int]:
+    """Sizes for spaces of which nothing is known, so that they fill the length; said in ``notes``."""
+    found = dict(sizes)
+    sides = ((program.k_space, k_len), (program.q_space, q_len)) if program.cross else ((program.k_space, k_len),)
+    for space, length in sides:
+        names = [e.name for s in space.segments for e in s.extents]
+        if len(names) < 2 or any(n in found for n in names):
+            continue  # The last unknown extent follows from the length.
+        made = _fill(space.segments, length)
+        found.update(made)
+        notes.append("sizes " + ", ".join(f"{n}={v}" for n, v in made.items()) + " are chosen to fill the length")
+    return found
+
+
+def _fill(segments: Sequence[Segment], length: int) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for i, segment in enumerate(segments):
+        share = length if i == len(segments) - 1 else length // (8 * len(segments))
+        if i < len(segments) - 1 and segment.axes:
+            share = length // len(segments)
+        extents = _factors(share, len(segment.extents))
+        sizes.update({e.name: n for e, n in zip(segment.extents, extents, strict=True)})
+        length -= math.prod(extents)
+    return sizes
+
+
+def _factors(number: int, count: int) -> list[int]:
+    """``count`` factors of ``number``, as alike as can be, the smallest first."""
+    if count == 1:
+        return [number]
+    root = max(1, round(number ** (1 / count)))
+    first = next((f for f in range(root, 0, -1) if number % f == 0), 1)
+    return [first, *_factors(number // first, count - 1)]
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Draws plausible tables and inputs; the same from the same seed."""
+
+    q_len: int
+    k_len: int
+    heads: int
+    layer: int
+    seed: int
+    scalars: Mapping[str, Any]
+    notes: list[str]
+
+    def table(self, p: Parameter) -> npt.NDArray[Any]:
+        """A value for ``p``, noted in ``notes``."""
+        import zlib
+
+        import numpy as np
+
+        rng = np.random.default_rng([self.seed, zlib.crc32(p.name.encode())])
+        shape = tuple(self._extent(d, p) for d in p.domain)
+        value: npt.NDArray[Any]
+        if p.type is Type.FLOAT:
+            what, value = "normally distributed", rng.standard_normal(shape)
+        elif p.type is Type.BOOL:
+            share = 0.05 if {"token", "q", "k"} & set(p.domain) and len(p.domain) == 1 else 0.5
+            what, value = f"true with probability {share}", rng.random(shape) < share
+        else:
+            what, value = self._integers(p, shape, rng)
+        self.notes.append(f"{p.name} was not given: {what} (seed {self.seed})")
+        return value
+
+    def _extent(self, domain: str | int, p: Parameter) -> int:
+        fixed = {"head": self.heads, "layer": self.layer + 1, "batch": 1, "q": self.q_len, "k": self.k_len}
+        if isinstance(domain, int):
+            return domain
+        if domain == "token":
+            return self.k_len
+        return int(fixed[domain] if domain in fixed else self.scalars.get(domain, 1))
+
+    def _integers(self, p: Parameter, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[str, Any]:
+        import numpy as np
+
+        low = 0 if p.low is None else p.low
+        high = len(p.labels) if p.labels else p.high
+        if "batch" in p.domain:
+            most = self.k_len + 1 if high is None else high
+            return "drawn up to the length", np.full(shape, max(low, min(most - 1, 3 * self.k_len // 4)))
+        if p.domain == ("token",) or p.domain in (("q",), ("k",)):
+            count = 4 if high is None else min(high - low, 8)
+            labels = np.arange(count) % max(count, 1) if p.labels else np.arange(count)
+            cuts = np.sort(rng.integers(0, max(shape[0], 1), max(count - 1, 0)))
+            runs = np.searchsorted(cuts, np.arange(shape[0]), side="right")
+            return f"{count} runs of equal values", low + labels[runs]
+        top = low + 4 if high is None else high
+        return f"drawn from {low} to {top - 1}", rng.integers(low, max(top, low + 1), shape)
