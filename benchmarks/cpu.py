@@ -78,14 +78,13 @@ def table(*rows: list[str]) -> None:
 
 def kept(text: str, n: int) -> int:
     """Pairs that a mask keeps."""
-    from maskc.backends.cpu.clauses import key_intervals
-    from maskc.backends.cpu.intervals import merge_clauses
     from maskc.tiles import make_plan
 
     program = maskc.parse(text).program
     plan = make_plan(program, maskc.make_binding(program, n, n))
-    lo, hi = merge_clauses(key_intervals(plan, plan.groups[0]), n)
-    return int((hi - lo).sum())
+    intervals = plan.intervals(plan.groups[0])
+    assert intervals is not None
+    return sum(int((hi - lo).sum()) for lo, hi in intervals)
 
 
 def forward(count: int) -> None:

@@ -70,16 +70,12 @@ class Runs:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Heads and batch entries that share one mask, and its runs. ``intervals``: if the mask of every
-    row is a union of at most a few key intervals (in laid-out positions), one (lo, hi) pair of int32
-    arrays over the laid-out query rows per clause: ``lo <= k < hi``; else None, and partial tiles
-    are evaluated by ``TilePlan.tile_mask``. ``make_plan`` leaves them None: backends that want
-    intervals solve the mask for the key themselves."""
+    """Heads and batch entries that share one mask, and its runs. Groups of a plan that hold the same runs (the same
+    object) share one mask, too: their heads and batch entries are no product."""
 
     heads: tuple[int, ...]
     batches: tuple[int, ...]
     runs: Runs
-    intervals: tuple[tuple[Int32, Int32], ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +166,24 @@ class TilePlan(_Plan):
 
         return tile_mask(self, group, rows, cols)
 
+    def intervals(self, group: Group) -> tuple[tuple[Int32, Int32], ...] | None:
+        """The keys of every query as intervals, where the mask of a group keeps but a few a query; else None.
+
+        One pair ``(lo, hi)`` of int32 arrays over the laid-out queries, (q_len,), for each interval: the mask is the
+        union of ``lo <= k < hi`` in laid-out positions of keys. A query's intervals are disjoint, do not touch, and
+        ascend; what is left of them is ``lo == hi == 0``. An empty tuple: the mask keeps nothing. Found when they are
+        first asked for, and kept: 8 bytes an interval and query, which ``nbytes`` does not count.
+        """
+        from maskc.tiles.intervals import key_intervals
+
+        if group.runs not in self._intervals:
+            self._intervals[group.runs] = key_intervals(self, group)
+        return self._intervals[group.runs]
+
+    @functools.cached_property
+    def _intervals(self) -> dict[Runs, tuple[tuple[Int32, Int32], ...] | None]:
+        return {}
+
     def transposed(self, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
         """The plan by key tiles, for the backward pass, with tile sizes of its own if they are given."""
         from maskc.tiles.transpose import transpose
@@ -197,4 +211,4 @@ class TilePlan(_Plan):
         return plan_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {n: v for n, v in self.__dict__.items() if n != "stats"}
+        return {n: v for n, v in self.__dict__.items() if n not in ("stats", "_intervals")}

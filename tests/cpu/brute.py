@@ -23,8 +23,12 @@ class BrutePlan:
     k_tile: int
     groups: tuple[Group, ...]
     masks: tuple[np.ndarray[Any, Any], ...]
+    most: int
     q_order: Order = field(default_factory=Order)
     k_order: Order = field(default_factory=Order)
+
+    def intervals(self, group: Group) -> Any:
+        return _intervals(self.masks[self.groups.index(group)], self.most)
 
     def tile_mask(self, group: Group, rows: Any, cols: Any) -> np.ndarray[Any, Any]:
         mask = self.masks[self.groups.index(group)]
@@ -56,13 +60,13 @@ def brute_plan(
     for mask, where in found.values():
         for b in sorted({b for b, _ in where}):
             heads = tuple(h for c, h in where if c == b)
-            groups.append(Group(heads, (b,), _runs(mask, q_tile, k_tile), _intervals(mask, intervals)))
+            groups.append(Group(heads, (b,), _runs(mask, q_tile, k_tile)))
             masks.append(mask)
     if len(groups) == binding.batch and all(len(g.heads) == binding.heads for g in groups) and len(found) == 1:
         masks = masks[:1]
-        groups = [Group(groups[0].heads, tuple(range(binding.batch)), groups[0].runs, groups[0].intervals)]
+        groups = [Group(groups[0].heads, tuple(range(binding.batch)), groups[0].runs)]
     orders = [Order() if o is None else Order("test", np.asarray(o, np.int32)) for o in (q_order, k_order)]
-    return BrutePlan(program, binding, q_tile, k_tile, tuple(groups), tuple(masks), *orders)
+    return BrutePlan(program, binding, q_tile, k_tile, tuple(groups), tuple(masks), intervals, *orders)
 
 
 def _runs(mask: np.ndarray[Any, Any], q_tile: int, k_tile: int) -> Runs:

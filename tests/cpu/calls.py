@@ -14,7 +14,7 @@ from maskc.backends import library
 from maskc.backends.cpu import tiles
 from maskc.backends.cpu.entry import Entry
 from maskc.reference.attention import attention as reference
-from tests.cpu.brute import brute_plan
+from tests.cpu.brute import BrutePlan, brute_plan
 
 Tensor = torch.Tensor
 
@@ -94,6 +94,6 @@ def assert_same(one: Case, *, with_lse: bool = True, tolerance: float = 1e-9) ->
 def use(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Cut masks by key intervals ("rows") or by tiles ("tiles"), whatever it costs."""
     if way == "tiles":
-        monkeypatch.setattr(tiles, "key_intervals", lambda plan, group: [])
+        monkeypatch.setattr(BrutePlan, "intervals", lambda plan, group: None)
     else:
         monkeypatch.setattr(tiles, "_cost", lambda jobs: 0)

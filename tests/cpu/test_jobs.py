@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maskc
-from maskc.backends.cpu.intervals import interval_jobs, merge_clauses
+from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import CAUSAL, Job, batch_equal, order_jobs
 from maskc.backends.cpu.tiles import schedule
 from maskc.ir.evaluate import dense
 from maskc.tiles import make_plan
+from maskc.tiles.intervals import merged
 
 
 def painted(jobs: list[Job], q_len: int, k_len: int) -> np.ndarray:
@@ -47,7 +48,7 @@ def test_intervals_of_any_kind(clauses: list[list[tuple[int, ...]]], backward: b
         bounds.append((lo, hi))
     k = np.arange(k_len)
     wanted = np.any([(k >= lo[:, None]) & (k < hi[:, None]) for lo, hi in bounds], axis=0)
-    jobs = batch_equal(interval_jobs(*merge_clauses(bounds, k_len), backward=backward))
+    jobs = batch_equal(interval_jobs(*merged(bounds, k_len), backward=backward))
     assert np.array_equal(painted(jobs, q_len, k_len), wanted.astype(int))
 
 
@@ -59,7 +60,7 @@ def test_fresh_jobs_are_the_first_at_their_queries(clauses: list[list[tuple[int,
     for clause in clauses:
         lo = np.concatenate([np.full(n, start) for n, _, _, start, _ in clause])[:q_len]
         bounds.append((lo, lo + 5))
-    jobs, covered = order_jobs(batch_equal(interval_jobs(*merge_clauses(bounds, 130))), q_len)
+    jobs, covered = order_jobs(batch_equal(interval_jobs(*merged(bounds, 130))), q_len)
     seen, written = np.zeros((2, q_len), dtype=bool)
     for job in jobs:
         assert job.fresh == (not seen[job.queries().ravel()].any())

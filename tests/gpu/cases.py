@@ -11,7 +11,7 @@ __all__ = ["CASES", "Case"]
 @dataclass(frozen=True)
 class Case:
     """A call. ``floats``: shapes of float inputs; ``inputs``: the other inputs. ``splits``: decode with so many.
-    ``clauses``: intervals a query, which are put into the plan by hand and mask partial tiles."""
+    ``clauses``: so many intervals a query mask partial tiles; None: the mask itself does."""
 
     text: str
     q_len: int = 40

@@ -10,7 +10,6 @@ import json
 import sys
 import traceback
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.masks import mask_form
 from maskc.ir.binding import Binding
-from maskc.ir.evaluate import dense
 from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
-from maskc.tiles.plan import TilePlan
 from tests.gpu.cases import CASES, Case
 
 Tensor = torch.Tensor
@@ -213,28 +210,13 @@ def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor]
 
     configs = {s: Config(case.tile, case.tile, 4, 1) for s in ("forward", "dq", "dkv", "decode")}
     entry = Entry(program, binding, tuple(floats), configs=configs, splits=case.splits)
-    if case.clauses is not None:
-        plan = _with_intervals(entry.plan(case.tile, case.tile))
-        assert mask_form(entry.text_program, plan) == case.clauses
-        entry._memory["tiles", case.tile, case.tile] = plan
+    plan = entry.plan(case.tile, case.tile)
+    if case.clauses is None:  # partial tiles are to be masked by the mask itself
+        plan._intervals.update(dict.fromkeys(g.runs for g in plan.groups))
+    assert mask_form(entry.text_program, plan) == case.clauses
     q = tensor(case.heads, case.q_len, case.dim)
     k, v = (tensor(case.kv_heads, case.k_len, d) for d in (case.dim, case.value_dim))
     return entry, q, k, v, floats, case.dim**-0.5 if case.scale is None else case.scale
-
-
-def _with_intervals(plan: TilePlan) -> TilePlan:
-    """The plan with the key intervals of every query, read off the dense mask."""
-    groups = []
-    for group in plan.groups:
-        kept = dense(plan.program, plan.binding, group.heads[0], group.batches[0]).astype(np.int8)
-        edges = np.diff(kept, axis=1, prepend=0, append=0)
-        rows = [(np.flatnonzero(e == 1), np.flatnonzero(e == -1)) for e in edges]
-        count = max(len(low) for low, _ in rows)
-        bounds = np.zeros((count, 2, len(rows)), np.int32)
-        for i, (low, high) in enumerate(rows):
-            bounds[: len(low), 0, i], bounds[: len(high), 1, i] = low, high
-        groups.append(replace(group, intervals=tuple((low, high) for low, high in bounds)))
-    return replace(plan, groups=tuple(groups))
 
 
 def _exact(entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: dict[str, Tensor], scale: float) -> dict[str, Any]:

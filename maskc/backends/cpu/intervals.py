@@ -7,14 +7,13 @@ stays or moves by one a row, which leaves four shapes: a rectangle, a triangle u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from maskc.backends.cpu.jobs import CAUSAL, Bools, Ints, Job, Mask
 
-__all__ = ["interval_jobs", "merge_clauses"]
+__all__ = ["interval_jobs"]
 
 _SHORT = 32  # rows; a shorter stretch is not worth a job of its own
 _ROWS = 64  # rows of a block where the bounds follow no line
@@ -29,39 +28,6 @@ def interval_jobs(lo: Ints, hi: Ints, *, backward: bool = False) -> list[Job]:
     ``backward``: for the backward pass, where larger blocks are better: their keys' gradients overlap less.
     """
     return [job for low, high in zip(lo, hi, strict=True) for job in _clause_jobs(low, high, 2 if backward else 1)]
-
-
-def merge_clauses(clauses: Sequence[tuple[Any, Any]], k_len: int) -> tuple[Ints, Ints]:
-    """The union of the clauses as disjoint intervals that do not touch, in ascending order.
-
-    Returns ``lo`` and ``hi`` of shape (clauses, queries), fewer clauses if possible; ``lo == hi == 0`` is empty.
-    """
-    lo = np.stack([np.asarray(a, dtype=np.int64) for a, _ in clauses]).clip(0, k_len)
-    hi = np.stack([np.asarray(b, dtype=np.int64) for _, b in clauses]).clip(0, k_len)
-    lo = np.where(hi > lo, lo, k_len + 1)  # the empty ones last
-    hi = np.where(hi > lo, hi, k_len + 1)
-    if len(lo) > 1:
-        lo, hi = _merge_sorted(lo, hi, k_len + 1)
-    empty = lo > k_len
-    lo[empty], hi[empty] = 0, 0
-    some = ~empty.all(axis=1)
-    return lo[some], hi[some]
-
-
-def _merge_sorted(lo: Ints, hi: Ints, past: int) -> tuple[Ints, Ints]:
-    order = np.argsort(lo, axis=0, kind="stable")
-    lo, hi = np.take_along_axis(lo, order, 0), np.take_along_axis(hi, order, 0)
-    reach = np.maximum.accumulate(hi, axis=0)
-    new = np.ones(lo.shape, dtype=np.bool_)
-    new[1:] = lo[1:] > reach[:-1]
-    place = np.cumsum(new, axis=0) - 1
-    merged_lo, merged_hi = np.full_like(lo, past), np.full_like(hi, past)
-    columns = np.arange(lo.shape[1])
-    for c in range(len(lo)):
-        starts = columns[new[c]]
-        merged_lo[place[c, starts], starts] = lo[c, starts]
-        merged_hi[place[c], columns] = reach[c]
-    return merged_lo, merged_hi
 
 
 def _clause_jobs(lo: Ints, hi: Ints, factor: int) -> Iterator[Job]:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskc.backends.cpu.clauses import key_intervals
-from maskc.backends.cpu.intervals import interval_jobs, merge_clauses
+from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Allowance, Bools, Job, Mask, Schedule, batch_equal, order_jobs
 from maskc.tiles.plan import FULL
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, TilePlan
+    from maskc.tiles.plan import Group, Runs, TilePlan
 
 __all__ = ["schedule", "tile_jobs"]
 
@@ -28,13 +27,12 @@ def schedule(plan: TilePlan) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]
 
     The mask is cut by key intervals or by tiles, whichever costs less.
     """
-    known: dict[tuple[int, int], list[tuple[tuple[Job, ...], bool]]] = {}
+    known: dict[Runs, list[tuple[tuple[Job, ...], bool]]] = {}  # groups with the same runs share one mask
     passes: tuple[list[Schedule], list[Schedule]] = ([], [])
     for group in plan.groups:
-        key = (id(group.runs), id(group.intervals))  # the same for groups that share one mask
-        if key not in known:
-            known[key] = [order_jobs(jobs, plan.binding.q_len) for jobs in _group_jobs(plan, group)]
-        for one, jobs in zip(passes, known[key], strict=True):
+        if group.runs not in known:
+            known[group.runs] = [order_jobs(jobs, plan.binding.q_len) for jobs in _group_jobs(plan, group)]
+        for one, jobs in zip(passes, known[group.runs], strict=True):
             one.append(Schedule(group.heads, group.batches, *jobs))
     return tuple(passes[0]), tuple(passes[1])
 
@@ -42,9 +40,9 @@ def schedule(plan: TilePlan) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]
 def _group_jobs(plan: TilePlan, group: Group) -> tuple[list[Job], list[Job]]:
     if plan.binding.q_len == 0 or plan.binding.k_len == 0 or len(group.runs.start) == 0:
         return [], []
-    clauses = key_intervals(plan, group)
-    if clauses:
-        lo, hi = merge_clauses(clauses, plan.binding.k_len)
+    intervals = plan.intervals(group)
+    if intervals:
+        lo, hi = (np.stack(bounds).astype(np.int64) for bounds in zip(*intervals, strict=True))
         forward, backward = (batch_equal(interval_jobs(lo, hi, backward=way)) for way in (False, True))
         if _cost(forward) <= _tile_cost(plan, group):
             return forward, backward

@@ -18,12 +18,15 @@ _LOOKUP_COST, _DOUBLE_COST = 16, 16
 
 def mask_form(program: Program, plan: TilePlan) -> int | None:
     """The number of intervals a query that partial tiles are masked by; None: the mask is evaluated."""
-    if any(group.intervals is None for group in plan.groups):
+    cost, clauses = mask_cost(program), 0
+    if cost <= _INTERVAL_COST:
         return None
-    clauses = max((len(group.intervals or ()) for group in plan.groups), default=0)
-    if clauses > MAX_CLAUSES:
-        return None
-    return clauses if _INTERVAL_COST * clauses < mask_cost(program) else None
+    for group in plan.groups:
+        found = plan.intervals(group)
+        if found is None or len(found) > MAX_CLAUSES or _INTERVAL_COST * len(found) >= cost:
+            return None
+        clauses = max(clauses, len(found))
+    return clauses
 
 
 def mask_cost(program: Program) -> int:

@@ -60,7 +60,7 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
         index = distinct.setdefault(id(group.runs), len(distinct))
         if index == len(runs):
             runs.append(transposed_runs(group.runs, rows) if by_keys else group.runs)
-            bounds.append(group.intervals)
+            bounds.append(plan.intervals(group) if intervals else None)
         plan_of[np.ix_(group.batches, group.heads)] = index
     parts = [_split(r, cols, ragged) for r in runs]
     full, part = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
