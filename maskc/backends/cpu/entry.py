@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
     from maskc.tiles.plan import Order, TilePlan
 
-__all__ = ["Entry"]
+__all__ = ["Entry", "add_sink", "dense", "finite", "same_width"]
 
 Tensor = torch.Tensor
 _TILE = 128
@@ -77,7 +77,7 @@ class Entry:
         output expression (without elements if there is none)."""
         work = _Work(self, q, k, v, floats, scale)
         out, lse = work.forward(careful=False)
-        if not _finite(out):
+        if not finite(out):
             out, lse = work.forward(careful=True)
         out, lse = work.with_sink(out, lse)
         if work.expressions.plain_output:
@@ -100,18 +100,19 @@ class Entry:
         work = _Work(self, q, k, v, floats, scale)
         given = (out.to(work.dtype), lse, grad.to(work.dtype), grad_lse)
         grads, tables = work.backward(*given, careful=False)
-        if not all(_finite(g) for g in (*grads, *tables)):
+        if not all(finite(g) for g in (*grads, *tables)):
             grads, tables = work.backward(*given, careful=True)
         dq, dk, dv = (g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True))
         return dq, dk, dv, [g.to(x.dtype) for g, x in zip(tables, floats, strict=True)]
 
 
-def _finite(x: Tensor) -> bool:
+def finite(x: Tensor) -> bool:
+    """Whether every element is."""
     # A sum costs less than looking at every element, and is finite if they are (but for overflow).
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
-def _dense(x: Tensor) -> Tensor:
+def dense(x: Tensor) -> Tensor:
     """``x`` with the elements of a head side by side, which the flash kernel takes for granted."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -138,8 +139,8 @@ class _Work:
         self.entry, self.scale = entry, scale
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         plan = entry.plan
-        self.q = _laid_out(_dense(q.to(self.dtype)), plan.q_order)
-        self.k, self.v = (_laid_out(_dense(x.to(self.dtype)), plan.k_order) for x in (k, v))
+        self.q = _laid_out(dense(q.to(self.dtype)), plan.q_order)
+        self.k, self.v = (_laid_out(dense(x.to(self.dtype)), plan.k_order) for x in (k, v))
         self.floats = {name: x.to(self.dtype) for name, x in zip(entry.names, floats, strict=True)}
         self.expressions = Expressions(entry.program, entry.binding, self.floats, entry.positions)
         self.additive = self.expressions.kind != "softmax"
@@ -161,19 +162,14 @@ class _Work:
             return q.new_zeros((*q.shape[:3], v.shape[3])), lse
         width = v.shape[3]
         if self.flash and not careful:
-            q, k, v = _same_width(q, k, v)
+            q, k, v = same_width(q, k, v)
         out, lse = attend(self.entry.schedules[0], self._kernel(careful, self.flash, {}), q, k, v, self.additive)
         order = self.entry.plan.q_order
         return _in_place(out[..., :width], order), _in_place(lse, order)
 
     def with_sink(self, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
         """The sink's term in the denominator."""
-        sink = self.expressions.sink(self.dtype)
-        if sink is None:
-            return out, lse
-        total = torch.logaddexp(lse, sink)
-        share = (lse - total).exp_().masked_fill_(lse == -torch.inf, 0.0)
-        return out * share[..., None], total
+        return add_sink(out, lse, self.expressions.sink(self.dtype))
 
     def backward(
         self, out: Tensor, lse: Tensor, grad: Tensor, grad_lse: Tensor | None, careful: bool
@@ -191,19 +187,28 @@ class _Work:
         if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
             return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), list(tables.values())
         lse = lse.masked_fill(lse == -torch.inf, 0.0)
-        rows = [_laid_out(x, order) for x in (_dense(out), lse, delta, _dense(grad))]
+        rows = [_laid_out(x, order) for x in (dense(out), lse, delta, dense(grad))]
         flash = self.flash and grad_lse is None
         q, k, v = self.q, self.k, self.v
         key_width, value_width = k.shape[3], v.shape[3]
         if flash and not careful:
-            q, k, v, rows[0], rows[3] = _same_width(q, k, v, rows[0], rows[3])
+            q, k, v, rows[0], rows[3] = same_width(q, k, v, rows[0], rows[3])
         kernel = self._kernel(careful, flash, tables)
         dq, dk, dv = attend_backward(self.entry.schedules[1], kernel, q, k, v, rows[0], rows[1], rows[2], rows[3])
         dq, dk, dv = dq[..., :key_width], dk[..., :key_width], dv[..., :value_width]
         return (_in_place(dq, order), _in_place(dk, k_order), _in_place(dv, k_order)), list(tables.values())
 
 
-def _same_width(*tensors: Tensor) -> list[Tensor]:
+def same_width(*tensors: Tensor) -> list[Tensor]:
     """The tensors with their last dimension filled up with zeros to the widest: the flash kernel has one."""
     widest = max(x.shape[3] for x in tensors)
     return [x if x.shape[3] == widest else torch.nn.functional.pad(x, (0, widest - x.shape[3])) for x in tensors]
+
+
+def add_sink(out: Tensor, lse: Tensor, sink: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp with the term of a sink's logit (B, H, Nq) in the denominator."""
+    if sink is None:
+        return out, lse
+    total = torch.logaddexp(lse, sink)
+    share = (lse - total).exp_().masked_fill_(lse == -torch.inf, 0.0)
+    return out * share[..., None], total
