@@ -15,9 +15,10 @@ from maskc.ir.nodes import Apply, Const, Lookup, Node, Size, Symbol, Type, posto
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Parameter, Program
 from maskc.ir.rewrite import map_program, remake, substitute
+from maskc.passes.fold import fold_node
 from maskc.passes.linear import linear
 
-__all__ = ["Fit", "caps", "fit", "is_relative", "reads_layer", "reads_sizes"]
+__all__ = ["Fit", "at_layer", "caps", "fit", "is_relative", "reads_layer", "reads_sizes"]
 
 _Q, _K, _B, _H, _S = (Symbol(name) for name in ("q", "k", "b", "h", "s"))
 
@@ -168,6 +169,13 @@ def _relative(root: Node, places: dict[str, tuple[int, ...]]) -> bool:
 def reads_layer(program: Program) -> bool:
     """Whether layers differ."""
     return "layer" in _symbols(program.roots())
+
+
+@functools.lru_cache(maxsize=1024)
+def at_layer(program: Program, layer: int) -> Program:
+    """What the program does in one layer, without speaking of it: the same program for layers that do the same."""
+    known: dict[Node, Node] = {Symbol("layer"): Const(layer)}
+    return map_program(program, lambda node: fold_node(substitute(node, known)))
 
 
 def reads_sizes(program: Program) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from maskc.interop.compose import Fit, caps, fit, is_relative, reads_layer, reads_sizes
+from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
 from maskc.interop.transformers.handle import MaskHandle, Request
-from maskc.interop.transformers.inputs import bounds_of, check_dropped, inputs_of, real_keys
+from maskc.interop.transformers.inputs import bounds_of, check_dropped, floats_of, inputs_of, real_keys
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
@@ -92,20 +93,61 @@ def attend(
     """
     _check(module, dropout, more)
     request = _request(module, query, key, attention_mask)
-    cross = _is_cross(module, request)
-    pattern = None if cross else request.pattern
     _check_packing(request, more)
-    length = _key_count(request, key)
-    program = _program(request, pattern)
-    how = _fit(program, request, pattern, length, softcap, s_aux, position_bias is not None)
-    op = _op(fit(program, how), pattern, query.shape[1], _layer(module, program))
+    how = _How(
+        cross=_is_cross(module, request),
+        layer=getattr(module, "layer_idx", None),
+        heads=query.shape[1],
+        length=_key_count(request, key),
+        softcap=None if softcap is None else float(softcap),
+        sink=s_aux is not None,
+        bias=position_bias is not None,
+    )
+    op, given = _op_of(request, how, type(module).__name__, more.get("maskc_inputs"))
+    length = how.length
     bias = None if position_bias is None else position_bias[..., :length]
     bias = bias[0] if bias is not None and bias.shape[0] == 1 else bias
-    given = inputs_of(op.program, request, request.k_offset, length, more.get("maskc_inputs"), s_aux, bias)
-    if pattern is not None and request.k_offset:
-        check_dropped(op, request, more.get("maskc_inputs"))
-    out = op(query, key[:, :, :length], value[:, :, :length], scale=scaling, inputs=given)
+    inputs = {**floats_of(op.program, s_aux, bias), **given}
+    out = op(query, key[:, :, :length], value[:, :, :length], scale=scaling, inputs=inputs)
     return out.transpose(1, 2), None
+
+
+@dataclass(frozen=True)
+class _How:
+    """What a layer asks of its op, besides the tensors."""
+
+    cross: bool
+    layer: int | None
+    heads: int
+    length: int
+    softcap: float | None
+    sink: bool
+    bias: bool
+
+
+def _op_of(request: Request, how: _How, module: str, user: Mapping[str, Any] | None) -> tuple[Op, dict[str, Any]]:
+    """The op of a layer, and its inputs but for the floats; layers that do the same share them."""
+    pattern = None if how.cross else request.pattern
+    program = request.remember(("program", how.cross), lambda: _program(request, pattern))
+    if not request.remember(("layered", how.cross), lambda: reads_layer(program)):
+        how = replace(how, layer=None)
+    elif how.layer is None:
+        hint = "write one pattern for all layers, without `layer`"
+        raise fail("E702", f"{module} does not say which layer it is", hint)
+
+    def make() -> tuple[Op, dict[str, Any]]:
+        fitted = fit(program, _fit(program, request, pattern, how))
+        op = _op(fitted if how.layer is None else at_layer(fitted, how.layer), pattern, how)
+        return op, request.remember(("inputs", op, how.length), lambda: _inputs(op, request, how, user))
+
+    found: tuple[Op, dict[str, Any]] = request.remember(how, make)
+    return found
+
+
+def _inputs(op: Op, request: Request, how: _How, user: Mapping[str, Any] | None) -> dict[str, Any]:
+    if request.pattern is not None and not how.cross and request.k_offset:
+        check_dropped(op, request, how.layer or 0, user)
+    return inputs_of(op.program, request, request.k_offset, how.length, user)
 
 
 def _check(module: torch.nn.Module, dropout: float, more: Mapping[str, Any]) -> None:
@@ -186,21 +228,13 @@ def _program(request: Request, pattern: Pattern | None) -> Program:
     return program
 
 
-def _fit(
-    program: Program,
-    request: Request,
-    pattern: Pattern | None,
-    length: int,
-    softcap: float | None,
-    sink: torch.Tensor | None,
-    bias: bool,
-) -> Fit:
+def _fit(program: Program, request: Request, pattern: Pattern | None, how: _How) -> Fit:
     own = pattern is not None
     packed = own and request.demand.doc is not None
-    padded = real_keys(request, request.k_offset, length) is not None
-    bounded = padded and bounds_of(request, request.k_offset, length) is not None
+    padded = real_keys(request, request.k_offset, how.length) is not None
+    bounded = padded and bounds_of(request, request.k_offset, how.length) is not None
     moved = own and not packed and not is_relative(program) and (request.real is not None or request.k_offset > 0)
-    if sink is not None and program.normalizer.kind != "softmax":
+    if how.sink and program.normalizer.kind != "softmax":
         hint = "leave out `normalize`, or take a model without sinks"
         raise fail("E702", f"the model has learned sinks, but {program.name!r} uses no softmax", hint)
     return Fit(
@@ -208,20 +242,10 @@ def _fit(
         packed=packed,
         bounded=bounded,
         scattered=padded and not bounded,
-        softcap=None if softcap is None or caps(program) else float(softcap),
-        sink=sink is not None and program.normalizer.sink is None,
-        bias=bias,
+        softcap=None if how.softcap is None or caps(program) else how.softcap,
+        sink=how.sink and program.normalizer.sink is None,
+        bias=how.bias,
     )
-
-
-def _layer(module: Any, program: Program) -> int:
-    if not reads_layer(program):
-        return 0  # one op, and its plans, for all layers
-    layer = getattr(module, "layer_idx", None)
-    if layer is None:
-        hint = "write one pattern for all layers, without `layer`"
-        raise fail("E702", f"{type(module).__name__} does not say which layer it is", hint)
-    return int(layer)
 
 
 _OPS = 512
@@ -229,13 +253,15 @@ _ops: OrderedDict[tuple[Any, ...], tuple[Pattern | None, Op]] = OrderedDict()
 _patterns: OrderedDict[str, Pattern] = OrderedDict()
 
 
-def _op(program: Program, pattern: Pattern | None, heads: int, layer: int) -> Op:
-    args = {} if pattern is None else pattern.args
-    key = (program, id(pattern), heads, layer)
+def _op(program: Program, pattern: Pattern | None, how: _How) -> Op:
+    """The op of a program that does not speak of layers; tables by layer are still compared with how many there are."""
+    layer = how.layer if how.layer and any("layer" in p.domain for p in program.params) else 0
+    key = (program, id(pattern), how.heads, layer)
     found = _ops.pop(key, None)
     # The pattern is part of what is kept, so that its identity is not used again.
     if found is None or found[0] is not pattern:
-        found = (pattern, Op(Pattern(program, args), heads=heads, layer=layer))
+        args = {} if pattern is None else pattern.args
+        found = (pattern, Op(Pattern(program, args), heads=how.heads, layer=layer))
     _ops[key] = found
     while len(_ops) > _OPS:
         _ops.popitem(last=False)

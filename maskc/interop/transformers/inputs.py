@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from maskc.ir.program import Program
 from maskc.op import Op
 from maskc.tiles.values import fail
 
-__all__ = ["Bounds", "bounds_of", "check_dropped", "inputs_of", "sink_name"]
+__all__ = ["Bounds", "bounds_of", "check_dropped", "floats_of", "inputs_of", "real_keys", "sink_name"]
 
 Bounds = tuple[torch.Tensor, torch.Tensor]
 _PAIRS = 1 << 20  # pairs that are evaluated at once
@@ -63,31 +64,30 @@ def origin_of(request: Request, start: int) -> torch.Tensor:
 
 
 def inputs_of(
-    program: Program,
-    request: Request,
-    start: int,
-    length: int,
-    given: Mapping[str, Any] | None,
-    sink: torch.Tensor | None,
-    bias: torch.Tensor | None,
+    program: Program, request: Request, start: int, length: int, given: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Every input of a fitted program, for the keys from position ``start`` on. Raises E702 for unknown ones."""
+    """The inputs of a fitted program that all layers share, for the keys from position ``start`` on: those that come
+    of the batch, and those that the caller has given. Raises E702 for unknown ones."""
     user = dict(given or {})
-    known = {p.name for p in program.params}
     found: dict[str, Any] = {}
     for p in (p for p in program.params if p.when == "call"):
         if p.name in user:
             found[p.name] = _cropped(user.pop(p.name), "token" in p.domain, start, length)
-        elif p.name == sink_name(program):
-            if sink is not None:
-                found[p.name] = sink
-        else:
-            value = _standard(p.name, request, start, length, bias)
+        elif p.name != sink_name(program):
+            value = _standard(p.name, request, start, length)
             if value is not None:
                 found[p.name] = value
-    if set(user) - known:
-        raise fail("E702", f"maskc_inputs holds {sorted(set(user) - known)}, which the pattern does not declare")
+    unknown = sorted(set(user) - {p.name for p in program.params})
+    if unknown:
+        raise fail("E702", f"maskc_inputs holds {unknown}, which the pattern does not declare")
     return found
+
+
+def floats_of(program: Program, sink: torch.Tensor | None, bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """The inputs that a layer has of its own: (H,) logits of sinks, (B, H, Nq, Nk) or (H, Nq, Nk) biases."""
+    found = {} if bias is None else {PREFIX + "bias": bias}
+    name = None if sink is None else sink_name(program)
+    return found if name is None or sink is None else {**found, name: sink}
 
 
 def _cropped(value: Any, by_token: bool, start: int, length: int) -> Any:
@@ -97,12 +97,10 @@ def _cropped(value: Any, by_token: bool, start: int, length: int) -> Any:
     return tensor[..., start : start + length] if tensor.shape[-1] > length else tensor
 
 
-def _standard(name: str, request: Request, start: int, length: int, bias: torch.Tensor | None) -> Any:
+def _standard(name: str, request: Request, start: int, length: int) -> Any:
     """The inputs that come of the batch itself; None for those that do not."""
     demand = request.demand
     match name.removeprefix(PREFIX):
-        case "bias":
-            return bias if name.startswith(PREFIX) else None
         case "first" | "last" if name.startswith(PREFIX):
             bounds = bounds_of(request, start, length)
             assert bounds is not None
@@ -130,6 +128,7 @@ def _standard(name: str, request: Request, start: int, length: int, bias: torch.
     return None
 
 
+@functools.lru_cache(maxsize=256)
 def sink_name(program: Program) -> str | None:
     """The input that gives each head's sink: a float by head that the softmax looks up; None if there is none."""
     if program.normalizer.sink is None:
@@ -140,13 +139,13 @@ def sink_name(program: Program) -> str | None:
     return None
 
 
-def check_dropped(op: Op, request: Request, given: Mapping[str, Any] | None) -> None:
+def check_dropped(op: Op, request: Request, layer: int, given: Mapping[str, Any] | None) -> None:
     """Raise E702 if the pattern keeps a key that the cache has dropped. Exact; takes time of queries x keys dropped."""
     from maskc.ir.evaluate import dense
 
     total, dropped = request.q_offset + request.q_len, request.k_offset
     program = op.program
-    inputs = inputs_of(program, request, 0, total, given, None, None)
+    inputs = inputs_of(program, request, 0, total, given)
     floats = {p.name for p in program.params if p.type.value == "float"}
     binding = op.bind(request.q_len, total, batch=request.batch, **{n: v for n, v in inputs.items() if n not in floats})
     symbols = {n.name for n in postorder([program.mask]) if isinstance(n, Symbol)}
@@ -162,7 +161,7 @@ def check_dropped(op: Op, request: Request, given: Mapping[str, Any] | None) -> 
                 if dense(program, binding, h, b, (q, min(q + step, total)), (0, dropped)).any():
                     raise fail(
                         "E702",
-                        f"layer {op.layer}: the pattern keeps keys that the cache has dropped (before {dropped})",
+                        f"layer {layer}: the pattern keeps keys that the cache has dropped (before {dropped})",
                         "use a cache that keeps them, past_key_values=DynamicCache() without a config, "
                         "or a pattern that keeps within the window of the layer",
                     )
