@@ -7,6 +7,7 @@ program instances share the keys of a row: each leaves a partial result, which `
 from __future__ import annotations
 
 from maskc.backends.triton.expressions import Block, Expressions
+from maskc.backends.triton.places import OuterText, inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import (
     arguments,
@@ -14,6 +15,7 @@ from maskc.backends.triton.writer import (
     bounds_lines,
     interval_lines,
     keep_lines,
+    key_tile_lines,
     loop_lines,
     origin,
 )
@@ -33,17 +35,16 @@ _HEAD = """
 
     q_idx = tile_row * Q_TILE + tl.arange(0, Q_TILE)
     q_there = q_idx < q_len
-    q_pos = offset + q_idx[:, None]
-    d = tl.arange(0, D_PAD)
+{tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
-    # Where a tile starts is computed in 64 bits, places within it in 32.
-    q_shift = tl.cast(tile_row * Q_TILE, tl.int64)
-    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh + q_shift * q_sn
-    q_at = tl.arange(0, Q_TILE)[:, None] * q_sn + d[None, :] * q_sd
+{note}{shift}    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh{q_start}
+    q_at = {near}[:, None] * q_sn + d[None, :] * q_sd
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
 """
+
+_SHIFT = "    # Where a tile starts is computed in 64 bits, places within it in 32.\n"
 
 _DECODE_HEAD = """
     program = tl.program_id(0)
@@ -69,11 +70,7 @@ _DECODE_HEAD = """
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(first_head // group, tl.int64) * v_sh
 """
 
-_KEYS = """    k_in = tl.arange(0, K_TILE)
-    k_at = k_in[None, :] * k_sn + d[:, None] * k_sd
-    v_at = k_in[:, None] * v_sn + dv[None, :] * v_sd
-    acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)
-"""
+_KEY_ADDRESSES = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[:, None] * v_sn + dv[None, :] * v_sd"))
 
 
 def write_forward(spec: KernelSpec) -> Kernel:
@@ -81,8 +78,10 @@ def write_forward(spec: KernelSpec) -> Kernel:
     before it. Raises Unsupported."""
     used = _expressions(spec, False)
     hoisted, loops = _loops(spec, used)
-    lines = _HEAD.strip("\n").split("\n") + _KEYS.rstrip().split("\n")
-    lines += [*_start(spec, used), *hoisted, *loops, *_finish(spec, used)]
+    rows = outer_text("q", spec.q_steps, "tl.arange(0, Q_TILE)", "Q_TILE")
+    note = _SHIFT if rows.shift else ""
+    lines = [*rows.fill(_HEAD, note=note).strip("\n").split("\n"), *_keys(spec)]
+    lines += [*_start(spec, used), *hoisted, *loops, *_finish(spec, used, rows)]
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
     if spec.program.output is not OUTPUT:
         tensors.append(("plain_ptr", "data"))
@@ -100,7 +99,7 @@ def write_decode(spec: KernelSpec) -> Kernel:
     """
     used = _expressions(spec, True)
     hoisted, loops = _loops(spec, used, split=True)
-    lines = _DECODE_HEAD.strip("\n").split("\n") + _KEYS.rstrip().split("\n")
+    lines = [*_DECODE_HEAD.strip("\n").split("\n"), *_keys(spec)]
     lines += [*_empty_start(spec), *hoisted, *loops, *_DECODE_TAIL[_kind(spec)].rstrip().split("\n")]
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v")] + [("out_ptr", "float32")]
     if _kind(spec) == "softmax":
@@ -160,16 +159,19 @@ def _loops(spec: KernelSpec, used: Expressions, split: bool = False) -> tuple[li
     return before.lines, lines
 
 
+def _keys(spec: KernelSpec) -> list[str]:
+    before = inner_text("k", spec.k_steps, _KEY_ADDRESSES).before
+    return [f"    {line}" for line in (*before, "acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)")]
+
+
 def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
     block = Block(indent=2)
+    keys = inner_text("k", spec.k_steps, _KEY_ADDRESSES)
     there, masked = "d[:, None] < D", "D != D_PAD"
-    if partial or not spec.plain_score:
-        block.add("k_idx = tile * K_TILE + k_in[None, :]")
-        block.add("k_pos = k_idx")
+    key_tile_lines(block, keys, partial or not spec.plain_score)
     if partial:
         there, masked = "(k_idx < k_len) & (d[:, None] < D)", "RAGGED_K or D != D_PAD"
-    block.add("shift = tl.cast(tile * K_TILE, tl.int64)")
-    block.add(f"key = load(k_base + shift * k_sn + k_at, {there}, {masked})")
+    block.add(f"key = load({keys.pointer.format('k')}, {there}, {masked})")
     block.add("score = tl.dot(query, key, input_precision=PRECISION)")
     if partial:
         keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
@@ -178,7 +180,7 @@ def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> 
     if partial:
         there = "(tile * K_TILE + k_in[:, None] < k_len) & (dv[None, :] < DV)"
         masked = "RAGGED_K or DV != DV_PAD"
-    block.add(f"value = load(v_base + shift * v_sn + v_at, {there}, {masked})")
+    block.add(f"value = load({keys.pointer.format('v')}, {there}, {masked})")
     if partial:
         block.add("value = visible(value, keep, 0, False)")
     block.add("acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)")
@@ -221,12 +223,12 @@ _SOFTMAX_TAIL = """
     total = tl.where(empty, 1.0, total)
     out = acc / total[:, None]
     lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
-    tl.store(lse_ptr + tl.cast(bh, tl.int64) * q_len + q_idx, lse, mask=q_there)
+    tl.store(lse_ptr + tl.cast(bh, tl.int64) * q_len + {row}, lse, mask=q_there)
 """
 
 _PLACE = [
-    "    o_base = tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh + q_shift * o_sn",
-    "    o_at = o_base + tl.arange(0, Q_TILE)[:, None] * o_sn + dv[None, :] * o_sd",
+    "    o_base = tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh{start}",
+    "    o_at = o_base + {near}[:, None] * o_sn + dv[None, :] * o_sd",
     "    o_there = q_there[:, None] & (dv[None, :] < DV)",
 ]
 _STORE = "    tl.store({} + o_at, tl.cast(out, {}.dtype.element_ty), mask=o_there)"
@@ -251,13 +253,15 @@ _DECODE_TAIL = {
 }
 
 
-def _finish(spec: KernelSpec, used: Expressions) -> list[str]:
+def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
     """The lines after the loops."""
     before = Block(hoisted=True)
-    before.lines += _SOFTMAX_TAIL.rstrip().split("\n") if _kind(spec) == "softmax" else ["", "    out = acc"]
+    tail = _SOFTMAX_TAIL.format(row=rows.row).rstrip().split("\n")
+    before.lines += tail if _kind(spec) == "softmax" else ["", "    out = acc"]
+    place = [line.format(start=rows.start.format("o"), near=rows.near) for line in _PLACE]
     if spec.program.output is not OUTPUT:
         # The backward pass needs the output as it was before.
-        before.lines += [*_PLACE, _STORE.format("plain_ptr", "plain_ptr")]
+        before.lines += [*place, _STORE.format("plain_ptr", "plain_ptr")]
         for line in origin(("output", spec.program.output)):
             before.add(line)
         block = Block()
@@ -265,5 +269,5 @@ def _finish(spec: KernelSpec, used: Expressions) -> list[str]:
         before.lines += block.lines
         before.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
     else:
-        before.lines += _PLACE
+        before.lines += place
     return [*before.lines, _STORE.format("out_ptr", "out_ptr")]

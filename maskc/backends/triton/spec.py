@@ -25,12 +25,20 @@ class KernelSpec:
         clauses: partial tiles keep the keys of so many intervals a query, read from the plan;
             None: they evaluate the mask.
         grad_tables: names of float inputs that receive a gradient.
+        q_steps, k_steps: how the kernel finds laid-out queries and keys: see ``places.Places``.
     """
 
     program: Program
     batched: frozenset[str] = frozenset()
     clauses: int | None = None
     grad_tables: frozenset[str] = frozenset()
+    q_steps: int | None = None
+    k_steps: int | None = None
+
+    @property
+    def laid_out(self) -> bool:
+        """Queries or keys are in another order than their own."""
+        return self.q_steps is not None or self.k_steps is not None
 
     @property
     def plain_score(self) -> bool:

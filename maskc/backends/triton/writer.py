@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from maskc.backends.triton.expressions import Block, Expressions, table_name, without_brackets
+from maskc.backends.triton.places import InnerText, place_arguments
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.spelling import HELPERS
 from maskc.ir.nodes import Node
 from maskc.ir.text import print_node
 
-__all__ = ["CONSTANTS", "arguments", "assemble", "bounds_lines", "interval_lines", "keep_lines", "loop_lines", "origin"]
+__all__ = [
+    "CONSTANTS",
+    "arguments",
+    "assemble",
+    "bounds_lines",
+    "interval_lines",
+    "keep_lines",
+    "key_tile_lines",
+    "loop_lines",
+    "origin",
+    "query_tile_lines",
+]
 
 CONSTANTS = """LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
@@ -47,6 +59,7 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
     usual = ["q_len", "k_len", "offset", "heads", "group", "tile_rows"]
     more = [name for name in used.used if name not in pointers and name not in usual]
     out += [Argument(name, "int") for name in (*usual, *more)]
+    out += [*place_arguments("q", spec.q_steps), *place_arguments("k", spec.k_steps)]
     out.append(Argument("scale", "float"))
     for tensor in strides.split():
         out += [Argument(f"{tensor}_s{axis}", "int") for axis in "bhnd"]
@@ -120,6 +133,28 @@ def loop_lines(kind: str, indent: int) -> list[str]:
     ]
 
 
+def key_tile_lines(block: Block, keys: InnerText, positions: bool) -> None:
+    """Where a tile of keys is; with ``positions``, also where its tokens are."""
+    if positions:
+        block.add("k_idx = tile * K_TILE + k_in[None, :]")
+    found = keys.positions if positions else ()
+    for line in [*found, *keys.inside] if keys.row == "k_idx" else [*keys.inside, *found]:
+        block.add(line)
+
+
+def query_tile_lines(block: Block, queries: InnerText, partial: bool, positions: bool) -> None:
+    """Where a tile of queries is; with ``positions``, also where its tokens are. ``partial``: some may be missing."""
+    block.add("q_idx = tile * Q_TILE + q_in")
+    if partial:
+        block.add("q_there = q_idx < q_len")
+    if queries.row == "q_idx":
+        lines = [*(queries.positions if positions else ()), *queries.inside]
+    else:
+        lines = [*queries.inside, *queries.positions]
+    for line in lines:
+        block.add(line)
+
+
 def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orient: str) -> None:
     """Load the bounds of the key intervals of every query of a tile. ``orient``: how a vector is given two axes."""
     for c in range(spec.clauses or 0):
@@ -140,7 +175,8 @@ def keep_lines(
     whole = "(Q_TILE, K_TILE)" if used.outer == "q" else "(K_TILE, Q_TILE)"
     if spec.clauses is not None:
         # The bounds are laid-out positions of keys and never pass the end.
-        words = [f"(k_pos >= low_{c}) & (k_pos < high_{c})" for c in range(spec.clauses)]
+        place = "k_pos" if spec.k_steps is None else "k_idx" if used.outer == "q" else "k_idx[:, None]"
+        words = [f"({place} >= low_{c}) & ({place} < high_{c})" for c in range(spec.clauses)]
         text = " | ".join(f"({w})" for w in words) if len(words) > 1 else "".join(words)
         block.add(f"keep = {text}" if words else f"keep = tl.full({whole}, 0, tl.int1)")
         return
