@@ -355,10 +355,10 @@ _ROWS = (
     ErrorRow(
         "E603",
         "spec whose hash does not match",
-        "The pattern of the spec was changed after its hash had been written, or means something else in this "
-        "version. If the change was meant, make the spec anew from the pattern.",
+        "The pattern or the arguments of the spec were changed after its hash had been written. If the change was "
+        "meant, make the spec anew from the pattern.",
         'spec = maskc.parse("causal").spec()\nmaskc.from_spec({**spec, "pattern": "all"})',
-        "error[E603]: the spec says hash ec26491bee17..., but its pattern and arguments have 8fbbccb9da20...\n"
+        "error[E603]: the spec says hash c54472667ed8..., but its pattern and arguments have 5b96e3e8dfaf...\n"
         '  help: the spec was edited or damaged: get it again, or, if the change is meant, remove "hash"',
     ),
     ErrorRow(

@@ -2,11 +2,14 @@
 
     {"maskc": 1, "pattern": "pattern mistral(window: int = 4096) {...}", "args": {"window": 1024}, "hash": "..."}
 
-Reading a spec runs nothing: its text is parsed as any pattern is, and everything is bounded.
+Reading a spec runs nothing: its text is parsed as any pattern is, and everything is bounded. The hash is of the text
+and the arguments as they are stored, so that every release accepts what an earlier one wrote; what a pattern *means* is
+compared by ``Pattern.hash``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -42,7 +45,7 @@ def to_spec(pattern: Pattern) -> Spec:
         if isinstance(value, float) and not math.isfinite(value):
             raise _malformed(f"the argument {name!r} is {value}, which JSON cannot hold", "give a finite number")
     args = {name: _listed(value) for name, value in pattern.args.items()}
-    return {"maskc": SPEC_VERSION, "pattern": pattern.text, "args": args, "hash": pattern.hash}
+    return {"maskc": SPEC_VERSION, "pattern": pattern.text, "args": args, "hash": _stored_hash(pattern.text, args)}
 
 
 def from_spec(spec: Mapping[str, Any] | str) -> Pattern:
@@ -56,16 +59,23 @@ def from_spec(spec: Mapping[str, Any] | str) -> Pattern:
 
     checked = _checked(_decoded(spec) if isinstance(spec, str) else spec)
     pattern = parse(checked["pattern"]).with_args(**checked["args"])
-    stated = checked["hash"]
-    if stated is not None and stated != pattern.hash:
+    stated, args = checked["hash"], {name: _listed(value) for name, value in pattern.args.items()}
+    found = _stored_hash(checked["pattern"], args)
+    if stated is not None and stated != found:
         raise MaskcError(
             Diagnostic(
                 "E603",
-                f"the spec says hash {stated[:12]}..., but its pattern and arguments have {pattern.hash[:12]}...",
+                f"the spec says hash {stated[:12]}..., but its pattern and arguments have {found[:12]}...",
                 hint='the spec was edited or damaged: get it again, or, if the change is meant, remove "hash"',
             )
         )
     return pattern
+
+
+def _stored_hash(text: str, args: Mapping[str, Any]) -> str:
+    """64 hexadecimal digits. Space around the text does not count: YAML adds and drops the last newline."""
+    stored = json.dumps([SPEC_VERSION, text.strip(), args], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(stored.encode()).hexdigest()
 
 
 def _decoded(text: str) -> Mapping[str, Any]:

@@ -123,7 +123,7 @@ def test_configuration_as_plain_data(form: str) -> None:
     else:
         config = Foreign({**config, "pattern": Foreign({**spec, "args": Foreign(width=(1, 2, 3, 4), n=1)})})
     made = Attention.from_config(config)
-    assert made.pattern.hash == spec["hash"]
+    assert made.pattern.spec()["hash"] == spec["hash"]
     assert made.q_proj.bias is None
     assert Attention.from_config(config, num_heads=4, layer=3).op.layer == 3
 

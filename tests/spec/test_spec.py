@@ -164,6 +164,16 @@ def test_an_edited_spec_is_noticed_and_may_be_accepted(pattern):
     assert maskc.from_spec(spec).args["w"] == 8
 
 
+def test_every_release_accepts_what_this_one_writes():
+    """The stored hash depends on the text and the arguments alone: never on what the passes make of them."""
+    text = "pattern p(w: int = 4) { attend k <= q & q - k < w }"
+    spec = {"maskc": 1, "pattern": text + "\n", "args": {"w": 8}}
+    spec["hash"] = "11fa2dbcbb01d58627e99d8f3f77c86a688c50d3037f9e454b1f344b737e5c44"
+    assert maskc.from_spec(spec).args["w"] == 8
+    with pytest.raises(MaskcError, match="says hash"):
+        maskc.from_spec({**spec, "pattern": text.replace("<=", "<")})
+
+
 def test_a_float_that_json_cannot_hold(pattern):
     with pytest.raises(MaskcError, match="finite") as error:
         pattern.with_args(x=float("inf")).spec()
