@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from maskc.backends.triton.spec import Argument
 from maskc.tiles.plan import Order, Stretch
@@ -30,6 +31,10 @@ class Places:
 
     steps: int | None = None
     arguments: tuple[tuple[str, Any], ...] = ()
+
+    def on(self, device: torch.device) -> dict[str, Any]:
+        """The arguments, with lists on a device."""
+        return {n: x if isinstance(x, int) else torch.from_numpy(x).to(device) for n, x in self.arguments}
 
 
 def places_of(side: str, order: Order, tile: int, first: int) -> Places:

@@ -6,13 +6,22 @@ import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from maskc.ir.nodes import Const, Lookup, Node, Param, Type, postorder
 from maskc.ir.program import SCORE, Program
 from maskc.ir.rewrite import map_program, substitute
 from maskc.passes import normalise
 
-__all__ = ["Argument", "Kernel", "KernelSpec", "read_tables", "specialised"]
+__all__ = ["Argument", "Form", "Kernel", "KernelSpec", "read_tables", "specialised"]
+
+
+class Form(NamedTuple):
+    """What a plan asks of a kernel's text; see ``KernelSpec``."""
+
+    clauses: int | None = None
+    q_steps: int | None = None
+    k_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,6 @@ class KernelSpec:
     grad_tables: frozenset[str] = frozenset()
     q_steps: int | None = None
     k_steps: int | None = None
-
-    @property
-    def laid_out(self) -> bool:
-        """Queries or keys are in another order than their own."""
-        return self.q_steps is not None or self.k_steps is not None
 
     @property
     def plain_score(self) -> bool:
