@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 __all__ = [
+    "AUTOTUNE",
+    "AUTOTUNE_SECONDS",
     "CACHE_DIR",
     "CHECK",
     "DUMP",
@@ -65,6 +67,19 @@ def _precision(text: str) -> str:
     return text
 
 
+def _autotune(text: str) -> str:
+    if text not in ("off", "cached", "on"):
+        raise ValueError("expected off, cached or on")
+    return text
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86400:
+        raise ValueError("expected seconds, from 0 to 86400")
+    return value
+
+
 def _stages(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     unknown = sorted(names - set(STAGES))
@@ -77,6 +92,16 @@ DUMP = Knob("MASKC_DUMP", "", _stages, "Stages to print to standard error while 
 CHECK = Knob("MASKC_CHECK", "0", _switch, "Compare every call of a compiled op with the reference.")
 CACHE_DIR = Knob(
     "MASKC_CACHE_DIR", "~/.cache/maskc", lambda text: Path(text).expanduser(), "Where compiled kernels are kept."
+)
+AUTOTUNE = Knob(
+    "MASKC_AUTOTUNE",
+    "cached",
+    _autotune,
+    "Tiles, warps and stages of Triton kernels: off takes the defaults, cached what `maskc tune` or an earlier run "
+    "has measured, on measures what is new.",
+)
+AUTOTUNE_SECONDS = Knob(
+    "MASKC_AUTOTUNE_SECONDS", "10", _seconds, "The most seconds that measuring one kernel takes, about."
 )
 TRITON_PRECISION = Knob(
     "MASKC_TRITON_PRECISION", "ieee", _precision, "Products of float32 in Triton kernels: ieee, or tf32 (faster)."
@@ -91,4 +116,14 @@ NO_COLOR = Knob("NO_COLOR", "", bool, "Print no colours, whatever the value is."
 
 TERM = Knob("TERM", "", str, "The kind of terminal; `dumb` gets no colours.")
 
-KNOBS: tuple[Knob[Any], ...] = (DUMP, CHECK, CACHE_DIR, TRITON_PRECISION, TRITON_INTERPRET, NO_COLOR, TERM)
+KNOBS: tuple[Knob[Any], ...] = (
+    DUMP,
+    CHECK,
+    CACHE_DIR,
+    AUTOTUNE,
+    AUTOTUNE_SECONDS,
+    TRITON_PRECISION,
+    TRITON_INTERPRET,
+    NO_COLOR,
+    TERM,
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-__all__ = ["Config", "Target", "config", "parse_target", "shared_memory"]
+__all__ = ["Config", "Target", "candidates", "config", "fits", "parse_target", "shared_memory"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,46 @@ _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
 _LIKE: dict[int | str, int | str] = {86: 80, 89: 80, 103: 100, 120: 80, 121: 80}
 
 
+#: What else may be faster than the table's row, by stage; ``fits`` leaves what a chip and a head dimension allow.
+_OTHERS: dict[str, tuple[Config, ...]] = {
+    "forward": (
+        Config(128, 64, 8, 3),
+        Config(128, 64, 4, 3),
+        Config(64, 64, 4, 3),
+        Config(128, 128, 8, 2),
+        Config(128, 32, 4, 4),
+        Config(64, 32, 4, 3),
+        Config(64, 128, 4, 2),
+    ),
+    "decode": (
+        Config(16, 128, 4, 2),
+        Config(16, 64, 4, 3),
+        Config(16, 32, 4, 4),
+        Config(16, 64, 2, 3),
+        Config(16, 32, 2, 3),
+    ),
+    "dq": (
+        Config(128, 64, 8, 2),
+        Config(64, 64, 4, 2),
+        Config(64, 64, 8, 3),
+        Config(128, 32, 8, 3),
+        Config(64, 128, 8, 2),
+        Config(64, 32, 4, 2),
+    ),
+    "dkv": (
+        Config(64, 128, 8, 2),
+        Config(32, 128, 8, 3),
+        Config(64, 64, 4, 2),
+        Config(64, 64, 8, 2),
+        Config(32, 64, 4, 3),
+        Config(32, 128, 4, 2),
+    ),
+}
+#: What the interpreter may compare.
+_INTERPRETED = (_SMALL, Config(32, 16, 4, 1), Config(16, 32, 4, 1))
+_REGISTERS = 224  # of the 255 that a thread has, what accumulators and scores may take
+
+
 def parse_target(text: str) -> Target:
     """``cuda:90`` or ``hip:gfx942``. Raises ValueError."""
     kind, _, arch = text.partition(":")
@@ -110,7 +150,7 @@ def shared_memory(target: Target) -> int:
 
 
 def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_values: int = 1) -> Config:
-    """The configuration for ``stage`` ("forward", "decode", "dq" or "dkv"); target None: the interpreter.
+    """The configuration for ``stage`` ("forward", "decode", "dq", "dkv" or "pairs"); target None: the interpreter.
 
     ``pair_values``: values that mask and score compute of a pair. Where they are many, tiles are smaller, so
     that registers do not spill.
@@ -125,8 +165,37 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
         wanted = min(256, 2 * wanted)
     if stage == "decode":
         return Config(16, 64 if wanted < 256 else 32, 4, 2)
+    if stage == "pairs":  # square, so that tiles along a diagonal can share a sum
+        side = 64 if wanted < 256 else 32
+        return Config(side, side, 4, 1)
     chosen = rows[stage, wanted]
     if stage == "dkv":
         return replace(chosen, q_tile=min(chosen.q_tile, 32)) if pair_values > _SOME else chosen
     most = 32 if pair_values > _MANY else 64 if pair_values > _SOME else chosen.k_tile
     return replace(chosen, k_tile=min(chosen.k_tile, most))
+
+
+def candidates(
+    stage: str, target: Target | None, head_dim: int, value_dim: int, dtype: str, pair_values: int = 1
+) -> tuple[Config, ...]:
+    """The configurations that are worth measuring, that of ``config`` first. Dimensions are padded."""
+    width = max(head_dim, value_dim)
+    default = config(stage, target, width, dtype, pair_values)
+    if target is None:
+        return _INTERPRETED
+    size = 4 if dtype == "float32" else 2
+    others = [c for c in _OTHERS.get(stage, ()) if fits(c, stage, target, head_dim, value_dim, size)]
+    return tuple(dict.fromkeys([default, *others]))
+
+
+def fits(chosen: Config, stage: str, target: Target, head_dim: int, value_dim: int, size: int) -> bool:
+    """Whether a kernel's tiles of elements of ``size`` bytes fit the chip, by a rough count: operands that stay and
+    ``stages`` of those that move in shared memory, accumulators and scores in registers."""
+    rows, cols = (chosen.k_tile, chosen.q_tile) if stage == "dkv" else (chosen.q_tile, chosen.k_tile)
+    both = head_dim + value_dim
+    staying = rows * (head_dim if stage in ("forward", "decode") else both) * size
+    moving = chosen.stages * cols * both * size
+    sums = {"dq": head_dim, "dkv": both}.get(stage, value_dim)
+    scores = 1.5 if stage in ("forward", "decode") else 2.5
+    registers = rows * (sums + scores * cols) / (chosen.warps * target.warp_size)
+    return staying + moving <= shared_memory(target) and registers <= _REGISTERS
