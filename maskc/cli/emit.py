@@ -103,7 +103,7 @@ def _emitted(
         chip = parse_target(target)
     except ValueError as error:
         raise MaskcError(Diagnostic("E503", f"--target: {error}")) from None
-    stages = ("forward", *(["decode"] if decode else []), *(["dq", "dkv"] if backward else []))
+    stages = ("forward", *(["decode"] if decode else []), *(["dq", "dkv", "pairs"] if backward else []))
     kernels = emit(program, args, chip, Shape(dtype, dim, value_dim), stages)
     files = {end: content for kernel in kernels for end, content in kernel.files().items()}
     rows = [kernel.row() for kernel in kernels]

@@ -119,6 +119,69 @@ CASES: dict[str, Case] = {
         batch=2,
         floats={"bias": (30,), "m": (2, 30)},
     ),
+    "bias-by-distance": Case(
+        "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }",
+        45,
+        45,
+        4,
+        2,
+        batch=2,
+        floats={"bias": (4, 9)},
+    ),
+    "bias-of-all-heads": Case(
+        "pattern p(bias: float[23]) { attend window(20, 9)\n score s * (1.0 + bias[q - k + 11]) }",
+        21,
+        45,
+        4,
+        2,
+        batch=3,
+        floats={"bias": (23,)},
+    ),
+    "bias-by-bucket": Case(
+        "pattern p(n: int[batch], bias: float[head, 12]) { attend padding(n[b])\n"
+        " let near = min(5, floor(2.0 * log2(max(1.0, 1.0 * abs(q - k)))))\n"
+        " score s + bias[h, match k > q { true: 6 + near; else: near }] }",
+        scale=1.0,
+        batch=2,
+        inputs={"n": [17, 40]},
+        floats={"bias": (2, 12)},
+    ),
+    "bias-by-step": Case(
+        "pattern p(bias: float[head, 5, 3]) over grid(y, x) { attend neighborhood(y, 3) & neighborhood(x, 3)\n"
+        " score s + bias[h, y[q] - y[k] + 2, x[q] - x[k] + 1] }",
+        45,
+        45,
+        sizes={"y": 5, "x": 9},
+        floats={"bias": (2, 5, 3)},
+    ),
+    "bias-of-pairs": Case(
+        "pattern p(bias: float[q, k]) { attend window(20, 20) & q % 3 > 0\n score s + bias[q, k] }",
+        21,
+        45,
+        4,
+        2,
+        batch=2,
+        floats={"bias": (21, 45)},
+    ),
+    "bias-of-pairs-by-batch": Case(
+        "pattern p(doc: int[token], bias: float[head, q, k]) { attend same(doc)\n score s + bias[h, q, k] }",
+        heads=1,
+        batch=2,
+        inputs={"doc": [_DOCUMENTS, [0] * 25 + [5] * 15]},
+        floats={"bias": (2, 1, 40, 40)},
+    ),
+    "biases-together": Case(
+        "pattern p(far: float[16], both: float[3, 3], slope: float[head]) { attend window(9, 4)\n"
+        " score 4.0 * tanh((s + far[q - k] + both[q % 3, k % 3] + slope[h] * (k - q)) / 4.0)\n normalize sigmoid }",
+        40,
+        40,
+        floats={"far": (16,), "both": (3, 3), "slope": (2,)},
+    ),
+    "bias-half": Case(
+        "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }",
+        dtype="float16",
+        floats={"bias": (2, 9)},
+    ),
     "sink-and-gate": Case(
         "pattern p(sink: float[head], gate: float[q, head]) { attend causal & window(9) & q % 4 < 3\n"
         " normalize softmax(sink = sink[h])\n output o * gate[q, h] }",

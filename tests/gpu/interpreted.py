@@ -124,8 +124,8 @@ def backend_call() -> dict[str, Any]:
     answers: dict[str, Any] = {
         "gradients": [_difference(a.grad, b.grad) for a, b in zip((q, k, v, slope), leaves, strict=True)]
     }
-    pairs = maskc.compile(_BY_DISTANCE, heads=4, backend="triton")
-    bias = torch.randn(4, 9)
+    pairs = maskc.compile(_BY_SCORE, heads=4, backend="triton")
+    bias = torch.randn(4, 9).requires_grad_()
     try:
         pairs(q, k, v, bias=bias)
     except MaskcError as error:
@@ -143,7 +143,7 @@ def backend_call() -> dict[str, Any]:
 
 
 _ALIBI = "pattern p(slope: float[head]) { attend causal & window(9)\n score s + slope[h] * (k - q) }"
-_BY_DISTANCE = "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }"
+_BY_SCORE = "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, floor(s)] }"
 
 
 def standalone(text: str, args: dict[str, Any], path: str) -> float:
@@ -208,7 +208,7 @@ def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor]
         x = torch.randn(shape, generator=generator).to(dtype)
         return x.transpose(1, 2) if case.strided else x
 
-    configs = {s: Config(case.tile, case.tile, 4, 1) for s in ("forward", "dq", "dkv", "decode")}
+    configs = {s: Config(case.tile, case.tile, 4, 1) for s in ("forward", "dq", "dkv", "pairs", "decode")}
     entry = Entry(program, binding, tuple(floats), configs=configs, splits=case.splits)
     plan = entry.plan(case.tile, case.tile)
     if case.clauses is None:  # partial tiles are to be masked by the mask itself

@@ -9,8 +9,10 @@ import pytest
 
 from maskc.backends.triton.emit import STAGES, with_origin
 from maskc.backends.triton.expressions import Unsupported
+from maskc.backends.triton.pairs import is_by_difference
 from maskc.backends.triton.spec import KernelSpec, specialised
 from maskc.backends.triton.standalone import write_standalone
+from maskc.ir.derivative import float_lookups
 from maskc.ir.ops import OPS
 from maskc.lower import lower_text
 from tests.conftest import Golden
@@ -75,12 +77,33 @@ def test_names_of_a_pattern_cannot_become_code() -> None:
 def test_what_cannot_be_written_says_why() -> None:
     with pytest.raises(Unsupported, match="power"):
         text_of("pattern p(a: float[head]) { attend causal\n score (s ** a[h]) }")
-    spec = KernelSpec(
-        specialised(lower_text("pattern p(t: float[head, 9]) { attend causal\n score s + t[h, q - k] }")[0], {}),
-        grad_tables=frozenset({"t"}),
-    )
+    text = "pattern p(t: float[9]) { attend causal\n score s + t[floor(s)] }"
+    spec = KernelSpec(specialised(lower_text(text)[0], {}), grad_tables=frozenset({"t"}))
     with pytest.raises(Unsupported, match="'t'"):
-        STAGES["dq"](spec)
+        STAGES["pairs"](spec)
+
+
+@pytest.mark.parametrize(
+    ("index", "by_difference"),
+    [
+        ("q - k", True),
+        ("k - q + 7", True),
+        ("2 * q - 2 * k", True),
+        ("min(3, floor(log2(float(max(1, abs(q - k))))))", True),
+        ("near[q - k]", True),
+        ("q", False),
+        ("q + k", False),
+        ("2 * q - k", False),
+        ("q // 4 - k // 4", False),
+        ("near[q] - k", False),
+        ("max(0, q) - k", False),
+        ("hash(q - k, k)", False),
+    ],
+)
+def test_what_depends_on_the_difference_alone(index: str, by_difference: bool) -> None:
+    text = f"pattern p(t: float[9], near: int[9]) {{ attend causal\n score s + t[{index}] }}"
+    (node,) = float_lookups(lower_text(text)[0].score)
+    assert is_by_difference(node) is by_difference
 
 
 def test_every_operator_has_a_spelling() -> None:

@@ -8,8 +8,9 @@ read, and how often, is left to the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from maskc.backends.triton.expressions import Block, Expressions, Unsupported
+from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.spec import Kernel, KernelSpec
 from maskc.backends.triton.writer import (
     arguments,
@@ -119,24 +120,24 @@ _DKV_STORE = """
 """
 
 
-def score_lookups(spec: KernelSpec) -> tuple[tuple[Lookup, ...], tuple[Lookup, ...]]:
-    """The look-ups in the score that receive a gradient: those summed over a query's row, and over a key's column.
+class ScoreLookups(NamedTuple):
+    """The look-ups in a score that receive a gradient, by what their derivatives are summed over: a query's row,
+    a key's column, or neither, since they differ between the pairs of both."""
 
-    Raises Unsupported where a look-up differs between the pairs of a row and of a column.
-    """
+    rows: tuple[Lookup, ...]
+    columns: tuple[Lookup, ...]
+    pairs: tuple[Lookup, ...]
+
+
+def score_lookups(spec: KernelSpec) -> ScoreLookups:
+    """The look-ups of ``spec.grad_tables`` in the score."""
     used = Expressions(spec.program, spec.batched, "q", [spec.program.score])
-    rows, columns = [], []
+    found: tuple[list[Lookup], ...] = ([], [], [])
     for node in float_lookups(spec.program.score):
-        if node.name not in spec.grad_tables:
-            continue
-        depends = used.depends(node)
-        if depends <= {"q"}:
-            rows.append(node)
-        elif depends <= {"k"}:
-            columns.append(node)
-        else:
-            raise Unsupported(f"the gradient of {node.name!r} adds up pairs that no row or column holds together")
-    return tuple(rows), tuple(columns)
+        if node.name in spec.grad_tables:
+            depends = used.depends(node)
+            found[0 if depends <= {"q"} else 1 if depends <= {"k"} else 2].append(node)
+    return ScoreLookups(*map(tuple, found))
 
 
 def clears_empty_rows(spec: KernelSpec) -> bool:
@@ -150,10 +151,10 @@ def clears_empty_rows(spec: KernelSpec) -> bool:
 
 def write_dq(spec: KernelSpec) -> Kernel:
     """dQ, and the row sums of ``score_lookups``. Raises Unsupported."""
-    lookups = score_lookups(spec)[0]
+    lookups = score_lookups(spec).rows
     used = _expressions(spec, "q", lookups)
     before = Block(hoisted=True)
-    lines = _lines(_DQ_HEAD) + [f"    {x}" for x in _row_statistics(spec, "row", "[:, None]")] + _lines(_DQ_KEYS)
+    lines = _lines(_DQ_HEAD) + [f"    {x}" for x in row_statistics(spec, "row", "[:, None]")] + _lines(_DQ_KEYS)
     lines += [f"    table_{i} = tl.zeros((Q_TILE,), tl.float32)" for i in range(len(lookups))]
     if spec.clauses is not None:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
@@ -162,13 +163,13 @@ def write_dq(spec: KernelSpec) -> Kernel:
         loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
     lines += before.lines + loops + ["", *_lines(_DQ_STORE)]
     lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
-    args = arguments([*_tensors(spec, "dq"), *_buffers(lookups)], spec, used, "q k v do dq")
+    args = arguments([*tensors(spec, "dq"), *buffers(lookups)], spec, used, "q k v do dq")
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
 
 
 def write_dkv(spec: KernelSpec) -> Kernel:
     """dK and dV on the transposed plan, and the column sums of ``score_lookups``. Raises Unsupported."""
-    lookups = score_lookups(spec)[1]
+    lookups = score_lookups(spec).columns
     used = _expressions(spec, "k", lookups)
     before = Block(indent=2, hoisted=True)
     inner = [f"        table_{i} = tl.zeros((K_TILE,), tl.float32)" for i in range(len(lookups))]
@@ -181,7 +182,7 @@ def write_dkv(spec: KernelSpec) -> Kernel:
         for i in range(len(lookups))
     ]
     lines += ["", *_lines(_DKV_STORE)]
-    args = arguments([*_tensors(spec, "dk dv"), *_buffers(lookups)], spec, used, "q k v do dk dv")
+    args = arguments([*tensors(spec, "dk dv"), *buffers(lookups)], spec, used, "q k v do dk dv")
     helpers = ["load", "visible", *used.helpers]
     return assemble("attention_dkv", "Attention, backward: dK and dV.", args, lines, helpers)
 
@@ -190,14 +191,14 @@ def _lines(text: str) -> list[str]:
     return text.strip("\n").split("\n")
 
 
-def _tensors(spec: KernelSpec, grads: str) -> list[tuple[str, str]]:
+def tensors(spec: KernelSpec, grads: str) -> list[tuple[str, str]]:
     out = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "do")]
     if _is_softmax(spec):
         out += [("lse_ptr", "float32"), ("delta_ptr", "float32")]
     return out + [(f"{name}_ptr", "data") for name in grads.split()]
 
 
-def _buffers(lookups: Sequence[Node]) -> list[tuple[str, str]]:
+def buffers(lookups: Sequence[Node]) -> list[tuple[str, str]]:
     return [(f"table_{i}_ptr", "float32") for i in range(len(lookups))]
 
 
@@ -205,13 +206,13 @@ def _is_softmax(spec: KernelSpec) -> bool:
     return spec.program.normalizer.kind == "softmax"
 
 
-def _derivatives(spec: KernelSpec, lookups: Sequence[Node]) -> list[Node]:
+def derivatives(spec: KernelSpec, lookups: Sequence[Node]) -> list[Node]:
     """By the scaled dot product, and by each look-up."""
     return [rebuild(derivative(spec.program.score, by), fold_node) for by in (_S, *lookups)]
 
 
 def _expressions(spec: KernelSpec, outer: str, lookups: Sequence[Node]) -> Expressions:
-    roots = [spec.program.score, *_derivatives(spec, lookups)]
+    roots = [spec.program.score, *derivatives(spec, lookups)]
     if spec.clauses is None:
         roots.append(spec.program.mask)
     return Expressions(spec.program, spec.batched, outer, roots)
@@ -222,7 +223,7 @@ def _loop_head(kind: str, indent: int) -> list[str]:
     return ["", f"{'    ' * indent}# {note}", *bounds_lines(kind, indent), *loop_lines(kind, indent)]
 
 
-def _row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
+def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
     """Log-sum-exp and delta of the queries of a tile; ``whole``: all are there, and none is empty."""
     if not _is_softmax(spec):
         return []
@@ -279,7 +280,7 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
         if spec.clauses is not None:
             interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
         keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
-    for line in _row_statistics(spec, "row + q_idx", "[None, :]", whole=not partial):
+    for line in row_statistics(spec, "row + q_idx", "[None, :]", whole=not partial):
         block.add(line)
     block.add(f"grad_out = load(do_base + shift * do_sn + do_at, {do_there}, {masked}DV != DV_PAD)")
     block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
@@ -302,6 +303,18 @@ def _grad_score(
     axis: int,
 ) -> str:
     """From ``score`` and ``grad_weight`` to ``weight`` and the gradient by the dot product; its name."""
+    weigh(spec, used, block, before, partial)
+    by_score, *by_lookups = derivatives(spec, lookups)
+    for i, node in enumerate(by_lookups):
+        block.add(f"table_{i} += tl.sum({times(used, node, block, before, partial)}, {axis})")
+    if isinstance(by_score, Const) and by_score.value == 1.0:
+        return "grad_score"
+    block.add(f"grad_dot = {times(used, by_score, block, before, partial)}")
+    return "grad_dot"
+
+
+def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
+    """From ``score`` and ``grad_weight`` to ``weight`` and ``grad_score``, the gradient of the modified score."""
     program = spec.program
     if not (spec.plain_score and _is_softmax(spec)):
         block.add("score = score * scale")
@@ -324,16 +337,9 @@ def _grad_score(
         # Not only weights of 0: what is computed of pairs that are not kept may be NaN.
         block.add("weight = tl.where(keep, weight, 0.0)")
         block.add("grad_score = tl.where(keep, grad_score, 0.0)")
-    by_score, *by_lookups = _derivatives(spec, lookups)
-    for i, node in enumerate(by_lookups):
-        block.add(f"table_{i} += tl.sum({_times(used, node, block, before, partial)}, {axis})")
-    if isinstance(by_score, Const) and by_score.value == 1.0:
-        return "grad_score"
-    block.add(f"grad_dot = {_times(used, by_score, block, before, partial)}")
-    return "grad_dot"
 
 
-def _times(used: Expressions, factor: Node, block: Block, before: Block, partial: bool) -> str:
+def times(used: Expressions, factor: Node, block: Block, before: Block, partial: bool) -> str:
     """``grad_score`` times ``factor``, 0 for pairs that are not kept."""
     if isinstance(factor, Const):
         return "grad_score" if factor.value == 1.0 else f"grad_score * {factor.value!r}"

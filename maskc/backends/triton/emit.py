@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maskc.backends.triton.aot import Compiled, Shape, compile_kernel
-from maskc.backends.triton.backward import write_dkv, write_dq
+from maskc.backends.triton.backward import score_lookups, write_dkv, write_dq
 from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.forward import write_decode, write_forward
 from maskc.backends.triton.launch import pad
 from maskc.backends.triton.masks import pair_values
+from maskc.backends.triton.pairs import write_pairs
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.text import print_program
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["STAGES", "Emitted", "emit"]
 
 #: The kernels that can be asked for, in order.
-STAGES = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv}
+STAGES = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv, "pairs": write_pairs}
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,19 @@ def emit(
         args: values of its scalar parameters.
         target: the chip.
         shape: dtype and dimensions.
-        stages: keys of ``STAGES``.
+        stages: keys of ``STAGES``; "pairs" is left out where no float input is read by query and key together.
         batched: names of the inputs that have a batch dimension in front.
 
     Raises MaskcError E702 where the pattern has no kernel.
     """
     text_program = specialised(program, args)
-    # Gradients of float inputs, as far as kernels can sum them.
-    tables = frozenset(p.name for p in program.params)
+    spec = KernelSpec(text_program, batched, None, frozenset(p.name for p in program.params))
     out = []
     for stage in stages:
+        if stage == "pairs" and not score_lookups(spec).pairs:
+            continue
         try:
-            kernel = STAGES[stage](KernelSpec(text_program, batched, None, tables))
+            kernel = STAGES[stage](spec)
         except Unsupported as why:
             message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why

@@ -13,6 +13,7 @@ from maskc.backends.triton.backward import clears_empty_rows, score_lookups, wri
 from maskc.backends.triton.decode import merge_splits, number_of_splits
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.forward import write_decode, write_forward
+from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
 from maskc.backends.triton.launch import (
     DevicePlan,
     default_config,
@@ -23,6 +24,7 @@ from maskc.backends.triton.launch import (
     table_arguments,
 )
 from maskc.backends.triton.masks import mask_form, pair_values
+from maskc.backends.triton.pairs import grouping, write_pairs
 from maskc.backends.triton.pull import Values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.tiles import kernel_plan
@@ -31,6 +33,7 @@ from maskc.ir.program import OUTPUT
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
     from maskc.ir.binding import Binding
+    from maskc.ir.nodes import Lookup
     from maskc.ir.program import Program
     from maskc.tiles.plan import TilePlan
 
@@ -38,7 +41,7 @@ __all__ = ["Entry"]
 
 Tensor = torch.Tensor
 _T = TypeVar("_T")
-_WRITERS = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv}
+_WRITERS = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv, "pairs": write_pairs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +154,13 @@ class Entry:
         grad: Tensor,
         grad_lse: Tensor | None,
         scale: float,
+        wanted: Sequence[bool] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Gradients of q, k, v and ``floats``. ``out``: before the output expression. Deterministic."""
+        """Gradients of q, k, v and ``floats``. ``out``: before the output expression. ``wanted``: which of ``floats``
+        need theirs, by default all; the others get 0. Deterministic."""
         tables = dict(zip(self.names, floats, strict=True))
-        sums = {name: torch.zeros(x.shape, dtype=torch.float32, device=x.device) for name, x in tables.items()}
+        some = [name for i, name in enumerate(self.names) if wanted is None or wanted[i]]
+        sums = {name: torch.zeros(tables[name].shape, dtype=torch.float32, device=q.device) for name in some}
         value = Values(self.program, self.binding, tables, q.device)
         if not self.plain_output:
             value.pull(self.program.output, grad.float(), sums, out.float())
@@ -164,7 +170,7 @@ class Entry:
             delta = delta - grad_lse
         lse = lse.contiguous()
         sink = self.program.normalizer.sink
-        if sink is not None and tables:
+        if sink is not None and sums:
             share = (value.of(sink) - lse[..., None]).exp()
             share = torch.where(lse[..., None] == -torch.inf, 0.0, share)
             value.pull(sink, -share * delta[..., None], sums)
@@ -173,7 +179,7 @@ class Entry:
             q, scale, factor = q * scale, 1.0, scale
         grads = self._kernels_backward(q, k, v, tables, value, sums, lse, delta.contiguous(), grad, scale)
         grads = (grads[0] * factor if factor != 1.0 else grads[0], *grads[1:])
-        return *grads, [sums[name].to(tables[name].dtype) for name in self.names]
+        return *grads, [sums[n].to(x.dtype) if n in sums else torch.zeros_like(x) for n, x in tables.items()]
 
     def _kernels_backward(
         self,
@@ -191,12 +197,13 @@ class Entry:
         dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
         if not (q.numel() and k.numel() and v.numel()):
             return dq, dk, dv
-        wanted = frozenset(tables)
+        wanted = frozenset(sums)
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
         if clears_empty_rows(spec):
             empty = (lse == -torch.inf)[..., None]
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
-        for stage, lookups, extent in zip(("dq", "dkv"), score_lookups(spec), (q.shape[2], k.shape[2]), strict=True):
+        found = score_lookups(spec)
+        for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
             more: dict[str, Any] = {"do_ptr": grad, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv}
             more |= {"lse_ptr": lse, "delta_ptr": delta, **{f"table_{i}_ptr": x for i, x in enumerate(buffers)}}
@@ -213,7 +220,41 @@ class Entry:
             start(self._config(stage, q, k, v, start))
             for node, total in zip(lookups, buffers, strict=True):
                 value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
+        if found.pairs:
+            more = {"do_ptr": grad, "lse_ptr": lse, "delta_ptr": delta, **strides("do", grad)}
+            self._pull_pairs(found.pairs, q, k, v, tables, value, sums, scale, more)
         return dq, dk, dv
+
+    def _pull_pairs(
+        self,
+        lookups: tuple[Lookup, ...],
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tables: Mapping[str, Tensor],
+        value: Values,
+        sums: dict[str, Tensor],
+        scale: float,
+        more: dict[str, Any],
+    ) -> None:
+        """Add to ``sums`` what look-ups by query and key together get: some blocks of pairs after others."""
+        chosen = self.configs.get("pairs") or default_config("pairs", q.device, q.shape[3], v.shape[3], q.dtype, 1)
+        apart = grouping(lookups, self.binding.batched, chosen.q_tile == chosen.k_tile)
+        jobs = self._remembered(
+            ("jobs", apart, chosen, q.device),
+            lambda: jobs_on(pair_jobs(self.plan(chosen.q_tile, chosen.k_tile), apart), q.device),
+        )
+        kernel = self.kernel("pairs", None, frozenset(sums))
+        shape = chosen.q_tile, chosen.k_tile
+        for some in jobs.chunks(most_blocks(apart, *shape)):
+            blocks = [torch.empty((some.count, *shape), device=q.device) for _ in lookups]
+            plan = DevicePlan({**some.arguments, "FULL_RUN": False, "PART_RUN": False}, chosen, some.count)
+            values = {**self._values(plan, kernel, q, k, v, tables, scale), **more}
+            values |= {f"table_{i}_ptr": x for i, x in enumerate(blocks)}
+            launch(kernel, some.count, values, chosen, q.device)
+            first = some.first(q.shape[1], *shape)
+            for node, each in zip(lookups, blocks, strict=True):
+                value.pull_blocks(node, each, first, apart.by_difference, sums)
 
     def _values(
         self,
@@ -297,7 +338,7 @@ def refusal_of(program: Program, batched: frozenset[str], needs_grad: bool) -> s
     tables = frozenset(p.name for p in program.params) if needs_grad else frozenset[str]()
     spec = KernelSpec(program, batched, None, tables)
     try:
-        for write in (write_forward, write_dq, write_dkv) if needs_grad else (write_forward,):
+        for write in (write_forward, write_dq, write_dkv, write_pairs) if needs_grad else (write_forward,):
             write(spec)
     except Unsupported as why:
         return str(why)
