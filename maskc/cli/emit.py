@@ -58,7 +58,7 @@ def command(
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))
     else:
-        typer.echo(plain("\n".join(_table(rows))))
+        typer.echo(plain("\n".join(table(rows))))
         typer.echo(f"{len(files)} files in {plain(out)}")
 
 
@@ -111,7 +111,8 @@ def _emitted(
     return rows, files
 
 
-def _table(rows: list[dict[str, object]]) -> list[str]:
+def table(rows: list[dict[str, object]]) -> list[str]:
+    """Rows with the same keys as lines of aligned columns; ? for what is not known."""
     heads = list(rows[0])
     cells = [heads, *([str("?" if row[h] is None else row[h]) for h in heads] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]

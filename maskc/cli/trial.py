@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
     from maskc.setting import Setting
 
-__all__ = ["Trial", "tolerance", "try_op"]
+__all__ = ["Trial", "arguments_of", "tolerance", "try_op"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _call(
     from maskc.backends import Request, choose
 
     q, k, v = (x.detach().clone().requires_grad_() for x in tensors[:3])
-    static, inputs = _split(program, given, q)
+    static, inputs = arguments_of(program, given, q)
     op = maskc.compile(
         program, heads=given.heads, layer=given.layer, sizes=given.sizes, backend=backend, arguments=static
     )
@@ -99,7 +99,7 @@ def _call(
     return row.name, results, forward_s, backward_s
 
 
-def _split(program: Program, given: Setting, like: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
+def arguments_of(program: Program, given: Setting, like: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
     """The values that compiling takes, and those of the call; float inputs as tensors that learn."""
     import torch
 

@@ -18,6 +18,7 @@ from maskc.backends.triton.configs import Config, candidates, config, fits, pars
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.records import Record, Situation, dump_records, known_records, load_records, recall, store
 from maskc.backends.triton.tune import best, choose, compare, predicted_cost, situation_of
+from maskc.cli.app import run
 from maskc.lower import lower_text
 from maskc.tiles.binding import bind
 from tests.gpu.conftest import Interpreter
@@ -283,3 +284,44 @@ def test_kernels_are_measured_and_the_choice_is_used(interpreter: Interpreter) -
     assert found["sources again"] == {"forward": "stored", "dq": "stored", "dkv": "stored"}
     assert max(found["differences"]) < 1e-5
     assert found["device plans"] <= 3  # those of what was not chosen are gone
+
+
+def test_command(interpreter: Interpreter, tmp_path: Path) -> None:
+    file, out = tmp_path / "alibi.mask", tmp_path / "out.json"
+    file.write_text("pattern p(slope: float[head]) { attend causal & window(5)\n score s + slope[h] * (k - q) }")
+    words = ["tune", str(file), "--q", "40", "--heads", "2", "--dim", "16", "--dtype", "float32", "--seconds", "1"]
+    code, printed = interpreter.call("tuned.command", [*words, "--backward", "--json"])
+    assert code == 0
+    kernels = json.loads(printed)["kernels"]
+    assert [(k["kernel"], k["source"]) for k in kernels] == [(s, "measured") for s in ("forward", "dq", "dkv")]
+    assert all(k["trials"][0]["seconds"] > 0 for k in kernels)
+    code, printed = interpreter.call("tuned.command", [*words, "--backward"])
+    assert code == 0
+    header, *rows = printed.splitlines()
+    assert header.split() == ["kernel", "tile", "warps", "stages", "source", "ms", "default", "ms"]
+    assert [(row.split()[0], row.split()[6]) for row in rows] == [(s, "stored") for s in ("forward", "dq", "dkv")]
+    code, printed = interpreter.call("tuned.command", [*words, "--again"])
+    assert "measured" in printed
+    code, printed = interpreter.call("tuned.command", ["tune", "--export", str(out)])
+    assert code == 0
+    found = load_records(out.read_bytes())
+    assert len(found) >= 3
+    assert run(["tune", "--import", str(out)]) == 0
+    assert known_records() == found
+    assert run(["tune", "--list"]) == 0
+
+
+def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "in.json"
+    file.write_text("{}")
+    assert run(["tune", "--import", str(file)]) == 2
+    assert "no file of `maskc tune --export`: the file must have the fields" in capsys.readouterr().err
+    assert run(["tune", "--import", str(tmp_path / "none.json")]) == 2
+    assert run(["tune"]) == 2
+    assert run(["tune", "--list", "--export", "x.json"]) == 2
+    assert run(["tune", "--list"]) == 0
+    assert "nothing has been measured" in capsys.readouterr().out
+    if not torch.cuda.is_available():
+        (tmp_path / "a.mask").write_text("causal")
+        assert run(["tune", str(tmp_path / "a.mask")]) == 2
+        assert "no GPU here" in capsys.readouterr().err

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any
 
 import torch
 
 from maskc.backends.triton.entry import Entry
+from maskc.cli.app import run
 from maskc.lower import lower_text
 from maskc.tiles.binding import bind
+
+
+def command(words: list[str]) -> list[Any]:
+    """A command line's exit code and what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = run(words)
+    return [code, printed.getvalue()]
 
 
 def tune_everything() -> dict[str, Any]:

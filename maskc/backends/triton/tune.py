@@ -125,9 +125,11 @@ def choose(
     timer: Timer | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
-    """The configuration for a stage of a call, as ``entry.autotune`` says: "off": the default; "cached": what was
-    measured before, if anything; "on": it is measured now unless it was before. Nothing is measured while a CUDA
-    graph is captured."""
+    """The configuration for a stage of a call, as ``entry.autotune`` says.
+
+    "off": the default; "cached": what was measured before, if anything; "on": it is measured now unless it was
+    before; "again": in any case. Nothing is measured while a CUDA graph is captured.
+    """
     values = pair_values(entry.text_program, None)
     name = str(q.dtype).removeprefix("torch.")
     target = target_of(q.device)
@@ -135,10 +137,10 @@ def choose(
     if entry.autotune == "off" or len(configs) == 1:
         return Choice(stage, configs[0], "default")
     situation = situation_of(entry, stage, q, k, v)
-    known = recall(situation)
+    known = None if entry.autotune == "again" else recall(situation)
     if known is not None and known.config in configs:
         return Choice(stage, known.config, "stored", record=known)
-    if entry.autotune != "on" or (q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if entry.autotune == "cached" or (q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
         return Choice(stage, configs[0], "default")
     began = clock()
     ordered = _ordered(entry, stage, configs, q.device, clock, began + entry.budget / 4)
