@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import pickle
 import subprocess
@@ -201,6 +202,69 @@ def test_a_model_comes_back_with_its_pattern(tmp_path: Any) -> None:
     assert json.loads((tmp_path / "again" / "config.json").read_text())["attn_implementation"] == "maskc"
 
 
+def test_a_config_that_is_saved_again_still_says_it(tmp_path: Any) -> None:
+    """Without a model, without running: Transformers takes the field away when it reads a config."""
+    config = config_of("llama", layers=1)
+    set_pattern(config, "sliding_window(3)")
+    folders = [tmp_path / str(i) for i in range(3)]
+    config.save_pretrained(folders[0])
+    for before, after in itertools.pairwise(folders):
+        transformers.AutoConfig.from_pretrained(before).save_pretrained(after)
+    said = json.loads((folders[-1] / "config.json").read_text())
+    assert said["attn_implementation"] == "maskc"
+    # Nor is the field needed where maskc is registered: the pattern itself chooses.
+    del said["attn_implementation"]
+    net = transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**said))
+    assert net.config._attn_implementation == "maskc"
+
+
+def test_setting_the_field_chooses_the_implementation() -> None:
+    config = config_of("llama", layers=1)
+    config.attention_pattern = maskc.parse("sliding_window(3)").spec()
+    net = transformers.AutoModelForCausalLM.from_config(config)
+    assert net.config._attn_implementation == "maskc"
+    assert config.to_dict()["attn_implementation"] == "maskc"
+    del config.attention_pattern
+    assert not hasattr(config, "attention_pattern")
+
+
+def test_asking_for_another_implementation_by_name_warns(tmp_path: Any) -> None:
+    with_pattern("sliding_window(3)", layers=1).save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="attn_implementation='eager' was asked for, which does not run it"):
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+
+
+def test_a_model_of_several_configs_comes_back_with_its_pattern(tmp_path: Any) -> None:
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = transformers.Gemma3Config(
+        text_config=config_of("gemma3").to_dict(), vision_config={**vision, "image_size": 28, "patch_size": 14}
+    )
+    set_pattern(config, "sliding_window(3)")
+    config.save_pretrained(tmp_path / "first")
+    transformers.AutoConfig.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
+    read = transformers.AutoConfig.from_pretrained(tmp_path / "again")
+    assert read._attn_implementation == read.text_config._attn_implementation == "maskc"
+    assert maskc.from_spec(read.text_config.attention_pattern) == maskc.parse("sliding_window(3)")
+
+
+def test_extents_come_with_the_field(tmp_path: Any) -> None:
+    """A pattern over a grid needs all extents but one; the last follows from the length."""
+    pattern = "pattern near over grid(y, x) { attend window(1, 1) on y & window(1, 1) on x }"
+    config = config_of("llama")
+    set_pattern(config, pattern, sizes={"x": 4})
+    config.save_pretrained(tmp_path)
+    net = model_of(transformers.AutoConfig.from_pretrained(tmp_path))
+    for rows in (3, 6):
+        ids = tokens(1, 4 * rows)
+        with torch.no_grad():
+            ours = net(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(ours, eager_with(pattern, ids, sizes={"x": 4}), atol=1e-5, rtol=0)
+    with pytest.raises(maskc.MaskcError, match="no y fits"):
+        net(input_ids=tokens(1, 10), use_cache=False)
+    with pytest.raises(maskc.MaskcError, match="no segment or axis 'z'"):
+        set_pattern(config, pattern, sizes={"z": 4})
+
+
 def test_a_process_without_maskc_does_not_lose_the_pattern_silently(tmp_path: Any) -> None:
     with_pattern("sliding_window(3)", layers=1).save_pretrained(tmp_path)
     code = f"import transformers; transformers.AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})"
@@ -278,15 +342,43 @@ def test_dropout_is_refused() -> None:
         net.train()(input_ids=tokens())
 
 
-def test_models_with_their_own_attention_are_refused() -> None:
-    sizes = {"hidden_size": 32, "n_layer": 1, "n_head": 4, "vocab_size": 64}
-    bloom = transformers.BloomForCausalLM(transformers.BloomConfig(**sizes))
-    with refused("BloomForCausalLM does not leave attention"):
-        set_pattern(bloom, "causal")
-    config = transformers.BloomConfig(**sizes)
-    set_pattern(config, "causal")
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}
+OWN: dict[str, dict[str, Any]] = {
+    "Bloom": {"hidden_size": 32, "n_layer": 1, "n_head": 4, "vocab_size": 64},
+    "Mpt": {"d_model": 32, "n_layers": 1, "n_heads": 4, "vocab_size": 64},
+    "Falcon": _SMALL,
+    "GPTNeo": {
+        "hidden_size": 32, "num_layers": 1, "num_heads": 4, "attention_types": [[["global"], 1]], "vocab_size": 64,
+    },
+    "Longformer": {**_SMALL, "attention_window": 4},
+    "LED": {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "attention_window": 4, "vocab_size": 64},
+    "BigBird": _SMALL,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_models_with_their_own_attention_are_refused(kind: str) -> None:
+    """By themselves, by their configs, and when a config that holds a pattern is read."""
+    made = getattr(transformers, f"{kind}Config")(**OWN[kind])
+    net = getattr(transformers, f"{kind}Model")(copy.deepcopy(made))
+    stored = {**made.to_dict(), "attention_pattern": maskc.parse("causal").spec()}
+    for attempt in (
+        lambda: set_pattern(net, "causal"),
+        lambda: set_pattern(made, "causal"),
+        lambda: type(made)(**stored),
+    ):
+        with refused(f"{kind}Model attends by its own code") as raised:
+            attempt()
+        assert raised.value.codes == ("E702",)
+        assert "put maskc.nn.Attention in the place" in str(raised.value)
+    assert getattr(made, "attention_pattern", None) is None
+
+
+def test_a_model_that_computes_with_its_masks_is_refused() -> None:
+    config = transformers.BloomConfig(**OWN["Bloom"])
+    net = transformers.BloomForCausalLM._from_config(config, attn_implementation="maskc")
     with refused("computes with its attention masks itself"):
-        transformers.BloomForCausalLM(config)(input_ids=tokens())
+        net(input_ids=tokens())
 
 
 def test_a_mask_function_of_somebody_else_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,19 +11,16 @@ import torch
 
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
+from maskc.interop.transformers.field import FIELD, Stored, pattern_of, say_so
 from maskc.interop.transformers.handle import MaskHandle, Request
 from maskc.interop.transformers.inputs import bounds_of, check_dropped, floats_of, inputs_of, real_keys
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
 from maskc.pattern import Pattern
-from maskc.spec import from_spec
 from maskc.tiles.values import fail
 
-__all__ = ["FIELD", "NAME", "attend", "mask", "pattern_of"]
-
-#: The name of the implementation, and the field of a config that holds a pattern.
-NAME, FIELD = "maskc", "attention_pattern"
+__all__ = ["attend", "mask"]
 
 #: Keyword arguments of attention functions that change nothing of the result.
 _HARMLESS = frozenset(
@@ -61,17 +57,11 @@ def mask(
         return attention_mask  # made ahead, as generating with a static cache does
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
-    pattern = pattern_of(config, bidirectional=demand.bidirectional)
-    if pattern is not None:
-        _say_so(config)
-    request = Request(demand, pattern, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real, config)
+    stored = pattern_of(config, bidirectional=demand.bidirectional)
+    if stored is not None:
+        say_so(config)
+    request = Request(demand, stored, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real)
     return MaskHandle(request, device)
-
-
-def _say_so(config: Any) -> None:
-    """Let a config with a pattern name the implementation when it is saved; reading one takes that away."""
-    if "attn_implementation" not in vars(config):
-        config.attn_implementation = NAME
 
 
 def attend(
@@ -127,8 +117,8 @@ class _How:
 
 def _op_of(request: Request, how: _How, module: str, user: Mapping[str, Any] | None) -> tuple[Op, dict[str, Any]]:
     """The op of a layer, and its inputs but for the floats; layers that do the same share them."""
-    pattern = None if how.cross else request.pattern
-    program = request.remember(("program", how.cross), lambda: _program(request, pattern))
+    stored = None if how.cross else request.stored
+    program = request.remember(("program", how.cross), lambda: _program(request, stored))
     if not request.remember(("layered", how.cross), lambda: reads_layer(program)):
         how = replace(how, layer=None)
     elif how.layer is None:
@@ -136,8 +126,8 @@ def _op_of(request: Request, how: _How, module: str, user: Mapping[str, Any] | N
         raise fail("E702", f"{module} does not say which layer it is", hint)
 
     def make() -> tuple[Op, dict[str, Any]]:
-        fitted = fit(program, _fit(program, request, pattern, how))
-        op = _op(fitted if how.layer is None else at_layer(fitted, how.layer), pattern, how)
+        fitted = fit(program, _fit(program, request, how, own=stored is not None))
+        op = _op(fitted if how.layer is None else at_layer(fitted, how.layer), stored, how)
         return op, request.remember(("inputs", op, how.length), lambda: _inputs(op, request, how, user))
 
     found: tuple[Op, dict[str, Any]] = request.remember(how, make)
@@ -145,7 +135,7 @@ def _op_of(request: Request, how: _How, module: str, user: Mapping[str, Any] | N
 
 
 def _inputs(op: Op, request: Request, how: _How, user: Mapping[str, Any] | None) -> dict[str, Any]:
-    if request.pattern is not None and not how.cross and request.k_offset:
+    if request.stored is not None and not how.cross and request.k_offset:
         check_dropped(op, request, how.layer or 0, user)
     return inputs_of(op.program, request, request.k_offset, how.length, user)
 
@@ -189,8 +179,8 @@ def _request(module: Any, query: torch.Tensor, key: torch.Tensor, given: Any) ->
         )
     space = Space()
     demand = Demand(Program("model", (), space, space, True, TRUE))
-    pattern = pattern_of(getattr(module, "config", None), bidirectional=True)
-    return Request(demand, pattern, query.shape[0], query.shape[2], key.shape[2], 0, 0, None)
+    stored = pattern_of(getattr(module, "config", None), bidirectional=True)
+    return Request(demand, stored, query.shape[0], query.shape[2], key.shape[2], 0, 0, None)
 
 
 def _is_cross(module: Any, request: Request) -> bool:
@@ -211,10 +201,10 @@ def _key_count(request: Request, key: torch.Tensor) -> int:
     return count
 
 
-def _program(request: Request, pattern: Pattern | None) -> Program:
-    if pattern is None:
+def _program(request: Request, stored: Stored | None) -> Program:
+    if stored is None:
         return request.demand.program
-    program = pattern.program
+    program = stored.pattern.program
     if program.cross:
         hint = "leave out `->`: the pattern of a config is for self-attention"
         raise fail("E702", f"{program.name!r} is a pattern for cross-attention", hint)
@@ -228,8 +218,7 @@ def _program(request: Request, pattern: Pattern | None) -> Program:
     return program
 
 
-def _fit(program: Program, request: Request, pattern: Pattern | None, how: _How) -> Fit:
-    own = pattern is not None
+def _fit(program: Program, request: Request, how: _How, *, own: bool) -> Fit:
     packed = own and request.demand.doc is not None
     padded = real_keys(request, request.k_offset, how.length) is not None
     bounded = padded and bounds_of(request, request.k_offset, how.length) is not None
@@ -249,37 +238,19 @@ def _fit(program: Program, request: Request, pattern: Pattern | None, how: _How)
 
 
 _OPS = 512
-_ops: OrderedDict[tuple[Any, ...], tuple[Pattern | None, Op]] = OrderedDict()
-_patterns: OrderedDict[str, Pattern] = OrderedDict()
+_ops: OrderedDict[tuple[Any, ...], tuple[Stored | None, Op]] = OrderedDict()
 
 
-def _op(program: Program, pattern: Pattern | None, how: _How) -> Op:
+def _op(program: Program, stored: Stored | None, how: _How) -> Op:
     """The op of a program that does not speak of layers; tables by layer are still compared with how many there are."""
     layer = how.layer if how.layer and any("layer" in p.domain for p in program.params) else 0
-    key = (program, id(pattern), how.heads, layer)
+    key = (program, id(stored), how.heads, layer)
     found = _ops.pop(key, None)
-    # The pattern is part of what is kept, so that its identity is not used again.
-    if found is None or found[0] is not pattern:
-        args = {} if pattern is None else pattern.args
-        found = (pattern, Op(Pattern(program, args), heads=how.heads, layer=layer))
+    # What the config held is part of what is kept, so that its identity is not used again.
+    if found is None or found[0] is not stored:
+        args, sizes = ({}, {}) if stored is None else (stored.pattern.args, stored.sizes)
+        found = (stored, Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes))
     _ops[key] = found
     while len(_ops) > _OPS:
         _ops.popitem(last=False)
     return found[1]
-
-
-def pattern_of(config: Any, *, bidirectional: bool = False) -> Pattern | None:
-    """The pattern that a config holds, or None. Raises E601 to E603, and what parsing its text raises."""
-    spec = getattr(config, FIELD, None)
-    if spec is None:
-        return None
-    if isinstance(spec, Mapping) and "maskc" not in spec and set(spec) <= {"encoder", "decoder"} and spec:
-        spec = spec.get("encoder" if bidirectional else "decoder")
-        if spec is None:
-            return None
-    key = json.dumps(spec, sort_keys=True, default=repr)
-    found = _patterns.pop(key, None) or from_spec(spec)
-    _patterns[key] = found
-    while len(_patterns) > _OPS:
-        _patterns.popitem(last=False)
-    return found

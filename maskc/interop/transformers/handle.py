@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from maskc.interop.transformers.demand import Demand
-from maskc.pattern import Pattern
+from maskc.interop.transformers.field import Stored
 from maskc.tiles.values import fail
 
 __all__ = ["MaskHandle", "Request"]
@@ -21,7 +21,7 @@ class Request:
 
     Attributes:
         demand: the mask of the model's own code.
-        pattern: what the config's ``attention_pattern`` says, or None.
+        stored: what the config's ``attention_pattern`` says, or None.
         q_len, k_len: queries, and keys that the cache gives (a static one gives more than are written).
         q_offset, k_offset: absolute position of the first query, and of the first key there is.
         real: (B, N) bool by absolute position, False for padding; None where nothing is padding.
@@ -29,14 +29,13 @@ class Request:
     """
 
     demand: Demand
-    pattern: Pattern | None
+    stored: Stored | None
     batch: int
     q_len: int
     k_len: int
     q_offset: int
     k_offset: int
     real: torch.Tensor | None
-    config: Any = None
     remembered: dict[Any, Any] = field(default_factory=dict)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
