@@ -1,5 +1,5 @@
 """The command line. Exit codes: 0, all is well; 1, something is wrong with a pattern, or two differ;
-2, the command, a file name or an argument is wrong."""
+2, the command, a file name or an argument is wrong; 130, it was interrupted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     words = list(sys.argv[1:] if argv is None else argv)
     use_utf8_where_possible()
-    if words[:1] == ["check"] and checking.is_plain(words[1:]):
-        # Editors and commit hooks call this all the time: it does without typer, rich and NumPy.
-        sys.exit(checking.run_plain(words[1:]))
-    from maskc.cli.app import run
+    try:
+        if words[:1] == ["check"] and checking.is_plain(words[1:]):
+            # Editors and commit hooks call this all the time: it does without typer, rich and NumPy.
+            code = checking.run_plain(words[1:])
+        else:
+            from maskc.cli.app import run
 
-    sys.exit(run(words))
+            code = run(words)
+    except KeyboardInterrupt:
+        sys.stderr.write("maskc: interrupted\n")
+        code = 130
+    sys.exit(code)

@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
 _HELP = """Compile attention masks: check, draw, compare and run pattern files.
 
 Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is wrong.
+130: interrupted.
 """
 
 
@@ -69,6 +70,8 @@ def run(words: Sequence[str]) -> int:
         report(error.diagnostics)
         return exit_code(error)
     except SystemExit as done:  # How click ends, always.
+        if done.code == 130:
+            raise KeyboardInterrupt from None
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except ValueError as error:  # An environment variable that makes no sense.
         if "environment variable" not in str(error):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskc.cli import options as o
+from maskc.cli.progress import progress
 from maskc.cli.style import colored, plain
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ def command(
         typer.echo(f"note: {plain(note)}", err=True)
     binding = given.bind(program)
     start = time.perf_counter()
-    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+    with progress("planning") as watch:
+        plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout, watch=watch)
     seconds = time.perf_counter() - start
-    found = statistics(plan, head_dim, value_dim=value_dim, workers=workers)
-    stack = None if layers is None else _stack(plan, layers)
+    with progress("looking for advice"):
+        found = statistics(plan, head_dim, value_dim=value_dim, workers=workers)
+        stack = None if layers is None else _stack(plan, layers)
     if as_json:
         typer.echo(json.dumps(_data(plan, found, seconds, layers, stack)))
     else:

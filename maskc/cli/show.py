@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from maskc.cli import options as o
 from maskc.cli import pictures
+from maskc.cli.progress import progress
 from maskc.cli.style import colored, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 
@@ -75,19 +76,24 @@ def command(
     subject = pictures.Subject(programs, given, chosen, layers or 1, token, score, reach, layout)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
-    if html is not None:
-        pictures.write_html(subject, html, theme, (file, diff))
-    for path, ending in ((svg, ".svg"), (png, ".png")):
-        if path is not None:
-            pictures.write_picture(subject, path, ending, theme)
-    if html or svg or png:
-        return
-    if as_json:
-        typer.echo(json.dumps(_data(program, binding, chosen)))
-    elif not subject.is_plain or len(chosen) > 1:
-        print_text(_panels(subject))
+    with progress("drawing") as watch:
+        if html is not None:
+            pictures.write_html(subject, html, theme, (file, diff))
+        for path, ending in ((svg, ".svg"), (png, ".png")):
+            if path is not None:
+                pictures.write_picture(subject, path, ending, theme)
+        if html or svg or png:
+            return
+        if as_json:
+            shown: Text | str = json.dumps(_data(program, binding, chosen))
+        elif not subject.is_plain or len(chosen) > 1:
+            shown = _panels(subject)
+        else:
+            shown = picture(program, binding, chosen[0], watch=watch)
+    if isinstance(shown, str):
+        typer.echo(shown)
     else:
-        print_text(picture(program, binding, chosen[0]))
+        print_text(shown)
 
 
 def _panels(subject: pictures.Subject) -> Text:
@@ -128,13 +134,15 @@ def canvas(share: int = 1) -> Canvas:
     return Canvas(columns, max(12, (lines - 3) // share), colored(stream), unicode)
 
 
-def picture(program: Program, binding: Binding, head: int, share: int = 1) -> Text:
+def picture(
+    program: Program, binding: Binding, head: int, share: int = 1, watch: Callable[[int, int], None] | None = None
+) -> Text:
     """Title, cells and legend for one head."""
     from maskc.picture.cells import survey
     from maskc.picture.terminal import draw, legend
 
     surface = canvas(share)
-    cells = survey(program, binding, head=head, rows=surface.rows, columns=surface.columns)
+    cells = survey(program, binding, head=head, rows=surface.rows, columns=surface.columns, watch=watch)
     text = draw(cells, surface)
     title = _title(program, binding, head)
     return title_and(title, text).append("\n").append_text(legend(cells, surface))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
+    from maskc.tiles.budget import Watch
     from maskc.tiles.plan import TilePlan
 
 __all__ = ["Cells", "survey"]
@@ -53,18 +54,27 @@ class Cells:
         return float((self.density * areas).sum() / areas.sum())
 
 
-def survey(program: Program, binding: Binding, *, head: int = 0, batch: int = 0, rows: int, columns: int) -> Cells:
+def survey(
+    program: Program,
+    binding: Binding,
+    *,
+    head: int = 0,
+    batch: int = 0,
+    rows: int,
+    columns: int,
+    watch: Watch | None = None,
+) -> Cells:
     """The mask of one head and batch entry in at most ``rows`` by ``columns`` cells, each as wide as high.
 
     Every pair is evaluated up to 4096 by 4096; longer sequences are surveyed by the tile planner,
-    which tells the kinds as exactly, but not the density of partial cells. Raises MaskcError if
-    the planner refuses.
+    which tells the kinds as exactly, but not the density of partial cells. ``watch``: as ``make_plan``
+    takes it. Raises MaskcError if the planner refuses.
     """
     step = _round_up(max(-(-binding.q_len // max(rows, 1)), -(-binding.k_len // max(columns, 1)), 1))
     if binding.q_len * binding.k_len <= EVALUATED:
         density = _count(program, binding, head, batch, step)
     else:
-        density = _plan(program, binding, head, batch, step)
+        density = _plan(program, binding, head, batch, step, watch)
     return _cells(density, binding, step)
 
 
@@ -108,10 +118,12 @@ def _count(program: Program, binding: Binding, head: int, batch: int, step: int)
     return counts / np.outer(heights, widths)
 
 
-def _plan(program: Program, binding: Binding, head: int, batch: int, step: int) -> npt.NDArray[np.float64]:
+def _plan(
+    program: Program, binding: Binding, head: int, batch: int, step: int, watch: Watch | None
+) -> npt.NDArray[np.float64]:
     from maskc.tiles import make_plan
 
-    plan = make_plan(program, binding, q_tile=step, k_tile=step)
+    plan = make_plan(program, binding, q_tile=step, k_tile=step, watch=watch)
     return kinds_of_plan(plan, head, batch)
 
 

@@ -20,12 +20,13 @@ from maskc.ir.ops import apply
 from maskc.ir.program import Parameter, Space
 from maskc.ir.rewrite import rebuild, substitute
 from maskc.passes.linear import Linear, linear, linear_node
+from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.layouts.digits import index_of
 from maskc.tiles.layouts.orders import Blocks, Spec, arrange, block_tiles
 from maskc.tiles.layouts.search import block_specs, residue_specs
 from maskc.tiles.plan import Order
-from maskc.tiles.subdivide import Budget, Grid, Rectangles, subdivide
+from maskc.tiles.subdivide import Grid, Rectangles, subdivide
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan

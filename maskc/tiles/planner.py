@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.nodes import Node
 from maskc.ir.program import Parameter, Program, Space
 from maskc.passes.specialise import bind as specialise
+from maskc.tiles.budget import BUDGET, Budget, Watch
 from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
 from maskc.tiles.layout import LEAST_GAIN, Layout, candidates, check_layout, tiles_in_order
@@ -22,7 +22,7 @@ from maskc.tiles.plan import Group, Order, Runs, TilePlan
 from maskc.tiles.rowform import RowForm, row_form
 from maskc.tiles.rowwise import count_pairs, rowwise
 from maskc.tiles.runs import assemble
-from maskc.tiles.subdivide import BUDGET, Budget, Grid, Rectangles, evaluate_tiles, subdivide
+from maskc.tiles.subdivide import Grid, Rectangles, evaluate_tiles, subdivide
 
 __all__ = ["make_plan", "tile_mask"]
 
@@ -37,6 +37,7 @@ def make_plan(
     k_tile: int = 128,
     layout: str = "none",
     budget: int = BUDGET,
+    watch: Watch | None = None,
 ) -> TilePlan:
     """The exact tiles of a program's mask.
 
@@ -50,12 +51,15 @@ def make_plan(
             for queries and for keys, then perhaps "%2x2x1": within residue classes along the axes, and "@4x0x0":
             where a block starts) take that one. The plan's orders say which it is and why.
         budget: what planning may cost, in evaluations of the mask at a point.
+        watch: called now and then with the evaluations that are done and with those that there are likely to be in
+            all, which is an estimate that changes. What it raises ends the planning and nothing else.
 
     Raises:
         MaskcError: E801 if planning would go beyond the budget; E502 for a layout that there is not.
     """
     check_layout(layout)
-    job = _Job(program, binding, q_tile, k_tile, budget)
+    grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
+    job = _Job(program, binding, grid, Budget(budget, watch))
     if layout == "none" or not binding.q_len or not binding.k_len:
         return job.plan(None, "")
     return job.laid_out(layout)
@@ -64,11 +68,9 @@ def make_plan(
 class _Job:
     """One call of ``make_plan``."""
 
-    def __init__(self, program: Program, binding: Binding, q_tile: int, k_tile: int, budget: int) -> None:
-        self.program, self.binding = program, binding
-        self.grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
+    def __init__(self, program: Program, binding: Binding, grid: Grid, budget: Budget) -> None:
+        self.program, self.binding, self.grid, self.budget = program, binding, grid, budget
         self.analysis = analyse(program, binding)
-        self.budget = Budget(budget)
         self.members = members(self.analysis.program, binding)
         self.fields: dict[Any, Any] = {}
 
@@ -78,7 +80,8 @@ class _Job:
 
     def plan(self, layout: Layout | None, reason: str) -> TilePlan:
         groups: list[Group] = []
-        for products in self.members:
+        for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
+            self.budget.begin(later)
             heads, batches = products[0]
             runs = self.runs(self.classifier(heads[0], batches[0]), layout)
             groups += [Group(h, b, runs) for h, b in products]
@@ -105,10 +108,10 @@ class _Job:
         found = candidates(self.classifier(heads[0], batches[0]), self.grid, spaces, layout)
         if ":" in layout:
             return self.plan(next(found), "asked for")
-        tried = self._try(found)
+        tried = [(plan, each) for each in found if (plan := self._trial(each)) is not None]
         if not tried:
             return self.plan(None, _NO_ORDER)
-        tokens = self._own() if layout == "auto" else None
+        tokens = self._trial(None) if layout == "auto" else None
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
         reason = _reason(tokens, tried, layout == "auto")
         if tokens is not None and _executed(tokens) < LEAST_GAIN * _executed(best):
@@ -117,29 +120,17 @@ class _Job:
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
 
-    def _own(self) -> TilePlan | None:
-        """The plan in the tokens' own order, unless that costs more than trying another one may."""
+    def _trial(self, layout: Layout | None) -> TilePlan | None:
+        """The plan in an order of the tokens, unless that costs more than trying one may: then it is no good one."""
         whole = self.budget
-        self.budget = Budget(min(_TRIAL, whole.limit))
+        self.budget = Budget(min(_TRIAL, whole.limit), whole.watch, whole.before)
         try:
-            return self.plan(None, "")
+            return self.plan(layout, "")
         except MaskcError:
             return None
         finally:
+            whole.before += self.budget.spent
             self.budget = whole
-
-    def _try(self, layouts: Iterable[Layout]) -> list[tuple[TilePlan, Layout]]:
-        """The plans in some orders; an order in which planning would cost too much is no good one."""
-        whole, tried = self.budget, []
-        for each in layouts:
-            self.budget = Budget(min(_TRIAL, whole.limit))
-            try:
-                tried.append((self.plan(each, ""), each))
-            except MaskcError:
-                continue
-            finally:
-                self.budget = whole
-        return tried
 
 
 #: What trying one order of the tokens may cost, in evaluations of the mask.

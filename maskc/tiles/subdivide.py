@@ -12,44 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.tiles.budget import BOX_COST, PROBES, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL
 from maskc.tiles.ranges import Boxes
 
-__all__ = ["BUDGET", "Budget", "Grid", "Rectangles", "subdivide"]
+__all__ = ["Grid", "Rectangles", "evaluate_tiles", "subdivide"]
 
 Array = npt.NDArray[Any]
-#: What planning may cost by default, in evaluations of the mask (a box counts as a few points).
-BUDGET = 1_000_000_000
-_PROBES = 8  # points of a tile that are evaluated before all are
-_BOX_COST = 16  # what a box costs, in points
 _CHUNK = 1 << 14  # boxes asked about at once
 _POINTS = 1 << 17  # points evaluated at once
-
-
-@dataclass(eq=False)
-class Budget:
-    """Evaluations that planning may spend; ``spend`` raises E801 before it goes beyond."""
-
-    limit: int
-    spent: int = 0
-
-    def spend(self, cost: int, what: str, left: int = 0) -> None:
-        """``left``: tiles that are still to be decided when this is spent."""
-        self.spent += cost
-        if self.spent > self.limit:
-            whole = self.spent + left * (2 * _BOX_COST + _PROBES)
-            message = (
-                f"planning this mask would take about {whole:.1g} evaluations of it ({what}); "
-                f"the limit is {self.limit:.1g}"
-            )
-            hint = (
-                "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
-                "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
-                "raise the limit with make_plan(..., budget=...)"
-            )
-            raise MaskcError(Diagnostic("E801", message, hint=hint))
 
 
 @dataclass(frozen=True)
@@ -133,7 +105,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.spend(boxes.size * _BOX_COST, "boxes that are neither full nor empty", total - decided)
+        budget.spend(boxes.size * BOX_COST, "boxes that are neither full nor empty", total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform
@@ -231,7 +203,7 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
         budget.spend(left.size * size, what, rest)
     for first in range(0, left.size, batch):
         these = left[first : first + batch]
-        budget.spend(these.size * size, what, rest)
+        budget.spend(these.size * size, what, rest, (left.size - first - these.size) * size)
         kept, inside = evaluate_tiles(c, grid, r[these], col[these])
         any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
         kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
@@ -245,9 +217,10 @@ def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest
     u = np.array([0, 8, 0, 8, 4, 3, 5, 2])[:, None]
     v = np.array([0, 8, 8, 0, 4, 4, 3, 7])[:, None]
     some, every = np.zeros(r.size, np.bool_), np.ones(r.size, np.bool_)
-    for first in range(0, r.size, _POINTS // 8):
-        s = slice(first, first + _POINTS // 8)
-        budget.spend(u.size * q0[s].size, "tiles that are neither full nor empty nor known to be mixed", rest)
+    for first in range(0, r.size, _POINTS // PROBES):
+        s = slice(first, first + _POINTS // PROBES)
+        later = max(0, r.size - s.stop) * PROBES
+        budget.spend(q0[s].size * PROBES, "tiles that are neither full nor empty nor known to be mixed", rest, later)
         q, k = q0[s] + (q1[s] - q0[s]) * u // 8, k0[s] + (k1[s] - k0[s]) * v // 8
         kept = c.points(q + grid.offset, k)
         some[s], every[s] = kept.any(axis=0), kept.all(axis=0)

@@ -1,0 +1,69 @@
+"""What planning has cost, is going to cost, and that it can be ended at any time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskc.diagnostics import MaskcError
+from maskc.lower import lower_text
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.budget import Budget
+
+from .corpus import MASKS, brute_kinds, input_case, plain_case
+
+
+def watched(*case: object, **options: object) -> list[tuple[int, int]]:
+    seen: list[tuple[int, int]] = []
+    make_plan(*case, watch=lambda done, total: seen.append((done, total)), **options)  # type: ignore[arg-type]
+    return seen
+
+
+@pytest.mark.parametrize("name", ["hash", "product", "floats"])
+def test_progress_rises_up_to_the_total(name: str) -> None:
+    seen = watched(*plain_case(name, 3000, 3000), q_tile=16, k_tile=16)
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+    assert all(d <= total for d, total in seen)
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_masks_that_are_still_to_be_planned_count() -> None:
+    program = lower_text("pattern p(w: int[head]) { attend hash(q, k, w[h]) % 5000 == 0 }")[0]
+    seen = watched(program, make_binding(program, 2000, 2000, heads=3, w=np.arange(3)), q_tile=16, k_tile=16)
+    last = seen[-1][0]
+    assert seen[-1] == (last, last)
+    middle = next(total for done, total in seen if done > 0.3 * last)
+    assert 0.8 * last < middle < 1.2 * last
+
+
+def test_trying_orders_of_the_tokens_counts_on() -> None:
+    seen = watched(*plain_case("residues of sums", 700, 700), q_tile=16, k_tile=16, layout="auto")
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+
+
+def test_masks_that_are_solved_cost_nothing() -> None:
+    assert watched(*plain_case("causal", 4096, 4096)) == []
+
+
+@pytest.mark.parametrize("name", ["hash", "documents"])
+def test_interrupted_planning_leaves_nothing_broken(name: str) -> None:
+    case = plain_case(name, 200, 200) if name in MASKS else input_case(name, 200, 200, 1)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(*case, q_tile=16, k_tile=16, watch=interrupt)
+    plan = make_plan(*case, q_tile=16, k_tile=16)
+    np.testing.assert_array_equal(plan.kinds(), brute_kinds(*case, 16, 16))
+
+
+def test_a_budget_is_not_gone_beyond() -> None:
+    budget = Budget(100)
+    budget.spend(60, "boxes")
+    with pytest.raises(MaskcError, match=r"about 1e\+02 evaluations of it \(boxes\); the limit is 1e\+02") as error:
+        budget.spend(60, "boxes")
+    assert error.value.codes == ("E801",)
