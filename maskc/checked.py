@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["compare"]
+__all__ = ["assert_close", "compare"]
 
 #: Largest difference from the reference that check mode lets pass, absolute and relative.
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
@@ -35,11 +35,16 @@ def compare(
     """Raise RuntimeError where a backend's result is not the reference's: a defect of the backend."""
     with torch.no_grad():
         wanted, wanted_lse = attention(program, binding, q, k, v, scale=scale, floats=floats)
-    tolerance = _TOLERANCE.get(q.dtype, 3e-2)
     pairs = [("output", out, wanted)]
     if return_lse and lse is not None and wanted_lse is not None:
         pairs.append(("log-sum-exp", lse, wanted_lse))
+    assert_close(program.name, q.dtype, pairs)
+
+
+def assert_close(name: str, dtype: torch.dtype, pairs: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
+    """Raise RuntimeError where a result of the pattern ``name`` is wrong; ``pairs``: what it is, found, wanted."""
+    tolerance = _TOLERANCE.get(dtype, 3e-2)
     for what, found, expected in pairs:
         if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
             worst = (found - expected).abs().nan_to_num(torch.inf).max().item()
-            raise RuntimeError(f"check mode: the {what} of {program.name!r} differs from the reference by {worst:.3g}")
+            raise RuntimeError(f"check mode: the {what} of {name!r} differs from the reference by {worst:.3g}")

@@ -13,6 +13,7 @@ from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.library import handle_of
 from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
+from maskc.serving import decode
 from maskc.tensors import check_float_input, check_tensors
 from maskc.tiles.binding import bind, mask_roots, names_read, static_values
 from maskc.tiles.extents import check_extents
@@ -187,6 +188,8 @@ class Op:
 
             compare(self.program, q, k, v, out, lse, **run)
         return out if lse is None else (out, lse)
+
+    decode = decode
 
     @property
     def plain_output(self) -> bool:

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import torch
 
     from maskc.backends.cpu.entry import Entry
+    from maskc.backends.decoding import DecodeCall
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["entry_for", "run", "supports"]
+__all__ = ["entry_for", "run", "run_decode", "supports"]
 
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -47,6 +48,13 @@ def run(
     found = entry_for(compiled, binding, tuple(floats))
     out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)
     return out, lse if return_lse and compiled.program.normalizer.kind == "softmax" else None
+
+
+def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoding over caches: see ``maskc.backends.Backend.run_decode``."""
+    from maskc.backends.cpu.decode import decode
+
+    return decode(call)
 
 
 def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> Entry:

@@ -1,0 +1,319 @@
+"""Decoding with a cache of keys: the call that backends are handed, and what of it is known on the host.
+
+Every batch entry has a length of its own, and with it a mask of its own. Entries of equal length are
+one ``Cohort``: a program under a binding, as for any call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from maskc.diagnostics import MaskcError
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import evaluate
+from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, postorder
+from maskc.ir.ops import apply, conjunction
+from maskc.ir.program import Parameter, Program, Space
+from maskc.ir.rewrite import map_program, mentions, substitute
+from maskc.passes.rows import Clause, rows
+from maskc.passes.specialise import bind as specialise
+from maskc.tensors import check_tensors
+from maskc.tiles.extents import find_extents
+from maskc.tiles.values import fail
+
+if TYPE_CHECKING:
+    from maskc.backends import Compiled
+
+__all__ = [
+    "Cohort",
+    "DecodeCall",
+    "KeyBounds",
+    "check_caches",
+    "check_integers",
+    "check_lengths",
+    "check_pages",
+    "key_bounds",
+    "speaks_of_batch",
+]
+
+Tensor = torch.Tensor
+Ints = npt.NDArray[np.int64]
+_BATCH = Symbol("b")
+
+
+@dataclass(frozen=True, eq=False)
+class DecodeCall:
+    """A call of ``op.decode``, checked as far as it can be without looking at what a GPU holds.
+
+    Attributes:
+        compiled: the pattern.
+        q: (B, Hq, Nq, D); k, v: the caches, (B, Hkv, Nmax, D) or pages (num_blocks, block_size, Hkv, D).
+        lengths: (B,), integers: keys of each entry. start: position of each cache's first key, or None.
+        block_table: (B, max_blocks), integers, for pages; else None.
+        inputs: inputs that are no floats, as they were given; floats: the others, on the device of ``q``.
+        sizes: extents that were given. scale: factor of the dot products.
+        batched: float inputs that have a batch dimension in front.
+        binding: the inputs checked and converted, at the inputs' own extent; None where ``lengths`` are on a device.
+    """
+
+    compiled: Compiled
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    lengths: Tensor
+    start: Tensor | None
+    block_table: Tensor | None
+    inputs: Mapping[str, Any]
+    floats: Mapping[str, Tensor]
+    sizes: Mapping[str, int]
+    scale: float
+    batched: frozenset[str] = frozenset()
+    binding: Binding | None = None
+
+    @property
+    def program(self) -> Program:
+        """The program, as lowered."""
+        return self.compiled.program
+
+    @property
+    def block_size(self) -> int:
+        """Keys a page; 0 where there are no pages."""
+        return 0 if self.block_table is None else int(self.k.shape[1])
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key heads."""
+        return int(self.k.shape[1] if self.block_table is None else self.k.shape[2])
+
+    @property
+    def capacity(self) -> int:
+        """Keys that the cache of an entry can hold."""
+        return int(self.k.shape[2] if self.block_table is None else self.block_table.shape[1] * self.block_size)
+
+    def cohorts(self) -> Iterator[Cohort]:
+        """Batch entries of equal length, start and mask, together. Entries that hold no query are in none.
+
+        Needs ``binding``. Raises E506 where sizes do not fit a length.
+        """
+        assert self.binding is not None
+        alone = speaks_of_batch(self.program) or depends_on_entry(self.program, self.binding.batched)
+        starts = [0] * len(self.lengths) if self.start is None else self.start.tolist()
+        found: dict[tuple[int, ...], list[int]] = {}
+        for entry, (length, start) in enumerate(zip(self.lengths.tolist(), starts, strict=True)):
+            if length or self.program.cross:
+                found.setdefault((length, start, entry if alone else -1), []).append(entry)
+        for (length, start, _), entries in found.items():
+            yield self._cohort(tuple(entries), length, start)
+
+    def _cohort(self, entries: tuple[int, ...], length: int, start: int) -> Cohort:
+        program, whole = self.program, self.binding
+        assert whole is not None
+        rows = self.q.shape[2] if program.cross else min(self.q.shape[2], length)
+        numbered = speaks_of_batch(program)
+        if numbered:  # such an entry is alone, and its number is put in
+            entry = Const(entries[0])
+            program = map_program(program, lambda root: substitute(root, {_BATCH: entry}))
+        cut = functools.partial(_cut, rows=rows, length=length, entries=entries, numbered=numbered)
+        params = {p.name: p for p in program.params}
+        batched = whole.batched
+        binding = Binding(
+            rows,
+            length,
+            program.cross,
+            whole.heads,
+            whole.layer,
+            len(entries),
+            find_extents(program, rows, length, self.sizes),
+            whole.args,
+            {n: cut(params[n], x, n in batched) for n, x in whole.tables.items()},
+            batched,
+        )
+        floats = {n: cut(params[n], x, n in batched) for n, x in self.floats.items()}
+        return Cohort(self, entries, start, program, binding, floats)
+
+
+def _cut(
+    p: Parameter, x: Any, batched: bool, *, rows: int, length: int, entries: tuple[int, ...], numbered: bool
+) -> Any:
+    """The part of an input that some entries read: the last ``rows`` queries, the first ``length`` tokens."""
+    domain = ("batch", *p.domain) if batched else p.domain
+    for axis, d in enumerate(domain):
+        if d in ("token", "k"):
+            x = x[(slice(None),) * axis + (slice(0, length),)]
+        elif d == "q":
+            x = x[(slice(None),) * axis + (slice(x.shape[axis] - rows, None),)]
+        elif d == "batch" and not (numbered and not batched):
+            x = x[(slice(None),) * axis + (list(entries),)]
+    return x
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Batch entries that share a mask: their program and binding (of batch ``len(entries)``), and float inputs.
+
+    ``start``: keys before it are not in the cache, and no query keeps them.
+    """
+
+    call: DecodeCall
+    entries: tuple[int, ...]
+    start: int
+    program: Program
+    binding: Binding
+    floats: Mapping[str, Tensor]
+
+    def one(self) -> tuple[Program, Binding]:
+        """What plans the mask, which is that of the first entry: with the keys that are not there masked."""
+        program, binding = self.program, self.binding
+        if self.start:
+            there = apply("le", Const(self.start), Symbol("k"))
+            program = program.replace(mask=conjunction([there, program.mask]))
+        tables = {n: x[0] if n in binding.batched else x for n, x in binding.tables.items()}
+        return program, binding.replace(batch=1, tables=tables, batched=frozenset())
+
+
+def speaks_of_batch(program: Program) -> bool:
+    """Whether the number of a batch entry is used but to look up what was given for it."""
+    params = {p.name: p for p in program.params}
+    return any(
+        n is _BATCH and not (isinstance(user, Lookup) and params[user.name].domain[i] == "batch")
+        for user in postorder(program.roots())
+        for i, n in enumerate(user.children)
+    ) or any(root is _BATCH for root in program.roots())
+
+
+def depends_on_entry(program: Program, batched: frozenset[str]) -> bool:
+    """Whether the mask reads anything that is given for each batch entry."""
+    mask = [program.mask]
+    read = any(isinstance(n, Lookup) and n.name in batched for n in postorder(mask))
+    return read or "b" in mentions(mask)[program.mask]
+
+
+@dataclass(frozen=True, eq=False)
+class KeyBounds:
+    """Intervals that hold all keys a query keeps, for any length: ``lo <= k < hi``, where ``guard`` holds.
+
+    ``exact``: they hold no other keys.
+    """
+
+    clauses: tuple[Clause, ...]
+    exact: bool
+    params: tuple[Parameter, ...] = field(default=())
+
+    def of(self, cohort: Cohort) -> tuple[Ints, Ints]:
+        """``lo`` and ``hi``, each (clauses, heads or 1, queries), under a cohort; empty where ``hi <= lo``."""
+        _, binding = cohort.one()
+        b = cohort.entries[0] if speaks_of_batch(cohort.call.program) else 0
+        q = np.arange(binding.q_len, dtype=np.int64) + binding.offset
+        h = np.arange(binding.heads, dtype=np.int64)[:, None]
+
+        def value(node: Node) -> Any:
+            return evaluate(node, binding, q=q, k=np.zeros((), np.int64), h=h, b=b, params=self.params)
+
+        lo, hi = [], []
+        for clause in self.clauses:
+            low = np.asarray(0 if clause.lo is None else value(clause.lo))
+            high = np.asarray(binding.k_len if clause.hi is None else value(clause.hi))
+            if clause.residual is not TRUE:
+                high = np.where(value(clause.residual), high, 0)
+            lo.append(np.maximum(low, cohort.start))
+            hi.append(np.minimum(high, binding.k_len))
+        heads = max([1, *(x.shape[0] for x in (*lo, *hi) if x.ndim == 2)])
+        shape = (heads, q.size)
+        empty = np.zeros((0, *shape), np.int64)
+        wide = [np.stack([np.broadcast_to(x, shape) for x in side]) if side else empty for side in (lo, hi)]
+        return wide[0], wide[1]
+
+
+def key_bounds(compiled: Compiled) -> KeyBounds:
+    """The bounds of a compiled pattern; found once."""
+    return compiled.remember("key bounds", None, lambda: _key_bounds(compiled))
+
+
+def _key_bounds(compiled: Compiled) -> KeyBounds:
+    program = compiled.program
+    bare = Program("mask", program.params, Space(), Space(), False, program.mask)
+    known: dict[str, Any] = {"args": compiled.args, "tables": compiled.tables}
+    try:
+        bound = specialise(bare, layer=compiled.layer, heads=compiled.heads, **known)
+    except MaskcError:  # more alternatives than are written out
+        return KeyBounds((Clause(None, None, TRUE),), False, bare.params)
+    clauses, exact = [], True
+    for clause in rows(bound.mask):
+        parts = _conjuncts(clause.residual)
+        guards = [p for p in parts if "k" not in mentions([p])[p]]
+        exact = exact and len(guards) == len(parts)
+        clauses.append(replace(clause, residual=conjunction(guards) if guards else TRUE))
+    return KeyBounds(tuple(clauses), exact, bound.params)
+
+
+def _conjuncts(node: Node) -> tuple[Node, ...]:
+    if node is TRUE:
+        return ()
+    return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
+
+
+def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: int) -> None:
+    """Raises E510 (shape), E511 (dtype) or E512 (device) where q and caches cannot be attended with."""
+    if table is None:
+        check_tensors(q, k, v, heads)
+        return
+    for name, x in (("q", q), ("k_cache", k), ("v_cache", v)):
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            layout = "(batch, heads, length, dim)" if name == "q" else "pages (num_blocks, block_size, heads, dim)"
+            raise fail("E510", f"{name} must be {layout}, not {tuple(x.shape) if isinstance(x, Tensor) else type(x)}")
+    shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
+    if k.shape[:3] != v.shape[:3]:
+        raise fail("E510", f"k_cache and v_cache must agree in blocks, block size and heads: {shapes}")
+    if not k.shape[1]:
+        raise fail("E510", f"a page holds no key: {shapes}")
+    # One key of each page's layout stands for what entries have in common.
+    one_key, one_value = (x.new_empty(()).expand(q.shape[0], x.shape[2], 1, x.shape[3]) for x in (k, v))
+    check_tensors(q, one_key, one_value, heads)
+    check_integers("block_table", table)
+    if table.ndim != 2 or table.shape[0] != q.shape[0]:
+        raise fail("E510", f"block_table must be (batch, max_blocks) = ({q.shape[0]}, ...), not {tuple(table.shape)}")
+    if table.device != q.device:
+        raise fail(
+            "E512", f"q is on {q.device}, but block_table is on {table.device}", "move it: block_table.to(q.device)"
+        )
+
+
+def check_integers(name: str, x: Tensor) -> None:
+    """Raises E511 where the elements are not int32 or int64."""
+    if x.dtype not in (torch.int32, torch.int64):
+        raise fail("E511", f"{name} must be int32 or int64, not {x.dtype}", f"convert: {name}.int()")
+
+
+def check_lengths(call: DecodeCall) -> None:
+    """Raises E504 where a length, known on the host, is none, or is beyond what the cache holds."""
+    starts = torch.zeros_like(call.lengths) if call.start is None else call.start
+    for entry, (length, start) in enumerate(zip(call.lengths.tolist(), starts.tolist(), strict=True)):
+        if length < 0 or not 0 <= start <= max(length, 0):
+            said = "lengths must be at least 0, and start between 0 and the length"
+            raise fail("E504", f"{said}: entry {entry} has length {length} and start {start}")
+        if length - start > call.capacity:
+            held = "" if call.block_table is None else f" ({call.block_table.shape[1]} pages of {call.block_size})"
+            raise fail(
+                "E504",
+                f"entry {entry} has {length - start} keys, but its cache holds {call.capacity}{held}",
+                "lengths count the keys that are in the cache, the new ones included",
+            )
+
+
+def check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
+    """Raises E504 where a page that holds a key that is kept is not one of the cache. Needs the table on the host."""
+    found = pages[(pages < 0) | (pages >= call.k.shape[0])]
+    if found.size:
+        what = f"entry {entry} keeps keys on page {int(found[0])} of block_table"
+        raise fail(
+            "E504",
+            f"{what}, but there are pages 0 to {call.k.shape[0] - 1}",
+            "-1 may stand only for pages none of whose keys is kept",
+        )

@@ -1,0 +1,273 @@
+"""Decoding as servers need it: a few queries for each batch entry, over caches of lengths of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+import torch
+
+from maskc.backends import Compiled, Request, backend_row, choose
+from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_lengths, check_pages
+from maskc.ir.evaluate import dense
+from maskc.ir.nodes import Type
+from maskc.ir.program import Program, Space
+from maskc.tiles.binding import bind, check_shape, positions
+from maskc.tiles.values import declaration, fail
+
+if TYPE_CHECKING:
+    from maskc.backends import Backend
+    from maskc.op import Op
+
+__all__ = ["by_cohort", "decode"]
+
+Tensor = torch.Tensor
+_INTEGERS = (torch.int32, torch.int64)
+
+
+@overload
+def decode(
+    op: Op,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor | Sequence[int],
+    block_table: Tensor | None = None,
+    *,
+    start: Tensor | Sequence[int] | None = None,
+    scale: float | None = None,
+    return_lse: Literal[False] = False,
+    sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Tensor: ...
+
+
+@overload
+def decode(
+    op: Op,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor | Sequence[int],
+    block_table: Tensor | None = None,
+    *,
+    start: Tensor | Sequence[int] | None = None,
+    scale: float | None = None,
+    return_lse: Literal[True],
+    sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def decode(
+    op: Op,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor | Sequence[int],
+    block_table: Tensor | None = None,
+    *,
+    start: Tensor | Sequence[int] | None = None,
+    scale: float | None = None,
+    return_lse: bool = False,
+    sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of the last queries of sequences of different lengths over their cached keys, without gradients.
+
+    For each batch entry ``b`` what ``op(q[b:b+1], k, v)`` gives, with the first ``lengths[b]`` keys and values of the
+    entry and its own inputs. Memory and time follow the keys that are kept.
+
+    Args:
+        q: (B, Hq, Nq, D), any float dtype: the queries of each entry, which are its last positions. Of an entry with
+            fewer than Nq keys the first queries are none: they get output 0 and log-sum-exp minus infinity.
+        k_cache: (B, Hkv, Nmax, D), or with ``block_table`` pages (num_blocks, block_size, Hkv, D). Any strides.
+        v_cache: the same with Dv.
+        lengths: (B,), int32 or int64: keys of each entry, its new ones included; 0 is an entry that is not there.
+            On the CPU it is checked, and masks are planned that need it; on the device of ``q`` it stays there, and
+            nothing waits for it.
+        block_table: (B, max_blocks), int32 or int64: the page of each ``block_size`` keys of an entry, in order. A
+            page none of whose keys is kept may be anything, such as -1.
+        start: (B,), like ``lengths``: position of the first key in the cache (of its first page). Earlier keys are
+            gone: no query keeps them. By default 0.
+        scale: factor of the dot products; by default D ** -0.5.
+        return_lse: return the log-sum-exp too.
+        sizes: extents of segments and axes, as in a call.
+        inputs: inputs by name, for names that are also parameters of this method.
+        more: inputs by name. Those over tokens or keys have the extent of the longest entry, or more; with a batch
+            dimension in front they differ between entries.
+
+    Returns:
+        The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp (B, Hq, Nq) in
+        float32 (float64 if ``q`` is), as a call gives them.
+
+    Raises MaskcError: what a call raises, and E504 for lengths beyond the cache and pages that there are not, where
+    they are on the CPU. On a device, where nobody looks, such an entry's output is NaN.
+    """
+    given = {**op._inputs, **(inputs or {}), **more}
+    check_caches(q, k_cache, v_cache, block_table, op.heads)
+    held = _integers("lengths", lengths, q)
+    first = None if start is None else _integers("start", start, q)
+    if return_lse and op.program.normalizer.kind != "softmax":
+        kind = op.program.normalizer.kind
+        raise fail("E702", f"{op.pattern.name!r} normalises by {kind}, which has no log-sum-exp", "drop return_lse")
+    tensors: _Tensors = (q, k_cache, v_cache, held, first, block_table)
+    _, chosen = choose(op.backend, op.program, _request(q, k_cache, v_cache, block_table, return_lse))
+    run = getattr(chosen, "run_decode", None)
+    if run is None or op._check:  # these need to know
+        tensors = (*tensors[:3], held.cpu(), None if first is None else first.cpu(), block_table)
+    call = _call(op, tensors, given, {**op.sizes, **(sizes or {})}, scale)
+    out, lse = by_cohort(call, chosen) if run is None else run(call)
+    if op._check:
+        _compare(call, out, lse)
+    return (out, lse) if return_lse else out
+
+
+def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
+    """``lengths`` or ``start`` as a tensor, checked. Raises E510, E511 and E512."""
+    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+    if tensor.shape != q.shape[:1]:
+        raise fail("E510", f"{name} must have one element a batch entry, ({q.shape[0]},), not {tuple(tensor.shape)}")
+    check_integers(name, tensor)
+    if tensor.device.type != "cpu" and tensor.device != q.device:
+        raise fail("E512", f"q is on {q.device}, but {name} is on {tensor.device}", f"move it: {name}.to(q.device)")
+    return tensor
+
+
+def _request(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Request:
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+        raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
+    return Request(
+        device=q.device.type,
+        dtype=str(q.dtype).removeprefix("torch."),
+        head_dim=q.shape[3],
+        value_dim=v.shape[3],
+        q_len=q.shape[2],
+        batch=q.shape[0],
+        heads=q.shape[1],
+        kv_heads=k.shape[1] if table is None else k.shape[2],
+        needs_grad=False,
+        return_lse=return_lse,
+    )
+
+
+_Tensors = tuple[Tensor, Tensor, Tensor, Tensor, "Tensor | None", "Tensor | None"]
+
+
+def _call(
+    op: Op, tensors: _Tensors, given: Mapping[str, Any], sizes: Mapping[str, int], scale: float | None
+) -> DecodeCall:
+    """The call with its inputs checked. Raises E501 to E505, and E504 for lengths that the cache cannot hold."""
+    q, lengths, start = tensors[0], tensors[3], tensors[4]
+    on_host = lengths.device.type == "cpu" and (start is None or start.device.type == "cpu")
+    given_extent = _extent(op.program, given)
+    longest = int(lengths.max()) if on_host and lengths.numel() else 0
+    tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
+    floats, rest = op._floats(given, q, q.new_empty(()).expand(q.shape[0], 1, tokens, 1))
+    if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
+        raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, op._batched(floats))
+    if not on_host:
+        _check_device_inputs(op, call, tokens)
+        return call
+    check_lengths(call)
+    if tokens < longest:
+        raise fail("E505", f"the longest entry has {longest} keys, but inputs are given for {tokens} tokens")
+    plain = op.program.replace(q_space=Space(), k_space=Space())  # extents follow from each length
+    values = {**op.pattern.args, **rest}
+    known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": q.shape[0], "needed": op._needed}
+    binding = bind(plain, q.shape[2], tokens, sizes={}, values=values, **known)
+    return replace(call, binding=binding.replace(batched=binding.batched | call.batched))
+
+
+def _extent(program: Program, given: Mapping[str, Any]) -> int | None:
+    """The number of tokens that inputs are given for; None if none is."""
+    for p in program.params:
+        if p.name in given and p.when == "call":
+            shape = np.shape(given[p.name])
+            for d, extent in zip(reversed(p.domain), reversed(shape), strict=False):
+                if d in ("token", "k"):
+                    return int(extent)
+    return None
+
+
+def _check_device_inputs(op: Op, call: DecodeCall, tokens: int) -> None:
+    """Inputs that stay on a device: tensors there, of the declared type and shape. Their values nobody looks at."""
+    dims: dict[str, int | None] = {"head": op.heads, "layer": op.layer, "batch": call.q.shape[0]}
+    dims |= positions(op.program.cross, call.q.shape[2], tokens)
+    for p in op.program.params:
+        if p.name not in op._needed or p.when != "call":
+            continue
+        x = call.inputs.get(p.name)
+        if x is None:
+            raise fail("E501", f"{op.pattern.name!r} needs the input {p.name!r}", f"give {p.name}=... with the call")
+        if not isinstance(x, Tensor) or x.device != call.q.device:
+            where = "lengths are on a device, and nothing is copied there behind your back"
+            raise fail("E512", f"{declaration(p)}: expected a tensor on {call.q.device}", where)
+        if (x.dtype == torch.bool) != (p.type is Type.BOOL) or x.is_floating_point() != (p.type is Type.FLOAT):
+            raise fail("E511", f"{declaration(p)}: expected elements of that type, found {x.dtype}")
+        check_shape(p, tuple(x.shape), dims, op.compiled.args)
+
+
+def by_cohort(call: DecodeCall, backend: Backend) -> tuple[Tensor, Tensor]:
+    """What ``decode`` gives, by calls of a backend that has no decoding of its own: one a cohort, on copied keys."""
+    q, compiled = call.q, call.compiled
+    out = q.new_zeros((*q.shape[:3], call.v.shape[-1]))
+    lse = q.new_full(q.shape[:3], -torch.inf, dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+    for cohort in call.cohorts():
+        program, entries, binding = cohort.program, list(cohort.entries), cohort.binding
+        if cohort.start:
+            program = program.replace(mask=cohort.one()[0].mask)
+        own = Compiled(program, compiled.heads, compiled.layer, compiled.args, compiled.tables, binding.sizes)
+        rows = q[entries, :, q.shape[2] - binding.q_len :]
+        keys = (_copied(cohort, call.k), _copied(cohort, call.v))
+        softmax = program.normalizer.kind == "softmax"
+        options: dict[str, Any] = {"floats": cohort.floats, "scale": call.scale, "return_lse": softmax}
+        part, part_lse = backend.run(own, rows, *keys, binding=binding, **options)
+        out[entries, :, q.shape[2] - binding.q_len :] = part
+        lse[entries, :, q.shape[2] - binding.q_len :] = 0.0 if part_lse is None else part_lse
+    return out, lse
+
+
+def _copied(cohort: Cohort, cache: Tensor) -> Tensor:
+    """The keys of a cohort one after another, (entries, Hkv, length, D), with zeros for those that are gone."""
+    call, entries, start = cohort.call, list(cohort.entries), cohort.start
+    held = cohort.binding.k_len - start
+    if call.block_table is None:
+        keys = cache[entries, :, :held]
+    else:
+        pages = call.block_table[entries, : -(-held // call.block_size)].long()
+        wrong = (pages < 0) | (pages >= cache.shape[0])
+        if bool(wrong.any()):
+            _check_kept_pages(cohort)
+        found = (
+            cache[pages.masked_fill(wrong, 0)] if cache.shape[0] else cache.new_zeros((*pages.shape, *cache.shape[1:]))
+        )
+        keys = found.flatten(1, 2)[:, :held].transpose(1, 2)
+    return torch.nn.functional.pad(keys, (0, 0, start, 0))
+
+
+def _check_kept_pages(cohort: Cohort) -> None:
+    program, binding = cohort.one()
+    kept = np.zeros(binding.k_len, np.bool_)
+    for head in range(binding.heads):
+        kept |= dense(program, binding, head).any(axis=0)
+    size, table = cohort.call.block_size, cohort.call.block_table
+    assert table is not None
+    needed = np.unique((np.flatnonzero(kept) - cohort.start) // size)
+    for entry in cohort.entries:
+        check_pages(cohort.call, entry, table[entry].cpu().numpy()[needed])
+
+
+def _compare(call: DecodeCall, out: Tensor, lse: Tensor) -> None:
+    """Raise RuntimeError where a result is not the reference's."""
+    from maskc.checked import assert_close
+
+    wanted, wanted_lse = by_cohort(call, backend_row("reference").load())
+    assert_close(call.program.name, call.q.dtype, [("output", out, wanted), ("log-sum-exp", lse, wanted_lse)])

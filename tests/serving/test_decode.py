@@ -1,0 +1,112 @@
+"""Decoding on the CPU is the loop over entries, whatever lies between and behind their keys."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import maskc
+from maskc.backends import cpu
+from tests.serving.calls import CASES, make
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_is_the_loop_over_entries(name: str, strided: bool) -> None:
+    call = make(CASES[name], torch.float64, strided=strided)
+    out, lse = call.wanted()
+    for found in (call.dense, call.paged):
+        if call.op.program.normalizer.kind == "softmax":
+            got, got_lse = found(return_lse=True)
+            torch.testing.assert_close(got_lse, lse, rtol=1e-10, atol=1e-10)
+        else:
+            got = found()
+        torch.testing.assert_close(got, out, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["sinks-and-window", "documents-batch", "gone", "sink", "sigmoid", "entry-number"])
+def test_backends_without_decoding_of_their_own(name: str) -> None:
+    call = make(CASES[name], backend="reference")
+    out, _ = call.wanted()
+    for found in (call.dense(), call.paged()):
+        torch.testing.assert_close(found.double(), out, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["causal-16", "sinks-and-window", "documents", "alibi"])
+def test_dtypes(name: str, dtype: torch.dtype) -> None:
+    call = make(CASES[name], dtype)
+    out, lse = call.wanted()
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
+    for found in (call.dense, call.paged):
+        got, got_lse = found(return_lse=True)
+        assert (got.dtype, got_lse.dtype) == (dtype, torch.float32)
+        torch.testing.assert_close(got.double(), out, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(got_lse.double(), lse, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("block", [1, 3, 16, 64, 100])
+def test_pages_of_any_size(block: int) -> None:
+    call = make(replace(CASES["sinks-and-window"], block=block), torch.float64)
+    torch.testing.assert_close(call.paged(), call.wanted()[0], rtol=1e-10, atol=1e-10)
+
+
+def test_freed_pages_are_not_looked_at() -> None:
+    call = make(CASES["window"], torch.float64)
+    for b, length in enumerate(CASES["window"].lengths):
+        call.table[b, : max(0, length - 12) // 16] = -1
+    torch.testing.assert_close(call.paged(), call.wanted()[0], rtol=1e-10, atol=1e-10)
+
+
+def test_nan_in_a_key_that_is_kept_stays_with_its_queries() -> None:
+    call = make(CASES["causal-16"], torch.float64)
+    call.k[0, 0, 30] = torch.nan
+    out, clean = call.dense(), make(CASES["causal-16"], torch.float64).dense()
+    torch.testing.assert_close(out[1:], clean[1:])
+    torch.testing.assert_close(out[0, 2:], clean[0, 2:])
+    assert out[0, :2, 9:].isnan().all()
+    torch.testing.assert_close(out[0, :2, :9], clean[0, :2, :9])  # positions 21 to 29
+
+
+def test_only_live_keys_are_read() -> None:
+    """A window over a cache that cannot be read elsewhere: its other rows are not even allocated as data."""
+    case = replace(CASES["window"], lengths=(1000, 500), block=16)
+    call = make(case, torch.float64)
+    out = call.paged()
+    for b, length in enumerate(case.lengths):
+        for i in range((length - 12) // 16):
+            call.k_pages[call.table[b, i]] = torch.nan
+            call.v_pages[call.table[b, i]] = torch.nan
+    assert torch.equal(call.paged(), out)
+    call.k[:, :, :400], call.v[:, :, :400] = torch.nan, torch.nan
+    torch.testing.assert_close(call.dense(), out)
+
+
+def test_no_plan_is_remembered_for_a_length() -> None:
+    call = make(CASES["sinks-and-window"])
+    call.dense()
+    size = call.op.cache_info().size
+    for length in range(10, 60):
+        call.lengths.fill_(length)
+        call.op.decode(call.q, call.k.nan_to_num(), call.v.nan_to_num(), call.lengths)
+    assert call.op.cache_info().size == size
+
+
+def test_ops_that_check_compare_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = maskc.compile("sliding_window(5)", heads=2, check=True)
+    q, k, v = torch.randn(2, 2, 1, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 16)
+    out = op.decode(q, k, v, [9, 4])
+    monkeypatch.setattr(cpu, "run_decode", lambda call: (out + 0.1, torch.zeros(2, 2, 1)))
+    with pytest.raises(RuntimeError, match="check mode: the output of"):
+        op.decode(q, k, v, [9, 4])
+
+
+def test_inputs_given_when_compiling_and_lists() -> None:
+    text = "pattern p(doc: int[token]) { attend same(doc) & causal }"
+    op = maskc.compile(text, heads=1, doc=[0, 0, 1, 1, 1])
+    q, k, v = torch.randn(1, 1, 1, 16), torch.randn(1, 1, 8, 16), torch.randn(1, 1, 8, 16)
+    found = op.decode(q, k, v, [5])
+    again = maskc.compile("all", heads=1)(q, k[:, :, 2:5], v[:, :, 2:5])
+    torch.testing.assert_close(found, again)

@@ -1,0 +1,121 @@
+"""What is wrong with a call of ``op.decode`` is said before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import maskc
+from maskc.diagnostics import MaskcError
+
+_Q, _K = (2, 4, 1, 16), (2, 2, 40, 16)
+_PAGES = (6, 16, 2, 16)
+_TABLE = torch.tensor([[0, 1, 2], [3, 4, -1]], dtype=torch.int32)
+
+
+def _call(code: str, match: str, text: str = "causal", paged: bool = False, **change: Any) -> None:
+    given = {
+        "q": torch.zeros(_Q),
+        "k_cache": torch.zeros(_PAGES if paged else _K),
+        "v_cache": torch.zeros(_PAGES if paged else _K),
+        "lengths": torch.tensor([40, 20]),
+        **({"block_table": _TABLE} if paged else {}),
+        **change,
+    }
+    op = maskc.compile(text, heads=4)
+    with pytest.raises(MaskcError, match=match) as error:
+        op.decode(**given)
+    assert error.value.codes == (code,) or error.value.codes == [code]
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_tensors(paged: bool) -> None:
+    _call("E510", "q must be", paged=paged, q=torch.zeros(2, 4, 16))
+    _call("E510", "compiled for 4", paged=paged, q=torch.zeros(2, 8, 1, 16))
+    _call("E510", "last dimension", paged=paged, q=torch.zeros(2, 4, 1, 8))
+    _call("E511", "float dtype", paged=paged, q=torch.zeros(_Q, dtype=torch.int64))
+    _call(
+        "E511",
+        "k is torch.float16|k_cache is torch.float16",
+        paged=paged,
+        k_cache=torch.zeros(_PAGES if paged else _K).half(),
+    )
+    _call("E510", "agree", paged=paged, v_cache=torch.zeros(2, 2, 3, 16))
+
+
+def test_pages() -> None:
+    _call("E510", r"pages \(num_blocks, block_size, heads, dim\)", paged=True, k_cache=torch.zeros(6, 16, 32))
+    _call("E510", "multiple", paged=True, k_cache=torch.zeros(6, 16, 3, 16), v_cache=torch.zeros(6, 16, 3, 16))
+    _call("E510", r"block_table must be \(batch", paged=True, block_table=_TABLE[:1])
+    _call("E511", "block_table must be int32", paged=True, block_table=_TABLE.float())
+    _call("E510", "holds no key", paged=True, k_cache=torch.zeros(6, 0, 2, 16), v_cache=torch.zeros(6, 0, 2, 16))
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_lengths(paged: bool) -> None:
+    _call("E510", r"one element a batch entry, \(2,\)", paged=paged, lengths=torch.tensor([40]))
+    _call("E511", "int32 or int64", paged=paged, lengths=torch.tensor([40.0, 20.0]))
+    _call("E504", "entry 1 has length -1", paged=paged, lengths=[40, -1])
+    _call("E504", "has 60 keys, but its cache holds 4", paged=paged, lengths=[60, 20])
+    _call("E504", "entry 0 has length 40 and start 41", paged=paged, start=[41, 0])
+    _call("E504", "entry 0 has length 40 and start -1", paged=paged, start=[-1, 0])
+
+
+def test_pages_that_there_are_not() -> None:
+    table = _TABLE.clone()
+    table[1, 1] = -1
+    _call("E504", "entry 1 keeps keys on page -1", paged=True, block_table=table)
+    _call("E504", "entry 0 keeps keys on page 6", paged=True, block_table=_TABLE + 4)
+    op = maskc.compile("sliding_window(4)", heads=4, backend="reference")
+    table[1, 0] = 99  # no key of which is kept
+    table[1, 1] = 4
+    op.decode(torch.zeros(_Q), torch.zeros(_PAGES), torch.zeros(_PAGES), [40, 20], table)
+    table[1, 1] = 99
+    with pytest.raises(MaskcError, match="page 99"):
+        op.decode(torch.zeros(_Q), torch.zeros(_PAGES), torch.zeros(_PAGES), [40, 20], table)
+
+
+_DOCUMENTS = "pattern p(doc: int(0..9)[token]) { attend same(doc) & causal }"
+
+
+def test_inputs() -> None:
+    _call("E501", "needs the input 'doc'", _DOCUMENTS)
+    _call("E502", "no input called 'dok'", _DOCUMENTS, dok=torch.zeros(40, dtype=torch.int64))
+    _call(
+        "E505",
+        "longest entry has 40 keys, but inputs are given for 39",
+        _DOCUMENTS,
+        doc=torch.zeros(39, dtype=torch.int64),
+    )
+    _call("E505", "the batch has 2 entries, not 3", _DOCUMENTS, doc=torch.zeros(3, 40, dtype=torch.int64))
+    _call("E503", "expected an array of integers|integers", _DOCUMENTS, doc=torch.zeros(40))
+    _call("E504", "at most 8|0..9", _DOCUMENTS, doc=torch.full((40,), 9))
+
+
+def test_what_is_not_computed() -> None:
+    _call("E702", "no log-sum-exp", "pattern p { attend causal\n normalize sigmoid }", return_lse=True)
+    _call("E702", "no gradients", q=torch.zeros(_Q).requires_grad_())
+    slope = torch.zeros(4).requires_grad_()
+    _call("E702", "no gradients", "pattern p(slope: float[head]) { attend causal\n score s + slope[h] }", slope=slope)
+
+
+def test_sizes_that_fit_no_length() -> None:
+    _call(
+        "E506",
+        "text 4 \\+ y \\* x 8|cannot be",
+        "pattern p over text ++ grid(y, x) { attend all }",
+        sizes={"text": 4, "x": 8},
+        lengths=[36, 21],
+    )
+
+
+def test_nothing_in_a_batch() -> None:
+    op = maskc.compile("causal", heads=4)
+    out, lse = op.decode(
+        torch.zeros(0, 4, 1, 16), torch.zeros(0, 2, 40, 16), torch.zeros(0, 2, 40, 8), [], return_lse=True
+    )
+    assert (out.shape, lse.shape) == ((0, 4, 1, 8), (0, 4, 1))
+    none = op.decode(torch.zeros(2, 4, 0, 16), torch.zeros(_K), torch.zeros(_K), [40, 20])
+    assert none.shape == (2, 4, 0, 16)
