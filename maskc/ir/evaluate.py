@@ -126,6 +126,8 @@ class _Arrays:
         """``value`` as an array of the dtype that stands for ``type_``; differentiable in torch."""
         dtype = self._dtypes[type_]
         if self._torch:
+            if getattr(getattr(value, "flags", None), "writeable", True) is False:
+                value = value.copy()  # torch warns of arrays that may not be written to
             return self._xp.as_tensor(value, device=self._device).to(dtype)
         return self._xp.asarray(value, dtype=dtype)
 

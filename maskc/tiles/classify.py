@@ -8,9 +8,9 @@ dropped one. The uniform answer is what keeps a fine dilation from being enumera
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,14 @@ from maskc.ir.evaluate import evaluate, free_indices
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.program import Parameter
 from maskc.tiles import ranges
-from maskc.tiles.fields import Field, Field2
+from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
 from maskc.tiles.periods import Period, periods
 from maskc.tiles.ranges import Boxes, Range
 
 __all__ = ["Classifier", "Verdict", "Walk"]
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 _LARGEST_EXISTS = 1 << 22  # box verdicts held at once for all values of an index
 
 
@@ -116,55 +117,72 @@ class Classifier:
 
     def range_over(self, node: Lookup, indices: list[Range]) -> tuple[Any, Any, Any]:
         """Bounds of a look-up whose indices range, and whether they are attained."""
-        table, spans = self._table(node, indices)
+        path, table, spans = self._table(node, indices)
         if 0 in table.shape:
             return 0, 0, True
         lows = [np.clip(np.asarray(r.lo), 0, n - 1) for r, n in zip(spans, table.shape, strict=True)]
         highs = [np.clip(np.asarray(r.hi), 0, n - 1) for r, n in zip(spans, table.shape, strict=True)]
         while lows and lows[0].ndim == 0 and lows[0] == highs[0]:
-            table, lows, highs = table[int(lows[0])], lows[1:], highs[1:]
+            path = (*path, int(lows[0]))
+            table, lows, highs = table[path[-1]], lows[1:], highs[1:]
         if not lows:
             value = table[()]
             return value, value, True
         dense = functools.reduce(
             lambda a, b: a & b, [np.asarray(r.dense & (r.modulus <= 1)) for r in spans[-len(lows) :]]
         )
+        whole = self._whole(node.name)
         if table.ndim == 1:
-            low, high, attained = self._field(node.name, table, Field).range(*np.broadcast_arrays(lows[0], highs[0]))
+            found = self._once((node.name, path), lambda: field_of(whole, path, table))
+            low, high, attained = found.range(*np.broadcast_arrays(lows[0], highs[0]))
         elif table.ndim == 2 and table.dtype == np.bool_:
             ends = np.broadcast_arrays(lows[0], highs[0], lows[1], highs[1])
-            low, high, attained = self._field(node.name, table, Field2).range(*ends)
+            low, high, attained = self._once((node.name, path), lambda: Field2(table)).range(*ends)
             dense = dense & ranges._apart(*spans[-2:])
         else:
-            low, high, attained = self._hull(node.name, table, lows, highs)
+            low, high, attained = self._hull(node.name, path, table, lows, highs)
         return low, high, attained & (dense | functools.reduce(np.logical_and, map(np.equal, lows, highs)))
 
-    def _table(self, node: Lookup, indices: list[Range]) -> tuple[Array, list[Range]]:
-        table = self.table(node.name)
+    def _table(self, node: Lookup, indices: list[Range]) -> tuple[tuple[int, ...], Array, list[Range]]:
         domain = self.domains[node.name]
         shift = ranges.constant(-self.binding.offset)
         spans = [_shifted(r, shift) if d == "q" else r for d, r in zip(domain, indices, strict=True)]
-        return table, spans
+        return self._entry(node.name), self.table(node.name), spans
+
+    def _whole(self, name: str) -> Array:
+        """A table or an input as int64, bool or float64, of all batch entries."""
+
+        def made() -> Array:
+            type_ = next(p.type for p in self.params if p.name == name)
+            dtype = {Type.INT: np.int64, Type.BOOL: np.bool_, Type.FLOAT: np.float64}[type_]
+            return np.asarray(self.binding.tables[name], dtype)
+
+        return self._once(name, made)
+
+    def _entry(self, name: str) -> tuple[int, ...]:
+        """Where this batch entry is in ``_whole(name)``."""
+        return (min(self.batch, self._whole(name).shape[0] - 1),) if name in self.binding.batched else ()
 
     def table(self, name: str) -> Array:
         """A table or an input as int64, bool or float64, of this batch entry."""
-        table = self._fields.get(name)
-        if table is None:
-            type_ = next(p.type for p in self.params if p.name == name)
-            dtype = {Type.INT: np.int64, Type.BOOL: np.bool_, Type.FLOAT: np.float64}[type_]
-            table = self._fields[name] = np.asarray(self.binding.tables[name], dtype)
-        if name in self.binding.batched:
-            table = table[min(self.batch, table.shape[0] - 1)]
+        table: Array = self._whole(name)[self._entry(name)]
         return table
 
-    def _field(self, name: str, table: Array, kind: Any) -> Any:
-        key = (name, table.ctypes.data, table.shape, table.strides)
-        if key not in self._fields:
-            self._fields[key] = kind(table)
-        return self._fields[key]
+    def label_runs(self, name: str) -> LabelRuns:
+        """The runs of equal labels of an input over one kind of position, of this batch entry."""
+        path, whole = self._entry(name), self._whole(name)
+        return self._once(("runs", name, path), lambda: label_runs(whole, path, whole[path]))
 
-    def _hull(self, name: str, table: Array, lows: list[Array], highs: list[Array]) -> tuple[Any, Any, Any]:
-        whole = self._field(name, table, lambda t: (t.min(), t.max()))
+    def _once(self, key: Any, make: Callable[[], T]) -> T:
+        """``make()``, kept as long as the plan is made."""
+        if key not in self._fields:
+            self._fields[key] = make()
+        return self._fields[key]  # type: ignore[no-any-return]
+
+    def _hull(
+        self, name: str, path: tuple[int, ...], table: Array, lows: list[Array], highs: list[Array]
+    ) -> tuple[Any, Any, Any]:
+        whole = self._once((name, path), lambda: (table.min(), table.max()))
         point = functools.reduce(np.logical_and, map(np.equal, lows, highs))
         value = table[tuple(lows)]
         return np.where(point, value, whole[0]), np.where(point, value, whole[1]), point

@@ -10,6 +10,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.evaluate import evaluate, free_indices
 from maskc.ir.nodes import Const, Lookup, Node, Symbol, postorder
 from maskc.ir.program import Program
+from maskc.tiles.inputs import row_classes
 
 __all__ = ["Members", "members"]
 
@@ -72,7 +73,7 @@ def _head_and_batch_values(program: Program, binding: Binding, heads: int, batch
         value = evaluate(node, binding, q=zero, k=zero, h=h, b=b, params=program.params)
         columns.append(np.broadcast_to(value, (heads, batches)).tolist())
     for name in sorted(batched):
-        table = np.asarray(binding.tables[name])
-        rows = [table[i].tobytes() if i < table.shape[0] else b"" for i in range(batches)]
+        classes = row_classes(np.asarray(binding.tables[name]))
+        rows = [classes[i] if i < len(classes) else -1 for i in range(batches)]
         columns.append([list(rows) for _ in range(heads)])
     return columns

@@ -90,9 +90,8 @@ def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
     table = c.table(name)
     if table.ndim != 1 or table.size < k_len or not k_len:
         return None
-    table = table[:k_len]
-    starts = np.concatenate([[0], np.flatnonzero(table[1:] != table[:-1]) + 1, [k_len]])
-    return starts if np.unique(table[starts[:-1]]).size == starts.size - 1 else None
+    runs = c.label_runs(name)
+    return None if runs.scattered else np.append(runs.starts[runs.starts < k_len], k_len)
 
 
 def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[Array, Array]:

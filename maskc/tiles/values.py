@@ -10,6 +10,7 @@ import numpy as np
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Type
+from maskc.tiles.inputs import extremes, intern
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -92,12 +93,13 @@ def typed(p: Parameter, array: Array) -> Array:
         array = np.array([_label(p, str(x)) for x in array.flat], np.int64).reshape(array.shape)
     if array.size and array.dtype.kind not in _KINDS[p.type]:
         raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {_found(array)}", _remedy(p, array))
-    if p.type is Type.BOOL:
-        return array.astype(np.bool_)
-    if p.type is Type.FLOAT:
-        return array.astype(np.float64)
-    _check_range(p, array)
-    return array.astype(np.int64)
+    if array.dtype == np.uint64:
+        _check_range(p, array)  # before the conversion wraps it
+    dtype = {Type.BOOL: np.bool_, Type.FLOAT: np.float64, Type.INT: np.int64}[p.type]
+    array = intern(array, dtype)
+    if p.type is Type.INT:
+        _check_range(p, array)
+    return array
 
 
 def _check_range(p: Parameter, array: Array) -> None:
@@ -106,7 +108,7 @@ def _check_range(p: Parameter, array: Array) -> None:
     low, high = (0, len(p.labels)) if p.labels else (p.low, p.high)
     low = _INT64.min if low is None else low
     high = _INT64.max + 1 if high is None else high
-    least, most = int(array.min()), int(array.max())
+    least, most = extremes(array)
     wrong = least if least < low else most if most >= high else None
     if wrong is None:
         return

@@ -168,7 +168,7 @@ def tensors_for(
     """Everything that can be looked up, on a device: integers as int32 where they fit, floats as given."""
     found: dict[str, torch.Tensor] = {}
     for name, array in binding.tables.items():
-        tensor = torch.as_tensor(array)
+        tensor = torch.as_tensor(array if array.flags.writeable else array.copy())
         small = tensor.dtype is torch.int64 and bool((tensor.abs() < 2**31).all())
         found[name] = (tensor.to(torch.int32) if small else tensor).to(device)
     for p in program.params:

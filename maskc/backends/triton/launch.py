@@ -100,7 +100,7 @@ def table_arguments(
             if program.parameter(name).type is Type.FLOAT:
                 tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
             elif array.dtype == np.bool_:
-                tensor = torch.from_numpy(np.ascontiguousarray(array).view(np.int8)).to(device)
+                tensor = torch.from_numpy(array.astype(np.int8)).to(device)
             else:
                 if array.size and max(-int(array.min()), int(array.max())) >= 1 << 31:
                     raise WideIntegers(f"{name!r} holds integers beyond 32 bits")
