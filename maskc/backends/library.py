@@ -40,8 +40,10 @@ class Entry(Protocol):
         grad: Tensor,
         grad_lse: Tensor | None,
         scale: float,
+        wanted: Sequence[bool] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Gradients of q, k, v and ``floats``. ``out``: before the output expression."""
+        """Gradients of q, k, v and ``floats``. ``out``: before the output expression. ``wanted``: which of ``floats``
+        need theirs, by default all; the others get 0."""
 
     @property
     def plain_output(self) -> bool:
@@ -124,11 +126,12 @@ def _attention_backward(
     grad_lse: Tensor | None,
     handle: str,
     scale: float,
+    wanted: Sequence[bool],
 ) -> list[Tensor]:
-    """Gradients of q, k, v and every input (0 for those that are not floats)."""
+    """Gradients of q, k, v and every input (0 for those that are not floats, or not wanted)."""
     entry, places = _entry(handle, q, k, v, inputs)
-    floats = [inputs[i] for i in places]
-    dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, scale)
+    floats, some = [inputs[i] for i in places], [wanted[i] for i in places]
+    dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, scale, some)
     rest = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
     for i, gradient in zip(places, found, strict=True):
         rest[i] = gradient.contiguous()
@@ -161,6 +164,7 @@ def _attention_backward_fake(
     grad_lse: Tensor | None,
     handle: str,
     scale: float,
+    wanted: Sequence[bool],
 ) -> list[Tensor]:
     return [x.new_empty(x.shape) for x in (q, k, v, *inputs)]
 
@@ -178,10 +182,11 @@ def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor 
     if grad is None and grad_lse is None:
         return None, None, None, [None] * len(inputs), None, None
     given = torch.zeros_like(out) if grad is None else grad
+    wanted = list(ctx.needs_input_grad[3])
     dq, dk, dv, *rest = torch.ops.maskc.attention_backward(
-        q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale
+        q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale, wanted
     )
-    floats = [g if x.is_floating_point() else None for g, x in zip(rest, inputs, strict=True)]
+    floats = [g if needed else None for g, needed in zip(rest, wanted, strict=True)]
     return dq, dk, dv, floats, None, None
 
 
@@ -209,7 +214,7 @@ _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor[] inputs"
 _GIVEN = "Tensor out, Tensor lse, Tensor grad, Tensor? grad_lse"
 _define: Any = _LIBRARY.define
 _define(f"attention({_TENSORS}, str handle, float scale) -> (Tensor, Tensor, Tensor)")
-_define(f"attention_backward({_TENSORS}, {_GIVEN}, str handle, float scale) -> Tensor[]")
+_define(f"attention_backward({_TENSORS}, {_GIVEN}, str handle, float scale, bool[] wanted) -> Tensor[]")
 _LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("attention_backward", _attention_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("maskc::attention", _attention_fake, lib=_LIBRARY)

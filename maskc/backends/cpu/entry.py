@@ -95,15 +95,19 @@ class Entry:
         grad: Tensor,
         grad_lse: Tensor | None,
         scale: float,
+        wanted: Sequence[bool] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Gradients of q, k, v and ``floats``. ``out``: before the output expression."""
+        """Gradients of q, k, v and ``floats``. ``out``: before the output expression. ``wanted``: which of ``floats``
+        need theirs, by default all; the others get 0."""
         work = _Work(self, q, k, v, floats, scale)
         given = (out.to(work.dtype), lse, grad.to(work.dtype), grad_lse)
-        grads, tables = work.backward(*given, careful=False)
-        if not all(finite(g) for g in (*grads, *tables)):
-            grads, tables = work.backward(*given, careful=True)
+        some = frozenset(n for i, n in enumerate(self.names) if wanted is None or wanted[i])
+        grads, tables = work.backward(*given, some, careful=False)
+        if not all(finite(g) for g in (*grads, *tables.values())):
+            grads, tables = work.backward(*given, some, careful=True)
         dq, dk, dv = (g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True))
-        return dq, dk, dv, [g.to(x.dtype) for g, x in zip(tables, floats, strict=True)]
+        pairs = zip(self.names, floats, strict=True)
+        return dq, dk, dv, [tables[n].to(x.dtype) if n in tables else torch.zeros_like(x) for n, x in pairs]
 
 
 def finite(x: Tensor) -> bool:
@@ -172,10 +176,11 @@ class _Work:
         return add_sink(out, lse, self.expressions.sink(self.dtype))
 
     def backward(
-        self, out: Tensor, lse: Tensor, grad: Tensor, grad_lse: Tensor | None, careful: bool
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
-        """Gradients of q, k and v in the order of the tokens, and of the float inputs."""
-        tables = {name: torch.zeros_like(x, memory_format=torch.contiguous_format) for name, x in self.floats.items()}
+        self, out: Tensor, lse: Tensor, grad: Tensor, grad_lse: Tensor | None, wanted: frozenset[str], careful: bool
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Tensor]]:
+        """Gradients of q, k and v in the order of the tokens, and of the float inputs called ``wanted``."""
+        some = {name: x for name, x in self.floats.items() if name in wanted}
+        tables = {name: torch.zeros_like(x, memory_format=torch.contiguous_format) for name, x in some.items()}
         grad = self.expressions.pull_output(grad, out, tables)
         delta = (out * grad).sum(dim=-1)
         if grad_lse is not None:
@@ -185,7 +190,7 @@ class _Work:
             self.expressions.pull_sink(-(sink - lse).exp() * delta, tables)
         order, k_order = self.entry.plan.q_order, self.entry.plan.k_order
         if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
-            return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), list(tables.values())
+            return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), tables
         lse = lse.masked_fill(lse == -torch.inf, 0.0)
         rows = [_laid_out(x, order) for x in (dense(out), lse, delta, dense(grad))]
         flash = self.flash and grad_lse is None
@@ -196,7 +201,7 @@ class _Work:
         kernel = self._kernel(careful, flash, tables)
         dq, dk, dv = attend_backward(self.entry.schedules[1], kernel, q, k, v, rows[0], rows[1], rows[2], rows[3])
         dq, dk, dv = dq[..., :key_width], dk[..., :key_width], dv[..., :value_width]
-        return (_in_place(dq, order), _in_place(dk, k_order), _in_place(dv, k_order)), list(tables.values())
+        return (_in_place(dq, order), _in_place(dk, k_order), _in_place(dv, k_order)), tables
 
 
 def same_width(*tensors: Tensor) -> list[Tensor]:
