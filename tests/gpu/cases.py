@@ -11,7 +11,8 @@ __all__ = ["CASES", "Case"]
 @dataclass(frozen=True)
 class Case:
     """A call. ``floats``: shapes of float inputs; ``inputs``: the other inputs. ``splits``: decode with so many.
-    ``clauses``: so many intervals a query mask partial tiles; None: the mask itself does."""
+    ``clauses``: so many intervals a query mask partial tiles; None: the mask itself does. ``layout``: the order of
+    the tokens, which must be another than their own. ``pack``: heads that share a tile in the forward kernel."""
 
     text: str
     q_len: int = 40
@@ -31,9 +32,12 @@ class Case:
     floats: dict[str, tuple[int, ...]] = field(default_factory=dict)
     strided: bool = False
     clauses: int | None = None
+    layout: str = "none"
+    pack: int | None = None
 
 
 _DOCUMENTS = [0] * 13 + [1] * 20 + [2] * 7
+_GRID = "pattern p over grid(t, y, x) { attend neighborhood(t, 3) & neighborhood(y, 3) & neighborhood(x, 3) }"
 _ALIBI = "pattern p(slope: float[head]) {{ attend causal{}\n score s + slope[h] * (k - q) }}"
 
 CASES: dict[str, Case] = {
@@ -191,6 +195,65 @@ CASES: dict[str, Case] = {
     ),
     "sigmoid": Case("pattern p { attend causal\n normalize sigmoid }", heads=1),
     "relu": Case("pattern p { attend window(8, 8)\n normalize relu }", heads=1),
+    "packed-window": Case("causal & window(20)", 90, 130, 8, 2, tile=64, pack=4),
+    "packed-half": Case("causal & window(9)", 70, 70, 6, 1, 64, 48, dtype="float16", tile=32, pack=2, strided=True),
+    "packed-by-head": Case(
+        "pattern p(w: int[head], slope: float[head], sink: float[head], gate: float[q, head]) {\n"
+        " attend causal & q - k < w[h] & q % 5 > 0\n score s + slope[h] * (k - q)\n"
+        " normalize softmax(sink = sink[h])\n output o * gate[q, h] }",
+        60,
+        64,
+        4,
+        2,
+        tile=32,
+        inputs={"w": [9, 9, 20, 20]},
+        floats={"slope": (4,), "sink": (4,), "gate": (60, 4)},
+        pack=2,
+    ),
+    "packed-by-intervals": Case(
+        "pattern p(doc: int[token]) { attend same(doc) & causal }",
+        heads=4,
+        tile=32,
+        inputs={"doc": _DOCUMENTS},
+        clauses=1,
+        pack=2,
+    ),
+    "packed-and-laid-out": Case("dilated(9, 2)", 128, 128, 4, 2, tile=32, layout="residues", pack=2),
+    "apart-by-head": Case(
+        "pattern p(w: int[head]) { attend causal & q - k < w[h] }", heads=2, tile=32, inputs={"w": [5, 20]}, pack=1
+    ),
+    "laid-out-classes": Case("dilated(8, 4) & causal", 128, 128, strided=True, layout="residues"),
+    "laid-out-classes-ragged": Case("dilated(3, 4) & causal", 21, 45, layout="residues"),
+    "laid-out-blocks": Case(_GRID, 128, 128, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks"),
+    "laid-out-blocks-half": Case(
+        _GRID, 128, 128, 4, 2, 64, 48, dtype="float16", tile=32, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks"
+    ),
+    "laid-out-blocks-ragged": Case(_GRID, 60, 60, sizes={"t": 3, "y": 4, "x": 5}, layout="blocks"),
+    "laid-out-labels": Case(
+        "pattern p(doc: int[token]) { attend same(doc) & causal }",
+        40,
+        60,
+        inputs={"doc": [7 * i % 5 for i in range(60)]},
+        layout="sorted",
+    ),
+    "laid-out-labels-by-intervals": Case(
+        "pattern p(doc: int[token]) { attend same(doc) & q % 7 > 0 }",
+        inputs={"doc": [7 * i % 3 for i in range(40)]},
+        layout="sorted",
+        clauses=1,
+    ),
+    "laid-out-scores": Case(
+        "pattern p(bias: float[k], m: float[q], gate: float[q, head]) { attend dilated(8, 4) & q % 5 > 0\n"
+        " score s * m[q] + bias[k] - 0.01 * abs(q - k)\n output o * gate[q, h] }",
+        64,
+        128,
+        batch=2,
+        floats={"bias": (128,), "m": (2, 64), "gate": (64, 2)},
+        layout="residues",
+    ),
+    "laid-out-sigmoid": Case(
+        "pattern p { attend dilated(8, 4) & causal\n normalize sigmoid }", 128, 128, heads=1, layout="residues"
+    ),
     "decode": Case("causal", 3, 60, 4, 2, splits=3),
     "decode-by-head": Case(
         "pattern p(w: int[head], sink: float[head]) { attend causal & q - k < w[h]\n"

@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 from maskc.backends.triton.emit import STAGES
-from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.backends.triton.spec import Form, Kernel, KernelSpec, specialised
 from maskc.lower import lower_text
 
 __all__ = ["GOLDEN", "kernel_of"]
 
-#: Name -> text of the pattern, stage, intervals a query, float inputs with a gradient.
-GOLDEN: dict[str, tuple[str, str, int | None, frozenset[str]]] = {
-    "causal-forward": ("causal", "forward", None, frozenset()),
-    "causal-decode": ("causal", "decode", None, frozenset()),
-    "causal-dq": ("causal", "dq", None, frozenset()),
-    "causal-dkv": ("causal", "dkv", None, frozenset()),
-    "window-and-sinks-forward": ("sinks(4) | sliding_window(1024)", "forward", None, frozenset()),
+_GRID = "pattern p over grid(y, x) { attend neighborhood(y, 9) & neighborhood(x, 9) }"
+#: Name -> text of the pattern, stage, form of the plan, float inputs with a gradient.
+GOLDEN: dict[str, tuple[str, str, Form, frozenset[str]]] = {
+    "causal-forward": ("causal", "forward", Form(), frozenset()),
+    "causal-decode": ("causal", "decode", Form(), frozenset()),
+    "causal-dq": ("causal", "dq", Form(), frozenset()),
+    "causal-dkv": ("causal", "dkv", Form(), frozenset()),
+    "window-and-sinks-forward": ("sinks(4) | sliding_window(1024)", "forward", Form(), frozenset()),
     "documents-by-intervals-forward": (
         "pattern p(doc: int[token]) { attend same(doc) & causal }",
         "forward",
-        1,
+        Form(1),
         frozenset(),
     ),
-    "documents-by-intervals-dkv": ("pattern p(doc: int[token]) { attend same(doc) & causal }", "dkv", 1, frozenset()),
+    "documents-by-intervals-dkv": (
+        "pattern p(doc: int[token]) { attend same(doc) & causal }",
+        "dkv",
+        Form(1),
+        frozenset(),
+    ),
     "alibi-soft-cap-dq": (
         "pattern p(slope: float[head]) { attend causal\n score s + slope[h] * (k - q)\n score 30.0 * tanh(s / 30.0) }",
         "dq",
-        None,
+        Form(),
         frozenset({"slope"}),
     ),
     "sink-and-gate-forward": (
         "pattern p(sink: float[head], gate: float[q, head]) { attend causal\n"
         " normalize softmax(sink = sink[h])\n output o * gate[q, h] }",
         "forward",
-        None,
+        Form(),
         frozenset(),
     ),
-    "sigmoid-forward": ("pattern p { attend window(64, 64)\n normalize sigmoid }", "forward", None, frozenset()),
+    "sigmoid-forward": ("pattern p { attend window(64, 64)\n normalize sigmoid }", "forward", Form(), frozenset()),
     "grid-forward": (
         "pattern p over grid(t, y, x) { attend neighborhood(t, 18) & neighborhood(y, 24) & neighborhood(x, 24) }",
         "forward",
-        None,
+        Form(),
+        frozenset(),
+    ),
+    "packed-window-forward": ("window(64, 64)", "forward", Form(packed=True), frozenset()),
+    "laid-out-grid-forward": (_GRID, "forward", Form(q_steps=3, k_steps=3), frozenset()),
+    "laid-out-grid-dkv": (_GRID, "dkv", Form(q_steps=2, k_steps=3), frozenset()),
+    "laid-out-documents-dq": (
+        "pattern p(doc: int[token]) { attend same(doc) & causal }",
+        "dq",
+        Form(q_steps=0, k_steps=0),
         frozenset(),
     ),
     "hash-and-floor-forward": (
         "hash(q, k - 7, h) % 3 == 0 | (q - 20) // 7 == (k - 20) // 7 | any(i in 0..3: q - k == i * i)",
         "forward",
-        None,
+        Form(),
         frozenset(),
     ),
 }
@@ -53,5 +68,5 @@ GOLDEN: dict[str, tuple[str, str, int | None, frozenset[str]]] = {
 
 def kernel_of(name: str) -> Kernel:
     """The kernel of a row."""
-    text, stage, clauses, tables = GOLDEN[name]
-    return STAGES[stage](KernelSpec(specialised(lower_text(text)[0], {}), frozenset(), clauses, tables))
+    text, stage, form, tables = GOLDEN[name]
+    return STAGES[stage](KernelSpec(specialised(lower_text(text)[0], {}), grad_tables=tables, **form._asdict()))

@@ -6,6 +6,7 @@ answers with one line.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import traceback
@@ -209,11 +210,14 @@ def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor]
         return x.transpose(1, 2) if case.strided else x
 
     configs = {s: Config(case.tile, case.tile, 4, 1) for s in ("forward", "dq", "dkv", "pairs", "decode")}
-    entry = Entry(program, binding, tuple(floats), configs=configs, splits=case.splits)
-    plan = entry.plan(case.tile, case.tile)
+    entry = Entry(program, binding, tuple(floats), configs=configs, splits=case.splits, layout=case.layout)
+    plan = entry.plan(case.tile, case.tile, case.layout)
+    assert (plan.q_order.index is None) == (case.layout == "none")
     if case.clauses is None:  # partial tiles are to be masked by the mask itself
         plan._intervals.update(dict.fromkeys(g.runs for g in plan.groups))
     assert mask_form(entry.text_program, plan) == case.clauses
+    if case.pack is not None:
+        assert entry._forward_pack(configs["forward"], case.heads // case.kv_heads) == case.pack
     q = tensor(case.heads, case.q_len, case.dim)
     k, v = (tensor(case.kv_heads, case.k_len, d) for d in (case.dim, case.value_dim))
     return entry, q, k, v, floats, case.dim**-0.5 if case.scale is None else case.scale
@@ -237,6 +241,12 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
     return float(error.max() / size)
 
 
+def _elsewhere(name: str) -> Any:
+    """A function of another module beside this one, as in ``tuned.tune_everything``."""
+    module, _, function = name.rpartition(".")
+    return getattr(importlib.import_module(f"tests.gpu.{module}"), function)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -244,7 +254,7 @@ def main() -> None:
     for line in sys.stdin:
         name, *args = json.loads(line)
         try:
-            answer: dict[str, Any] = {"answer": functions[name](*args)}
+            answer: dict[str, Any] = {"answer": (functions.get(name) or _elsewhere(name))(*args)}
         except Exception:
             answer = {"error": traceback.format_exc()}
         sys.stdout.write(json.dumps(answer) + "\n")

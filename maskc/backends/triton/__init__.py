@@ -17,7 +17,7 @@ from maskc.backends.triton.launch import WideIntegers, interpreting
 from maskc.backends.triton.spec import specialised
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.interval import MAX_TOKENS
-from maskc.knobs import TRITON_PRECISION
+from maskc.knobs import AUTOTUNE, AUTOTUNE_SECONDS, TRITON_PRECISION
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,17 @@ def run(
 
 def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> Entry:
     """What computes calls with this binding and these float inputs; remembered, with its plans."""
-    precision = TRITON_PRECISION.value()
+    precision, autotune = TRITON_PRECISION.value(), AUTOTUNE.value()
     return compiled.remember(
-        ("triton", floats, precision), binding, lambda: Entry(compiled.program, binding, floats, precision)
+        ("triton", floats, precision, autotune),
+        binding,
+        lambda: Entry(
+            compiled.program,
+            binding,
+            floats,
+            precision,
+            layout=compiled.layout,
+            autotune=autotune,
+            budget=AUTOTUNE_SECONDS.value(),
+        ),
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from maskc.backends.triton.expressions import Block, Expressions
+from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Kernel, KernelSpec
 from maskc.backends.triton.writer import (
     arguments,
@@ -18,8 +19,10 @@ from maskc.backends.triton.writer import (
     bounds_lines,
     interval_lines,
     keep_lines,
+    key_tile_lines,
     loop_lines,
     origin,
+    query_tile_lines,
 )
 from maskc.ir.derivative import derivative, float_lookups
 from maskc.ir.nodes import Const, Lookup, Node, Symbol
@@ -42,31 +45,28 @@ _DQ_HEAD = """
     q_in = tl.arange(0, Q_TILE)
     q_idx = tile_row * Q_TILE + q_in
     q_there = q_idx < q_len
-    q_pos = offset + q_idx[:, None]
-    d = tl.arange(0, D_PAD)
+{tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
-    q_shift = tl.cast(tile_row * Q_TILE, tl.int64)
-    q_at = q_in[:, None] * q_sn + d[None, :] * q_sd
-    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh + q_shift * q_sn
+{shift}    q_at = {near}[:, None] * q_sn + d[None, :] * q_sd
+    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh{q_start}
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
-    do_at = q_in[:, None] * do_sn + dv[None, :] * do_sd
-    do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh + q_shift * do_sn
+    do_at = {near}[:, None] * do_sn + dv[None, :] * do_sd
+    do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh{do_start}
     grad_out = load(do_base + do_at, q_there[:, None] & (dv[None, :] < DV), RAGGED_Q or DV != DV_PAD)
-    row = tl.cast(bh, tl.int64) * q_len + q_idx
+    row = tl.cast(bh, tl.int64) * q_len + {row}
 """
 
 _DQ_KEYS = """
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
-    k_in = tl.arange(0, K_TILE)
-    k_at = k_in[None, :] * k_sn + d[:, None] * k_sd
-    v_at = k_in[None, :] * v_sn + dv[:, None] * v_sd
+{keys}
     dq = tl.zeros((Q_TILE, D_PAD), tl.float32)
 """
+_KEYS = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[None, :] * v_sn + dv[:, None] * v_sd"))
 
 _DQ_STORE = """
-    dq_at = q_in[:, None] * dq_sn + d[None, :] * dq_sd
-    dq_base = dq_ptr + tl.cast(b, tl.int64) * dq_sb + tl.cast(h, tl.int64) * dq_sh + q_shift * dq_sn
+    dq_at = {near}[:, None] * dq_sn + d[None, :] * dq_sd
+    dq_base = dq_ptr + tl.cast(b, tl.int64) * dq_sb + tl.cast(h, tl.int64) * dq_sh{dq_start}
     tl.store(dq_base + dq_at, tl.cast(dq * scale, dq_ptr.dtype.element_ty), mask=q_there[:, None] & (d[None, :] < D))
 """
 
@@ -81,19 +81,15 @@ _DKV_HEAD = """
     k_in = tl.arange(0, K_TILE)
     k_idx = tile_row * K_TILE + k_in
     k_there = k_idx < k_len
-    k_pos = k_idx[:, None]
-    d = tl.arange(0, D_PAD)
+{tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
-    k_shift = tl.cast(tile_row * K_TILE, tl.int64)
-    k_at = k_in[:, None] * k_sn + d[None, :] * k_sd
-    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(kv_head, tl.int64) * k_sh + k_shift * k_sn
+{shift}    k_at = {near}[:, None] * k_sn + d[None, :] * k_sd
+    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(kv_head, tl.int64) * k_sh{k_start}
     key = load(k_base + k_at, k_there[:, None] & (d[None, :] < D), RAGGED_K or D != D_PAD)
-    v_at = k_in[:, None] * v_sn + dv[None, :] * v_sd
-    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(kv_head, tl.int64) * v_sh + k_shift * v_sn
+    v_at = {near}[:, None] * v_sn + dv[None, :] * v_sd
+    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(kv_head, tl.int64) * v_sh{v_start}
     value = load(v_base + v_at, k_there[:, None] & (dv[None, :] < DV), RAGGED_K or DV != DV_PAD)
-    q_in = tl.arange(0, Q_TILE)
-    q_at = q_in[None, :] * q_sn + d[:, None] * q_sd
-    do_at = q_in[:, None] * do_sn + dv[None, :] * do_sd
+{queries}
     grad_key = tl.zeros((K_TILE, D_PAD), tl.float32)
     grad_value = tl.zeros((K_TILE, DV_PAD), tl.float32)
 
@@ -107,14 +103,15 @@ _DKV_HEAD = """
         do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
         row = tl.cast(bh, tl.int64) * q_len
 """
+_QUERIES = (("q", "{}[None, :] * q_sn + d[:, None] * q_sd"), ("do", "{}[:, None] * do_sn + dv[None, :] * do_sd"))
 
 _DKV_STORE = """
-    dk_at = k_in[:, None] * dk_sn + d[None, :] * dk_sd
-    dk_base = dk_ptr + tl.cast(b, tl.int64) * dk_sb + tl.cast(kv_head, tl.int64) * dk_sh + k_shift * dk_sn
+    dk_at = {near}[:, None] * dk_sn + d[None, :] * dk_sd
+    dk_base = dk_ptr + tl.cast(b, tl.int64) * dk_sb + tl.cast(kv_head, tl.int64) * dk_sh{dk_start}
     dk_there = k_there[:, None] & (d[None, :] < D)
     tl.store(dk_base + dk_at, tl.cast(grad_key * scale, dk_ptr.dtype.element_ty), mask=dk_there)
-    dv_at = k_in[:, None] * dv_sn + dv[None, :] * dv_sd
-    dv_base = dv_ptr + tl.cast(b, tl.int64) * dv_sb + tl.cast(kv_head, tl.int64) * dv_sh + k_shift * dv_sn
+    dv_at = {near}[:, None] * dv_sn + dv[None, :] * dv_sd
+    dv_base = dv_ptr + tl.cast(b, tl.int64) * dv_sb + tl.cast(kv_head, tl.int64) * dv_sh{dv_start}
     dv_there = k_there[:, None] & (dv[None, :] < DV)
     tl.store(dv_base + dv_at, tl.cast(grad_value, dv_ptr.dtype.element_ty), mask=dv_there)
 """
@@ -154,14 +151,17 @@ def write_dq(spec: KernelSpec) -> Kernel:
     lookups = score_lookups(spec).rows
     used = _expressions(spec, "q", lookups)
     before = Block(hoisted=True)
-    lines = _lines(_DQ_HEAD) + [f"    {x}" for x in row_statistics(spec, "row", "[:, None]")] + _lines(_DQ_KEYS)
+    rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE")
+    keys = "\n".join(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS).before)
+    lines = _lines(rows.fill(_DQ_HEAD)) + [f"    {x}" for x in row_statistics(spec, "row", "[:, None]")]
+    lines += _lines(_DQ_KEYS.format(keys=keys))
     lines += [f"    table_{i} = tl.zeros((Q_TILE,), tl.float32)" for i in range(len(lookups))]
     if spec.clauses is not None:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     loops: list[str] = []
     for kind in ("full", "part"):
         loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
-    lines += before.lines + loops + ["", *_lines(_DQ_STORE)]
+    lines += before.lines + loops + ["", *_lines(rows.fill(_DQ_STORE))]
     lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
     args = arguments([*tensors(spec, "dq"), *buffers(lookups)], spec, used, "q k v do dq")
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
@@ -176,12 +176,14 @@ def write_dkv(spec: KernelSpec) -> Kernel:
     loops: list[str] = []
     for kind in ("full", "part"):
         loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
-    lines = _lines(_DKV_HEAD) + inner + before.lines + loops
+    columns = outer_text("k", spec.k_steps, "k_in", "K_TILE")
+    queries = "\n".join(f"    {x}" for x in inner_text("q", spec.q_steps, _QUERIES).before)
+    lines = _lines(columns.fill(_DKV_HEAD, queries=queries)) + inner + before.lines + loops
     lines += [
-        f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + k_idx, table_{i}, mask=k_there)"
+        f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, mask=k_there)"
         for i in range(len(lookups))
     ]
-    lines += ["", *_lines(_DKV_STORE)]
+    lines += ["", *_lines(columns.fill(_DKV_STORE))]
     args = arguments([*tensors(spec, "dk dv"), *buffers(lookups)], spec, used, "q k v do dk dv")
     helpers = ["load", "visible", *used.helpers]
     return assemble("attention_dkv", "Attention, backward: dK and dV.", args, lines, helpers)
@@ -243,18 +245,16 @@ def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = Fals
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
     block = Block(indent=2)
     k_there, v_there, k_masked, v_masked = "d[:, None] < D", "dv[:, None] < DV", "D != D_PAD", "DV != DV_PAD"
-    if partial or not spec.plain_score:
-        block.add("k_idx = tile * K_TILE + k_in[None, :]")
-        block.add("k_pos = k_idx")
+    keys = inner_text("k", spec.k_steps, _KEYS)
+    key_tile_lines(block, keys, partial or not spec.plain_score)
     if partial:
         k_there, v_there = f"(k_idx < k_len) & ({k_there})", f"(k_idx < k_len) & ({v_there})"
         k_masked, v_masked = f"RAGGED_K or {k_masked}", f"RAGGED_K or {v_masked}"
-    block.add("shift = tl.cast(tile * K_TILE, tl.int64)")
-    block.add(f"key = load(k_base + shift * k_sn + k_at, {k_there}, {k_masked})")
+    block.add(f"key = load({keys.pointer.format('k')}, {k_there}, {k_masked})")
     block.add("score = tl.dot(query, key, input_precision=PRECISION)")
     if partial:
         keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
-    block.add(f"value = load(v_base + shift * v_sn + v_at, {v_there}, {v_masked})")
+    block.add(f"value = load({keys.pointer.format('v')}, {v_there}, {v_masked})")
     block.add("grad_weight = tl.dot(grad_out, value, input_precision=PRECISION)")
     grad = _grad_score(spec, used, block, before, lookups, partial, 1)
     if partial:
@@ -265,24 +265,20 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
 
 def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
     block = Block(indent=3)
-    block.add("q_idx = tile * Q_TILE + q_in")
-    if partial:
-        block.add("q_there = q_idx < q_len")
-    if partial or not spec.plain_score:
-        block.add("q_pos = offset + q_idx[None, :]")
-    block.add("shift = tl.cast(tile * Q_TILE, tl.int64)")
+    queries = inner_text("q", spec.q_steps, _QUERIES)
+    query_tile_lines(block, queries, partial, partial or not spec.plain_score)
     masked = "RAGGED_Q or " if partial else ""
     q_there = "q_there[None, :] & (d[:, None] < D)" if partial else "d[:, None] < D"
     do_there = "q_there[:, None] & (dv[None, :] < DV)" if partial else "dv[None, :] < DV"
-    block.add(f"query = load(q_base + shift * q_sn + q_at, {q_there}, {masked}D != D_PAD)")
+    block.add(f"query = load({queries.pointer.format('q')}, {q_there}, {masked}D != D_PAD)")
     block.add("score = tl.dot(key, query, input_precision=PRECISION)")
     if partial:
         if spec.clauses is not None:
             interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
         keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
-    for line in row_statistics(spec, "row + q_idx", "[None, :]", whole=not partial):
+    for line in row_statistics(spec, f"row + {queries.row}", "[None, :]", whole=not partial):
         block.add(line)
-    block.add(f"grad_out = load(do_base + shift * do_sn + do_at, {do_there}, {masked}DV != DV_PAD)")
+    block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
     block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
     grad = _grad_score(spec, used, block, before, lookups, partial, 1)
     if partial and not clears_empty_rows(spec):

@@ -23,11 +23,14 @@ from maskc.backends.triton.launch import (
     strides,
     table_arguments,
 )
-from maskc.backends.triton.masks import mask_form, pair_values
+from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.packing import forward_pack, shares_masks
 from maskc.backends.triton.pairs import grouping, write_pairs
+from maskc.backends.triton.places import places_of
 from maskc.backends.triton.pull import Values
-from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.backends.triton.spec import Form, Kernel, KernelSpec, specialised
 from maskc.backends.triton.tiles import kernel_plan
+from maskc.backends.triton.tune import Choice, choose
 from maskc.ir.program import OUTPUT
 
 if TYPE_CHECKING:
@@ -50,7 +53,9 @@ class Entry:
 
     ``precision``: of products in float32, "ieee" or "tf32". ``configs``: configurations that replace the
     defaults, by stage. ``splits``: program instances that share the keys of a row when decoding; None: as many as
-    keep the device busy, and none where there are many queries.
+    keep the device busy, and none where there are many queries. ``layout``: the order of the tokens, as
+    ``make_plan`` takes it, for kernels of many queries; tensors stay in the tokens' own. ``autotune``:
+    "off", "cached" or "on", where ``configs`` has no row; ``budget``: seconds that measuring one kernel may take.
     """
 
     program: Program
@@ -59,6 +64,9 @@ class Entry:
     precision: str = "ieee"
     configs: Mapping[str, Config] = field(default_factory=dict)
     splits: int | None = None
+    layout: str = "none"
+    autotune: str = "off"
+    budget: float = 10.0
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -71,22 +79,23 @@ class Entry:
         """What kernels are written from."""
         return specialised(self.program, self.binding.args)
 
-    def plan(self, q_tile: int, k_tile: int) -> TilePlan:
+    def plan(self, q_tile: int, k_tile: int, layout: str = "none") -> TilePlan:
         """The tiles of the mask, in tiles of the given size."""
         from maskc.tiles import make_plan
 
-        return self._remembered(
-            ("tiles", q_tile, k_tile), lambda: make_plan(self.program, self.binding, q_tile=q_tile, k_tile=k_tile)
-        )
+        def make() -> TilePlan:
+            return make_plan(self.program, self.binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
 
-    def kernel(self, stage: str, clauses: int | None, grad_tables: frozenset[str] = frozenset()) -> Kernel:
-        """The kernel for "forward", "decode", "dq" or "dkv"."""
+        return self._remembered(("tiles", q_tile, k_tile, layout), make)
+
+    def kernel(self, stage: str, form: Form, grad_tables: frozenset[str] = frozenset()) -> Kernel:
+        """The kernel of a stage for plans of a form."""
 
         def write() -> Kernel:
-            spec = KernelSpec(self.text_program, self.binding.batched, clauses, grad_tables)
+            spec = KernelSpec(self.text_program, self.binding.batched, grad_tables=grad_tables, **form._asdict())
             return _WRITERS[stage](spec)
 
-        return self._remembered((stage, clauses, grad_tables), write)
+        return self._remembered((stage, form, grad_tables), write)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
@@ -105,11 +114,13 @@ class Entry:
         lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
 
         def start(chosen: Config) -> None:
-            plan, clauses = self._device_plan(chosen, q.device, by_keys=False)
-            kernel = self.kernel("forward", clauses)
+            pack = self._forward_pack(chosen, heads // k.shape[1])
+            plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack)
+            kernel = self.kernel("forward", form)
             values = {**self._values(plan, kernel, q, k, v, tables, scale), **strides("o", out)}
-            values |= {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
-            launch(kernel, batch * heads * plan.rows, values, chosen, q.device)
+            values |= {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse, "PACK": pack}
+            values["RAGGED_Q"] = rows % (chosen.q_tile // pack) != 0
+            launch(kernel, batch * (heads // pack) * plan.rows, values, chosen, q.device)
 
         if rows and out.numel():
             start(self._config("forward", q, k, v, start))
@@ -124,8 +135,8 @@ class Entry:
         lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=q.device)
 
         def start(chosen: Config) -> None:
-            plan, clauses = self._device_plan(chosen, q.device, by_keys=False, q_tile=pad(rows))
-            kernel = self.kernel("decode", clauses)
+            plan, form = self._device_plan(chosen, q.device, by_keys=False, q_tile=pad(rows))
+            kernel = self.kernel("decode", form)
             pack = self._pack(q, k, chosen.k_tile)
             wide = replace(chosen, q_tile=pad(rows * pack))
             values = {**self._values(plan, kernel, q, k, v, tables, scale), "out_ptr": parts, "lse_ptr": lses}
@@ -212,8 +223,8 @@ class Entry:
             heads = q.shape[1] if stage == "dq" else k.shape[1]
 
             def start(chosen: Config, stage: str = stage, heads: int = heads, more: dict[str, Any] = more) -> None:
-                plan, clauses = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
-                kernel = self.kernel(stage, clauses, wanted)
+                plan, form = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
+                kernel = self.kernel(stage, form, wanted)
                 values = {**self._values(plan, kernel, q, k, v, tables, scale), **more}
                 launch(kernel, q.shape[0] * heads * plan.rows, values, chosen, q.device)
 
@@ -244,7 +255,7 @@ class Entry:
             ("jobs", apart, chosen, q.device),
             lambda: jobs_on(pair_jobs(self.plan(chosen.q_tile, chosen.k_tile), apart), q.device),
         )
-        kernel = self.kernel("pairs", None, frozenset(sums))
+        kernel = self.kernel("pairs", Form(), frozenset(sums))
         shape = chosen.q_tile, chosen.k_tile
         for some in jobs.chunks(most_blocks(apart, *shape)):
             blocks = [torch.empty((some.count, *shape), device=q.device) for _ in lookups]
@@ -291,35 +302,56 @@ class Entry:
         """The configuration of a stage; ``start`` launches its kernel with one."""
         if stage in self.configs:
             return self.configs[stage]
-        # How masks are evaluated is known only with a plan, which needs the tiles: the dearer way is assumed.
-        values = self._remembered("pair values", lambda: pair_values(self.text_program, None))
-        return default_config(stage, q.device, q.shape[3], v.shape[3], q.dtype, values)
+        key = ("choice", stage, q.shape[:2], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device)
+        return self._remembered(key, lambda: self._chosen(stage, q, k, v, start)).config
+
+    def _chosen(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Choice:
+        found = choose(self, stage, q, k, v, start)
+        lost = {trial.config for trial in found.trials} - {found.config}
+        for key in [key for key in self._memory if key[0] == "device" and key[1] in lost]:
+            del self._memory[key]
+        return found
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Which configurations were chosen so far, and how."""
+        return tuple(value for key, value in self._memory.items() if key[0] == "choice")
 
     def _pack(self, q: Tensor, k: Tensor, k_tile: int) -> int:
         """Query heads in one tile when decoding: all that share a key head, if they also share their masks."""
         group = q.shape[1] // k.shape[1]
-        plan = self.plan(pad(q.shape[2]), k_tile)
-        for members in plan.groups:
-            whole = {h // group for h in members.heads}
-            if len(members.heads) != group * len(whole):
-                return 1
-        return group
+        return group if shares_masks(self.plan(pad(q.shape[2]), k_tile), group) else 1
+
+    def _forward_pack(self, chosen: Config, group: int) -> int:
+        """Query heads in one tile of the forward kernel."""
+
+        def make() -> int:
+            def plan(q_tile: int) -> TilePlan:
+                return self.plan(q_tile, chosen.k_tile, self.layout)
+
+            return forward_pack(plan(chosen.q_tile), group, plan) if group > 1 else 1
+
+        return self._remembered(("pack", chosen.q_tile, chosen.k_tile, group), make)
 
     def _device_plan(
-        self, chosen: Config, device: torch.device, *, by_keys: bool, q_tile: int | None = None
-    ) -> tuple[DevicePlan, int | None]:
-        """The plan on the device, and how partial tiles are masked: by so many intervals, or None: by the mask.
+        self, chosen: Config, device: torch.device, *, by_keys: bool, q_tile: int | None = None, pack: int = 1
+    ) -> tuple[DevicePlan, Form]:
+        """The plan on the device, and what it asks of a kernel's text.
 
-        ``q_tile``: queries in a tile of the plan, if not those of the configuration.
+        ``q_tile``: queries in a tile of the plan, if not those of the configuration: a few, in their own order.
+        ``pack``: heads that share a tile of the configuration.
         """
 
-        def make() -> tuple[DevicePlan, int | None]:
-            plan = self.plan(q_tile or chosen.q_tile, chosen.k_tile)
+        def make() -> tuple[DevicePlan, Form]:
+            plan = self.plan(q_tile or chosen.q_tile // pack, chosen.k_tile, "none" if q_tile else self.layout)
             clauses = mask_form(self.text_program, plan)
-            made = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
-            return plan_arguments(made, chosen, device), clauses
+            made = plan_arguments(kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None), chosen, device)
+            queries = places_of("q", plan.q_order, plan.q_tile, self.binding.offset)
+            keys = places_of("k", plan.k_order, plan.k_tile, 0)
+            made.arguments.update(queries.on(device) | keys.on(device))
+            return made, Form(clauses, queries.steps, keys.steps, pack > 1)
 
-        return self._remembered(("device", chosen, device, by_keys, q_tile), make)
+        return self._remembered(("device", chosen, device, by_keys, q_tile, pack), make)
 
     def _remembered(self, key: Any, make: Callable[[], _T]) -> _T:
         if key not in self._memory:

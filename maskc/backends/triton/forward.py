@@ -46,6 +46,32 @@ _HEAD = """
 
 _SHIFT = "    # Where a tile starts is computed in 64 bits, places within it in 32.\n"
 
+_PACKED_HEAD = """
+    program = tl.program_id(0)
+    packs = heads // PACK
+    b = program // tile_rows // packs
+    # A row is one query of one of the PACK heads that share a key head and a plan.
+    first_head = program // tile_rows % packs * PACK
+    plan = tl.load(plan_of + b * heads + first_head)
+    # Rows with much work come first, so that none of them is left for the end.
+    tile_row = tl.load(row_order + plan * tile_rows + program % tile_rows)
+    at = plan * tile_rows + tile_row
+
+    row = tl.arange(0, Q_TILE)
+    head = first_head + row % PACK
+    h = head[:, None]
+    q_in = row // PACK
+    q_idx = tile_row * (Q_TILE // PACK) + q_in
+    q_there = q_idx < q_len
+{tokens}    d = tl.arange(0, D_PAD)
+    dv = tl.arange(0, DV_PAD)
+{note}{shift}    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb{q_start}
+    q_at = tl.cast(h, tl.int64) * q_sh + {near}[:, None] * q_sn + d[None, :] * q_sd
+    query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
+    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(first_head // group, tl.int64) * k_sh
+    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(first_head // group, tl.int64) * v_sh
+"""
+
 _DECODE_HEAD = """
     program = tl.program_id(0)
     split = program % splits
@@ -76,11 +102,12 @@ _KEY_ADDRESSES = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[:, 
 def write_forward(spec: KernelSpec) -> Kernel:
     """The forward kernel of ``spec``. Where there is an output expression, ``plain_ptr`` receives the output
     before it. Raises Unsupported."""
-    used = _expressions(spec, False)
+    used = _expressions(spec, spec.packed)
     hoisted, loops = _loops(spec, used)
-    rows = outer_text("q", spec.q_steps, "tl.arange(0, Q_TILE)", "Q_TILE")
-    note = _SHIFT if rows.shift else ""
-    lines = [*rows.fill(_HEAD, note=note).strip("\n").split("\n"), *_keys(spec)]
+    near, size = ("q_in", "(Q_TILE // PACK)") if spec.packed else ("tl.arange(0, Q_TILE)", "Q_TILE")
+    rows = outer_text("q", spec.q_steps, near, size)
+    head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, note=_SHIFT if rows.shift else "")
+    lines = [*head.strip("\n").split("\n"), *_keys(spec)]
     lines += [*_start(spec, used), *hoisted, *loops, *_finish(spec, used, rows)]
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
     if spec.program.output is not OUTPUT:
@@ -88,6 +115,7 @@ def write_forward(spec: KernelSpec) -> Kernel:
     if _kind(spec) == "softmax":
         tensors.append(("lse_ptr", "float32"))
     args = arguments(tensors, spec, used, "q k v o")
+    args += [Argument("PACK", "constexpr")] if spec.packed else []
     return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
 
 
@@ -223,12 +251,12 @@ _SOFTMAX_TAIL = """
     total = tl.where(empty, 1.0, total)
     out = acc / total[:, None]
     lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
-    tl.store(lse_ptr + tl.cast(bh, tl.int64) * q_len + {row}, lse, mask=q_there)
+    tl.store(lse_ptr + tl.cast({bh}, tl.int64) * q_len + {row}, lse, mask=q_there)
 """
 
 _PLACE = [
-    "    o_base = tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh{start}",
-    "    o_at = o_base + {near}[:, None] * o_sn + dv[None, :] * o_sd",
+    "    o_base = tl.cast(b, tl.int64) * o_sb{of_head}{start}",
+    "    o_at = o_base + {of_row}{near}[:, None] * o_sn + dv[None, :] * o_sd",
     "    o_there = q_there[:, None] & (dv[None, :] < DV)",
 ]
 _STORE = "    tl.store({} + o_at, tl.cast(out, {}.dtype.element_ty), mask=o_there)"
@@ -256,9 +284,12 @@ _DECODE_TAIL = {
 def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
     """The lines after the loops."""
     before = Block(hoisted=True)
-    tail = _SOFTMAX_TAIL.format(row=rows.row).rstrip().split("\n")
+    bh, head = ("b * heads + head" if spec.packed else "bh"), "tl.cast(h, tl.int64) * o_sh"
+    tail = _SOFTMAX_TAIL.format(bh=bh, row=rows.row).rstrip().split("\n")
     before.lines += tail if _kind(spec) == "softmax" else ["", "    out = acc"]
-    place = [line.format(start=rows.start.format("o"), near=rows.near) for line in _PLACE]
+    of_head, of_row = ("", f"{head} + ") if spec.packed else (f" + {head}", "")
+    fields = {"start": rows.start.format("o"), "near": rows.near, "of_head": of_head, "of_row": of_row}
+    place = [line.format(**fields) for line in _PLACE]
     if spec.program.output is not OUTPUT:
         # The backward pass needs the output as it was before.
         before.lines += [*place, _STORE.format("plain_ptr", "plain_ptr")]

@@ -22,6 +22,7 @@ class Form(NamedTuple):
     clauses: int | None = None
     q_steps: int | None = None
     k_steps: int | None = None
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class KernelSpec:
             None: they evaluate the mask.
         grad_tables: names of float inputs that receive a gradient.
         q_steps, k_steps: how the kernel finds laid-out queries and keys: see ``places.Places``.
+        packed: a tile of the forward kernel holds several heads: see ``packing``.
     """
 
     program: Program
@@ -43,6 +45,7 @@ class KernelSpec:
     grad_tables: frozenset[str] = frozenset()
     q_steps: int | None = None
     k_steps: int | None = None
+    packed: bool = False
 
     @property
     def plain_score(self) -> bool:
