@@ -115,20 +115,20 @@ def test_vmap() -> None:
 
 def test_only_inputs_that_need_a_gradient_get_one() -> None:
     op = maskc.compile(
-        "pattern p(a: float[head], b: float[head, 9]) { attend causal\n score s * a[h] + b[h, q - k] }",
+        "pattern p(gain: float[head], bias: float[head, 9]) { attend causal\n score s * gain[h] + bias[h, q - k] }",
         heads=2,
         backend="cpu",
     )
     q, k, v, _ = tensors(12)
-    a, b = torch.randn(2, requires_grad=True), torch.randn(2, 9)
-    op(q, k, v, a=a, b=b).sum().backward()
-    whole = torch.autograd.grad(op(q, k, v, a=a, b=b.requires_grad_()).sum(), [q, a])
-    assert b.grad is None
+    gain, bias = torch.randn(2, requires_grad=True), torch.randn(2, 9)
+    op(q, k, v, gain=gain, bias=bias).sum().backward()
+    whole = torch.autograd.grad(op(q, k, v, gain=gain, bias=bias.requires_grad_()).sum(), [q, gain])
+    assert bias.grad is None
     assert q.grad is not None
-    assert a.grad is not None
-    close([q.grad, a.grad], [*whole])
-    given = maskc.compile("pattern p(b: float[head]) { attend all\n score s + b[h] * k }", heads=2, backend="cpu")
-    entry, _ = given.entry_of(q, k, v, {"b": torch.ones(2)}, {})
+    assert gain.grad is not None
+    close([q.grad, gain.grad], [*whole])
+    given = maskc.compile("pattern p(bias: float[head]) { attend all\n score s + bias[h] * k }", heads=2, backend="cpu")
+    entry, _ = given.entry_of(q, k, v, {"bias": torch.ones(2)}, {})
     out, lse, _ = entry.forward(q, k, v, [torch.ones(2)], 0.25)
     grads = entry.backward(q, k, v, [torch.ones(2)], out, lse, out, None, 0.25, [False])
     assert not grads[3][0].any()
