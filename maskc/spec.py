@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -23,7 +24,8 @@ __all__ = ["SPEC_VERSION", "Spec", "from_spec", "to_spec"]
 #: The version of the form; the value under "maskc".
 SPEC_VERSION = 1
 
-_MAX_TEXT = 1 << 20  # characters of the pattern
+_MAX_TEXT = 1 << 16  # characters of the pattern: so many are parsed in well under a second
+_MAX_NAME = 1 << 8  # characters of a key, a name or a label
 _MAX_JSON = 1 << 26  # characters of a spec given as text
 _MAX_VALUES = 1 << 22  # elements of all tables together
 _MAX_DEPTH = 8  # dimensions of a table
@@ -40,12 +42,14 @@ class Spec(TypedDict):
 
 
 def to_spec(pattern: Pattern) -> Spec:
-    """The pattern as a JSON-safe dict. Raises E601 where an argument is a float that JSON cannot hold."""
+    """The pattern as a JSON-safe dict. Raises E601 where an argument is a float that JSON cannot hold, and where the
+    text is too long to be read again."""
     for name, value in pattern.args.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise _malformed(f"the argument {name!r} is {value}, which JSON cannot hold", "give a finite number")
-    args = {name: _listed(value) for name, value in pattern.args.items()}
-    return {"maskc": SPEC_VERSION, "pattern": pattern.text, "args": args, "hash": _stored_hash(pattern.text, args)}
+    text, args = pattern.text, {name: _listed(value) for name, value in pattern.args.items()}
+    _check_text(text)
+    return {"maskc": SPEC_VERSION, "pattern": text, "args": args, "hash": _stored_hash(text, args)}
 
 
 def from_spec(spec: Mapping[str, Any] | str) -> Pattern:
@@ -100,10 +104,12 @@ def _checked(spec: object) -> dict[str, Any]:
         raise _malformed('the key "maskc", the version, is missing', f'add "maskc": {SPEC_VERSION}')
     if version != SPEC_VERSION or isinstance(version, bool):
         shown = f"this release of maskc reads version {SPEC_VERSION}"
-        raise MaskcError(Diagnostic("E602", f"the spec is of version {version!r}; {shown}", hint="upgrade maskc"))
-    unknown = [repr(key) for key in spec if key not in _KEYS]
+        found = version if isinstance(version, int | float) else _kind(version)
+        raise MaskcError(Diagnostic("E602", f"the spec is of version {found}; {shown}", hint="upgrade maskc"))
+    unknown = [key for key in spec if key not in _KEYS]
     if unknown:
-        raise _malformed(f"unknown keys: {', '.join(unknown[:5])}", f"the keys are {', '.join(_KEYS)}")
+        named = ", ".join(_short(key) for key in unknown[:5])
+        raise _malformed(f"unknown keys: {named}", f"the keys are {', '.join(_KEYS)}")
     return {"pattern": _text(spec), "args": _args(spec), "hash": _hash(spec)}
 
 
@@ -111,15 +117,21 @@ def _text(spec: Mapping[str, Any]) -> str:
     text = spec.get("pattern")
     if not isinstance(text, str):
         raise _malformed(f'"pattern" must be a string, found {_kind(text)}', "it holds the text of the pattern")
+    _check_text(text)
+    return text
+
+
+def _check_text(text: str) -> None:
     if len(text) > _MAX_TEXT:
         raise _malformed(f'"pattern" has {len(text)} characters', f"at most {_MAX_TEXT} are read")
-    return text
 
 
 def _hash(spec: Mapping[str, Any]) -> str | None:
     stated = spec.get("hash")
     if stated is not None and not isinstance(stated, str):
         raise _malformed(f'"hash" must be a string, found {_kind(stated)}', "remove it to skip the comparison")
+    if stated is not None and not re.fullmatch("[0-9a-f]{64}", stated):
+        raise _malformed('"hash" must be 64 hexadecimal digits', "remove it to skip the comparison")
     return stated
 
 
@@ -129,15 +141,16 @@ def _args(spec: Mapping[str, Any]) -> dict[str, Any]:
         raise _malformed(f'"args" must be an object, found {_kind(args)}', 'write {"name": value}')
     budget = _MAX_VALUES
     for name, value in args.items():
-        if not isinstance(name, str):
-            raise _malformed(f"the argument {name!r} must have a string as its name", 'write {"name": value}')
+        if not isinstance(name, str) or len(name) > _MAX_NAME:
+            what = f"a string of at most {_MAX_NAME} characters"
+            raise _malformed(f"the argument {_short(name)} must have {what} as its name", 'write {"name": value}')
         budget -= _count(name, value, budget)
     return dict(args)
 
 
 def _count(name: str, value: object, budget: int, depth: int = 0) -> int:
     """How many values there are, checking that all are numbers, Booleans or labels."""
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _MAX_NAME):
         return 1
     if not isinstance(value, list | tuple):
         raise _malformed(
@@ -161,6 +174,11 @@ def _listed(value: Any) -> Any:
 
 def _kind(value: object) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _short(value: object) -> str:
+    """For a message: on one line, and not much of it."""
+    return repr(value[:12]) + ("..." if len(value) > 12 else "") if isinstance(value, str) else _kind(value)
 
 
 def _malformed(message: str, hint: str) -> MaskcError:

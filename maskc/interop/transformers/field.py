@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,7 +90,7 @@ class Stored:
 
 
 _MOST = 512  # fields that are kept, read
-_MOST_TEXT = 1 << 20  # characters of one
+_LARGE = 1 << 16  # characters of a text, entries of a list
 _read: OrderedDict[str, Stored] = OrderedDict()
 
 
@@ -118,8 +118,7 @@ def pattern_of(config: Any, *, bidirectional: bool = False) -> Stored | None:
 
 def _key(spec: Any) -> str | None:
     """Equal for equal fields; None for what is too large or too strange to be one."""
-    text = spec.get("pattern") if isinstance(spec, Mapping) else None
-    if not isinstance(text, str) or len(text) > _MOST_TEXT:
+    if not isinstance(spec, Mapping) or _is_large(spec) or _is_large(spec.get("args")):
         return None
     try:
         return json.dumps(spec, sort_keys=True, default=repr)
@@ -127,13 +126,28 @@ def _key(spec: Any) -> str | None:
         return None
 
 
+def _is_large(values: Any) -> bool:
+    """Whether a name or a value of a mapping is."""
+    if not isinstance(values, Mapping):
+        return False
+    return any(isinstance(x, Sized) and len(x) > _LARGE for entry in values.items() for x in entry)
+
+
 def _stored(spec: Any) -> Stored:
     if not isinstance(spec, Mapping) or "sizes" not in spec:
         return Stored(from_spec(spec))
-    sizes = spec["sizes"]
-    if not isinstance(sizes, Mapping):
-        raise fail("E601", f"malformed spec: sizes must be an object, not a {type(sizes).__name__}", '{"x": 32}')
     from maskc.tiles.extents import check_extents
 
     pattern = from_spec({name: value for name, value in spec.items() if name != "sizes"})
-    return Stored(pattern, check_extents(pattern.program, sizes))
+    return Stored(pattern, check_extents(pattern.program, _sizes(spec["sizes"])))
+
+
+def _sizes(sizes: Any) -> Mapping[str, int]:
+    good = isinstance(sizes, Mapping) and all(
+        isinstance(name, str) and len(name) < 256 and isinstance(value, int) and 0 <= value < 1 << 31
+        for name, value in sizes.items()
+    )
+    if not good:
+        hint = 'write {"x": 32}: extents of segments and axes, below 2147483648'
+        raise fail("E601", "malformed spec: sizes must be an object of names and integers", hint)
+    return dict(sizes)
