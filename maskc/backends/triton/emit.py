@@ -21,10 +21,19 @@ from maskc.ir.text import print_program
 if TYPE_CHECKING:
     from maskc.ir.program import Program
 
-__all__ = ["STAGES", "Emitted", "emit"]
+__all__ = ["STAGES", "Emitted", "Written", "emit", "written"]
 
 #: The kernels that can be asked for, in order.
 STAGES = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv, "pairs": write_pairs}
+
+
+@dataclass(frozen=True)
+class Written:
+    """One kernel, and the configuration that it gets by default."""
+
+    stage: str
+    kernel: Kernel
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,30 @@ def emit(
     stages: tuple[str, ...] = ("forward",),
     batched: frozenset[str] = frozenset(),
 ) -> tuple[Emitted, ...]:
-    """Write and compile kernels of a pattern.
+    """Write and compile kernels of a pattern: see ``written``."""
+    found = written(program, args, target, shape, stages, batched)
+    return tuple(
+        Emitted(
+            each.stage,
+            each.kernel,
+            with_origin(each.kernel, program),
+            each.config,
+            compile_kernel(each.kernel, program, target, each.config, shape),
+            shared_memory(target),
+        )
+        for each in found
+    )
+
+
+def written(
+    program: Program,
+    args: Mapping[str, bool | int | float],
+    target: Target,
+    shape: Shape,
+    stages: tuple[str, ...] = ("forward",),
+    batched: frozenset[str] = frozenset(),
+) -> tuple[Written, ...]:
+    """Write kernels of a pattern.
 
     Args:
         program: the pattern as lowered.
@@ -96,8 +128,7 @@ def emit(
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why
         width = max(pad(shape.head_dim), pad(shape.value_dim))
         chosen = config(stage, target, width, shape.dtype, pair_values(text_program, None))
-        compiled = compile_kernel(kernel, program, target, chosen, shape)
-        out.append(Emitted(stage, kernel, with_origin(kernel, program), chosen, compiled, shared_memory(target)))
+        out.append(Written(stage, kernel, chosen))
     return tuple(out)
 
 
