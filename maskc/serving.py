@@ -10,8 +10,7 @@ import numpy as np
 import torch
 
 from maskc.backends import Compiled, Request, backend_row, choose
-from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_lengths, check_pages
-from maskc.ir.evaluate import dense
+from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program, Space
 from maskc.tiles.binding import bind, check_shape, positions
@@ -121,7 +120,7 @@ def decode(
     run = getattr(chosen, "run_decode", None)
     if run is None or op._check:  # these need to know
         tensors = (*tensors[:3], held.cpu(), None if first is None else first.cpu(), block_table)
-    call = _call(op, tensors, given, {**op.sizes, **(sizes or {})}, scale)
+    call = replace(_call(op, tensors, given, {**op.sizes, **(sizes or {})}, scale), return_lse=return_lse)
     out, lse = by_cohort(call, chosen) if run is None else run(call)
     if op._check:
         _compare(call, out, lse)
@@ -172,7 +171,7 @@ def _call(
     if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
         raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, op._batched(floats))
+    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, batched=op._batched(floats))
     if not on_host:
         _check_device_inputs(op, call, tokens)
         return call
@@ -227,8 +226,7 @@ def by_cohort(call: DecodeCall, backend: Backend) -> tuple[Tensor, Tensor]:
         own = Compiled(program, compiled.heads, compiled.layer, compiled.args, compiled.tables, binding.sizes)
         rows = q[entries, :, q.shape[2] - binding.q_len :]
         keys = (_copied(cohort, call.k), _copied(cohort, call.v))
-        softmax = program.normalizer.kind == "softmax"
-        options: dict[str, Any] = {"floats": cohort.floats, "scale": call.scale, "return_lse": softmax}
+        options: dict[str, Any] = {"floats": cohort.floats, "scale": call.scale, "return_lse": call.return_lse}
         part, part_lse = backend.run(own, rows, *keys, binding=binding, **options)
         out[entries, :, q.shape[2] - binding.q_len :] = part
         lse[entries, :, q.shape[2] - binding.q_len :] = 0.0 if part_lse is None else part_lse
@@ -243,26 +241,12 @@ def _copied(cohort: Cohort, cache: Tensor) -> Tensor:
         keys = cache[entries, :, :held]
     else:
         pages = call.block_table[entries, : -(-held // call.block_size)].long()
-        wrong = (pages < 0) | (pages >= cache.shape[0])
-        if bool(wrong.any()):
-            _check_kept_pages(cohort)
-        found = (
-            cache[pages.masked_fill(wrong, 0)] if cache.shape[0] else cache.new_zeros((*pages.shape, *cache.shape[1:]))
-        )
+        check_kept_pages(cohort)
+        # Pages that hold no kept key may be anything.
+        empty = cache.new_zeros((*pages.shape, *cache.shape[1:]))
+        found = cache[pages.clamp(0, cache.shape[0] - 1)] if cache.shape[0] else empty
         keys = found.flatten(1, 2)[:, :held].transpose(1, 2)
     return torch.nn.functional.pad(keys, (0, 0, start, 0))
-
-
-def _check_kept_pages(cohort: Cohort) -> None:
-    program, binding = cohort.one()
-    kept = np.zeros(binding.k_len, np.bool_)
-    for head in range(binding.heads):
-        kept |= dense(program, binding, head).any(axis=0)
-    size, table = cohort.call.block_size, cohort.call.block_table
-    assert table is not None
-    needed = np.unique((np.flatnonzero(kept) - cohort.start) // size)
-    for entry in cohort.entries:
-        check_pages(cohort.call, entry, table[entry].cpu().numpy()[needed])
 
 
 def _compare(call: DecodeCall, out: Tensor, lse: Tensor) -> None:
@@ -270,4 +254,5 @@ def _compare(call: DecodeCall, out: Tensor, lse: Tensor) -> None:
     from maskc.checked import assert_close
 
     wanted, wanted_lse = by_cohort(call, backend_row("reference").load())
-    assert_close(call.program.name, call.q.dtype, [("output", out, wanted), ("log-sum-exp", lse, wanted_lse)])
+    pairs = [("output", out, wanted), ("log-sum-exp", lse, wanted_lse)]
+    assert_close(call.program.name, call.q.dtype, pairs if call.return_lse else pairs[:1])

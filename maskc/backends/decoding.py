@@ -17,7 +17,7 @@ import torch
 
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
-from maskc.ir.evaluate import evaluate
+from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, postorder
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Parameter, Program, Space
@@ -37,15 +37,19 @@ __all__ = [
     "KeyBounds",
     "check_caches",
     "check_integers",
+    "check_kept_pages",
     "check_lengths",
     "check_pages",
     "key_bounds",
+    "key_ranges",
     "speaks_of_batch",
 ]
 
 Tensor = torch.Tensor
 Ints = npt.NDArray[np.int64]
 _BATCH = Symbol("b")
+#: Ranges of keys at most that are found without a plan.
+MAX_RANGES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +63,7 @@ class DecodeCall:
         block_table: (B, max_blocks), integers, for pages; else None.
         inputs: inputs that are no floats, as they were given; floats: the others, on the device of ``q``.
         sizes: extents that were given. scale: factor of the dot products.
+        return_lse: whether the log-sum-exp is asked for.
         batched: float inputs that have a batch dimension in front.
         binding: the inputs checked and converted, at the inputs' own extent; None where ``lengths`` are on a device.
     """
@@ -74,6 +79,7 @@ class DecodeCall:
     floats: Mapping[str, Tensor]
     sizes: Mapping[str, int]
     scale: float
+    return_lse: bool = False
     batched: frozenset[str] = frozenset()
     binding: Binding | None = None
 
@@ -244,13 +250,19 @@ def _key_bounds(compiled: Compiled) -> KeyBounds:
         bound = specialise(bare, layer=compiled.layer, heads=compiled.heads, **known)
     except MaskcError:  # more alternatives than are written out
         return KeyBounds((Clause(None, None, TRUE),), False, bare.params)
-    clauses, exact = [], True
-    for clause in rows(bound.mask):
+    return KeyBounds(*key_ranges(bound.mask), bound.params)
+
+
+def key_ranges(mask: Node) -> tuple[tuple[Clause, ...], bool]:
+    """Clauses, a few, that hold all keys a query keeps, and whether they hold no other keys. Their residuals speak
+    of no key. Pass a normalised mask."""
+    found, exact = [], True
+    for clause in rows(mask):
         parts = _conjuncts(clause.residual)
         guards = [p for p in parts if "k" not in mentions([p])[p]]
         exact = exact and len(guards) == len(parts)
-        clauses.append(replace(clause, residual=conjunction(guards) if guards else TRUE))
-    return KeyBounds(tuple(clauses), exact, bound.params)
+        found.append(replace(clause, residual=conjunction(guards) if guards else TRUE))
+    return (tuple(found), exact) if len(found) <= MAX_RANGES else ((Clause(None, None, TRUE),), False)
 
 
 def _conjuncts(node: Node) -> tuple[Node, ...]:
@@ -317,3 +329,18 @@ def check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
             f"{what}, but there are pages 0 to {call.k.shape[0] - 1}",
             "-1 may stand only for pages none of whose keys is kept",
         )
+
+
+def check_kept_pages(cohort: Cohort) -> None:
+    """``check_pages`` for all entries, in time of the whole mask if a page is none of the cache."""
+    call, held = cohort.call, cohort.binding.k_len - cohort.start
+    if call.block_table is None:
+        return
+    pages = call.block_table[list(cohort.entries), : -(-held // call.block_size)].cpu().numpy()
+    if not ((pages < 0) | (pages >= call.k.shape[0])).any():
+        return
+    program, binding = cohort.one()
+    kept = np.logical_or.reduce([dense(program, binding, h).any(axis=0) for h in range(binding.heads)])
+    needed = np.unique((np.flatnonzero(kept) - cohort.start) // call.block_size)
+    for entry, row in zip(cohort.entries, pages, strict=True):
+        check_pages(call, entry, row[needed])

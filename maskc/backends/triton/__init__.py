@@ -13,6 +13,7 @@ import triton  # noqa: F401  # so that its absence is found when the backend is 
 
 from maskc.backends import Compiled, Refusal, Request
 from maskc.backends.triton.entry import Entry, refusal_of
+from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import WideIntegers, interpreting
 from maskc.backends.triton.spec import specialised
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -22,10 +23,11 @@ from maskc.knobs import AUTOTUNE, AUTOTUNE_SECONDS, TRITON_PRECISION
 if TYPE_CHECKING:
     import torch
 
+    from maskc.backends.decoding import DecodeCall
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["Entry", "entry_for", "run", "supports"]
+__all__ = ["Entry", "entry_for", "run", "run_decode", "supports"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _MAX_DIM = 256
@@ -96,6 +98,17 @@ def run(
         message = f"the backend 'triton' cannot compute {compiled.program.name!r}: {error}"
         raise MaskcError(Diagnostic("E702", message, hint="number the values anew from 0")) from error
     return out, lse if return_lse and compiled.program.normalizer.kind == "softmax" else None
+
+
+def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoding over caches: see ``maskc.backends.Backend.run_decode``."""
+    from maskc.backends.triton.serving import decode
+
+    try:
+        return decode(call, TRITON_PRECISION.value())
+    except (Unsupported, WideIntegers) as error:
+        message = f"the backend 'triton' cannot compute {call.program.name!r}: {error}"
+        raise MaskcError(Diagnostic("E702", message, hint="use another backend")) from error
 
 
 def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> Entry:

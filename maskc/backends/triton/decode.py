@@ -9,7 +9,7 @@ import torch
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
 
-__all__ = ["merge_splits", "number_of_splits"]
+__all__ = ["merge_splits", "number_of_splits", "splits_for"]
 
 Tensor = torch.Tensor
 _FEW_QUERIES = 16
@@ -24,10 +24,14 @@ def number_of_splits(entry: Entry, q: Tensor) -> int:
     rows, keys = entry.binding.q_len, entry.binding.k_len
     if rows > _FEW_QUERIES or keys < _MANY_KEYS:
         return 0
-    if q.device.type != "cuda":
+    return splits_for(q.shape[0] * q.shape[1], keys, q.device)
+
+
+def splits_for(instances: int, keys: int, device: torch.device) -> int:
+    """How many instances share the keys of one, so that a device is busy; at most ``keys`` have to be shared."""
+    if device.type != "cuda":
         return 2
-    processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-    instances = q.shape[0] * q.shape[1]
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
     return max(1, min(keys // _KEYS_A_SPLIT, -(-2 * processors // instances), 128))
 
 

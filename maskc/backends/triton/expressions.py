@@ -74,6 +74,7 @@ class Expressions:
         outer: "q" or "k": the positions that a program instance works for.
         roots: everything that will be written, to see what is shared.
         head_by_row: the query head differs between the rows of a tile.
+        by_entry: lengths differ between batch entries; look-ups by token end at the entry's own last one.
 
     ``used`` collects the kernel arguments that were mentioned, ``helpers`` the functions called.
     """
@@ -85,7 +86,9 @@ class Expressions:
         outer: str,
         roots: Iterable[Node],
         head_by_row: bool = False,
+        by_entry: bool = False,
     ) -> None:
+        self._by_entry = by_entry
         self._program, self.params = program, program.params
         self.batched = frozenset(batched)
         self.outer = outer
@@ -314,6 +317,10 @@ class Expressions:
             if isinstance(index, Symbol) and index.name == "q":
                 low = 0  # the position of a query that is present
         last = f"{self._argument(extent_name(name, dimension, self.params))} - 1"
+        if self._by_entry and axis in ("token", "k"):
+            last = f"tl.minimum(k_end, {last.removesuffix(' - 1')}) - 1"
+        elif self._by_entry and axis == "q":  # the queries of a short entry are the last ones of the input
+            text, low = f"tl.maximum({text}, -offset)", -1
         text = f"tl.minimum({text}, {last})"
         return text if low >= 0 else f"tl.maximum({text}, 0)"
 

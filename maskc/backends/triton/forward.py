@@ -21,7 +21,7 @@ from maskc.backends.triton.writer import (
 )
 from maskc.ir.program import OUTPUT
 
-__all__ = ["write_decode", "write_forward"]
+__all__ = ["kind_of", "weight_lines", "write_decode", "write_forward"]
 
 _HEAD = """
     program = tl.program_id(0)
@@ -112,7 +112,7 @@ def write_forward(spec: KernelSpec) -> Kernel:
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
     if spec.program.output is not OUTPUT:
         tensors.append(("plain_ptr", "data"))
-    if _kind(spec) == "softmax":
+    if kind_of(spec) == "softmax":
         tensors.append(("lse_ptr", "float32"))
     args = arguments(tensors, spec, used, "q k v o")
     args += [Argument("PACK", "constexpr")] if spec.packed else []
@@ -128,9 +128,9 @@ def write_decode(spec: KernelSpec) -> Kernel:
     used = _expressions(spec, True)
     hoisted, loops = _loops(spec, used, split=True)
     lines = [*_DECODE_HEAD.strip("\n").split("\n"), *_keys(spec)]
-    lines += [*_empty_start(spec), *hoisted, *loops, *_DECODE_TAIL[_kind(spec)].rstrip().split("\n")]
+    lines += [*_empty_start(spec), *hoisted, *loops, *_DECODE_TAIL[kind_of(spec)].rstrip().split("\n")]
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v")] + [("out_ptr", "float32")]
-    if _kind(spec) == "softmax":
+    if kind_of(spec) == "softmax":
         tensors.append(("lse_ptr", "float32"))
     args = arguments(tensors, spec, used, "q k v")
     args += [Argument("splits", "int"), Argument("PACK", "constexpr")]
@@ -147,14 +147,15 @@ def _expressions(spec: KernelSpec, head_by_row: bool) -> Expressions:
     return Expressions(program, spec.batched, "q", roots, head_by_row)
 
 
-def _kind(spec: KernelSpec) -> str:
+def kind_of(spec: KernelSpec) -> str:
+    """How weights come about: "softmax", or "plain" where each is made from its own score."""
     return "softmax" if spec.program.normalizer.kind == "softmax" else "plain"
 
 
 def _start(spec: KernelSpec, used: Expressions) -> list[str]:
     """The accumulators. A sink is a key that has been met already and whose value is 0."""
     sink = spec.program.normalizer.sink
-    if sink is None or _kind(spec) != "softmax":
+    if sink is None or kind_of(spec) != "softmax":
         return _empty_start(spec)
     block = Block(hoisted=True)
     for line in origin(("sink", sink)):
@@ -167,7 +168,7 @@ def _start(spec: KernelSpec, used: Expressions) -> list[str]:
 
 
 def _empty_start(spec: KernelSpec) -> list[str]:
-    if _kind(spec) != "softmax":
+    if kind_of(spec) != "softmax":
         return []
     return [
         "    top = tl.full((Q_TILE,), LOWEST, tl.float32)  # the largest score so far, in units of log 2",
@@ -203,7 +204,7 @@ def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> 
     block.add("score = tl.dot(query, key, input_precision=PRECISION)")
     if partial:
         keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
-    _weights(spec, used, block, before, partial)
+    weight_lines(spec, used, block, before, partial)
     there, masked = "dv[None, :] < DV", "DV != DV_PAD"
     if partial:
         there = "(tile * K_TILE + k_in[:, None] < k_len) & (dv[None, :] < DV)"
@@ -215,9 +216,9 @@ def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> 
     return block.lines
 
 
-def _weights(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
+def weight_lines(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
     """From ``score``, the dot products, to ``weight``; under softmax relative to the largest so far."""
-    program, softmax = spec.program, _kind(spec) == "softmax"
+    program, softmax = spec.program, kind_of(spec) == "softmax"
     if not (spec.plain_score and softmax):
         block.add("score = score * scale")
     logit = "score"
@@ -286,7 +287,7 @@ def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
     before = Block(hoisted=True)
     bh, head = ("b * heads + head" if spec.packed else "bh"), "tl.cast(h, tl.int64) * o_sh"
     tail = _SOFTMAX_TAIL.format(bh=bh, row=rows.row).rstrip().split("\n")
-    before.lines += tail if _kind(spec) == "softmax" else ["", "    out = acc"]
+    before.lines += tail if kind_of(spec) == "softmax" else ["", "    out = acc"]
     of_head, of_row = ("", f"{head} + ") if spec.packed else (f" + {head}", "")
     fields = {"start": rows.start.format("o"), "near": rows.near, "of_head": of_head, "of_row": of_row}
     place = [line.format(**fields) for line in _PLACE]
