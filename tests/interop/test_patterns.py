@@ -282,30 +282,6 @@ def test_a_tampered_pattern_is_refused() -> None:
     assert raised.value.codes == ("E603",)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "causal",
-        3,
-        {},
-        {"maskc": 1},
-        {"maskc": 1, "pattern": "causal " * 10**6},
-        {"maskc": 1, "pattern": "~" * 10**5 + "causal"},
-        {"maskc": 1, "pattern": "x'\"\n{0}%s[red]"},
-        {"maskc": 1, "pattern": "causal", "args": {"n": 10**400}},
-        {"maskc": 2, "pattern": "causal"},
-        {"decode": {}},
-        {"maskc": 1, "pattern": "pattern p over a -> b { attend all }"},
-    ],
-    ids=lambda spec: repr(spec)[:30],
-)
-def test_a_hostile_pattern_ends_in_a_diagnostic(spec: Any) -> None:
-    config = config_of("llama", layers=1)
-    config.attention_pattern = spec
-    with pytest.raises(maskc.MaskcError):
-        model_of(config)(input_ids=tokens())
-
-
 # What cannot be honoured
 
 
