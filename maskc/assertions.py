@@ -1,110 +1,188 @@
-"""Check a program's assertions by looking at every pair of a binding."""
+"""Prove a program's assertions for a binding, by planning: in milliseconds for a million tokens.
+
+That a claim holds at every kept pair means that the mask "kept, and not claimed" keeps nothing, and whether it does is
+what the planner finds out exactly. A counterexample is a pair that it does keep.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.evaluate import evaluate
-from maskc.ir.nodes import Lookup, Node, Symbol, postorder
-from maskc.ir.text import print_node
+from maskc.ir.ops import apply
+from maskc.ir.text import print_node, print_program
+from maskc.tiles import make_plan
+from maskc.tiles.plan import FULL
+from maskc.tiles.rowsets import row_sets
+from maskc.tiles.runs import concatenated_ranges, row_of_runs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from maskc.ir.binding import Binding
     from maskc.ir.program import Assertion, Program
+    from maskc.tiles.plan import Group, Runs, TilePlan
+    from maskc.tiles.rowsets import KeyRanges
 
-    Mask = npt.NDArray[np.bool_]
+    Bools = npt.NDArray[np.bool_]
 
-__all__ = ["check", "counterexample"]
+__all__ = ["Proof", "check", "prove", "with_claims"]
 
-_PAIRS_AT_ONCE = 1 << 20
+_TILES_AT_ONCE = 64
+#: Query and key of a counterexample; None where the assertion speaks of all of them.
+Place = tuple[int | None, int | None]
+
+
+def with_claims(program: Program, claims: tuple[str, ...]) -> Program:
+    """``program`` with claims as its only assertions, each written as after ``assert``. Raises as ``parse`` does."""
+    from maskc.lower import lower_text
+
+    text = print_program(program.replace(assertions=()), name="p", docs=False).rstrip().removesuffix("}")
+    asserted = "".join(f"    assert {claim}\n" for claim in claims)
+    (found,) = lower_text(f"{text}{asserted}}}\n")
+    return found.replace(name=program.name)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """An assertion, and where it fails first: ``batch``, ``head``, ``query`` and ``key``, in this order.
+
+    ``holds``: it fails nowhere. Query or key is None where the assertion speaks of all of them, batch and head
+    where it holds. Queries are absolute positions.
+    """
+
+    assertion: Assertion
+    holds: bool
+    batch: int | None = None
+    head: int | None = None
+    query: int | None = None
+    key: int | None = None
+
+    @property
+    def claim(self) -> str:
+        """What is asserted, in the core language."""
+        return _claim(self.assertion)
+
+    def __str__(self) -> str:
+        if self.holds:
+            return f"{self.claim} holds"
+        where = f"in batch entry {self.batch}, head {self.head}"
+        if self.assertion.kind == "some_key":
+            return f"{where}, query {self.query} keeps no key"
+        if self.assertion.kind == "some_query":
+            return f"{where}, no query keeps key {self.key}"
+        return f"{where}, query {self.query} keeps key {self.key}, but not {self.claim}"
+
+
+def _claim(assertion: Assertion) -> str:
+    if assertion.claim is None:
+        return "some k" if assertion.kind == "some_key" else "some q"
+    return print_node(assertion.claim)
 
 
 def check(program: Program, binding: Binding) -> None:
-    """Raises E513 with the first counterexample of every assertion that does not hold.
-
-    "some q" is asked of the queries that are present: with fewer queries than keys it speaks of them only.
-    """
+    """Raises E513 with the first counterexample of every assertion that does not hold, E801 where planning costs
+    too much."""
     problems = []
     for number, assertion in enumerate(program.assertions, 1):
-        found = counterexample(program, binding, assertion)
-        if found is not None:
-            message = f"assertion {number} of {program.name!r} does not hold: {_words(assertion, *found)}"
+        proof = prove(program, binding, assertion)
+        if not proof.holds:
+            message = f"assertion {number} of {program.name!r} does not hold: {proof}"
             problems.append(Diagnostic("E513", message, hint="change the mask or the assertion"))
     if problems:
         raise MaskcError(problems)
 
 
-def counterexample(
-    program: Program, binding: Binding, assertion: Assertion
-) -> tuple[int, int, int | None, int | None] | None:
-    """The first (batch entry, head, query, key) at which the assertion fails, in this order; None if it holds.
+def prove(program: Program, binding: Binding, assertion: Assertion) -> Proof:
+    """Whether the assertion holds of the program's mask under the binding; exact. Raises E801.
 
-    Query or key is None where the assertion speaks of all of them. Queries are absolute positions.
+    "some q" is asked of the queries that are present: with fewer queries than keys it speaks of them only.
     """
-    roots = [program.mask] if assertion.claim is None else [program.mask, assertion.claim]
-    heads, batches = _distinct(binding, roots)
-    for b in range(batches):
-        for h in range(heads):
-            place = _find(program, binding, assertion, h, b)
-            if place is not None:
-                return (b, h, *place)
-    return None
+    wrong = program.replace(assertions=())
+    if assertion.claim is not None:
+        wrong = wrong.replace(mask=apply("and", program.mask, apply("not", assertion.claim)))
+    find = {"all": _kept_pair, "some_key": _blind_query, "some_query": _unseen_key}[assertion.kind]
+    plan = make_plan(wrong, binding)
+    for group in sorted(plan.groups, key=lambda g: (min(g.batches), min(g.heads))):
+        place = find(plan, group)
+        if place is not None:
+            return Proof(assertion, False, min(group.batches), min(group.heads), *place)
+    return Proof(assertion, True)
 
 
-def _find(
-    program: Program, binding: Binding, assertion: Assertion, h: int, b: int
-) -> tuple[int | None, int | None] | None:
-    covered = np.zeros(binding.k_len, np.bool_)
-    for q in _rows(binding):
-        kept = _at(program, binding, program.mask, q, h, b)
-        if assertion.kind == "some_query":
-            covered |= kept.any(axis=0)
-            continue
-        if assertion.kind == "some_key":
-            empty = np.flatnonzero(~kept.any(axis=1))
-            if empty.size:
-                return int(q[empty[0], 0]), None
-            continue
-        assert assertion.claim is not None
-        wrong = np.argwhere(kept & ~_at(program, binding, assertion.claim, q, h, b))
-        if wrong.size:
-            return int(q[wrong[0, 0], 0]), int(wrong[0, 1])
-    if assertion.kind == "some_query" and not covered.all():
-        return None, int(np.flatnonzero(~covered)[0])
-    return None
+def _kept_pair(plan: TilePlan, group: Group) -> Place | None:
+    """The first pair that is kept."""
+    runs, rows = group.runs, np.flatnonzero(np.diff(group.runs.offsets))
+    if not rows.size:
+        return None
+    row, which = int(rows[0]), slice(runs.offsets[rows[0]], runs.offsets[rows[0] + 1])
+    cols = concatenated_ranges(runs.start[which], runs.end[which] - runs.start[which])
+    best = (plan.q_tile, 0)
+    for part in np.array_split(cols, -(-cols.size // _TILES_AT_ONCE)):
+        tile, q, k = np.nonzero(plan.tile_mask(group, np.full(part.size, row), part))
+        first = q.min(initial=plan.q_tile)
+        key = part[tile[q == first]] * plan.k_tile + k[q == first]
+        best = min(best, (int(first), int(key.min(initial=plan.binding.k_len))))
+    return plan.binding.offset + row * plan.q_tile + best[0], best[1]
 
 
-def _rows(binding: Binding) -> Iterator[npt.NDArray[np.int64]]:
-    step = max(1, _PAIRS_AT_ONCE // max(1, binding.k_len))
-    for lo in range(0, binding.q_len, step):
-        yield binding.offset + np.arange(lo, min(lo + step, binding.q_len), dtype=np.int64)[:, None]
+def _blind_query(plan: TilePlan, group: Group) -> Place | None:
+    """The first query that keeps no key."""
+    sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
+    seen = _met(plan, group, group.runs) if sets is None else sets.counts() > 0
+    blind = np.flatnonzero(~seen)
+    return (plan.binding.offset + int(blind[0]), None) if blind.size else None
 
 
-def _at(program: Program, binding: Binding, node: Node, q: npt.NDArray[np.int64], h: int, b: int) -> Mask:
-    k = np.arange(binding.k_len, dtype=np.int64)[None]
-    value = evaluate(node, binding, q=q, k=k, h=h, b=b, params=program.params)
-    return np.broadcast_to(value, (len(q), binding.k_len))
+def _unseen_key(plan: TilePlan, group: Group) -> Place | None:
+    """The first key that no query keeps."""
+    sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
+    if sets is not None and sets.all_ranges:
+        seen = np.zeros(plan.binding.k_len, np.bool_)
+        for ranges in sets.ranges():
+            seen |= _covered(ranges, plan.binding.k_len)
+    else:
+        columns = plan.transposed().groups[plan.groups.index(group)].runs
+        seen = _met(plan, group, columns, by_columns=True)
+    unseen = np.flatnonzero(~seen)
+    return (None, int(unseen[0])) if unseen.size else None
 
 
-def _distinct(binding: Binding, roots: list[Node]) -> tuple[int, int]:
-    """How many heads and batch entries have to be looked at: one, where the expressions do not speak of them."""
-    nodes = list(postorder(roots))
-    batched = any(isinstance(n, Lookup) and n.name in binding.batched for n in nodes)
-    heads = binding.heads if Symbol("h") in nodes else 1
-    return heads, binding.batch if batched or Symbol("b") in nodes else 1
+def _covered(ranges: KeyRanges, k_len: int) -> Bools:
+    """Which keys are in the range of some query."""
+    size = k_len if ranges.order is None else ranges.order.size
+    some = ranges.end > ranges.start
+    change = np.bincount(ranges.start[some], minlength=size + 1) - np.bincount(ranges.end[some], minlength=size + 1)
+    inside = np.cumsum(change)[:size] > 0
+    seen = np.zeros(k_len, np.bool_)
+    seen[np.flatnonzero(inside) if ranges.order is None else ranges.order[inside]] = True
+    return seen
 
 
-def _words(assertion: Assertion, b: int, h: int, q: int | None, k: int | None) -> str:
-    where = f"in batch entry {b}, head {h}"
-    if assertion.kind == "some_key":
-        return f"{where}, query {q} keeps no key"
-    if assertion.kind == "some_query":
-        return f"{where}, no query keeps key {k}"
-    assert assertion.claim is not None
-    return f"{where}, query {q} keeps key {k}, but not {print_node(assertion.claim)}"
+def _met(plan: TilePlan, group: Group, runs: Runs, by_columns: bool = False) -> Bools:
+    """Which queries (or, with runs by columns, which keys) are in a kept pair: by tiles, each line's first ones first.
+
+    A line of tiles is done when a full tile, or the partial ones looked at so far, meet all of it.
+    """
+    tile, length = (plan.k_tile, plan.binding.k_len) if by_columns else (plan.q_tile, plan.binding.q_len)
+    line = row_of_runs(runs)
+    met = np.zeros((runs.offsets.size - 1, tile), np.bool_)
+    met.reshape(-1)[length:] = True
+    met[line[runs.kind == FULL]] = True
+    run, at = runs.offsets[:-1].astype(np.int64), np.zeros(len(met), np.int64)
+    while True:
+        pending = np.flatnonzero((run < runs.offsets[1:]) & ~met.all(axis=1))
+        if not pending.size:
+            whole: Bools = met.reshape(-1)[:length]
+            return whole
+        other = runs.start[run[pending]] + at[pending]
+        for part in np.array_split(np.arange(pending.size), -(-pending.size // _TILES_AT_ONCE)):
+            rows, cols = (other[part], pending[part]) if by_columns else (pending[part], other[part])
+            met[pending[part]] |= plan.tile_mask(group, rows, cols).any(axis=1 if by_columns else 2)
+        at[pending] += 1
+        over = pending[other + 1 >= runs.end[run[pending]]]
+        run[over] += 1
+        at[over] = 0

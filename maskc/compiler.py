@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -163,21 +163,25 @@ def check_assertions(
     heads: int = 1,
     layer: int = 0,
     sizes: Mapping[str, int] | None = None,
+    claims: Sequence[str] = (),
     **values: Any,
 ) -> None:
-    """Check the pattern's assertions at every pair of a binding, exactly, in time of q_len * k_len.
+    """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes.
 
-    Raises E513 with the first counterexample of each that does not hold, and as ``make_binding`` does.
+    Args:
+        claims: what to prove instead, each as it would stand after ``assert``: "k <= q" (no query sees the
+            future), "some k" (every query keeps a key), "some q" (every key is kept).
+
+    Raises E513 with the first counterexample of each that does not hold, E801 where planning would cost too
+    much, what ``parse`` raises for claims, and as ``make_binding`` does.
     """
-    from maskc.assertions import check
+    from maskc.assertions import check, with_claims
     from maskc.tiles.binding import bind
 
     found = as_pattern(pattern)
+    program = with_claims(found.program, tuple(claims)) if claims else found.program
     given = {**found.args, **values}
-    check(
-        found.program,
-        bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=sizes or {}, values=given),
-    )
+    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=sizes or {}, values=given))
 
 
 def _chunks(q_len: int, k_len: int, pairs: int = 1 << 20) -> list[tuple[int, int]]:

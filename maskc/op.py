@@ -283,7 +283,7 @@ class Op:
     def check(
         self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
     ) -> None:
-        """Check the pattern's assertions at every pair. Raises E513 with the first counterexample of each."""
+        """Prove the pattern's assertions. Raises E513 with the first counterexample of each that does not hold."""
         from maskc.assertions import check
 
         check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs))

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 import maskc
-from maskc.cli import check, diff, emit, explain, fmt, import_, ir, plan, run_, show, spec, tune, why
+from maskc.cli import check, diff, emit, explain, fmt, import_, ir, plan, prove, run_, show, spec, tune, why
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import MaskcError
 
@@ -24,6 +24,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("run", run_.command),
     ("ir", ir.command),
     ("plan", plan.command),
+    ("prove", prove.command),
     ("spec", spec.command),
     ("import", import_.command),
     ("emit", emit.command),
