@@ -24,6 +24,7 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
+from tests.gpu import cached
 from tests.gpu.cases import CASES, Case
 
 Tensor = torch.Tensor
@@ -147,32 +148,6 @@ _ALIBI = "pattern p(slope: float[head]) { attend causal & window(9)\n score s + 
 _BY_SCORE = "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, floor(s)] }"
 
 
-def standalone(text: str, args: dict[str, Any], path: str) -> float:
-    """The largest difference of a standalone file's result, forward and backward, from the reference."""
-    import importlib.util
-    from pathlib import Path
-
-    from maskc.backends.triton.standalone import write_standalone
-
-    program = lower_text(text)[0]
-    Path(path).write_text(write_standalone(program, args), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("standalone_attention", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, h, n, 16, generator=generator) for h, n in ((2, 24), (1, 40), (1, 40)))
-    binding = bind(program, 24, 40, heads=2, layer=0, batch=1, sizes={}, values=args)
-    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    out = module.attention(*leaves)
-    out.square().sum().backward()
-    exact = [x.double().requires_grad_() for x in (q, k, v)]
-    wanted, _ = attention(program, binding, *exact, scale=0.25)
-    wanted.square().sum().backward()
-    return max(_difference(out, wanted), *(_difference(a.grad, b.grad) for a, b in zip(leaves, exact, strict=True)))
-
-
 def _same_forward(program: Program, binding: Binding) -> None:
     heads, batch = binding.heads, binding.batch
     generator = torch.Generator().manual_seed(0)
@@ -250,7 +225,7 @@ def _elsewhere(name: str) -> Any:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    functions = {f.__name__: f for f in (differences, nan_reaches, random_masks, backend_call, standalone)}
+    functions = {f.__name__: f for f in (differences, nan_reaches, random_masks, backend_call)}
     for line in sys.stdin:
         name, *args = json.loads(line)
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.gpu.cases import CASES
@@ -51,15 +49,3 @@ def test_backend(interpreter: Interpreter) -> None:
     assert "use backend=" in found["refusal"]
     assert found["frozen"] == [1, 4, 24, 32]
     assert "bfloat16" in found["bfloat16"]
-
-
-@pytest.mark.parametrize(
-    ("text", "args"),
-    [
-        ("pattern p(w: int) { attend causal & window(w) | k < 3 }", {"w": 7}),
-        ("hash(q, k // 4, h) % 3 == 0 | any(i in 0..3: q - k == i * i)", {}),
-        ("pattern p { attend (q - 20) // 7 == (k - 20) // 7\n score s - 0.1 * abs(q - k) }", {}),
-    ],
-)
-def test_standalone_file(interpreter: Interpreter, text: str, args: dict[str, int], tmp_path: Path) -> None:
-    assert interpreter.call("standalone", text, args, str(tmp_path / "attention.py")) < 1e-5

@@ -11,7 +11,6 @@ from maskc.backends.triton.emit import STAGES, with_origin
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.pairs import is_by_difference
 from maskc.backends.triton.spec import KernelSpec, specialised
-from maskc.backends.triton.standalone import write_standalone
 from maskc.ir.derivative import float_lookups
 from maskc.ir.ops import OPS
 from maskc.lower import lower_text
@@ -111,11 +110,3 @@ def test_every_operator_has_a_spelling() -> None:
     from maskc.backends.triton.spelling import SPELLING
 
     assert set(OPS) <= set(SPELLING) | set(_SPECIAL)
-
-
-@pytest.mark.parametrize("name", ["causal-forward", "sink-and-gate-forward", "grid-forward", "hash-and-floor-forward"])
-def test_standalone_text_is_python(name: str) -> None:
-    text = write_standalone(lower_text(GOLDEN[name][0])[0], {})
-    tree = ast.parse(text)
-    modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert modules == {"math", "torch", "triton", "triton.language"}

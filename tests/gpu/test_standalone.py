@@ -1,0 +1,313 @@
+"""Standalone files: they find the right tiles without looking at every pair, need nothing of maskc, and compute what
+the reference computes."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from maskc.backends.triton.spec import specialised
+from maskc.backends.triton.standalone import write_standalone
+from maskc.diagnostics import MaskcError
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import dense
+from maskc.ir.program import OUTPUT, Program
+from maskc.lower import lower_source, lower_text
+from maskc.reference.attention import attention
+from maskc.setting import make_setting
+from maskc.syntax.parse import read_source
+from maskc.tiles.binding import bind
+from tests.gpu.cases import CASES
+from tests.gpu.conftest import ROOT
+from tests.strategies import bindings, programs
+
+TILE = 4
+
+
+def load(text: str, path: Path) -> ModuleType:
+    path.write_text(text, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def given_of(binding: Binding) -> dict[str, Any]:
+    """What the file's functions are handed."""
+    found: dict[str, Any] = {"q_len": binding.q_len, "k_len": binding.k_len, "offset": binding.offset}
+    found |= {"layer": binding.layer, "heads": binding.heads}
+    found |= {f"size_{name}": n for name, n in binding.sizes.items()}
+    return found | {"tables": {name: torch.as_tensor(np.array(x)) for name, x in binding.tables.items()}}
+
+
+def kinds_of(kept: Any, q_tile: int, k_tile: int) -> list[list[int]]:
+    """From the dense mask; a ragged tile is never full."""
+    rows, columns = (-(-n // t) for n, t in zip(kept.shape, (q_tile, k_tile), strict=True))
+    out = []
+    for r in range(rows):
+        tiles = [kept[r * q_tile : (r + 1) * q_tile, c * k_tile : (c + 1) * k_tile] for c in range(columns)]
+        out.append([int(t.any()) + int(t.shape == (q_tile, k_tile) and t.all()) for t in tiles])
+    return out
+
+
+def exact_tiles_of_a_random_mask(data: st.DataObject, path: Path) -> None:
+    program, binding = data.draw(programs(scores=False)), data.draw(bindings())
+    assume(not binding.batched)
+    try:
+        text = write_standalone(program, binding.args)
+    except MaskcError:
+        assume(False)
+    module = load(text, path)
+    h, b = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 1))
+    q_tile, k_tile = data.draw(st.sampled_from([(1, 1), (2, 3), (4, 4), (3, 8)]))
+    found = module.tile_kinds(module.mask, given_of(binding), b, h, q_tile, k_tile, torch.device("cpu"))
+    assert found.tolist() == kinds_of(dense(program, binding, h, b), q_tile, k_tile)
+
+
+ANY_MASK = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@ANY_MASK
+@given(st.data())
+def test_tiles_of_random_masks_are_exact(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    exact_tiles_of_a_random_mask(data, tmp_path_factory.getbasetemp() / "random_mask.py")
+
+
+@pytest.mark.slow
+@settings(ANY_MASK, max_examples=600)
+@given(st.data())
+def test_tiles_of_many_random_masks_are_exact(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    exact_tiles_of_a_random_mask(data, tmp_path_factory.getbasetemp() / "random_mask.py")
+
+
+LONG = {
+    "causal": ("causal", 4),
+    "window": ("causal & window(64)", 4),
+    "documents": ("pattern p(doc: int[token]) { attend causal & same(doc) }", 8),
+    "sinks": ("causal & window(100) | k < 8", 4),
+    "padding": ("pattern p(n: int) { attend k < n }", 2),
+    "chunks": ("q // 256 == k // 256", 1),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_few_pairs_are_evaluated(name: str, tmp_path: Path) -> None:
+    text, most = LONG[name]
+    n, tile = 4096, 64
+    program = lower_text(text)[0]
+    module = load(write_standalone(program, {"n": 1000}), tmp_path / "long.py")
+    given = {"q_len": n, "k_len": n, "offset": 0, "layer": 0, "heads": 1}
+    given["tables"] = {"doc": torch.arange(n) // 700}  # type: ignore[assignment]
+    evaluated = [0, 0]
+
+    def mask(q: Any, k: Any, *rest: Any) -> Any:
+        ranges = isinstance(q, module.Range)
+        evaluated[ranges] += 1 if ranges else torch.broadcast_shapes(q.shape, k.shape).numel()
+        return module.mask(q, k, *rest)
+
+    kinds = module.tile_kinds(mask, given, 0, 0, tile, tile, torch.device("cpu"))
+    assert int((kinds > 0).sum()) > 64
+    assert evaluated[0] <= most * n * tile  # a few tiles a row, of the 64 there are
+    assert evaluated[1] == 1
+
+
+def test_runs_and_lists(tmp_path: Path) -> None:
+    module = load(write_standalone(lower_text("causal")[0], {}), tmp_path / "causal.py")
+    kinds = torch.tensor([[1, 0, 0], [2, 1, 0], [2, 2, 1]], dtype=torch.int8)
+    found = module.plan_tiles([kinds])
+    assert (found["FULL_RUN"], found["PART_RUN"]) == (True, True)
+    assert found["full_first"].tolist()[1:] == [0, 0]
+    assert found["full_last"].tolist() == [found["full_first"].tolist()[0], 1, 2]
+    assert [found["part_first"].tolist(), found["part_last"].tolist()] == [[0, 1, 2], [1, 2, 3]]
+    assert found["row_order"].tolist() == [2, 1, 0]
+    found = module.plan_tiles([kinds, torch.tensor([[1, 2, 1]] * 3, dtype=torch.int8)])
+    assert (found["FULL_RUN"], found["PART_RUN"]) == (True, False)
+    listed = [found["part_tiles"][a:z].tolist() for a, z in zip(found["part_first"], found["part_last"], strict=True)]
+    assert listed == [[0], [1], [2], [0, 2], [0, 2], [0, 2]]
+
+
+def test_plans_are_kept_until_an_input_changes(tmp_path: Path) -> None:
+    text = write_standalone(lower_text("pattern p(doc: int[token]) { attend same(doc) }")[0], {})
+    module = load(text, tmp_path / "documents.py")
+    doc = torch.arange(64) // 20
+
+    def plan(table: torch.Tensor, n: int = 64) -> Any:
+        given = {"q_len": n, "k_len": n, "offset": 0, "layer": 0, "heads": 1, "tables": {"doc": table}}
+        return module.plan(given, 1, 1, 16, 16, torch.device("cpu"), False)
+
+    first = plan(doc)
+    assert plan(doc) is first
+    assert plan(doc.clone()) is not first
+    doc[:] = 0
+    changed = plan(doc)
+    assert changed is not first
+    assert changed["full_last"].sum() > first["full_last"].sum()
+    with torch.inference_mode():
+        fixed = torch.zeros(64, dtype=torch.int64)
+        assert plan(fixed) is not plan(fixed)
+    for n in range(1, 100):
+        plan(doc, n)
+    assert len(module._plans) <= 32
+
+
+@pytest.mark.parametrize("name", ["causal", "grid", "sink-and-gate", "hash", "edges", "float-mask", "by-head"])
+def test_files_are_clean_python(name: str, tmp_path: Path) -> None:
+    text = write_standalone(lower_text(CASES[name].text)[0], {})
+    assert text.isascii()
+    assert text.startswith("# pattern ")
+    modules = {a.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names}
+    assert modules - {"math"} == {"contextlib", "torch", "triton", "triton.language"}
+    path = tmp_path / "attention.py"
+    path.write_text(text)
+    words = ["-m", "ruff", "check", "--isolated", "--select", "E,F,I,B,W", "--ignore", "E501", str(path)]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    if "No module named ruff" in done.stderr:
+        pytest.skip("the package ruff is not installed")
+    assert done.returncode == 0, done.stdout
+
+
+def test_only_what_a_mask_needs_is_in_its_file() -> None:
+    causal = write_standalone(lower_text("causal")[0], {})
+    assert "def hashed" not in causal
+    assert "def extremes" not in causal
+    assert "def hashed" in write_standalone(lower_text("hash(q, k) % 3 == 0")[0], {})
+
+
+#: Runs every file named in a list, in a process where maskc cannot be imported.
+_DRIVER = """
+import importlib.util, json, sys, warnings
+sys.modules["maskc"] = None
+warnings.simplefilter("ignore")
+import torch
+torch.set_num_threads(1)
+found = {}
+for name in json.load(open("names.json")):
+    given = torch.load(f"{name}.pt")
+    spec = importlib.util.spec_from_file_location("attention_file", f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    leaves = [x.requires_grad_(given["differentiable"]) for x in given["tensors"]]
+    out = module.attention(*leaves, **given["options"], **given["tables"])
+    result = [out.detach()]
+    if given["differentiable"]:
+        out.square().sum().backward()
+        result += [x.grad for x in leaves]
+    torch.save(result, f"{name}-out.pt")
+assert not [m for m in sys.modules if m.startswith("maskc.")]
+print("done")
+"""
+
+#: Cases with nothing that standalone files leave out: inputs with a batch dimension, decoding.
+CORPUS = [n for n, c in CASES.items() if c.splits is None and c.batch == 1 and c.dtype == "float32"]
+FEW = ["causal", "documents", "grid", "by-head", "sink-and-gate", "alibi", "prefix-ragged", "edges", "negative-scale"]
+GALLERY = ROOT / "examples" / "gallery"
+
+
+def write_case(
+    name: str, program: Program, binding: Binding, floats: dict[str, Any], tmp_path: Path, **more: Any
+) -> Any:
+    """Write a file and its inputs; what the reference gives in float64."""
+    generator = torch.Generator().manual_seed(0)
+    kv_heads, dims, scale = more.get("kv_heads", binding.heads), more.get("dims", (16, 16)), more.get("scale")
+    shapes = [(binding.heads, binding.q_len, dims[0]), (kv_heads, binding.k_len, dims[0])]
+    shapes.append((kv_heads, binding.k_len, dims[1]))
+    tensors = [torch.randn(binding.batch, *shape, generator=generator) for shape in shapes]
+    (tmp_path / f"{name}.py").write_text(write_standalone(program, binding.args))
+    tables = {n: torch.as_tensor(np.array(x)) for n, x in binding.tables.items()} | floats
+    differentiable = specialised(program, binding.args).output is OUTPUT
+    options = {"layer": binding.layer, "sizes": dict(binding.sizes), "scale": scale}
+    given = {"tensors": tensors, "tables": tables, "options": options, "differentiable": differentiable}
+    torch.save(given, tmp_path / f"{name}.pt")
+    exact = [x.double().requires_grad_(differentiable) for x in tensors]
+    factor = dims[0] ** -0.5 if scale is None else scale
+    wanted, _ = attention(program, binding, *exact, scale=factor, floats={n: x.double() for n, x in floats.items()})
+    if not differentiable:
+        return [wanted]
+    wanted.square().sum().backward()
+    return [wanted.detach(), *(torch.zeros_like(x) if x.grad is None else x.grad for x in exact)]
+
+
+def run_files(wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The largest difference of each case, relative to the largest element."""
+    (tmp_path / "names.json").write_text(json.dumps(list(wanted)))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    words = [sys.executable, "-c", _DRIVER]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = {}
+    for name, expected in wanted.items():
+        results = torch.load(tmp_path / f"{name}-out.pt")
+        worst = [
+            float(((a - b).abs().max() / b.abs().max().clamp(min=1.0)).nan_to_num(torch.inf))
+            for a, b in zip(results, expected, strict=True)
+            if b.numel()
+        ]
+        found[name] = max(worst, default=0.0)
+    return found
+
+
+def corpus_case(name: str, tmp_path: Path) -> Any:
+    case = CASES[name]
+    program = lower_text(case.text)[0]
+    sizes = {"heads": case.heads, "layer": case.layer, "batch": 1, "sizes": case.sizes}
+    values = {n: np.asarray(x) for n, x in case.inputs.items()}
+    binding = bind(program, case.q_len, case.k_len, **sizes, values=values)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(1)
+    floats = {n: torch.randn(shape, generator=generator) for n, shape in case.floats.items()}
+    more = {"kv_heads": case.kv_heads, "dims": (case.dim, case.value_dim), "scale": case.scale}
+    return write_case(name, program, binding, floats, tmp_path, **more)
+
+
+@pytest.mark.parametrize("names", [FEW, pytest.param(CORPUS, marks=pytest.mark.slow)], ids=["few", "all"])
+def test_corpus_without_maskc(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {name: corpus_case(name, tmp_path) for name in names}
+    found = run_files(wanted, tmp_path, monkeypatch)
+    assert {n: x for n, x in found.items() if not x < 1e-5} == {}
+
+
+@functools.lru_cache(maxsize=1)
+def gallery() -> dict[str, Program]:
+    """Every program of the gallery."""
+    files = sorted(GALLERY.rglob("*.mask"))
+    return {f"{f.stem}-{p.name}": p for f in files for p in lower_source(read_source(f)).programs}
+
+
+def setting_of(program: Program, **more: Any) -> Binding:
+    made = make_setting([program], heads=2, layer=0, seed=3, **more)
+    values = {n: x for n, x in made.values.items() if n in {p.name for p in program.params}}
+    sizes = {"heads": 2, "layer": 0, "batch": 1, "sizes": made.sizes}
+    return bind(program, made.q_len, made.k_len, **sizes, values=values)  # type: ignore[arg-type]
+
+
+SOME = ("sliding_tile", "swin", "longformer", "bigbird", "dinat", "block_diffusion", "speculative_tree", "longnet")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n.startswith(SOME) else pytest.param(n, marks=pytest.mark.slow) for n in gallery()]
+)
+def test_tiles_of_the_gallery_are_exact(name: str, tmp_path: Path) -> None:
+    program = gallery()[name]
+    try:
+        binding = setting_of(program, length=96)
+        module = load(write_standalone(program, binding.args), tmp_path / "gallery.py")
+    except MaskcError as error:
+        # An argument or a size cannot be made up, or kernels cannot compute it.
+        assert error.codes[0] in ("E501", "E506", "E702"), error
+        pytest.skip(str(error).split("\n")[0])
+    found = module.tile_kinds(module.mask, given_of(binding), 0, 1, 8, 16, torch.device("cpu"))
+    assert found.tolist() == kinds_of(dense(program, binding, 1, 0), 8, 16)
