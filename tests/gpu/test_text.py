@@ -49,8 +49,44 @@ def test_division_is_corrected_only_where_it_must_be() -> None:
     assert ">> 3" in text_of("(q - k) // 8 == 2 & q // 5 == 1")
     assert "def floordiv" in text_of("(q - k) // 7 == 2")
     # Whether a remainder is 0 does not depend on the rounding.
-    assert "def mod" not in text_of("(q - k) % 3 == 0")
-    assert "def mod" in text_of("(q - k) % 3 == 1")
+    assert "def mod" not in text_of("(q * h - k) % 3 == 0 & (q - h * k) % 3 == 0")
+    assert "def mod" in text_of("(q - k) % 3 < 2")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "outside", "inside"),
+    [
+        ("causal & window(100)", "row_0 = q_pos - 101", "keep = (k_pos <= q_pos) & (row_0 < k_pos)"),
+        ("window(64, 64)", "row_0 = q_pos + 64", "keep = (k_pos <= row_0) & (row_1 < k_pos)"),
+        ("(k - q) % 7 == 2", "row_0 = q_pos % 7", "keep = row_0 == ((k_pos + 5) % 7)"),
+        ("3 * q - 2 * k < 5", "row_0 = (q_pos * 3) - 5", "keep = row_0 < (k_pos * 2)"),
+        ("same(token // 64)", "row_0 = q_pos // 64", "keep = row_0 == (k_pos // 64)"),
+        (
+            "pattern p(w: int(1..100)[head]) { attend q - k < w[h] }",
+            "row_0 = q_pos - tl.load(in_w + h)",
+            "keep = row_0 < k_pos",
+        ),
+    ],
+)
+def test_pairs_are_compared_once(pattern: str, outside: str, inside: str) -> None:
+    text = text_of(pattern)
+    before, after = text.split("# Full tiles")
+    assert outside in before
+    assert inside in after
+
+
+def test_keys_beyond_the_last_are_asked_for_only_where_a_mask_might_keep_them() -> None:
+    for pattern in ("causal", "causal & window(9)", "sliding_window(9)", "k < q - 3"):
+        assert "if RAGGED_K:" not in text_of(pattern)
+        assert "if RAGGED_Q:" in text_of(pattern, "dkv")
+    for pattern in ("window(9, 9)", "causal | k < 4", "k < q + 3", "pattern p over left -> right { attend k <= q }"):
+        assert "if RAGGED_K:" in text_of(pattern)
+
+
+def test_sizes_of_a_grid_are_not_asked_whether_they_are_zero() -> None:
+    assert "size_x == 0" not in text_of("pattern p over grid(y, x) { attend neighborhood(y, 3) & neighborhood(x, 3) }")
+    both = "pattern p over text ++ grid(y, x) { attend q in text | x[q] == x[k] }"
+    assert "size_x == 0" in text_of(both)
 
 
 def test_large_integers_take_64_bits() -> None:

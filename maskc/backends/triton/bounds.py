@@ -30,7 +30,11 @@ def integer_bounds(roots: Iterable[Node], program: Program) -> dict[Node, Interv
     """Bounds of every node below ``roots``. Inputs are taken to be int32 unless their range is declared."""
     roots = tuple(roots)
     known: dict[Node | str, Interval] = {Symbol(name): range_ for name, range_ in _SYMBOLS.items()}
-    known.update({n: (0, MAX_TOKENS) for n in postorder(roots) if isinstance(n, Size)})
+    # A kernel runs where there are queries and keys: then no axis of a grid that is all of them is empty.
+    alone = {s.segments[0].axes for s in (program.q_space, program.k_space) if len(s.segments) == 1}
+    some = {axis for axes in alone for axis in axes} | {"q", "k"}
+    sizes = [n for n in postorder(roots) if isinstance(n, Size)]
+    known.update({n: (int(n.name in some), MAX_TOKENS) for n in sizes})
     for p in program.params:
         if p.type is Type.INT:
             low = _INT32[0] if p.low is None else p.low
@@ -39,7 +43,9 @@ def integer_bounds(roots: Iterable[Node], program: Program) -> dict[Node, Interv
     found = intervals(roots, known)
     grids = [frozenset(s.axes) for s in (*program.q_space.segments, *program.k_space.segments)]
     # What a grid holds is no more than the sequence does, though each of its axes might be as long.
-    found.update({n: (0, MAX_TOKENS) for n in found if (axes := _product(n)) and any(axes <= grid for grid in grids)})
+    found.update(
+        {n: (found[n][0], MAX_TOKENS) for n in found if (axes := _product(n)) and any(axes <= grid for grid in grids)}
+    )
     return found
 
 

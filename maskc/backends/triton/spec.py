@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from maskc.backends.triton.sides import apart
 from maskc.ir.nodes import Const, Lookup, Node, Param, Type, postorder
 from maskc.ir.program import SCORE, Program
 from maskc.ir.rewrite import map_program, substitute
@@ -85,7 +86,8 @@ class Kernel:
 
 
 def specialised(program: Program, args: Mapping[str, bool | int | float]) -> Program:
-    """The normal form of the program with its scalar parameters replaced by ``args``; what is asserted is dropped.
+    """The normal form of the program with its scalar parameters replaced by ``args``, and with the query and the key
+    on sides of their own in comparisons; what is asserted is dropped.
 
     Heads, the layer, lengths and extents stay open, so that one text serves all of them.
     """
@@ -95,7 +97,7 @@ def specialised(program: Program, args: Mapping[str, bool | int | float]) -> Pro
             value = args[p.name]
             known[Param(p.name, p.type)] = Const(float(value) if p.type is Type.FLOAT else value)
     bound = map_program(program.replace(assertions=()), lambda root: substitute(root, known))
-    return normalise(bound)
+    return apart(normalise(bound))
 
 
 def read_tables(*roots: Node) -> tuple[str, ...]:

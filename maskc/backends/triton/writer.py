@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from maskc.backends.triton.expressions import Block, Expressions, table_name, without_brackets
 from maskc.backends.triton.places import InnerText, place_arguments
+from maskc.backends.triton.sides import ends_with_queries
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.spelling import HELPERS
 from maskc.ir.nodes import Node
@@ -186,5 +187,7 @@ def keep_lines(
     else:
         block.add(f"keep = tl.full({whole}, 1, tl.int1) & {text}")
     for flag, there in ragged:
+        if flag == "RAGGED_K" and spec.k_steps is None and ends_with_queries(spec.program):
+            continue  # no query that is there keeps a key beyond the last one
         block.add(f"if {flag}:")
         block.add(f"    keep = keep & ({there})")
