@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskc.diagnostics import MaskcError
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Symbol, postorder
 from maskc.ir.ops import apply
 from maskc.ir.rewrite import substitute
-from maskc.tiles.cost import ROUGH, TILE_SIZES, CostModel, plan_cost
-from maskc.tiles.liveness import last_queries
+from maskc.tiles.choose import TILE_SIZES, Allowance, compare_tiles
+from maskc.tiles.cost import ROUGH, CostModel, plan_cost
 from maskc.tiles.report import numbers
 from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import row_of_runs
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from maskc.tiles.plan import Runs, TilePlan
     from maskc.tiles.statistics import Statistics
+
+    Array = npt.NDArray[np.int64]
 
 __all__ = ["Advice", "advice", "union_tiles"]
 
 _WORTH = 1.1  # times faster, or it is not mentioned
-_BUDGET = 1_000_000  # evaluations that trying something else may cost
-_PATIENCE = 0.5  # seconds that planning other tiles may take, about
-_PROBE = 64  # rows that are planned to find out
+_BUDGET = 20_000_000  # evaluations that trying each kind of alternative may cost: about half a second
 _MOST_RUNS = 1 << 21  # with more, alternatives are not planned
 _FEW = 0.05  # share of queries that look ahead as if by mistake
 _SIMILAR = (0.7, 1.3)  # share of the pairs that a rounded window may keep
@@ -40,7 +39,8 @@ _Q, _K = Symbol("q"), Symbol("k")
 @dataclass(frozen=True)
 class Advice:
     """One thing to do. ``kind``: "empty", "blind", "ahead", "tiles", "layout", "stride", "share", "balance" or
-    "cache"; ``gain``: how many times faster or smaller it gets, None where that is not the point."""
+    "cache"; or "untried", for what is not known to be worth it. ``gain``: how many times faster or smaller it gets,
+    None where that is not the point."""
 
     kind: str
     text: str
@@ -50,14 +50,15 @@ class Advice:
         return self.text
 
 
-def advice(plan: TilePlan, found: Statistics, model: CostModel = ROUGH) -> Iterator[Advice]:
-    """What to do, the defects of the mask first. ``found``: the plan's statistics without advice."""
+def advice(plan: TilePlan, found: Statistics, furthest: Array, model: CostModel = ROUGH) -> Iterator[Advice]:
+    """What to do, the defects of the mask first. ``found``: the plan's statistics without advice; ``furthest``: the
+    last key that each query sees, as ``survey`` finds it."""
     if not found.useful_pairs:
         if found.useful_exact and found.dense_pairs:
             yield Advice("empty", "the mask keeps no pair: every output is zero")
         return
     yield from _blind(found)
-    yield from _ahead(plan, found)
+    yield from _ahead(plan, found, furthest)
     if found.runs <= _MOST_RUNS:
         yield from _tiles(plan, model)
         yield from _layout(plan)
@@ -79,16 +80,13 @@ def _blind(found: Statistics) -> Iterator[Advice]:
             return
 
 
-def _ahead(plan: TilePlan, found: Statistics) -> Iterator[Advice]:
+def _ahead(plan: TilePlan, found: Statistics, furthest: Array) -> Iterator[Advice]:
     """Keys of the future, where the pattern claims that there are none, or where only few queries see some."""
     if found.liveness is None or found.liveness.causal or plan.program.cross or not found.liveness.exact:
         return
     claimed = any(a.claim is apply("le", _K, _Q) for a in plan.program.assertions)
     b = plan.binding
     q = np.arange(b.q_len) + b.offset
-    ahead, furthest = np.zeros(b.q_len, np.bool_), np.full(b.q_len, -1)
-    for g in plan.groups:
-        np.maximum(furthest, last_queries(plan, g)[1], out=furthest)
     ahead = furthest > q
     count, first = int(ahead.sum()), int(np.argmax(ahead))
     if claimed or count <= _FEW * b.q_len:
@@ -100,43 +98,29 @@ def _ahead(plan: TilePlan, found: Statistics) -> Iterator[Advice]:
 
 
 def _tiles(plan: TilePlan, model: CostModel) -> Iterator[Advice]:
-    own, best, gain = plan_cost(plan, model), plan, 1.0
-    for q_tile, k_tile in TILE_SIZES:
-        if (q_tile, k_tile) == (plan.q_tile, plan.k_tile):
-            continue
-        other = _other(plan, q_tile=q_tile, k_tile=k_tile) if _affordable(plan, q_tile, k_tile) else None
-        if other is None:
-            break  # Planning still smaller tiles would cost more yet.
-        if own / plan_cost(other, model) > gain:
-            best, gain = other, own / plan_cost(other, model)
+    choice = compare_tiles(plan, TILE_SIZES, model, plan.q_order.name.partition(":")[0], _BUDGET)
+    best, gain = choice.plan, plan_cost(plan, model) / choice.cost
     if gain > _WORTH:
         fewer = _executed(plan) / max(1, _executed(best))
         does = f"execute {fewer:.1f} times fewer pairs and " if fewer > 1.05 else ""
         text = f"tiles of {best.q_tile} x {best.k_tile} would {does}run {gain:.1f} times faster by the cost model"
         yield Advice("tiles", text, gain)
-
-
-def _affordable(plan: TilePlan, q_tile: int, k_tile: int) -> bool:
-    """Whether planning other tiles takes little time, as judged by the last of many rows."""
-    if plan.rows < 2 * _PROBE:
-        return True
-    if any("q" in plan.program.parameter(name).domain for name in plan.binding.tables):
-        return plan.rows < 64 * _PROBE
-    few = dataclasses.replace(plan, binding=plan.binding.replace(q_len=_PROBE * plan.q_tile))
-    began = time.perf_counter()
-    found = _other(few, q_tile=q_tile, k_tile=k_tile)
-    return found is not None and (time.perf_counter() - began) * plan.rows / _PROBE < 2 * _PATIENCE
+    if choice.left_out:
+        sizes = ", ".join(f"{q} x {k}" for q, k in choice.left_out)
+        yield Advice("untried", f"tiles of {sizes} were not compared: planning them takes too long here")
 
 
 def _layout(plan: TilePlan) -> Iterator[Advice]:
     if plan.q_order.name != "none":
         return
-    from maskc.tiles.layout import best_layout
-
-    better = best_layout(plan, _BUDGET)
-    if better is not None and better[1] > _WORTH:
-        text = f"in the token order {better[0]} it would execute {better[1]:.1f} times fewer pairs: use layout auto"
-        yield Advice("layout", text, better[1])
+    size = {"q_tile": plan.q_tile, "k_tile": plan.k_tile}
+    other = Allowance(2 * _BUDGET).plan(plan.program, plan.binding, layout="auto", **size)
+    if other is None:
+        yield Advice("untried", "other orders of the tokens were not compared: planning them takes too long here")
+    elif other.q_order.name != "none" and _executed(plan) > _WORTH * _executed(other):
+        gain = _executed(plan) / max(1, _executed(other))
+        text = f"in the token order {other.q_order.name} it would execute {gain:.1f} times fewer pairs: use layout auto"
+        yield Advice("layout", text, gain)
 
 
 def _stride(plan: TilePlan, found: Statistics, model: CostModel) -> Iterator[Advice]:
@@ -145,10 +129,14 @@ def _stride(plan: TilePlan, found: Statistics, model: CostModel) -> Iterator[Adv
         return
     causal = found.liveness.exact and found.liveness.causal
     own, best = plan_cost(plan, model), None
+    allowance, size = Allowance(_BUDGET), {"q_tile": plan.q_tile, "k_tile": plan.k_tile}
+    layout = plan.q_order.name.partition(":")[0]
     on_grid = bool(_coordinates(_bound(plan)))
     for stride in (2, 4, 8) if on_grid else (plan.q_tile,):
         changed = _shared(plan, stride, causal)
-        other = None if changed is None else _other(plan, mask=changed)
+        if changed is None:
+            continue
+        other = allowance.plan(plan.program.replace(mask=changed), plan.binding, layout=layout, **size)
         kept = None if other is None else _kept(other)
         if other is None or kept is None or not _SIMILAR[0] <= kept / found.useful_pairs <= _SIMILAR[1]:
             continue
@@ -216,18 +204,6 @@ def _kept(plan: TilePlan) -> int | None:
             return None
         total += int(sets.counts().sum()) * len(g.heads) * len(g.batches)
     return total
-
-
-def _other(plan: TilePlan, *, mask: Node | None = None, **changes: Any) -> TilePlan | None:
-    """The same with another mask or other tile sizes, in an order of the same kind; None if it costs too much."""
-    from maskc.tiles.planner import make_plan
-
-    program = plan.program if mask is None else plan.program.replace(mask=mask)
-    options = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "layout": plan.q_order.name.split(":")[0], **changes}
-    try:
-        return make_plan(program, plan.binding, budget=_BUDGET, **options)
-    except MaskcError:
-        return None
 
 
 def _executed(plan: TilePlan) -> int:

@@ -37,10 +37,10 @@ class Budget:
 
     def spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
         """``tiles`` are still to be decided when this is spent, and ``points`` to be evaluated."""
-        self.spent += cost
-        whole = self.spent + tiles * (2 * BOX_COST + PROBES) + points
-        if self.spent > self.limit:
+        whole = self.spent + cost + tiles * (2 * BOX_COST + PROBES) + points
+        if self.spent + cost > self.limit:
             raise MaskcError(_too_much(whole, self.limit, what))
+        self.spent += cost
         if self.watch is not None:
             self.watch(self.before + self.spent, self.before + whole + self._later * (whole - self._began))
 

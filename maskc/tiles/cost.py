@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.binding import Binding
-from maskc.ir.program import Program
 from maskc.tiles.plan import PARTIAL, Runs
 from maskc.tiles.runs import row_of_runs
 
@@ -30,9 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROUGH",
-    "TILE_SIZES",
     "CostModel",
-    "choose_tiles",
     "dense_cost",
     "features",
     "fit",
@@ -41,8 +37,6 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-#: Tile sizes (queries, keys) that are compared.
-TILE_SIZES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32))
 
 
 @dataclass(frozen=True)
@@ -109,20 +103,6 @@ def dense_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
     one = [tiles * area, 0, tiles * (plan.q_tile + plan.k_tile), plan.rows, plan.rows, plan.rows * plan.q_tile]
     copies = sum(len(g.heads) * len(g.batches) for g in plan.groups)
     return float(np.array(one, np.float64) @ np.array(model.weights)) * copies
-
-
-def choose_tiles(
-    program: Program,
-    binding: Binding,
-    sizes: Sequence[tuple[int, int]] = TILE_SIZES,
-    model: CostModel = ROUGH,
-    layout: str = "none",
-) -> TilePlan:
-    """The cheapest plan among tile sizes, by exact executed work under the cost model. Raises as ``make_plan``."""
-    from maskc.tiles.planner import make_plan
-
-    plans = (make_plan(program, binding, q_tile=q, k_tile=k, layout=layout) for q, k in sizes)
-    return min(plans, key=lambda plan: plan_cost(plan, model))
 
 
 def fit(plans: Sequence[TilePlan], seconds: Sequence[float], model: CostModel = ROUGH) -> CostModel:

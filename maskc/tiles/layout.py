@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,10 +28,7 @@ from maskc.tiles.layouts.search import block_specs, residue_specs
 from maskc.tiles.plan import Order
 from maskc.tiles.subdivide import Grid, Rectangles, subdivide
 
-if TYPE_CHECKING:
-    from maskc.tiles.plan import TilePlan
-
-__all__ = ["LAYOUTS", "LEAST_GAIN", "Layout", "best_layout", "candidates", "check_layout", "tiles_in_order"]
+__all__ = ["LAYOUTS", "LEAST_GAIN", "Layout", "candidates", "check_layout", "tiles_in_order"]
 
 Array = npt.NDArray[Any]
 #: Kinds of orders: what ``layout=`` may say, besides "none" and "auto".
@@ -72,9 +69,7 @@ def candidates(c: Classifier, grid: Grid, spaces: tuple[Space, Space], layout: s
     if detail:
         labels, specs = ([detail], []) if kind == "sorted" else ([], [_spec(kind, detail, grid)])
         if kind == "sorted" and detail not in _per_token(c):
-            known = ", ".join(_per_token(c)) or "none"
-            hint = f"per-token inputs that are the same for all batch entries: {known}"
-            raise MaskcError(Diagnostic("E502", f"layout: tokens cannot be sorted by {detail!r}", hint=hint))
+            raise _unsorted(c, detail)
     else:
         every = layout == "auto"
         labels = _labels(c) if every or kind == "sorted" else []
@@ -126,6 +121,16 @@ def _per_token(c: Classifier) -> list[str]:
     return sorted(n for n, d in c.domains.items() if d == ("token",) and n in given and n not in c.binding.batched)
 
 
+def _unsorted(c: Classifier, label: str) -> MaskcError:
+    message = f"layout: tokens cannot be sorted by {label!r}"
+    known = ", ".join(_per_token(c)) or "none"
+    hint = f"per-token inputs that are the same for all batch entries: {known}"
+    if label in c.binding.batched:
+        message += ", which differs between the batch entries: a plan has one order for all of them"
+        hint = "plan each batch entry by itself, or lay them one after another in one sequence"
+    return MaskcError(Diagnostic("E502", message, hint=hint))
+
+
 def _labels(c: Classifier) -> list[str]:
     """Per-token inputs that are compared between the query and the key, the same for all batch entries."""
     found = set()
@@ -142,7 +147,7 @@ def _labels(c: Classifier) -> list[str]:
 
 def tiles_in_order(c: Classifier, layout: Layout, grid: Grid, budget: Budget) -> Rectangles:
     """The FULL and PARTIAL tiles of the mask in a layout's order."""
-    found = None if layout.blocks is None else block_tiles(c, layout.blocks, grid)
+    found = None if layout.blocks is None else block_tiles(c, layout.blocks, grid, budget)
     if found is not None:
         return found
     return subdivide(_relaid(c, layout, grid), Grid(grid.q_len, grid.k_len, grid.q_tile, grid.k_tile, 0), None, budget)
@@ -215,22 +220,3 @@ def _one_sided(mask: Node) -> list[tuple[Node, str]]:
         else:
             stack.extend(node.children)
     return list(found.items())
-
-
-def best_layout(plan: TilePlan, budget: int) -> tuple[str, float] | None:
-    """The layout that "auto" takes and how many times fewer pairs it executes; None if it leaves the order."""
-    from maskc.tiles.planner import make_plan
-    from maskc.tiles.statistics import tile_counts
-
-    def executed(p: TilePlan) -> int:
-        return sum(sum(tile_counts(g.runs)) * len(g.heads) * len(g.batches) for g in p.groups)
-
-    try:
-        other = make_plan(
-            plan.program, plan.binding, q_tile=plan.q_tile, k_tile=plan.k_tile, layout="auto", budget=budget
-        )
-    except MaskcError:
-        return None
-    if other.q_order.name == "none" or not executed(other):
-        return None
-    return other.q_order.name, executed(plan) / executed(other)

@@ -6,6 +6,7 @@ of W keys and S sinks need W + S places, however long the sequence is.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,40 +53,37 @@ def liveness(plan: TilePlan, group: Group | None = None) -> Liveness:
     return survey(plan, plan.groups if group is None else (group,))[0]
 
 
-def survey(plan: TilePlan, groups: Sequence[Group]) -> tuple[Liveness, list[Liveness]]:
-    """The liveness of groups whose heads share one cache, of the batch entry that needs most, and of each group."""
+def survey(plan: TilePlan, groups: Sequence[Group]) -> tuple[Liveness, list[Liveness], Array]:
+    """The liveness of groups whose heads share one cache, of the batch entry that needs most, and of each group; and
+    the last key that each query sees under any of them (-1: none; as exact as the liveness)."""
     entries = sorted({b for g in groups for b in g.batches}) or [0]
     alike = {tuple(i for i, g in enumerate(groups) if b in g.batches) for b in entries}
-    together = {which: _Seen(np.full(plan.binding.k_len, -1, np.int64), True, True) for which in alike}
+    unseen = _Seen(np.full(plan.binding.k_len, -1, np.int64), np.full(plan.binding.q_len, -1, np.int64), True)
+    together = dict.fromkeys(alike, unseen)
     each: list[Liveness] = []
     runs, seen = None, None
     for i, g in enumerate(groups):
         if seen is None or g.runs is not runs:  # Groups that hold the same runs have the same mask.
-            runs, seen = g.runs, _seen(plan, g)
+            runs, seen = g.runs, _Seen(*last_queries(plan, g))
         each.append(_counted(plan, seen))
         for which in alike:
             if i in which:
                 together[which] = together[which].joined(seen)
-    return max((_counted(plan, x) for x in together.values()), key=lambda x: x.most), each
+    every = functools.reduce(_Seen.joined, together.values(), unseen)
+    return max((_counted(plan, x) for x in together.values()), key=lambda x: x.most), each, every.furthest
 
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """The last query of each key, whether that is exact, and whether no query sees a later key."""
+    """The last query of each key, the last key of each query, and whether these are exact."""
 
     last: Array
+    furthest: Array
     exact: bool
-    causal: bool
 
     def joined(self, other: _Seen) -> _Seen:
-        last = np.maximum(self.last, other.last)
-        return _Seen(last, self.exact and other.exact, self.causal and other.causal)
-
-
-def _seen(plan: TilePlan, group: Group) -> _Seen:
-    b = plan.binding
-    last, furthest, exact = last_queries(plan, group)
-    return _Seen(last, exact, b.cross or bool((furthest <= b.offset + np.arange(b.q_len)).all()))
+        last, furthest = np.maximum(self.last, other.last), np.maximum(self.furthest, other.furthest)
+        return _Seen(last, furthest, self.exact and other.exact)
 
 
 def _counted(plan: TilePlan, seen: _Seen) -> Liveness:
@@ -98,7 +96,7 @@ def _counted(plan: TilePlan, seen: _Seen) -> Liveness:
         at_end=int(count[-1]) if count.size else 0,
         never_seen=int((seen.last < 0).sum()),
         exact=seen.exact,
-        causal=seen.causal,
+        causal=b.cross or bool((seen.furthest <= b.offset + np.arange(b.q_len)).all()),
     )
 
 

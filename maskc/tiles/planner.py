@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,38 +106,54 @@ class _Job:
             return self.plan(None, _FEW_QUERIES)
         spaces = (self.program.q_space, self.program.k_space)
         heads, batches = self.members[0][0]
-        found = candidates(self.classifier(heads[0], batches[0]), self.grid, spaces, layout)
+        found = list(candidates(self.classifier(heads[0], batches[0]), self.grid, spaces, layout))
         if ":" in layout:
-            return self.plan(next(found), "asked for")
-        tried = [(plan, each) for each in found if (plan := self._trial(each)) is not None]
-        if not tried:
+            return self.plan(found[0], "asked for")
+        if not found:
             return self.plan(None, _NO_ORDER)
-        tokens = self._trial(None) if layout == "auto" else None
+        return self._best(found, layout == "auto")
+
+    def _best(self, found: list[Layout], free: bool) -> TilePlan:
+        """The plan in the best of some orders; if ``free``, the tokens' own where none is much better."""
+        limit = min(_TRIALS, self.budget.limit) if free else 2 * self.budget.limit
+        tokens, *plans = self._trials([None, *found], limit) if free else [None, *self._trials(found, limit)]
+        tried = [(plan, each) for plan, each in zip(plans, found, strict=True) if plan is not None]
+        left_out = ", ".join(each.name for plan, each in zip(plans, found, strict=True) if plan is None)
+        left_out = left_out and f"not tried, since planning in it takes too long: {left_out}"
+        if not tried:
+            return self.plan(None, left_out) if tokens is None else _named(tokens, left_out)
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
-        reason = _reason(tokens, tried, layout == "auto")
+        reason = _reason(tokens, tried, free) + (left_out and f" ({left_out})")
         if tokens is not None and _executed(tokens) < LEAST_GAIN * _executed(best):
-            order = Order(reason=f"no order has at least {LEAST_GAIN} times fewer tiles: {chosen.name} has {reason}")
-            return replace(tokens, q_order=order, k_order=order)
+            return _named(tokens, f"no order has at least {LEAST_GAIN} times fewer tiles: {chosen.name} has {reason}")
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
 
-    def _trial(self, layout: Layout | None) -> TilePlan | None:
-        """The plan in an order of the tokens, unless that costs more than trying one may: then it is no good one."""
-        whole = self.budget
-        self.budget = Budget(min(_TRIAL, whole.limit), whole.watch, whole.before)
-        try:
-            return self.plan(layout, "")
-        except MaskcError:
-            return None
-        finally:
+    def _trials(self, layouts: Iterable[Layout | None], left: int) -> list[TilePlan | None]:
+        """Plans in some orders. Together they cost no more than ``left``, and each no more than half of what is left
+        of that; None for those that would."""
+        whole, plans = self.budget, list[TilePlan | None]()
+        for each in layouts:
+            self.budget = Budget(left // 2, whole.watch, whole.before)
+            try:
+                plans.append(self.plan(each, ""))
+            except MaskcError:
+                plans.append(None)
+            left -= self.budget.spent
             whole.before += self.budget.spent
-            self.budget = whole
+        self.budget = whole
+        return plans
 
 
-#: What trying one order of the tokens may cost, in evaluations of the mask.
-_TRIAL = 100_000_000
+#: What trying orders of the tokens may cost together, in evaluations of the mask: a few seconds.
+_TRIALS = 100_000_000
 _NO_ORDER = "the mask suggests no order of the tokens"
 _FEW_QUERIES = "for a single row of tiles, gathering the keys costs more than it saves"
+
+
+def _named(plan: TilePlan, reason: str) -> TilePlan:
+    """A plan in the tokens' own order, with the reason for that."""
+    return replace(plan, q_order=Order(reason=reason), k_order=Order(reason=reason))
 
 
 def _reason(tokens: TilePlan | None, tried: list[tuple[TilePlan, Layout]], compared: bool) -> str:

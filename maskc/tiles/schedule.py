@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.cost import ROUGH, CostModel, choose_tiles, plan_cost, row_costs
+from maskc.tiles.cost import ROUGH, CostModel, row_costs
 from maskc.tiles.plan import Runs
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["CostModel", "Schedule", "choose_tiles", "plan_cost", "schedule", "schedule_runs", "tiles_by_row"]
+__all__ = ["Schedule", "schedule", "schedule_runs", "tiles_by_row"]
 
 Array = npt.NDArray[Any]
 #: A row is split into parts of at least this share of what a worker does in all.

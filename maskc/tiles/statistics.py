@@ -186,7 +186,7 @@ def statistics(
     value_dim = head_dim if value_dim is None else value_dim
     groups, known = _groups(plan)
     b, cost = plan.binding, plan_cost(plan, model)
-    live, each = survey(plan, plan.groups) if b.q_len and groups else (None, [])
+    live, each, furthest = survey(plan, plan.groups) if b.q_len and groups else (None, [], np.zeros(0, np.int64))
     groups = [dataclasses.replace(g, live_keys=x.most) for g, x in zip(groups, each, strict=True)] if each else groups
     useful = sum(g.copies * g.useful_pairs for g in groups)
     executed = sum(g.copies * g.executed_pairs for g in groups)
@@ -223,7 +223,7 @@ def statistics(
         masks=len(known),
         groups=tuple(groups),
     )
-    return dataclasses.replace(found, advice=tuple(advice(plan, found, model))) if advise else found
+    return dataclasses.replace(found, advice=tuple(advice(plan, found, furthest, model))) if advise else found
 
 
 def _groups(plan: TilePlan) -> tuple[list[GroupStatistics], list[GroupStatistics]]:

@@ -14,9 +14,11 @@ from maskc.ir.evaluate import dense
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.choose import choose_tiles
+from maskc.tiles.cost import CostModel, plan_cost
 from maskc.tiles.plan import TilePlan
 from maskc.tiles.runs import to_dense
-from maskc.tiles.schedule import CostModel, choose_tiles, plan_cost, schedule
+from maskc.tiles.schedule import schedule
 from maskc.tiles.statistics import statistics, useful_pairs
 
 from .corpus import INPUTS, MASKS, brute_kinds, input_case, plain_case

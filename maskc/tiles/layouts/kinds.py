@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.ir.evaluate import evaluate
-from maskc.ir.nodes import Apply, Const, Node, Symbol
+from maskc.ir.nodes import Apply, Const, Lookup, Node, Symbol
 from maskc.ir.ops import apply
 from maskc.ir.rewrite import mentions, substitute
 from maskc.passes.linear import bound_of, linear
@@ -97,11 +97,19 @@ class Tables:
 
     def __init__(self, c: Classifier, found: Separated, q_axes: Axes, k_axes: Axes) -> None:
         self.found, self.axes = found, (q_axes, k_axes)
-        self.tables = [self._table(c, g) for g in found.groups]
+        self.tables = [self._shared(c, g) for g in found.groups]
         self.combinations = [len(t.signatures) for t in self.tables]
         if math.prod(self.combinations) > _MOST_COMBINATIONS:
             raise Unsuited
         self.truth = self._truth()
+
+    def _shared(self, c: Classifier, group: Group) -> _Table:
+        """The table of a group, made once for all heads and batch entries of which it says the same."""
+        own = mentions(group.atoms)
+        inputs = {n.name for n in own if isinstance(n, Lookup)}
+        head = c.head if any("h" in own[a] for a in group.atoms) else None
+        batch = c.batch if any("b" in own[a] for a in group.atoms) or inputs & c.binding.batched else None
+        return c._once(("digits", group, self.axes, head, batch), lambda: self._table(c, group))
 
     def _extents(self, side: int, digits: Iterable[int]) -> list[int]:
         return [self.axes[side].digits[j][1] for j in digits]

@@ -15,6 +15,7 @@ from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Const, Node, Type
 from maskc.ir.program import Space
 from maskc.ir.rewrite import rebuild
+from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.layouts.digits import Axes, Part, Shape, balanced, cut
 from maskc.tiles.layouts.kinds import Tables, Unsuited, dense_rectangles, digit_rectangles, kinds_between
@@ -27,6 +28,7 @@ __all__ = ["Blocks", "Spec", "arrange", "block_tiles", "segments_of", "settled"]
 Array = npt.NDArray[Any]
 #: Tiles of the two sides, multiplied, that may be looked at one by one.
 _MOST_PAIRS = 1 << 26
+_PAIRS_AT_COST = 2  # of them cost as much as an evaluation of the mask
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ def tables_of(c: Classifier, q: Axes, k: Axes, mask: Node) -> Tables:
     return Tables(c, found, q, k)
 
 
-def block_tiles(c: Classifier, blocks: Blocks, grid: Grid) -> Rectangles | None:
+def block_tiles(c: Classifier, blocks: Blocks, grid: Grid, budget: Budget) -> Rectangles | None:
     """The FULL and PARTIAL tiles in an order by blocks; None if the mask does not fall apart into digits,
-    or tiles are not blocks."""
+    or tiles are not blocks. Raises MaskcError E801."""
     if (blocks.q.tile, blocks.k.tile) != (grid.q_tile, grid.k_tile):
         return None
     mask = settled(c)
@@ -145,57 +147,72 @@ def block_tiles(c: Classifier, blocks: Blocks, grid: Grid) -> Rectangles | None:
             for j, k in enumerate(blocks.k.axes)
             if any(p.segment == i for p in blocks.q.parts) and any(p.segment == j for p in blocks.k.parts)
         }
-        return _tiles(tables, blocks, grid)
+        return _Assembly(tables, blocks, grid, budget).tiles()
     except Unsuited:
         return None
 
 
-def _tiles(tables: dict[tuple[int, int], Tables], blocks: Blocks, grid: Grid) -> Rectangles:
-    found = []
-    for q in blocks.q.parts:
-        for k in blocks.k.parts:
-            if q.counts is None or k.counts is None:
-                continue
-            between = tables[q.segment, k.segment]
-            rectangles = digit_rectangles(between, q, k)
-            if rectangles is not None:
-                found.append(rectangles)
-                continue
-            if q.tile.size * k.tile.size > _MOST_PAIRS:
-                raise Unsuited
-            for rows, bits in kinds_between(between, q, k):
-                found.append(dense_rectangles(bits, int(q.tile[rows.start]), int(k.tile[0])))
-    first_row, first_col = (_first_border(s.parts, n) for s, n in ((blocks.q, grid.rows), (blocks.k, grid.cols)))
-    found.append(_border(tables, blocks, (first_row, grid.rows), (0, grid.cols)))
-    found.append(_border(tables, blocks, (0, first_row), (first_col, grid.cols)))
-    return Rectangles.join(found)
+@dataclass(frozen=True, eq=False)
+class _Assembly:
+    """The tiles between all parts of the two sides. ``tables``: by segments."""
+
+    tables: dict[tuple[int, int], Tables]
+    blocks: Blocks
+    grid: Grid
+    budget: Budget
+
+    def tiles(self) -> Rectangles:
+        """The FULL and PARTIAL tiles. Raises Unsuited."""
+        found = []
+        for q in self.blocks.q.parts:
+            for k in self.blocks.k.parts:
+                if q.counts is not None and k.counts is not None:
+                    found += self._between(q, k)
+        rows, cols = self.grid.rows, self.grid.cols
+        first_row, first_col = (_first_border(s.parts, n) for s, n in ((self.blocks.q, rows), (self.blocks.k, cols)))
+        found.append(self._border((first_row, rows), (0, cols)))
+        found.append(self._border((0, first_row), (first_col, cols)))
+        return Rectangles.join(found)
+
+    def _between(self, q: Part, k: Part) -> list[Rectangles]:
+        """The tiles between two boxes that are cut into blocks."""
+        between = self.tables[q.segment, k.segment]
+        rectangles = digit_rectangles(between, q, k)
+        if rectangles is not None:
+            return [rectangles]
+        if q.tile.size * k.tile.size > _MOST_PAIRS:
+            raise Unsuited
+        self._spend(q, k)
+        first = int(k.tile[0])
+        return [dense_rectangles(bits, int(q.tile[rows.start]), first) for rows, bits in kinds_between(between, q, k)]
+
+    def _border(self, rows: tuple[int, int], cols: tuple[int, int]) -> Rectangles:
+        """The tiles of some rows and columns, each put together from the pieces of all segments that it holds."""
+        if rows[0] == rows[1] or cols[0] == cols[1]:
+            return Rectangles.join([])
+        if (rows[1] - rows[0]) * (cols[1] - cols[0]) > _MOST_PAIRS:
+            raise Unsuited
+        bits = np.zeros((rows[1] - rows[0], cols[1] - cols[0]), np.uint8)
+        for q in self.blocks.q.parts:
+            q_part = _within(q, rows)
+            for k in self.blocks.k.parts:
+                k_part = _within(k, cols)
+                if not q_part.tile.size or not k_part.tile.size:
+                    continue
+                self._spend(q_part, k_part)
+                for some, found in kinds_between(self.tables[q.segment, k.segment], q_part, k_part):
+                    r, found = _by_tile(q_part.tile[some], found, 0)
+                    col, found = _by_tile(k_part.tile, found, 1)
+                    bits[np.ix_(r - rows[0], col - cols[0])] |= found
+        return dense_rectangles(bits, rows[0], cols[0])
+
+    def _spend(self, q: Part, k: Part) -> None:
+        self.budget.spend(q.tile.size * k.tile.size // _PAIRS_AT_COST, "pairs of tiles that are no whole blocks")
 
 
 def _first_border(parts: Sequence[Part], tiles: int) -> int:
     """The first tile that is not a block."""
     return min((int(p.tile[0]) for p in parts if p.counts is None), default=tiles)
-
-
-def _border(
-    tables: dict[tuple[int, int], Tables], blocks: Blocks, rows: tuple[int, int], cols: tuple[int, int]
-) -> Rectangles:
-    """The tiles of some rows and columns, each put together from the pieces of all segments that it holds."""
-    if rows[0] == rows[1] or cols[0] == cols[1]:
-        return Rectangles.join([])
-    if (rows[1] - rows[0]) * (cols[1] - cols[0]) > _MOST_PAIRS:
-        raise Unsuited
-    bits = np.zeros((rows[1] - rows[0], cols[1] - cols[0]), np.uint8)
-    for q in blocks.q.parts:
-        q_part = _within(q, rows)
-        for k in blocks.k.parts:
-            k_part = _within(k, cols)
-            if not q_part.tile.size or not k_part.tile.size:
-                continue
-            for some, found in kinds_between(tables[q.segment, k.segment], q_part, k_part):
-                r, found = _by_tile(q_part.tile[some], found, 0)
-                col, found = _by_tile(k_part.tile, found, 1)
-                bits[np.ix_(r - rows[0], col - cols[0])] |= found
-    return dense_rectangles(bits, rows[0], cols[0])
 
 
 def _within(part: Part, tiles: tuple[int, int]) -> Part:

@@ -1,0 +1,98 @@
+"""Alternatives to a plan, tried as long as that costs little: other tile sizes, compared by what their plans cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from maskc.diagnostics import MaskcError
+from maskc.ir.binding import Binding
+from maskc.ir.program import Program
+from maskc.tiles.cost import ROUGH, CostModel, plan_cost
+from maskc.tiles.plan import TilePlan
+
+__all__ = ["TILE_SIZES", "TRIALS", "Allowance", "Choice", "choose_tiles", "compare_tiles"]
+
+#: Tile sizes (queries, keys) that are compared, the largest first.
+TILE_SIZES = ((128, 128), (128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32))
+#: What planning all other tile sizes may cost together, in evaluations of the mask: about a second.
+TRIALS = 40_000_000
+
+
+@dataclass(eq=False)
+class Allowance:
+    """Evaluations of the mask that planning several alternatives may cost together."""
+
+    left: int
+
+    def plan(self, program: Program, binding: Binding, **options: Any) -> TilePlan | None:
+        """As ``make_plan``; None if that would take more than half of what is left."""
+        from maskc.tiles.planner import make_plan
+
+        spent = 0
+
+        def watch(done: int, total: int) -> None:
+            nonlocal spent
+            spent = done
+
+        try:
+            return make_plan(program, binding, budget=self.left // 2, watch=watch, **options)
+        except MaskcError:
+            return None
+        finally:
+            self.left -= spent
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The cheapest of some plans and what it costs; and the tile sizes that were left out, since planning them costs
+    more than was allowed."""
+
+    plan: TilePlan
+    cost: float
+    left_out: tuple[tuple[int, int], ...]
+
+
+def choose_tiles(
+    program: Program,
+    binding: Binding,
+    sizes: Sequence[tuple[int, int]] = TILE_SIZES,
+    model: CostModel = ROUGH,
+    layout: str = "none",
+    budget: int = TRIALS,
+) -> TilePlan:
+    """The cheapest plan among tile sizes, by exact executed work under the cost model.
+
+    The first size is planned whatever it takes (raises as ``make_plan``); the others as long as they cost no more than
+    ``budget`` evaluations of the mask together, those left out being in the ``Choice`` of ``compare_tiles``.
+    """
+    from maskc.tiles.planner import make_plan
+
+    first, *rest = sizes
+    plan = make_plan(program, binding, q_tile=first[0], k_tile=first[1], layout=layout)
+    return compare_tiles(plan, rest, model, layout, budget).plan
+
+
+def compare_tiles(
+    plan: TilePlan,
+    sizes: Sequence[tuple[int, int]] = TILE_SIZES,
+    model: CostModel = ROUGH,
+    layout: str = "none",
+    budget: int = TRIALS,
+) -> Choice:
+    """A plan beside those in tiles of other sizes. What is no larger than a size that costs too much to plan is left
+    out, too."""
+    allowance, best, cost = Allowance(budget), plan, plan_cost(plan, model)
+    left_out: list[tuple[int, int]] = []
+    for q_tile, k_tile in sizes:
+        if (q_tile, k_tile) == (plan.q_tile, plan.k_tile):
+            continue
+        other = None
+        if not any(q_tile <= q and k_tile <= k for q, k in left_out):
+            other = allowance.plan(plan.program, plan.binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+        if other is None:
+            left_out.append((q_tile, k_tile))
+        elif plan_cost(other, model) < cost:
+            best, cost = other, plan_cost(other, model)
+    return Choice(best, cost, tuple(left_out))
