@@ -243,6 +243,9 @@ class Walk:
         if node.type is Type.BOOL:
             some, gap = np.asarray(high) != 0, np.asarray(low) == 0
             return self._atom(some, gap, attained, attained)
+        if node.type is Type.FLOAT:
+            attained = attained & ~(np.isnan(low) | np.isnan(high))
+            low, high = ranges.without_nan(low, high)
         same = np.asarray(low) == high
         return Range(low, high, exact=attained, dense=attained & same, uses=uses)
 
@@ -292,8 +295,12 @@ class Walk:
         rows = self.boxes.q_width >= period.q if self.boxes.q_step == 1 else np.zeros_like(self.boxes.single)
         cols = self.boxes.k_width >= period.k if self.boxes.k_step == 1 else np.zeros_like(self.boxes.single)
 
+        every = rows & cols
+        if period.difference and self.boxes.q_step == self.boxes.k_step == 1:
+            every = every | (self.boxes.q_width + self.boxes.k_width > period.q)
+
         def present(flags: tuple[bool, bool, bool]) -> Any:
-            return (rows & cols & flags[0]) | (cols & flags[1]) | (rows & flags[2])
+            return (every & flags[0]) | (cols & flags[1]) | (rows & flags[2])
 
         some, gap = found.some & period.hit[0], found.gap & period.miss[0]
         hit, miss = found.hit | present(period.hit), found.miss | present(period.miss)

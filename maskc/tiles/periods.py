@@ -26,17 +26,19 @@ _LARGEST_CELL = 1 << 16
 @dataclass(frozen=True)
 class Period:
     """A mask that repeats every ``q`` queries and ``k`` keys, and what one period holds: a kept and a
-    dropped pair at all; in every row of the cell; in every column of it."""
+    dropped pair at all; in every row of the cell; in every column of it. ``difference``: whether it speaks of
+    ``q - k`` only, so that as many differences in a row hold all there is."""
 
     q: int
     k: int
+    difference: bool
     hit: tuple[bool, bool, bool]
     miss: tuple[bool, bool, bool]
 
 
 def periods(c: Classifier) -> dict[Node, Period]:
     """Of the largest periodic masks within a mask (those that no periodic one contains)."""
-    steps = _steps(c)
+    steps, differences = _steps(c)
     inner = {child for n in c.order if n.type is Type.BOOL and n in steps for child in n.children}
     found = {}
     for node in c.order:
@@ -44,24 +46,25 @@ def periods(c: Classifier) -> dict[Node, Period]:
             continue
         q, k = steps[node]
         if q * k <= _LARGEST_CELL:
-            found[node] = _cell(c, node, q, k)
+            found[node] = _cell(c, node, q, k, node in differences)
     return found
 
 
-def _cell(c: Classifier, node: Node, q: int, k: int) -> Period:
+def _cell(c: Classifier, node: Node, q: int, k: int, difference: bool) -> Period:
     rows, cols = np.arange(q, dtype=np.int64)[:, None], np.arange(k, dtype=np.int64)[None, :]
     kept = evaluate(node, c.binding, q=rows, k=cols, h=c.head, b=c.batch, params=c.params)
     cell = np.broadcast_to(kept, (q, k))
-    return Period(q, k, _presence(cell), _presence(~cell))
+    return Period(q, k, difference, _presence(cell), _presence(~cell))
 
 
 def _presence(cell: Array) -> tuple[bool, bool, bool]:
     return bool(cell.any()), bool(cell.any(axis=1).all()), bool(cell.any(axis=0).all())
 
 
-def _steps(c: Classifier) -> dict[Node, tuple[int, int]]:
-    """The nodes that repeat, with their periods in q and in k."""
+def _steps(c: Classifier) -> tuple[dict[Node, tuple[int, int]], set[Node]]:
+    """The nodes that repeat, with their periods in q and in k; and those that speak of ``q - k`` only."""
     steps: dict[Node, tuple[int, int]] = {}
+    differences: set[Node] = set()
     slopes: dict[Node, tuple[int, int]] = {}
     for node in c.order:
         slope = _slope(c, node, slopes)
@@ -69,17 +72,22 @@ def _steps(c: Classifier) -> dict[Node, tuple[int, int]]:
             slopes[node] = slope
             if slope == (0, 0):
                 steps[node] = (1, 1)
+                differences.add(node)
         if node in steps or isinstance(node, (Symbol, Lookup, Exists)) or not node.children:
             continue
         if all(child in steps for child in node.children):
             pairs = [steps[child] for child in node.children]
             steps[node] = math.lcm(*(p[0] for p in pairs)), math.lcm(*(p[1] for p in pairs))
+            if all(child in differences for child in node.children):
+                differences.add(node)
         elif isinstance(node, Apply) and node.op == "mod" and node.args[0] in slopes:
             divisor = _scalar(c, node.args[1])
             if divisor:
                 a, b = slopes[node.args[0]]
                 steps[node] = abs(divisor) // math.gcd(a, divisor), abs(divisor) // math.gcd(b, divisor)
-    return {n: s for n, s in steps.items() if max(s) <= _LARGEST_CELL}
+                if a == -b:
+                    differences.add(node)
+    return {n: s for n, s in steps.items() if max(s) <= _LARGEST_CELL}, differences
 
 
 def _slope(c: Classifier, node: Node, slopes: Mapping[Node, tuple[int, int]]) -> tuple[int, int] | None:

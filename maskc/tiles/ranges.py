@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from maskc.ir.ops import OPS
 
-__all__ = ["Boxes", "Range", "apply_op", "constant", "equal", "less", "linear"]
+__all__ = ["Boxes", "Range", "apply_op", "constant", "equal", "less", "linear", "without_nan"]
 
 Array = npt.NDArray[Any]
 #: Values beyond this are as good as unbounded: no sum of two leaves int64.
@@ -136,7 +136,7 @@ def add(boxes: Boxes, x: Range, y: Range) -> Range:
 def scale(boxes: Boxes, x: Range, factor: Any) -> Range:
     if np.asarray(x.lo).dtype.kind == "f":
         lo, hi = (x.lo * factor, x.hi * factor) if factor >= 0 else (x.hi * factor, x.lo * factor)
-        return Range(*_no_nan(lo, hi), exact=x.exact, uses=x.uses)
+        return Range(*without_nan(lo, hi), exact=x.exact, uses=x.uses)
     factor = int(factor)
     if factor == 0 or x.modulus == 0:
         return constant(x.lo * factor if factor else 0)
@@ -175,7 +175,7 @@ def mul(boxes: Boxes, x: Range, y: Range) -> Range:
         return Range(lo, hi, exact=size.exact, uses=x.uses)
     times = np.multiply if np.asarray(x.lo).dtype.kind == "f" else _product
     lo, hi = _corners(times, x, y)
-    return Range(*_no_nan(lo, hi), exact=_apart(x, y) & x.exact & y.exact, uses=_uses(x, y))
+    return Range(*without_nan(lo, hi), exact=_apart(x, y) & x.exact & y.exact, uses=_uses(x, y))
 
 
 def _corners(f: Callable[[Any, Any], Any], x: Range, y: Range) -> tuple[Any, Any]:
@@ -184,7 +184,8 @@ def _corners(f: Callable[[Any, Any], Any], x: Range, y: Range) -> tuple[Any, Any
     return functools.reduce(np.minimum, values), functools.reduce(np.maximum, values)
 
 
-def _no_nan(lo: Any, hi: Any) -> tuple[Any, Any]:
+def without_nan(lo: Any, hi: Any) -> tuple[Any, Any]:
+    """Bounds, with no bounds where one of them is not a number."""
     if np.asarray(lo).dtype.kind != "f":
         return lo, hi
     bad = np.isnan(lo) | np.isnan(hi)
@@ -327,14 +328,14 @@ def floating(op: str, x: Range) -> Range:
         wide = (lo - slack, hi + slack)
     else:
         wide = (np.full_like(lo, -1.0), np.full_like(hi, 1.0))
-    lo, hi = _no_nan(np.where(known, lo, wide[0]), np.where(known, hi, wide[1]))
+    lo, hi = without_nan(np.where(known, lo, wide[0]), np.where(known, hi, wide[1]))
     return Range(lo, hi, exact=known & np.isfinite(lo), uses=x.uses)
 
 
 def _float_quotient(x: Range, y: Range) -> Range:
     lo, hi = _corners(np.divide, x, y)
     crosses = (y.lo <= 0) & (y.hi >= 0) & ~((np.asarray(x.lo) == x.hi) & (np.asarray(y.lo) == y.hi))
-    return Range(*_no_nan(np.where(crosses, np.nan, lo), hi), uses=_uses(x, y))
+    return Range(*without_nan(np.where(crosses, np.nan, lo), hi), uses=_uses(x, y))
 
 
 def _power(x: Range, y: Range) -> Range:
@@ -342,7 +343,7 @@ def _power(x: Range, y: Range) -> Range:
     known = (np.asarray(x.lo) == x.hi) & (np.asarray(y.lo) == y.hi)
     slack = np.where(known, 0.0, 1e-12 * (np.abs(lo) + np.abs(hi)) + 1e-300)
     lo, hi = np.where(known | (x.lo > 0), lo - slack, np.nan), hi + slack
-    return Range(*_no_nan(lo, hi), uses=_uses(x, y))
+    return Range(*without_nan(lo, hi), uses=_uses(x, y))
 
 
 def apply_op(boxes: Boxes, op: str, args: list[Range]) -> Range:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
-from maskc.ir.ops import conjunction
+from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
+from maskc.passes.linear import linear, linear_node
 from maskc.passes.rows import Clause, rows
 
 __all__ = ["Bounds", "Digit", "RowForm", "Solved", "operands", "rise", "row_form"]
@@ -34,13 +35,15 @@ class Digit:
 
 @dataclass(frozen=True)
 class Solved:
-    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a
-    condition on the query, and what is left to test."""
+    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a label
+    of the query that equals one of the key, conditions on the query and on the key, and what is left to test."""
 
     bounds: Bounds
     digits: tuple[Digit, ...]
     labels: tuple[str, ...]
+    pair: tuple[Node, Node] | None
     guard: Node
+    keep: Node
     residual: Node
 
 
@@ -58,16 +61,20 @@ def row_form(mask: Node) -> RowForm | None:
     if any(not (c.bounds.lo or c.bounds.hi or c.digits or c.labels) and c.residual is not TRUE for c in clauses):
         return None
     nodes = [n for c in clauses for b in (c.bounds, *(d.bounds for d in c.digits)) for n in (*b.lo, *b.hi)]
-    nodes += [c.guard for c in clauses]
-    return RowForm(clauses, tuple(sorted(set(_cuts(nodes)))))
+    nodes += [c.guard for c in clauses if c.digits]
+    cuts = set(_cuts(nodes))
+    # Without digits, what a stretch of queries has both of is known to be mixed: no need to take it query by query.
+    cuts.update(x for x in _cuts(c.guard for c in clauses) if x[0] > 1)
+    return RowForm(clauses, tuple(sorted(cuts)))
 
 
 def _solved(clause: Clause) -> Solved:
     guard: list[Node] = []
+    keep: list[Node] = []
     rest: list[Node] = []
     labels: list[str] = []
     digits: dict[tuple[int, int], Bounds] = {}
-    for part in _conjuncts(clause.residual):
+    for part in map(_as_digit, _conjuncts(clause.residual)):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
         label = _equal_label(part)
         if label is not None:
@@ -77,7 +84,7 @@ def _solved(clause: Clause) -> Solved:
         if "k" not in names:
             guard.append(part)
         elif digit is None:
-            rest.append(part)
+            (rest if "q" in names else keep).append(part)
         else:
             place, found = digit
             before = digits.get(place, Bounds())
@@ -86,7 +93,15 @@ def _solved(clause: Clause) -> Solved:
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
     places = tuple(Digit(*place, b) for place, b in ordered)
-    return Solved(Bounds(lo, hi), places, tuple(labels), conjunction(guard), conjunction(rest))
+    pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
+    pair = None
+    if places:  # With digits, conditions on the key are no matter of whole tiles.
+        rest, keep = rest + keep, []
+    elif pairs and not keep:
+        part, pair = next(iter(pairs.items()))
+        rest.remove(part)
+    conditions = (conjunction(x) for x in (guard, keep, rest))
+    return Solved(Bounds(lo, hi), places, tuple(labels), pair, *conditions)
 
 
 def _equal_label(part: Node) -> str | None:
@@ -94,9 +109,43 @@ def _equal_label(part: Node) -> str | None:
     if not (isinstance(part, Apply) and part.op == "eq"):
         return None
     a, b = part.args
-    if not (isinstance(a, Lookup) and isinstance(b, Lookup) and a.name == b.name):
-        return None
+    if not (isinstance(a, Lookup) and isinstance(b, Lookup) and a.name == b.name and a.type is not Type.FLOAT):
+        return None  # no float that is not a number equals itself
     return a.name if {*a.indices, *b.indices} == {_Q, _K} and len(a.indices) == 1 else None
+
+
+#: Smallest period of a difference that is taken as a digit of the key: of smaller ones, tiles hold all there is.
+_LONG_PERIOD = 129
+
+
+def _as_digit(part: Node) -> Node:
+    """``(q - k) % n == c`` as ``k % n == (q - c) % n``, if the period is a long one; else ``part``."""
+    if not (isinstance(part, Apply) and part.op == "eq"):
+        return part
+    for remainder, value in (part.args, part.args[::-1]):
+        if not (isinstance(remainder, Apply) and remainder.op == "mod" and isinstance(value, Const)):
+            continue
+        argument, modulus = remainder.args
+        if not (isinstance(modulus, Const) and 0 <= value.value < modulus.value >= _LONG_PERIOD):
+            continue
+        form = linear(argument)
+        factor = dict(form.terms).get(_K)
+        if factor not in (1, -1) or not {n for n, _ in form.terms} <= {_Q, _K}:
+            continue
+        rest = form.plus(linear(value), -1).plus(linear(_K), -factor).times(-factor)
+        return apply("eq", apply("mod", _K, modulus), apply("mod", linear_node(rest), modulus))
+    return part
+
+
+def _equal_pair(part: Node) -> tuple[Node, Node] | None:
+    """(a, b) if ``part`` says that ``a`` of the query equals ``b`` of the key, both integers."""
+    if not (isinstance(part, Apply) and part.op == "eq" and part.args[0].type is Type.INT is part.args[1].type):
+        return None
+    for a, b in (part.args, part.args[::-1]):
+        on_a, on_b = (set(postorder([x])) for x in (a, b))
+        if _Q in on_a and _K not in on_a and _K in on_b and _Q not in on_b:
+            return a, b
+    return None
 
 
 def _conjuncts(node: Node) -> tuple[Node, ...]:

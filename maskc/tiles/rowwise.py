@@ -11,15 +11,17 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.nodes import TRUE, Node
+from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
+from maskc.ir.ops import apply, conjunction
 from maskc.passes.linear import linear, linear_node
 from maskc.tiles.classify import Classifier, Walk
+from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.ranges import Boxes, Range
 from maskc.tiles.rowform import Bounds, Digit, RowForm, Solved, operands, rise
@@ -35,14 +37,16 @@ _MOST_ENTRIES = 1 << 23  # intervals; with more, boxes are the better way
 def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Rectangles] | None:
     """What row intervals decide: FULL and PARTIAL rectangles, and the rectangles that are still unknown.
 
-    None if there would be too many intervals, or labels that are scattered.
+    None if there would be too many intervals, or labels that take too long to compare.
     """
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
-    if any(found is None for found in labels.values()):
-        return None
     bounds = {name: found for name, found in labels.items() if found is not None}
+    form = _with_scattered(form, {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds})
     starts, row = _fragments(form, grid, bounds)
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
+        return None
+    columns = [_columns(c, clause, grid, starts) for clause in form.clauses]
+    if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
     parts: list[tuple[Rectangles, Rectangles]] = []
     step = max(1, _AT_ONCE // max(1, len(form.clauses)))
@@ -50,7 +54,8 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Recta
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
     for a, b in itertools.pairwise(edges):
         if a < b:
-            found = _decide(_Fragments(c, grid, starts[a:b], ends[a:b], bounds), form, row[a:b])
+            there = [None if x is None else x.rows(a, b) for x in columns]
+            found = _decide(_Fragments(c, grid, starts[a:b], ends[a:b], bounds), form, there, row[a:b])
             if found is None:
                 return None
             parts.append(found)
@@ -61,11 +66,13 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Recta
 _AT_ONCE = 1 << 15
 
 
-def _decide(fragments: _Fragments, form: RowForm, row: Array) -> tuple[Rectangles, Rectangles] | None:
+def _decide(
+    fragments: _Fragments, form: RowForm, columns: list[Columns | None], row: Array
+) -> tuple[Rectangles, Rectangles] | None:
     """What some whole rows of tiles are; ``row`` is the tile row of each fragment."""
     parts = []
-    for clause in form.clauses:
-        entries = fragments.entries(clause)
+    for clause, there in zip(form.clauses, columns, strict=True):
+        entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:
             return None
         parts.append(entries)
@@ -92,6 +99,38 @@ def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
         return None
     runs = c.label_runs(name)
     return None if runs.scattered else np.append(runs.starts[runs.starts < k_len], k_len)
+
+
+def _with_scattered(form: RowForm, scattered: Mapping[str, Type]) -> RowForm:
+    """The form with labels that are no contiguous runs as pairs of labels: one a clause, the others as a residual."""
+    if not scattered:
+        return form
+    clauses = []
+    for clause in form.clauses:
+        names = [name for name in clause.labels if name in scattered]
+        same = [tuple(Lookup(name, scattered[name], (Symbol(x),)) for x in "qk") for name in names]
+        rest = [clause.residual, *(apply("eq", *pair) for pair in same)]
+        pair = clause.pair
+        if same and pair is None and clause.keep is TRUE and not clause.digits:
+            pair = (same[0][0], same[0][1])
+            rest.pop(1)
+        others = tuple(name for name in clause.labels if name not in scattered)
+        residual = conjunction([x for x in rest if x is not TRUE])
+        clauses.append(replace(clause, labels=others, pair=pair, residual=residual))
+    return replace(form, clauses=tuple(clauses))
+
+
+def _columns(c: Classifier, clause: Solved, grid: Grid, starts: Array) -> Columns | None:
+    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment."""
+    keys = np.arange(grid.k_len, dtype=np.int64)
+    if clause.keep is not TRUE:
+        return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
+    if clause.pair is None:
+        return None
+    queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
+    q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
+    k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
+    return columns_of_labels(q_label, k_label, starts, grid.k_tile)
 
 
 def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -177,6 +216,8 @@ class _Fragments:
         alive = np.ones(self.count, np.bool_)
         if clause.guard is not TRUE:
             verdict = self.value(clause.guard)
+            if not clause.digits and np.any(verdict.some & verdict.gap):
+                return self.entries_in(clause, Columns.every(self.grid.cols))
             alive = alive & verdict.some
             whole = whole & ~np.asarray(verdict.gap)
         varying = ~np.asarray(span.point) + sum((~np.asarray(s.point) for _, s in digits), start=np.int64(0))
@@ -203,6 +244,38 @@ class _Fragments:
             for d, s in digits:
                 inner = inner.within(d, s.inner_lo, s.inner_hi, hull=False)
         return self._tiles(outer, inner, exact, whole, alive, bool(digits))
+
+    def entries_in(self, clause: Solved, columns: Columns) -> Entries:
+        """Of a clause whose keys are restricted to some columns."""
+        span = self.span(clause.bounds, 0, self.grid.k_len)
+        for name in clause.labels:
+            span = self._within_label(span, self.labels[name])
+        some, full = self._guarded(clause.guard)
+        tile, cols = self.grid.k_tile, self.grid.cols
+        owner = np.flatnonzero(some & (span.outer_hi > span.outer_lo))
+        lo, hi = span.outer_lo[owner] // tile, -(-span.outer_hi[owner] // tile)
+        of, start, end, _ = columns.meet(owner, lo, hi)
+        touched = Entries(owner[of], start, end, np.full(of.size, TOUCH))
+        if clause.residual is not TRUE:
+            return touched
+        end = np.where(span.inner_hi >= self.grid.k_len, cols, span.inner_hi // tile)
+        start = -(-span.inner_lo // tile)
+        owner = np.flatnonzero(some & (end > start))
+        of, start, end, whole = columns.meet(owner, start[owner], end[owner])
+        owner = owner[of]
+        # A kept pair is sure if the query and the key may be chosen apart, or if one of them may be any.
+        kept = True if columns.apart else whole | full[owner]
+        weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
+        return Entries.join([touched, Entries(owner, start, end, weight)])
+
+    def _guarded(self, guard: Node) -> tuple[Array, Array]:
+        """Whether a condition on the query holds somewhere in each fragment, and everywhere; exactly."""
+        verdict = self.value(guard)
+        if np.any(verdict.some & verdict.gap):
+            q0, q1 = self.walk.boxes.q0, self.walk.boxes.q1
+            holds = self.walk.c.points_of(guard, np.arange(q0[0], q1[-1] + 1), "q")
+            return np.logical_or.reduceat(holds, q0 - q0[0]), np.logical_and.reduceat(holds, q0 - q0[0])
+        return tuple(np.broadcast_to(x, self.count) for x in (verdict.some, ~np.asarray(verdict.gap)))  # type: ignore
 
     def _within_label(self, span: _Span, starts: Array) -> _Span:
         """The part of the span that has the label of the fragment's queries."""
@@ -278,7 +351,7 @@ _ROWS_AT_ONCE = 1 << 17
 
 def count_pairs(c: Classifier, form: RowForm, grid: Grid) -> int | None:
     """How many pairs are kept, from the intervals of every single query; None if a clause has more to it."""
-    if any(x.digits or x.labels or x.residual is not TRUE for x in form.clauses):
+    if any(x.digits or x.labels or x.pair or x.keep is not TRUE or x.residual is not TRUE for x in form.clauses):
         return None
     total = 0
     for first in range(0, grid.q_len, _ROWS_AT_ONCE):

@@ -1,0 +1,143 @@
+"""Conditions on the key and scattered labels, by tiles: equal to brute force, and cheap where points would be many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from maskc.lower import lower_text
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
+from maskc.tiles.plan import FULL, PARTIAL
+
+from .test_kinds import compare
+
+LENGTH = 700
+
+
+def _labels(kind: str, n: int, rng: np.random.Generator) -> Any:
+    return {
+        "few": lambda: rng.integers(-3, 3, n),
+        "many": lambda: rng.integers(0, 300, n),
+        "most once": lambda: rng.integers(0, 10**12, n) // rng.integers(1, 10**12, n),
+        "one often": lambda: np.where(rng.random(n) < 0.7, 5, rng.integers(0, 10**6, n)),
+        "in runs": lambda: rng.integers(0, 6, n // 37 + 1).repeat(37)[:n],
+        "one": lambda: np.full(n, 7),
+    }[kind]()
+
+
+def _dense(columns: Columns, rows: int) -> Any:
+    out = np.zeros((rows, columns.cols), np.uint8)
+    for r in range(rows):
+        at = slice(*((0, columns.start.size) if columns.apart else columns.offsets[r : r + 2]))
+        ends = [-1]
+        for start, end, whole in zip(columns.start[at], columns.end[at], columns.whole[at], strict=True):
+            assert ends[-1] <= start < end
+            out[r, start:end] = 2 if whole else 1
+            ends.append(end)
+    return out
+
+
+@pytest.mark.parametrize("tile", [1, 16, 50])
+@pytest.mark.parametrize("kind", ["few", "many", "most once", "one often", "in runs", "one"])
+def test_tiles_that_share_a_label(kind: str, tile: int) -> None:
+    rng = np.random.default_rng(tile)
+    q_label, k_label = _labels(kind, 301, rng), _labels(kind, 333, rng)
+    starts = np.unique(np.append(0, rng.integers(0, 301, 20)))
+    columns = columns_of_labels(q_label, k_label, starts, tile)
+    assert columns is not None
+    found = _dense(columns, starts.size)
+    equal = q_label[:, None] == k_label
+    for i, rows in enumerate(np.split(equal, starts[1:])):
+        for j in range(found.shape[1]):
+            part = rows[:, j * tile : (j + 1) * tile]
+            assert found[i, j] == (2 if part.all() else part.any())
+
+
+def test_runs_of_a_condition_on_the_key() -> None:
+    passes = np.random.default_rng(0).random(1000) < 0.9
+    passes[100:220] = False
+    columns = columns_of_keys(passes, 16)
+    expected = [2 if p.all() else p.any() for p in np.split(passes, range(16, 1000, 16))]
+    np.testing.assert_array_equal(_dense(columns, 1)[0], expected)
+    of, start, end, whole = columns.meet(np.array([0, 0]), np.array([3, 40]), np.array([9, 40]))
+    assert (of == 0).all()
+    assert start.min() >= 3
+    assert end.max() <= 9
+    assert whole.shape == start.shape
+
+
+CONDITIONS = {
+    "labels": "causal & same(lab)",
+    "labels or a window": "causal & (same(lab) | sliding_window(90))",
+    "labels in documents": "same(doc) & same(lab)",
+    "two kinds of labels": "same(lab) & same(other)",
+    "labels that differ": "lab[q] != lab[k] & causal",
+    "labels of others": "causal & lab[k] == other[q // 2] + 1",
+    "marks of both": "mark[q] & mark[k] & causal",
+    "marks or a window": "sliding_window(60) | global(mark)",
+    "marks and labels": "mark[k] & same(lab) | mark[q] & causal",
+    "marks in documents": "same(doc) & mark[k] & causal",
+    "marks of queries in a window": "mark[q] & sliding_window(200)",
+    "marks equal": "mark[q] == mark[k] & causal",
+    "padding": "~mark[k] & ~mark[q] & (causal | k < 50)",
+    "digits and marks": "mark[k] & (k // 10 % 7 == q // 10 % 7)",
+    "hashes of queries": "hash(q) % 3 == 0 & q - k < 100 & causal | same(lab) & hash(k) % 2 == 0",
+    "long periods": "causal & (sliding_window(40) | strided(150))",
+    "long periods of labels": "(q - k) % 131 == 7 & same(lab) | (k - q + 3) % 200 == 0 & mark[q]",
+    "differences": "causal & (q - k) % 31 < 2 & same(doc)",
+    "odd differences": "(2 * q - 2 * k) % 31 == 4 | (q - k) % 29 == 1 & mark[k]",
+}
+_SIGNATURE = "lab: int[token], doc: int[token], other: int[token], mark: bool[token]"
+
+
+@pytest.mark.parametrize("shape", [(LENGTH, LENGTH, 16, 16), (333, LENGTH, 32, 24), (1, LENGTH, 16, 50)], ids=str)
+@pytest.mark.parametrize("kind", ["few", "many", "one often", "in runs"])
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_plans_with_conditions_equal_brute_force(name: str, kind: str, shape: tuple[int, int, int, int]) -> None:
+    rng = np.random.default_rng(len(name))
+    text = f"pattern p({_SIGNATURE}) {{ attend {CONDITIONS[name]} }}"
+    program = lower_text(text)[0]
+    q_len, k_len, q_tile, k_tile = shape
+    every: dict[str, Any] = {
+        "lab": _labels(kind, k_len, rng),
+        "doc": np.sort(rng.integers(0, 6, k_len)),
+        "other": _labels("few", k_len, rng),
+        "mark": rng.random(k_len) < (0.01 if kind == "many" else 0.5),
+    }
+    compare(program, make_binding(program, q_len, k_len, heads=1, **every), q_tile, k_tile)
+
+
+def test_a_label_that_is_no_number_equals_nothing() -> None:
+    program = lower_text("pattern p(x: float[token]) { attend x[q] == x[k] }")[0]
+    x = np.repeat([0.5, np.nan, 2.0, 0.5], 20)
+    compare(program, make_binding(program, 80, 80, x=x), 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("causal & same(doc)", {"doc": 8}),
+        ("causal & same(doc)", {"doc": 1000}),
+        ("causal & (same(doc) | sliding_window(256))", {"doc": 64}),
+        ("causal & mark[k]", {"mark": 0.9}),
+        ("sliding_window(500) | global(mark)", {"mark": 0.0001}),
+    ],
+)
+def test_scattered_inputs_take_few_evaluations(text: str, given: dict[str, Any]) -> None:
+    """At 131,072 tokens there are 1,048,576 tiles, nearly all of which hold a kept and a dropped pair."""
+    n, rng = 1 << 17, np.random.default_rng(0)
+    ((name, amount),) = given.items()
+    values = rng.integers(0, amount, n) if name == "doc" else rng.random(n) < amount
+    program = lower_text(f"pattern p({name}: {'int' if name == 'doc' else 'bool'}[token]) {{ attend {text} }}")[0]
+    binding = make_binding(program, n, n, **{name: values})
+    plan = make_plan(program, binding, budget=5_000_000)
+    kinds = plan.kinds()
+    sample = rng.integers(0, 1024, (300, 2))
+    near = np.stack([sample[:, 0], np.maximum(0, sample[:, 0] - rng.integers(0, 4, 300))], axis=1)
+    for r, c in np.concatenate([sample, near]):
+        tile = plan.tile_mask(plan.groups[0], np.array([r]), np.array([c]))
+        assert kinds[r, c] == (FULL if tile.all() else PARTIAL if tile.any() else 0)
