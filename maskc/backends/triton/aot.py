@@ -33,7 +33,8 @@ _TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma")
 @dataclass(frozen=True)
 class Shape:
     """What a compiled kernel is for: dtype and dimensions; whether lengths are multiples of the tiles, and whether
-    a row's full and partial tiles are one run each; ``ones``: all integers are 1, which Triton makes constants."""
+    a row's full and partial tiles are one run each; ``ones``: all integers are 1, which Triton makes constants;
+    ``page``: keys a page of a cache, 0 where it has no pages."""
 
     dtype: str = "bfloat16"
     head_dim: int = 128
@@ -41,6 +42,7 @@ class Shape:
     ragged: bool = False
     one_run: bool = False
     ones: bool = False
+    page: int = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _source(
     kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape
 ) -> tuple[ASTSource, GPUTarget]:
     function = load_kernel(kernel, interpret=False)
-    constants = _constants(chosen, shape) | {"PACK": 4}
+    constants = _constants(chosen, shape) | {"PACK": 4, "PAGE": shape.page, "STARTED": shape.ragged}
     signature: dict[str, str] = {}
     constexprs: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}

@@ -71,7 +71,7 @@ class CachedKernels:
         ).transpose(1, 2)
         lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
         if out.numel():
-            if call.block_table is not None and call.block_table.device.type == "cpu":
+            if call.binding is not None and call.block_table is not None and call.block_table.device.type == "cpu":
                 for cohort in call.cohorts():
                     check_kept_pages(cohort)
             _Launch(self, call, self.text(call)).start(out, lse)
@@ -193,7 +193,7 @@ class _Launch:
             x = call.inputs.get(name)
             if name in call.floats:
                 host.append(name)
-            elif isinstance(x, Tensor) and x.device.type != "cpu":
+            elif isinstance(x, Tensor) and (call.binding is None or x.device.type != "cpu"):
                 known[name] = x.to(torch.int8) if x.dtype == torch.bool else x.to(torch.int32)
                 host.append(name)
             else:

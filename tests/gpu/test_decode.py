@@ -1,0 +1,106 @@
+"""Kernels that decode over caches: under the interpreter beside the loop over entries, and compiled for every chip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from maskc.backends.decoding import key_ranges
+from maskc.backends.triton.aot import Shape, check_kernel, compile_kernel
+from maskc.backends.triton.cached import CachedSpec, write_cached, write_merge
+from maskc.backends.triton.configs import Config, config, parse_target, shared_memory
+from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.lower import lower_text
+from tests.serving.calls import CASES
+
+if TYPE_CHECKING:
+    from tests.gpu.conftest import Interpreter
+
+#: Entries, pages and head groups of every kind; the others of the cases are for the CPU.
+_NAMES = (
+    "causal-16", "shorter-than-queries", "sinks-and-window", "multi-query", "dilated", "documents-batch", "clamped",
+    "entry-number-looked-up", "by-query", "by-head", "head-kinds", "none", "bias-by-token", "sink", "batched-gate",
+    "sigmoid", "relu", "image", "cross", "gone-and-kept",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_is_the_loop_over_entries(interpreter: Interpreter, name: str) -> None:
+    i = _NAMES.index(name)
+    block, dtype = (16, 48, 12)[i % 3], "float16" if i % 5 == 0 else "float32"
+    for what, error in interpreter.call("cached.decode_differences", name, block, dtype, i % 2 == 0).items():
+        assert error < (5e-3 if dtype == "float16" else 2e-5), what
+
+
+@pytest.mark.parametrize(
+    ("name", "listed", "splits", "k_tile"),
+    [
+        ("sinks-and-window", False, 3, 16),
+        ("sinks-and-window", True, 1, 32),
+        ("documents-batch", False, 2, 16),
+        ("dilated", True, 5, 16),
+        ("padding", False, 1, 64),
+        ("head-kinds", False, 4, 16),
+        ("gone", False, 2, 16),
+    ],
+)
+def test_nothing_need_be_known_on_the_host(
+    interpreter: Interpreter, name: str, listed: bool, splits: int, k_tile: int
+) -> None:
+    assert max(interpreter.call("cached.decode_unseen", name, listed, splits, k_tile, "")) < 2e-5
+
+
+@pytest.mark.parametrize("spoiled", ["page", "length"])
+def test_what_nobody_checked_gives_nan_there_and_nowhere_else(interpreter: Interpreter, spoiled: str) -> None:
+    wrong, *others = interpreter.call("cached.decode_unseen", "causal", False, 2, 16, spoiled)
+    assert wrong == float("inf")
+    assert max(others) < 2e-5
+
+
+@pytest.mark.parametrize(("rows", "heads", "kv_heads"), [(40, 4, 2), (3, 3, 1), (17, 10, 2)])
+def test_many_queries_and_odd_groups(interpreter: Interpreter, rows: int, heads: int, kv_heads: int) -> None:
+    assert interpreter.call("cached.decode_many_queries", rows, heads, kv_heads) < 2e-5
+
+
+def test_tables_on_the_host_are_checked(interpreter: Interpreter) -> None:
+    assert "E504" in interpreter.call("cached.decode_refusal")
+
+
+def test_negative_scale(interpreter: Interpreter) -> None:
+    assert interpreter.call("cached.decode_and_op_agree")
+
+
+def _kernels(name: str, listed: bool) -> list[Kernel]:
+    case = CASES[name]
+    program = lower_text(case.text)[0]
+    bound = specialised(program, {})
+    batched = frozenset(n for n, x in case.inputs.items() if np.ndim(x) > len(program.parameter(n).domain))
+    ranges = None if listed else key_ranges(bound.mask)[0]
+    spec = CachedSpec(KernelSpec(bound, batched), ranges, program.cross)
+    return [write_cached(spec), write_merge(spec)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_has_the_right_types(name: str) -> None:
+    """The interpreter lets variables change their type in a loop; the compiler does not."""
+    i, case = list(CASES).index(name), CASES[name]
+    program, ones = lower_text(case.text)[0], i % 2 == 0
+    shape = Shape("float16", case.dim, case.value_dim, ragged=ones, ones=ones, page=(0, 16, 64)[i % 3])
+    for kernel in _kernels(name, i % 4 == 0):
+        assert "tt.store" in check_kernel(kernel, program, parse_target("cuda:90"), Config(16, 32, 4, 2), shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("page", [0, 16, 64])
+@pytest.mark.parametrize("chip", ["cuda:80", "cuda:90", "cuda:100", "cuda:120", "hip:gfx942"])
+def test_compiles_for_every_chip_without_spilling(chip: str, page: int, dim: int) -> None:
+    program, target = lower_text(CASES["sinks-and-window"].text)[0], parse_target(chip)
+    chosen = config("decode", target, dim, "bfloat16", 3)
+    for kernel in _kernels("sinks-and-window", page == 64):
+        found = compile_kernel(kernel, program, target, chosen, Shape(head_dim=dim, value_dim=dim, page=page))
+        assert found.spilled == 0
+        assert found.shared <= shared_memory(target)
+        assert bool(found.tensor_cores) == (kernel.name == "attention_cached")
