@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from maskc import nn, trees  # noqa: F401
     from maskc.compiler import check_assertions, compile, dense_mask, load, parse
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.ir.binding import Binding
@@ -60,11 +61,17 @@ _HOMES = {
 }
 
 
+#: Modules that can be used without importing them by name.
+_MODULES = ("nn", "trees")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"maskc.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'maskc' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

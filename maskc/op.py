@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -11,6 +9,7 @@ import torch
 
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.library import handle_of
+from maskc.bindings import Bindings
 from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
 from maskc.serving import decode
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
 
 __all__ = ["Op"]
-
-_BINDINGS = 16  # bindings kept, so that plans made for them are found again
 
 
 class Op:
@@ -67,7 +64,7 @@ class Op:
         self._check = check
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
-        self._bindings: OrderedDict[bytes, Binding] = OrderedDict()
+        self._bindings = Bindings()
         self.handle = handle_of(self)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
@@ -344,48 +341,29 @@ class Op:
     ) -> Binding:
         """The binding of a call: the same object for equal lengths and inputs, so that plans are found again."""
         extents = {**self.sizes, **(sizes or {})}
-        key = b""
-        if not inputs:
-            key = _digest((q_len, k_len, batch, sorted(extents.items()), sorted(batched)), {})
-            known = self._recall(key)
-            if known is not None:
-                return known
-        binding = bind(
-            self.program,
-            q_len,
-            k_len,
-            heads=self.heads,
-            layer=self.layer,
-            batch=batch,
-            sizes=extents,
-            values={**self.pattern.args, **inputs},
-            needed=self._needed,
-        )
-        binding = binding.replace(batched=binding.batched | batched)
-        if inputs:
-            arrays = {n: t for n, t in binding.tables.items() if n in inputs}
-            key = _digest((q_len, k_len, batch, sorted(extents.items()), sorted(batched)), arrays)
-        return self._keep(key, binding)
 
-    def _recall(self, key: bytes) -> Binding | None:
-        # Taken out and put back, which is safe with other threads about; the one used last is at the end.
-        known = self._bindings.pop(key, None)
-        if known is not None:
-            self._bindings[key] = known
-        return known
+        def make() -> Binding:
+            binding = bind(
+                self.program,
+                q_len,
+                k_len,
+                heads=self.heads,
+                layer=self.layer,
+                batch=batch,
+                sizes=extents,
+                values={**self.pattern.args, **inputs},
+                needed=self._needed,
+            )
+            return binding.replace(batched=binding.batched | batched)
 
-    def _keep(self, key: bytes, binding: Binding) -> Binding:
-        known = self._recall(key)
-        if known is not None:
-            return known
+        head = (q_len, k_len, batch, sorted(extents.items()), sorted(batched))
+        return self._bindings.find(head, inputs, make, self._check_assertions)
+
+    def _check_assertions(self, binding: Binding) -> None:
         if self._check:
             from maskc.assertions import check
 
             check(self.program, binding)
-        self._bindings[key] = binding
-        while len(self._bindings) > _BINDINGS:
-            self._bindings.popitem(last=False)
-        return binding
 
 
 def _make(pattern: Pattern, options: dict[str, Any]) -> Op:
@@ -395,13 +373,3 @@ def _make(pattern: Pattern, options: dict[str, Any]) -> Op:
 
 def _is_float_input(p: Parameter) -> bool:
     return p.type is Type.FLOAT and p.when == "call"
-
-
-def _digest(head: object, arrays: Mapping[str, Any]) -> bytes:
-    state = hashlib.blake2b(repr(head).encode(), digest_size=16)
-    for name, array in sorted(arrays.items()):
-        state.update(repr((name, str(array.dtype), array.shape)).encode())
-        state.update(
-            memoryview(array if array.flags.c_contiguous else array.copy("C")).cast("B") if array.size else b""
-        )
-    return state.digest()
