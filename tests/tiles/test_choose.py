@@ -12,7 +12,7 @@ from maskc.tiles import make_plan, planner
 from maskc.tiles.binding import make_binding
 from maskc.tiles.choose import TILE_SIZES, Allowance, choose_tiles, compare_tiles
 from maskc.tiles.cost import plan_cost
-from maskc.tiles.layouts.kinds import Tables
+from maskc.tiles.layouts.tables import Tables
 
 from .corpus import input_case, plain_case
 

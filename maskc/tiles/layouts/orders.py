@@ -18,8 +18,9 @@ from maskc.ir.rewrite import rebuild
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.layouts.digits import Axes, Part, Shape, balanced, cut
-from maskc.tiles.layouts.kinds import Tables, Unsuited, dense_rectangles, digit_rectangles, kinds_between
+from maskc.tiles.layouts.kinds import dense_rectangles, digit_rectangles, kinds_between
 from maskc.tiles.layouts.separate import separate
+from maskc.tiles.layouts.tables import Tables, Unsuited
 from maskc.tiles.plan import Stretch
 from maskc.tiles.subdivide import Grid, Rectangles
 
