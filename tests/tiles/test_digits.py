@@ -13,6 +13,7 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.budget import BUDGET, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.layouts.digits import Axes, balanced, decompose, factorizations, index_of
 from maskc.tiles.layouts.orders import Spec, arrange, block_tiles
@@ -95,7 +96,7 @@ def _block_tiles(program: Program, binding: Binding, spec: Spec, tile: tuple[int
     grid = Grid(binding.q_len, binding.k_len, *tile, binding.offset)
     bound = analyse(program, binding).program
     c = Classifier(bound.mask, binding, bound.params)
-    return block_tiles(c, arrange((program.q_space, program.k_space), binding, grid, spec), grid)
+    return block_tiles(c, arrange((program.q_space, program.k_space), binding, grid, spec), grid, Budget(BUDGET))
 
 
 @pytest.mark.parametrize("name", [*GRIDS, *MORE])
