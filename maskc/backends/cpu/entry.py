@@ -12,21 +12,24 @@ import torch
 
 from maskc.backends.cpu.execute import attend, attend_backward
 from maskc.backends.cpu.expressions import Expressions
+from maskc.backends.cpu.few import few_queries
 from maskc.backends.cpu.jobs import Schedule
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.tiles import schedule
 from maskc.ir.nodes import Symbol
+from maskc.tiles.plan import Order
 
 if TYPE_CHECKING:
     from maskc.backends.cpu.jobs import Ints
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
-    from maskc.tiles.plan import Order, TilePlan
+    from maskc.tiles.plan import TilePlan
 
 __all__ = ["Entry", "add_sink", "dense", "finite", "same_width"]
 
 Tensor = torch.Tensor
 _TILE = 128
+_OWN = Order()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +64,22 @@ class Entry:
     @functools.cached_property
     def schedules(self) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]]:
         """The jobs of the forward and of the backward pass."""
-        return schedule(self.plan)
+        few = few_queries(self.program, self.binding) if self.made is None else None
+        return schedule(self.plan) if few is None else (few, few)
+
+    @functools.cached_property
+    def orders(self) -> tuple[Order, Order]:
+        """The order of queries and of keys."""
+        if self.made is None and (self.layout == "none" or self.binding.q_len <= _TILE):
+            return _OWN, _OWN  # without a plan, which few queries do not need
+        return self.plan.q_order, self.plan.k_order
 
     @functools.cached_property
     def positions(self) -> tuple[Ints, Ints]:
         """Absolute position of every laid-out query and key."""
         binding = self.binding
-        queries = _order(self.plan.q_order, binding.q_len) + binding.offset
-        return queries, _order(self.plan.k_order, binding.k_len)
+        queries = _order(self.orders[0], binding.q_len) + binding.offset
+        return queries, _order(self.orders[1], binding.k_len)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
@@ -142,9 +153,9 @@ class _Work:
     def __init__(self, entry: Entry, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float) -> None:
         self.entry, self.scale = entry, scale
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        plan = entry.plan
-        self.q = _laid_out(dense(q.to(self.dtype)), plan.q_order)
-        self.k, self.v = (_laid_out(dense(x.to(self.dtype)), plan.k_order) for x in (k, v))
+        q_order, k_order = entry.orders
+        self.q = _laid_out(dense(q.to(self.dtype)), q_order)
+        self.k, self.v = (_laid_out(dense(x.to(self.dtype)), k_order) for x in (k, v))
         self.floats = {name: x.to(self.dtype) for name, x in zip(entry.names, floats, strict=True)}
         self.expressions = Expressions(entry.program, entry.binding, self.floats, entry.positions)
         self.additive = self.expressions.kind != "softmax"
@@ -168,7 +179,7 @@ class _Work:
         if self.flash and not careful:
             q, k, v = same_width(q, k, v)
         out, lse = attend(self.entry.schedules[0], self._kernel(careful, self.flash, {}), q, k, v, self.additive)
-        order = self.entry.plan.q_order
+        order = self.entry.orders[0]
         return _in_place(out[..., :width], order), _in_place(lse, order)
 
     def with_sink(self, out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +199,7 @@ class _Work:
         sink = self.expressions.sink(self.dtype)
         if sink is not None and tables:
             self.expressions.pull_sink(-(sink - lse).exp() * delta, tables)
-        order, k_order = self.entry.plan.q_order, self.entry.plan.k_order
+        order, k_order = self.entry.orders
         if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
             return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), tables
         lse = lse.masked_fill(lse == -torch.inf, 0.0)
