@@ -23,7 +23,7 @@ from maskc.backends.triton.launch import (
     strides,
     table_arguments,
 )
-from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
 from maskc.backends.triton.packing import forward_pack, shares_masks
 from maskc.backends.triton.pairs import grouping, write_pairs
 from maskc.backends.triton.places import places_of
@@ -78,6 +78,11 @@ class Entry:
     def text_program(self) -> Program:
         """What kernels are written from."""
         return specialised(self.program, self.binding.args)
+
+    @functools.cached_property
+    def every_query_keeps_a_key(self) -> bool:
+        """Whether the planner proves it, so that the backward pass has no empty rows to care for."""
+        return every_query_keeps_a_key(self.program, self.binding)
 
     def plan(self, q_tile: int, k_tile: int, layout: str = "none") -> TilePlan:
         """The tiles of the mask, in tiles of the given size."""
@@ -205,12 +210,12 @@ class Entry:
         grad: Tensor,
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
         if not (q.numel() and k.numel() and v.numel()):
-            return dq, dk, dv
+            return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         wanted = frozenset(sums)
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
-        if clears_empty_rows(spec):
+        if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
             empty = (lse == -torch.inf)[..., None]
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
         found = score_lookups(spec)

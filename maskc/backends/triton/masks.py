@@ -1,13 +1,16 @@
-"""How partial tiles are masked: by the key intervals of the plan, or by the mask itself."""
+"""How partial tiles are masked: by the key intervals of the plan, or by the mask itself; and whether rows are empty."""
 
 from __future__ import annotations
 
 from maskc.backends.triton.expressions import Expressions
+from maskc.ir.binding import Binding
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Type, postorder
 from maskc.ir.program import Program
+from maskc.tiles.groups import members
 from maskc.tiles.plan import TilePlan
+from maskc.tiles.rowsets import row_sets
 
-__all__ = ["MAX_CLAUSES", "mask_cost", "mask_form", "pair_values"]
+__all__ = ["MAX_CLAUSES", "every_query_keeps_a_key", "mask_cost", "mask_form", "pair_values"]
 
 #: Intervals a query at most: each costs a register a row and three operations a pair.
 MAX_CLAUSES = 4
@@ -27,6 +30,16 @@ def mask_form(program: Program, plan: TilePlan) -> int | None:
             return None
         clauses = max(clauses, len(found))
     return clauses
+
+
+def every_query_keeps_a_key(program: Program, binding: Binding) -> bool:
+    """Whether that is proved of every head and batch entry: False where a query keeps none, or is too hard to solve."""
+    for products in members(program, binding):
+        heads, batches = products[0]
+        found = row_sets(program, binding, heads[0], batches[0])
+        if found is None or not bool((found.counts() > 0).all()):
+            return False
+    return True
 
 
 def mask_cost(program: Program) -> int:
