@@ -126,6 +126,9 @@ class _Arrays:
         """``value`` as an array of the dtype that stands for ``type_``; differentiable in torch."""
         dtype = self._dtypes[type_]
         if self._torch:
+            if isinstance(value, (bool, int, float)):
+                # Filled in on the device: a copy to it would wait for it, and cannot be part of a CUDA graph.
+                return self._xp.full((), value, dtype=dtype, device=self._device)
             if getattr(getattr(value, "flags", None), "writeable", True) is False:
                 value = value.copy()  # torch warns of arrays that may not be written to
             return self._xp.as_tensor(value, device=self._device).to(dtype)
@@ -195,10 +198,18 @@ class _Scope:
                 self.value(each, known)
         outside = {n: v for n, v in known.items() if node.index not in free.get(n, ())}
         found = count < count
-        for i in range(int(count.max()) if 0 not in count.shape else 0):
+        for i in range(self._largest(node.count, count)):
             inside = {**outside, node.index: self.xp.of(i, Type.INT)}
             found = found | ((i < count) & self.value(node.body, inside))
         return found
+
+    def _largest(self, node: Node, value: Array) -> int:
+        """The largest number of cases; that of a constant is known without looking at the device."""
+        if isinstance(node, Const):
+            return int(node.value)
+        if isinstance(node, Param):
+            return int(self.binding.args[node.name])
+        return int(value.max()) if 0 not in value.shape else 0
 
 
 def _pending(root: Node, known: Mapping[Node, Array]) -> Iterator[Node]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskc.backends.triton.launch import on_device
 from maskc.backends.triton.pairs import Grouping
 from maskc.tiles.plan import Group, Runs, TilePlan
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
@@ -136,4 +137,4 @@ _A_JOB = ("member_first", "member_last", "tile_first", "tile_last")
 
 def jobs_on(jobs: PairJobs, device: torch.device) -> DeviceJobs:
     """The jobs' arrays on a device."""
-    return DeviceJobs({f.name: torch.from_numpy(getattr(jobs, f.name)).to(device) for f in fields(jobs)})
+    return DeviceJobs({f.name: on_device(getattr(jobs, f.name), device) for f in fields(jobs)})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from maskc.backends.triton.configs import Config, Target, config
@@ -23,14 +24,17 @@ from maskc.knobs import TRITON_INTERPRET
 __all__ = [
     "DevicePlan",
     "WideIntegers",
+    "capturing",
     "default_config",
     "interpreting",
     "launch",
+    "on_device",
     "pad",
     "plan_arguments",
     "strides",
     "table_arguments",
     "target_of",
+    "used_here",
 ]
 
 Tensor = torch.Tensor
@@ -67,6 +71,36 @@ class DevicePlan:
     arguments: dict[str, Any]
     config: Config
     rows: int
+    streams: set[int] = field(default_factory=set)
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A copy on the device. Raises RuntimeError while a CUDA graph is captured: what is copied then is known from an
+    earlier call, or the graph would hold a copy from memory that may be gone."""
+    if capturing(device):
+        raise RuntimeError("call the maskc op once with these lengths and inputs before a CUDA graph is captured")
+    return torch.from_numpy(array).to(device)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+def used_here(arguments: Mapping[str, Any], streams: set[int], device: torch.device) -> None:
+    """Note that the current stream reads tensors that are kept between calls, so that their memory is not given to
+    anybody while it still does. ``streams``: those for which that was done."""
+    if device.type != "cuda":
+        return
+    stream = torch.cuda.current_stream(device)
+    if stream.cuda_stream not in streams:
+        streams.add(stream.cuda_stream)
+        for x in arguments.values():
+            if isinstance(x, Tensor):
+                x.record_stream(stream)
 
 
 def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> DevicePlan:
@@ -75,7 +109,7 @@ def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> De
     def tensor(array: Any) -> Tensor:
         if array is None or array.size == 0:
             return torch.zeros(1, dtype=torch.int32, device=device)
-        return torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)
+        return on_device(np.ascontiguousarray(array, np.int32), device)
 
     arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "row_order": tensor(plan.row_order)}
     for kind, (first, last, tiles) in (("full", plan.full), ("part", plan.part)):
@@ -98,13 +132,13 @@ def table_arguments(
         else:
             array = np.asarray(binding.tables[name])
             if program.parameter(name).type is Type.FLOAT:
-                tensor = torch.from_numpy(np.ascontiguousarray(array, np.float32)).to(device)
+                tensor = on_device(np.ascontiguousarray(array, np.float32), device)
             elif array.dtype == np.bool_:
-                tensor = torch.from_numpy(array.astype(np.int8)).to(device)
+                tensor = on_device(array.astype(np.int8), device)
             else:
                 if array.size and max(-int(array.min()), int(array.max())) >= 1 << 31:
                     raise WideIntegers(f"{name!r} holds integers beyond 32 bits")
-                tensor = torch.from_numpy(np.ascontiguousarray(array, np.int32)).to(device)
+                tensor = on_device(np.ascontiguousarray(array, np.int32), device)
         if tensor.numel() == 0:
             # Every look-up in it is clamped to the one element that kernels may read: 0.
             tensor = tensor.new_zeros((1,) * tensor.ndim)

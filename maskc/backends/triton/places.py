@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskc.backends.triton.launch import on_device
 from maskc.backends.triton.spec import Argument
 from maskc.tiles.plan import Order, Stretch
 
@@ -34,7 +35,7 @@ class Places:
 
     def on(self, device: torch.device) -> dict[str, Any]:
         """The arguments, with lists on a device."""
-        return {n: x if isinstance(x, int) else torch.from_numpy(x).to(device) for n, x in self.arguments}
+        return {n: x if isinstance(x, int) else on_device(x, device) for n, x in self.arguments}
 
 
 def places_of(side: str, order: Order, tile: int, first: int) -> Places:

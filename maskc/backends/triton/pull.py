@@ -32,7 +32,7 @@ class Points(NamedTuple):
 class Values:
     """Values of expressions at every (batch entry, head, query, 1), or (batch entry, head, 1, key), in float32.
 
-    ``tables`` go before those of the binding, which should be on the device already.
+    ``tables``: all that the expressions read, on the device.
     """
 
     def __init__(self, program: Program, binding: Binding, tables: Mapping[str, Tensor], device: torch.device) -> None:

@@ -19,7 +19,7 @@ import triton
 
 import maskc
 from maskc.backends.triton.configs import Config, candidates
-from maskc.backends.triton.launch import pad, target_of
+from maskc.backends.triton.launch import capturing, pad, target_of
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, recall, store
 from maskc.diagnostics import MaskcError
@@ -140,7 +140,7 @@ def choose(
     known = None if entry.autotune == "again" else recall(situation)
     if known is not None and known.config in configs:
         return Choice(stage, known.config, "stored", record=known)
-    if entry.autotune == "cached" or (q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+    if entry.autotune == "cached" or capturing(q.device):
         return Choice(stage, configs[0], "default")
     began = clock()
     ordered = _ordered(entry, stage, configs, q.device, clock, began + entry.budget / 4)

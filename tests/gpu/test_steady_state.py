@@ -1,0 +1,224 @@
+"""Calls after the first: nothing is copied to the device or waited for, whatever the stream, so that CUDA graphs can
+hold them. Tried with tensors on a device that cannot compute, and on a GPU where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import maskc
+from maskc.backends.triton import entry as entry_module
+from maskc.backends.triton import launch as launch_module
+from maskc.backends.triton.configs import Config
+from maskc.backends.triton.entry import Entry
+from maskc.lower import lower_text
+from maskc.tiles.binding import bind
+from tests.gpu.cases import CASES
+
+DEVICE = torch.device("meta")  # of tensors without elements: whoever wants to know one fails
+NAMES = [
+    "causal",
+    "documents",
+    "sink-and-gate",
+    "alibi",
+    "score-inputs",
+    "by-layer",
+    "sigmoid",
+    "decode-by-head",
+    "grid",
+]
+CONSTANTS = "pattern p(mark: int[token]) { attend causal\n normalize softmax(sink = 0.5 + mark[q])\n output o * 2.0 }"
+
+
+class Watch(TorchDispatchMode):
+    """Fails on what would make the host wait for the device, or copy to it."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(function)
+        assert not name.startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.item", "aten.equal")), name
+        out = function(*args, **(kwargs or {}))
+        before = [x for x in args if isinstance(x, torch.Tensor)]
+        if before and isinstance(out, torch.Tensor):
+            assert {x.device.type for x in before if x.ndim} <= {out.device.type}, f"{name} copies to the device"
+        return out
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, capturing: bool = False) -> list[tuple[str, Any]]:
+    """The launches to come, which are not made."""
+    launches: list[tuple[str, Any]] = []
+
+    def launch(kernel: Any, programs: int, values: Any, chosen: Config, device: torch.device) -> None:
+        missing = {a.name for a in kernel.arguments} - set(values)
+        assert not missing, missing
+        tensors = [x for x in values.values() if isinstance(x, torch.Tensor)]
+        assert {x.device for x in tensors} == {device}
+        launches.append((kernel.name, {a.name: values[a.name] for a in kernel.arguments}))
+
+    monkeypatch.setattr(entry_module, "launch", launch)
+    monkeypatch.setattr(entry_module, "used_here", lambda *args: None)
+    monkeypatch.setattr(launch_module, "capturing", lambda device: capturing)
+    return launches
+
+
+def entry_of(name: str) -> tuple[Entry, list[torch.Tensor], list[torch.Tensor]]:
+    case = CASES[name]
+    program = lower_text(case.text)[0]
+    values = {n: np.asarray(x) for n, x in case.inputs.items()}
+    sizes: dict[str, Any] = {"heads": case.heads, "layer": case.layer, "batch": case.batch, "sizes": case.sizes}
+    binding = bind(program, case.q_len, case.k_len, **sizes, values=values)
+    batched = {n for n, shape in case.floats.items() if len(shape) > len(program.parameter(n).domain)}
+    configs = {s: Config(16, 16, 4, 1) for s in ("forward", "dq", "dkv", "decode", "pairs")}
+    binding = binding.replace(batched=binding.batched | batched)
+    entry = Entry(program, binding, tuple(case.floats), configs=configs, splits=case.splits)
+    shapes = [(case.heads, case.q_len, case.dim), (case.kv_heads, case.k_len, case.dim)]
+    shapes.append((case.kv_heads, case.k_len, case.value_dim))
+    tensors = [torch.empty(case.batch, *shape, device=DEVICE, dtype=torch.float16) for shape in shapes]
+    return entry, tensors, [torch.empty(shape, device=DEVICE) for shape in case.floats.values()]
+
+
+def call(entry: Entry, tensors: list[torch.Tensor], floats: list[torch.Tensor], backward: bool) -> None:
+    out, lse, plain = entry.forward(*tensors, floats, 0.2)  # type: ignore[misc]
+    if backward:
+        result = out if entry.plain_output else plain
+        entry.backward(*tensors, floats, result, lse, out, None, 0.2)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_calls_copy_nothing_and_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backward = CASES[name].splits is None
+    launches = recorded(monkeypatch)
+    entry, tensors, floats = entry_of(name)
+    call(entry, tensors, floats, backward)
+    count = len(launches)
+    assert count >= (3 if backward else 1)
+    monkeypatch.setattr(torch, "from_numpy", None)
+    monkeypatch.setattr(torch, "as_tensor", _only_tensors)
+    with Watch():
+        call(entry, tensors, floats, backward)
+    assert [n for n, _ in launches[count:]] == [n for n, _ in launches[:count]]
+    kept = [n for n, x in launches[0][1].items() if isinstance(x, torch.Tensor) and "_first" in n]
+    assert all(launches[count][1][n] is launches[0][1][n] for n in kept)
+
+
+def _only_tensors(value: Any, *, device: Any = None) -> Any:
+    assert isinstance(value, torch.Tensor), f"{value!r} would be copied to the device"
+    return value
+
+
+def test_constants_and_tables_of_sinks_and_outputs_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = lower_text(CONSTANTS)[0]
+    binding = bind(program, 2, 40, heads=2, layer=0, batch=1, sizes={}, values={"mark": np.zeros(40, np.int64)})
+    recorded(monkeypatch)
+    entry = Entry(program, binding, (), configs={"decode": Config(16, 16, 4, 1)}, splits=2)
+    tensors = [torch.empty(1, 2, n, 16, device=DEVICE) for n in (2, 40, 40)]
+    call(entry, tensors, [], False)
+    monkeypatch.setattr(torch, "from_numpy", None)
+    monkeypatch.setattr(torch, "as_tensor", _only_tensors)
+    with Watch():
+        call(entry, tensors, [], False)
+
+
+def test_a_first_call_while_a_graph_is_captured_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(monkeypatch, capturing=True)
+    entry, tensors, floats = entry_of("causal")
+    with pytest.raises(RuntimeError, match=r"call the maskc op once .* before a CUDA graph is captured"):
+        call(entry, tensors, floats, False)
+
+
+def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current device may be another one."""
+    current = [0]
+
+    class Guard:
+        def __init__(self, device: torch.device) -> None:
+            self.index = device.index
+
+        def __enter__(self) -> None:
+            current.append(self.index)
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    class Function:
+        def __getitem__(self, grid: tuple[int]) -> Any:
+            return lambda **given: seen.append((grid, current[-1]))
+
+    seen: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    monkeypatch.setattr(launch_module, "load_kernel", lambda kernel, interpret: Function())
+    kernel = entry_module.Kernel("f", "", ())
+    launch_module.launch(kernel, 7, {}, Config(16, 16, 4, 1), torch.device("cuda", 1))
+    assert seen == [((7,), 1)]
+    assert current == [0]
+
+
+def test_memory_is_kept_for_every_stream_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream:
+        def __init__(self, number: int) -> None:
+            self.cuda_stream = number
+
+    class Kept(torch.Tensor):
+        def record_stream(self, stream: Any) -> None:
+            told.append(stream.cuda_stream)
+
+    told: list[int] = []
+    current = [Stream(1)]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    kept, streams = {"plan": Kept(), "rows": 3}, set[int]()
+    for number in (1, 1, 2, 1, 2):
+        current.append(Stream(number))
+        launch_module.used_here(kept, streams, torch.device("cuda", 0))
+    assert told == [1, 2]
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("text", ["causal & window(64)", "pattern p { attend causal\n normalize softmax(sink = 0.5) }"])
+@pytest.mark.parametrize("queries", [1, 300])
+def test_cuda_graph(text: str, queries: int) -> None:
+    op = maskc.compile(text, heads=4, backend="triton")
+    q, k, v = (
+        torch.randn(1, h, n, 64, device="cuda", dtype=torch.float16) for h, n in ((4, queries), *[(2, 2048)] * 2)
+    )
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        op(q, k, v)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = op(q, k, v)
+    for x in (q, k, v):
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.testing.assert_close(out, op(q, k, v), rtol=0, atol=0)
+
+
+@needs_gpu
+def test_a_call_after_the_first_waits_for_nothing() -> None:
+    op = maskc.compile("pattern p(doc: int[token]) { attend causal & same(doc) }", heads=2, backend="triton")
+    q, k, v = (torch.randn(1, 2, 2048, 64, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3))
+    doc = torch.arange(2048, device="cuda") // 700
+    op(q, k, v, doc=doc).sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        op(q, k, v, doc=doc).sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_devices() -> None:
+    op = maskc.compile("causal", heads=2, backend="triton")
+    results = []
+    for device in ("cuda:0", "cuda:1"):
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(1, 2, 512, 64).to(device) for _ in range(3))
+        results.append(op(q, k, v).cpu())
+    torch.testing.assert_close(*results, rtol=0, atol=0)
