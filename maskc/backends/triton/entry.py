@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
 import torch
 
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups, write_dkv, write_dq
@@ -18,17 +19,19 @@ from maskc.backends.triton.launch import (
     DevicePlan,
     default_config,
     launch,
+    on_device,
     pad,
     plan_arguments,
     strides,
     table_arguments,
+    used_here,
 )
 from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
 from maskc.backends.triton.packing import forward_pack, shares_masks
 from maskc.backends.triton.pairs import grouping, write_pairs
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.pull import Values
-from maskc.backends.triton.spec import Form, Kernel, KernelSpec, specialised
+from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.tiles import kernel_plan
 from maskc.backends.triton.tune import Choice, choose
 from maskc.ir.program import OUTPUT
@@ -150,7 +153,7 @@ class Entry:
 
         start(self._config("decode", q, k, v, start))
         sink = self.program.normalizer.sink
-        value = Values(self.program, self.binding, tables, q.device)
+        value = self._outside(tables, q.device)
         logit = None if sink is None else value.of(sink)
         softmax = self.program.normalizer.kind == "softmax"
         out, lse = merge_splits(parts, lses if softmax else None, logit)
@@ -177,7 +180,7 @@ class Entry:
         tables = dict(zip(self.names, floats, strict=True))
         some = [name for i, name in enumerate(self.names) if wanted is None or wanted[i]]
         sums = {name: torch.zeros(tables[name].shape, dtype=torch.float32, device=q.device) for name in some}
-        value = Values(self.program, self.binding, tables, q.device)
+        value = self._outside(tables, q.device)
         if not self.plain_output:
             value.pull(self.program.output, grad.float(), sums, out.float())
             grad = value.pull_out(self.program.output, grad.float(), out.float()).to(q.dtype)
@@ -215,10 +218,10 @@ class Entry:
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         wanted = frozenset(sums)
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
+        found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
             empty = (lse == -torch.inf)[..., None]
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
-        found = score_lookups(spec)
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
             more: dict[str, Any] = {"do_ptr": grad, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv}
@@ -272,6 +275,17 @@ class Entry:
             for node, each in zip(lookups, blocks, strict=True):
                 value.pull_blocks(node, each, first, apart.by_difference, sums)
 
+    def _outside(self, tables: Mapping[str, Tensor], device: torch.device) -> Values:
+        """What is left to torch. Tables of the binding are copied to the device once."""
+
+        def make() -> dict[str, Tensor]:
+            read = read_tables(*(root for root in self.program.roots() if root is not self.program.mask))
+            known = self.binding.tables
+            return {n: on_device(np.array(known[n]), device) for n in read if n not in tables and n in known}
+
+        fixed = self._remembered(("outside", device), make)
+        return Values(self.program, self.binding, {**fixed, **tables}, device)
+
     def _values(
         self,
         plan: DevicePlan,
@@ -288,11 +302,12 @@ class Entry:
         fixed = self._remembered(
             ("tables", static, q.device), lambda: table_arguments(self.program, b, {}, static, q.device)
         )
+        kept = {**plan.arguments, **fixed}
+        used_here(kept, plan.streams, q.device)
         moving = tuple(n for n in kernel.tables if n in tables)
         d, dv = q.shape[3], v.shape[3]
         return {
-            **plan.arguments,
-            **fixed,
+            **kept,
             **table_arguments(self.program, b, tables, moving, q.device),
             **{f"size_{name}": value for name, value in b.sizes.items()},
             **{key: value for name, x in (("q", q), ("k", k), ("v", v)) for key, value in strides(name, x).items()},
