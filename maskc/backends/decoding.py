@@ -7,7 +7,7 @@ one ``Cohort``: a program under a binding, as for any call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +103,20 @@ class DecodeCall:
         """Keys that the cache of an entry can hold."""
         return int(self.k.shape[2] if self.block_table is None else self.block_table.shape[1] * self.block_size)
 
+    @functools.cached_property
+    def numbered(self) -> bool:
+        """Whether the program uses the number of a batch entry itself."""
+        return self.compiled.remember("numbered", None, lambda: speaks_of_batch(self.program))
+
     def cohorts(self) -> Iterator[Cohort]:
         """Batch entries of equal length, start and mask, together. Entries that hold no query are in none.
 
         Needs ``binding``. Raises E506 where sizes do not fit a length.
         """
         assert self.binding is not None
-        alone = speaks_of_batch(self.program) or depends_on_entry(self.program, self.binding.batched)
+        batched = self.binding.batched
+        known = self.compiled.remember(("by entry", batched), None, lambda: depends_on_entry(self.program, batched))
+        alone = self.numbered or known
         starts = [0] * len(self.lengths) if self.start is None else self.start.tolist()
         found: dict[tuple[int, ...], list[int]] = {}
         for entry, (length, start) in enumerate(zip(self.lengths.tolist(), starts, strict=True)):
@@ -122,7 +129,7 @@ class DecodeCall:
         program, whole = self.program, self.binding
         assert whole is not None
         rows = self.q.shape[2] if program.cross else min(self.q.shape[2], length)
-        numbered = speaks_of_batch(program)
+        numbered = self.numbered
         if numbered:  # such an entry is alone, and its number is put in
             entry = Const(entries[0])
             program = map_program(program, lambda root: substitute(root, {_BATCH: entry}))
@@ -212,29 +219,65 @@ class KeyBounds:
     exact: bool
     params: tuple[Parameter, ...] = field(default=())
 
-    def of(self, cohort: Cohort) -> tuple[Ints, Ints]:
-        """``lo`` and ``hi``, each (clauses, heads or 1, queries), under a cohort; empty where ``hi <= lo``."""
-        _, binding = cohort.one()
-        b = cohort.entries[0] if speaks_of_batch(cohort.call.program) else 0
-        q = np.arange(binding.q_len, dtype=np.int64) + binding.offset
-        h = np.arange(binding.heads, dtype=np.int64)[:, None]
+    def of(self, cohorts: Sequence[Cohort]) -> list[tuple[Ints, Ints]]:
+        """For each cohort ``lo`` and ``hi``, (clauses, heads or 1, queries); empty where ``hi <= lo``.
+
+        Cohorts of as many queries are evaluated together, unless their inputs decide.
+        """
+        alike: dict[int, list[int]] = {}
+        for i, cohort in enumerate(cohorts):
+            alike.setdefault(i if self._reads_inputs else -cohort.binding.q_len, []).append(i)
+        found: dict[int, tuple[Ints, Ints]] = {}
+        for some in alike.values():
+            lo, hi = self._together([cohorts[i] for i in some])
+            found.update({i: (lo[:, j], hi[:, j]) for j, i in enumerate(some)})
+        return [found[i] for i in range(len(cohorts))]
+
+    @functools.cached_property
+    def _reads_inputs(self) -> bool:
+        given = {p.name for p in self.params if p.when == "call"}
+        nodes = [n for c in self.clauses for n in (c.lo, c.hi, c.residual) if n is not None]
+        return any(n is _BATCH or (isinstance(n, Lookup) and n.name in given) for n in postorder(nodes))
+
+    def _together(self, cohorts: Sequence[Cohort]) -> tuple[Ints, Ints]:
+        """``lo`` and ``hi``, (clauses, cohorts, heads or 1, queries)."""
+        first = cohorts[0]
+        binding = first.one()[1] if self._reads_inputs else _Lengths([c.binding for c in cohorts])
+        end = np.array([[[c.binding.k_len]] for c in cohorts])
+        start = np.array([[[c.start]] for c in cohorts])
+        offset = np.array([[[c.binding.offset]] for c in cohorts])
+        q = np.arange(first.binding.q_len, dtype=np.int64) + offset
+        h = np.arange(first.binding.heads, dtype=np.int64)[:, None]
+        b = first.entries[0] if first.call.numbered else 0
 
         def value(node: Node) -> Any:
-            return evaluate(node, binding, q=q, k=np.zeros((), np.int64), h=h, b=b, params=self.params)
+            at: Any = binding
+            return evaluate(node, at, q=q, k=np.zeros((), np.int64), h=h, b=b, params=self.params)
 
         lo, hi = [], []
         for clause in self.clauses:
-            low = np.asarray(0 if clause.lo is None else value(clause.lo))
-            high = np.asarray(binding.k_len if clause.hi is None else value(clause.hi))
-            if clause.residual is not TRUE:
-                high = np.where(value(clause.residual), high, 0)
-            lo.append(np.maximum(low, cohort.start))
-            hi.append(np.minimum(high, binding.k_len))
-        heads = max([1, *(x.shape[0] for x in (*lo, *hi) if x.ndim == 2)])
-        shape = (heads, q.size)
+            low = start if clause.lo is None else np.maximum(value(clause.lo), start)
+            high = end if clause.hi is None else np.minimum(value(clause.hi), end)
+            lo.append(low)
+            hi.append(high if clause.residual is TRUE else np.where(value(clause.residual), high, 0))
+        heads = max((x.shape[1] for x in (*lo, *hi)), default=1)
+        shape = (len(cohorts), heads, q.shape[2])
         empty = np.zeros((0, *shape), np.int64)
         wide = [np.stack([np.broadcast_to(x, shape) for x in side]) if side else empty for side in (lo, hi)]
         return wide[0], wide[1]
+
+
+class _Lengths:
+    """What an expression that reads no input asks of bindings, for several at once."""
+
+    def __init__(self, bindings: Sequence[Binding]) -> None:
+        self._bindings = bindings
+        first = bindings[0]
+        self.layer, self.heads, self.args, self.tables = first.layer, first.heads, first.args, first.tables
+        self.batched: frozenset[str] = frozenset()
+
+    def size(self, name: str) -> Ints:
+        return np.array([[[b.size(name)]] for b in self._bindings])
 
 
 def key_bounds(compiled: Compiled) -> KeyBounds:

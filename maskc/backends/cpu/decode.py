@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,51 +17,72 @@ from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Ints, Job, Schedule, batch_equal, order_jobs
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.tiles import schedule
-from maskc.backends.decoding import Cohort, DecodeCall, KeyBounds, check_pages, key_bounds
+from maskc.backends.decoding import Cohort, DecodeCall, check_pages, key_bounds
 from maskc.tiles.intervals import merged
 
 __all__ = ["decode"]
 
 Tensor = torch.Tensor
 _K_TILE = 32  # keys a tile where the mask has to be planned: few queries, so that finer costs nothing
-_FEW_RANGES = 16  # of pages, that are copied whole; more are copied key by key
+_LITTLE = 1 << 22  # bytes of keys that several cohorts rather copy, to be computed together
 
 
 def decode(call: DecodeCall) -> tuple[Tensor, Tensor]:
     """Output (B, Hq, Nq, Dv) in the dtype of ``q``, and log-sum-exp (B, Hq, Nq). Raises E504 before it computes."""
-    bounds = key_bounds(call.compiled)
-    parts = [_Part(c, _schedules(c, bounds)) for c in call.cohorts()]
     q = call.q
     batch, heads, rows, _ = q.shape
     precise = torch.float64 if q.dtype == torch.float64 else torch.float32
     out = q.new_zeros((batch, rows, heads, call.v.shape[-1])).transpose(1, 2)
     lse = q.new_full((batch, heads, rows), -torch.inf, dtype=precise)
-    keys = [(part.keys(call.k), part.keys(call.v)) for part in parts]
-    for part, (k, v) in zip(parts, keys, strict=True):
-        entries, first = list(part.cohort.entries), rows - part.cohort.binding.q_len
-        out[entries, :, first:], lse[entries, :, first:] = part.attend(q[entries, :, first:], k, v)
+    for parts in _alike(list(_parts(call))):
+        entries = [e for part in parts for e in part.cohort.entries]
+        first = rows - parts[0].cohort.binding.q_len
+        k, v = (_joined([part.keys(x) for part in parts], dim=0) for x in (call.k, call.v))
+        out[entries, :, first:], lse[entries, :, first:] = parts[0].attend(q[entries, :, first:], k, v)
     return out, lse
 
 
-def _schedules(cohort: Cohort, bounds: KeyBounds) -> tuple[Schedule, ...]:
-    """The jobs of every group of heads, in absolute positions of keys."""
-    binding, entries = cohort.binding, tuple(range(len(cohort.entries)))
-    if not bounds.exact:
+def _parts(call: DecodeCall) -> Iterator[_Part]:
+    bounds, cohorts = key_bounds(call.compiled), list(call.cohorts())
+    if bounds.exact:
+        for cohort, (lo, hi) in zip(cohorts, bounds.of(cohorts), strict=True):
+            yield _Part(cohort, _solved(cohort, lo, hi), len(cohorts) > 1)
+    else:
         from maskc.tiles import make_plan
 
-        plan = make_plan(*cohort.one(), k_tile=_K_TILE)
-        return tuple(replace(s, batches=entries) for s in schedule(plan)[0])
-    lo, hi = bounds.of(cohort)
+        for cohort in cohorts:
+            entries = tuple(range(len(cohort.entries)))
+            plan = make_plan(*cohort.one(), k_tile=_K_TILE)
+            yield _Part(cohort, tuple(replace(s, batches=entries) for s in schedule(plan)[0]), len(cohorts) > 1)
+
+
+def _solved(cohort: Cohort, lo: Ints, hi: Ints) -> tuple[Schedule, ...]:
+    """The jobs of every group of heads with the same intervals ``lo <= k < hi``, (intervals, heads or 1, queries)."""
+    entries = tuple(range(len(cohort.entries)))
+    if lo.shape[1] == 1:
+        return (Schedule(tuple(range(cohort.binding.heads)), entries, *_jobs(lo[:, 0], hi[:, 0])),)
     groups: dict[bytes, list[int]] = {}
     for head in range(lo.shape[1]):
         groups.setdefault(lo[:, head].tobytes() + hi[:, head].tobytes(), []).append(head)
-    found = []
-    for group in groups.values():
-        pairs = list(zip(lo[:, group[0]], hi[:, group[0]], strict=True))
-        jobs = batch_equal(interval_jobs(*merged(pairs, binding.k_len)))
-        heads = tuple(group) if lo.shape[1] > 1 else tuple(range(binding.heads))
-        found.append(Schedule(heads, entries, *order_jobs(jobs, binding.q_len)))
-    return tuple(found)
+    return tuple(Schedule(tuple(g), entries, *_jobs(lo[:, g[0]], hi[:, g[0]])) for g in groups.values())
+
+
+def _jobs(lo: Ints, hi: Ints) -> tuple[tuple[Job, ...], bool]:
+    """The jobs of intervals (intervals, queries), in order, and whether some job has each query."""
+    if lo.shape[1] == 1:  # a single query, the usual case: no shape but that of its ranges
+        ranges = _union([(a, b) for a, b in zip(lo[:, 0].tolist(), hi[:, 0].tolist(), strict=True) if b > a])
+        return tuple(Job(0, 1, a, b - a, fresh=not i) for i, (a, b) in enumerate(ranges)), bool(ranges)
+    bounds = merged(list(zip(lo, hi, strict=True)), int(hi.max(initial=0)))
+    return order_jobs(batch_equal(interval_jobs(*bounds)), lo.shape[1])
+
+
+def _alike(parts: list[_Part]) -> list[list[_Part]]:
+    """Parts that do the same with keys of their own, together: one computation serves all of them."""
+    found: dict[Any, list[_Part]] = {}
+    for i, part in enumerate(parts):
+        work = part.work()
+        found.setdefault(i if work is None else work, []).append(part)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -77,21 +98,21 @@ class _Positions:
 class _Part:
     """One cohort: its jobs, and which keys they need."""
 
-    def __init__(self, cohort: Cohort, schedules: tuple[Schedule, ...]) -> None:
+    def __init__(self, cohort: Cohort, schedules: tuple[Schedule, ...], others: bool) -> None:
         self.cohort, self.call = cohort, cohort.call
-        self.schedules = schedules
         self.dtype = torch.float64 if self.call.q.dtype == torch.float64 else torch.float32
         self.ranges = _union([r for s in schedules for job in s.jobs for r in _key_ranges(job)])
+        if self.call.block_table is not None:
+            self._check_pages(self.call.block_table)
+            self.ranges = self._whole_pages()
         program = cohort.program
         self.softmax = program.normalizer.kind == "softmax"
         queries = np.arange(cohort.binding.q_len) + cohort.binding.offset
         floats = {name: x.to(self.dtype) for name, x in cohort.floats.items()}
-        self.viewed = self._can_view()
+        self.viewed = self._can_view() and not (others and self._live() < _LITTLE)
         self.expressions = Expressions(program, cohort.binding, floats, (queries, self._positions()))
         self.flash = self.softmax and self.expressions.plain_score
         self.jobs = tuple(replace(s, jobs=tuple(self._moved(j) for j in s.jobs)) for s in schedules)
-        if self.call.block_table is not None:
-            self._check_pages(self.call.block_table)
 
     def _can_view(self) -> bool:
         """Whether jobs may read the cache itself: no page, and nothing to convert."""
@@ -150,18 +171,40 @@ class _Part:
         found = found.to(self.dtype)
         return found if found.stride(-1) == 1 else found.contiguous()
 
+    def _live(self) -> int:
+        """Bytes of the keys that are read."""
+        tokens = len(self.cohort.entries) * sum(b - a for a, b in self.ranges)
+        return tokens * self.call.kv_heads * self.call.k.shape[3] * 4
+
+    def _whole_pages(self) -> list[tuple[int, int]]:
+        """The ranges as whole pages, which are copied at once, unless that is much more than the keys in them."""
+        size, start = self.call.block_size, self.cohort.start
+        pages = [(a // size * size + start, -(-b // size) * size + start) for a, b in self._in_cache()]
+        whole = _union(pages)
+        exact = sum(b - a for a, b in self.ranges)
+        return whole if sum(b - a for a, b in whole) <= 2 * (exact + size) else self.ranges
+
     def _from_pages(self, cache: Tensor, table: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
         size, entries = self.call.block_size, len(self.cohort.entries)
-        if len(ranges) > _FEW_RANGES:
-            at = torch.cat([torch.arange(a, b) for a, b in ranges])
-            return cache[table[:, at // size], at % size].transpose(1, 2)
-        parts = []
-        for a, b in ranges:
-            first = a // size
-            pages = table[:, first : -(-b // size)]
-            rows = cache.index_select(0, pages.flatten()).view(entries, -1, *cache.shape[2:])
-            parts.append(rows[:, a - first * size : b - first * size])
-        return _joined(parts, dim=1).transpose(1, 2)
+        if all(a % size == 0 and b % size == 0 for a, b in ranges):
+            pages = _joined([table[:, a // size : b // size] for a, b in ranges], dim=1)
+            return cache.index_select(0, pages.flatten()).view(entries, -1, *cache.shape[2:]).transpose(1, 2)
+        at = torch.cat([torch.arange(a, b) for a, b in ranges])
+        return cache[table[:, at // size], at % size].transpose(1, 2)
+
+    def work(self) -> Any:
+        """What is done with the keys: equal for parts that may be joined; None: this one may not be."""
+        program = self.cohort.program
+        alone = (
+            self.viewed or not self.flash or program.normalizer.sink is not None or not self.expressions.plain_output
+        )
+        if alone or any(job.mask is not None and job.mask.key is None for s in self.jobs for job in s.jobs):
+            return None
+        jobs = tuple(
+            (s.heads, s.covered, *((replace(j, mask=None), j.fresh, j.mask and j.mask.key) for j in s.jobs))
+            for s in self.jobs
+        )
+        return (self.cohort.binding.q_len, sum(b - a for a, b in self.ranges), jobs)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Output (entries, Hq, rows, Dv) in the dtype of ``q`` and log-sum-exp; with care where needed."""
@@ -172,7 +215,8 @@ class _Part:
         out, lse = add_sink(out, lse, self.expressions.sink(self.dtype))
         if not self.softmax:
             lse = torch.zeros_like(lse)
-        return self.expressions.output(out).to(q.dtype), lse
+        out = out if self.expressions.plain_output else self.expressions.output(out)
+        return out.to(q.dtype), lse
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, careful: bool) -> tuple[Tensor, Tensor]:
         width, flash = v.shape[3], self.flash and not careful
@@ -184,7 +228,9 @@ class _Part:
                 return FlashKernel(self.call.scale)
             return GeneralKernel(self.call.scale, self.expressions, one.heads, one.batches, {}, careful)
 
-        out, lse = attend(self.jobs, make, q, k, v, not self.softmax)
+        everyone = tuple(range(len(q)))  # the entries of parts that joined this one, too
+        jobs = tuple(replace(s, batches=everyone) for s in self.jobs)
+        out, lse = attend(jobs, make, q, k, v, not self.softmax)
         return out[..., :width], lse
 
 
