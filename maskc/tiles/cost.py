@@ -107,22 +107,26 @@ def dense_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
 
 def fit(plans: Sequence[TilePlan], seconds: Sequence[float], model: CostModel = ROUGH) -> CostModel:
     """The constants under which the plans take the seconds that were measured, by least squares of the relative
-    error. None comes out negative, and what the measurements do not tell stays as in ``model``, relative to a pair.
+    error. None comes out negative: what seems to be is nothing. What the measurements do not tell stays as in
+    ``model``, relative to a pair.
 
     Measure masks that differ in what the model tells apart: dense, causal and windowed ones, at a few tile sizes.
     Raises ValueError if nothing can be learned of the cost of a pair.
     """
     counts = np.stack([features(p) for p in plans]) / np.asarray(seconds, np.float64)[:, None]
     told = _told(counts)
+    rest, nothing = [c for c in range(counts.shape[1]) if c not in told], list[int]()
     while told:
-        found = np.linalg.lstsq(_design(counts, told, model), np.ones(len(plans)), rcond=None)[0]
+        found = np.linalg.lstsq(_design(counts, told, rest, model), np.ones(len(plans)), rcond=None)[0]
         if (found >= 0).all():
             break
-        told = [c for c, x in zip(told, found, strict=True) if x >= 0 or c == 0] if (found[1:] < 0).any() else []
+        nothing += [c for c, x in zip(told, found, strict=True) if x < 0 and c != 0]
+        told = [c for c in told if c not in nothing] if (found[1:] < 0).any() else []
     if not told or found[0] <= 0:
         raise ValueError("the measurements do not tell what a pair costs: measure longer sequences, and denser masks")
     names = ("pair", "partial", "edge", "run", "row", "query")
     changes = {names[c]: float(x / found[0]) for c, x in zip(told[1:], found[1:], strict=True)}
+    changes |= dict.fromkeys((names[c] for c in nothing), 0.0)
     return dataclasses.replace(model, seconds=float(found[0]), **changes)
 
 
@@ -136,8 +140,7 @@ def _told(counts: Array) -> list[int]:
     return told if told[:1] == [0] else []
 
 
-def _design(counts: Array, told: list[int], model: CostModel) -> Array:
-    """Columns that are not told count with the pairs, at the model's ratio."""
-    rest = [c for c in range(counts.shape[1]) if c not in told]
+def _design(counts: Array, told: list[int], rest: list[int], model: CostModel) -> Array:
+    """The columns that are told; ``rest`` count with the pairs, at the model's ratio."""
     pair = counts[:, 0] + sum((counts[:, c] * model.weights[c] for c in rest), start=np.zeros(len(counts)))
     return np.column_stack([pair, *(counts[:, c] for c in told[1:])])

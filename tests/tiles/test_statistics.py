@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -153,6 +154,10 @@ def test_constants_are_found_again_from_measurements() -> None:
     found = fit(plans, [plan_cost(p, truth) * 2e-10 for p in plans])
     assert found.seconds == pytest.approx(2e-10, rel=1e-4)
     assert found.weights == pytest.approx(truth.weights, rel=1e-3)
+    without = dataclasses.replace(truth, edge=-2.0)
+    clipped = fit(plans, [plan_cost(p, without) * 2e-10 for p in plans])
+    assert clipped.edge == 0.0
+    assert min(clipped.weights) >= 0
     alone = fit(plans[:1], [plan_cost(plans[0], truth) * 2e-10])
     assert alone.seconds is not None
     assert plan_cost(plans[0], alone) * alone.seconds == pytest.approx(plan_cost(plans[0], truth) * 2e-10)
