@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
+from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form, pair_values
 from maskc.backends.triton.spec import specialised
 from maskc.backends.triton.tiles import kernel_plan
 from maskc.ir.binding import Binding
@@ -79,3 +79,16 @@ def test_intervals_are_those_of_the_mask() -> None:
         low, high = (x.reshape(found.clauses, 40)[:, :, None] for x in found.intervals)
         key = np.arange(48)
         assert np.array_equal(((low <= key) & (key < high)).any(axis=0), dense(program, binding))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("causal", 1),
+        ("window(64, 64)", 3),  # two comparisons, and both of them
+        ("dilated(64, 16) & causal", 6),  # three, two conjunctions, and the remainders of keys
+        ("pattern p over grid(y, x) { attend neighborhood(y, 24) & neighborhood(x, 24) }", 9),
+    ],
+)
+def test_values_of_a_pair(text: str, values: int) -> None:
+    assert pair_values(specialised(lower_text(text)[0], {}), None) == values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskc.backends.triton.expressions import Expressions
 from maskc.ir.binding import Binding
-from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Type, postorder
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.program import Program
 from maskc.tiles.groups import members
 from maskc.tiles.plan import TilePlan
@@ -49,11 +49,14 @@ def mask_cost(program: Program) -> int:
 
 
 def pair_values(program: Program, clauses: int | None) -> int:
-    """How many values of a pair the kernel computes for mask and score: what they take of the registers."""
+    """How many values of a pair the kernel computes for mask and score, and of a key to compare with: what they take
+    of the registers."""
     roots = [program.score] if clauses is not None else [program.mask, program.score]
     used = Expressions(program, (), "q", roots)
     inner = [n for n in postorder(roots) if isinstance(n, Apply) and used.depends(n) >= {"q", "k"}]
-    return len(inner) + 3 * (clauses or 0)
+    columns = {c for n in inner for c in n.children if used.depends(c) == {"k"} and not isinstance(c, Symbol)}
+    computed = sum(len(n.args) - 1 if n.op in ("and", "or") else 1 for n in inner)
+    return computed + len(columns) + 3 * (clauses or 0)
 
 
 def _cost(node: Node) -> int:
