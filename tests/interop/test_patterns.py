@@ -19,7 +19,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra `hf`"
 
 from maskc.interop.transformers import pattern_from_config, set_pattern  # noqa: E402
 
-from .models import N, W, config_of, left_padded, model_of, tokens  # noqa: E402
+from .models import TINY, N, W, config_of, left_padded, model_of, tokens  # noqa: E402
 
 #: Depends on the absolute position, on the layer and on the head.
 SINKS = """
@@ -311,11 +311,29 @@ def test_arguments_that_nobody_knows_are_refused(plain: Any) -> None:
         plain(input_ids=tokens(), cu_seq_lens_q=torch.tensor([0, 5, N]))
 
 
-def test_dropout_is_refused() -> None:
-    net = model_of(config_of("llama", layers=1, attention_dropout=0.1))
-    net(input_ids=tokens())
-    with refused("attention dropout of 0.1"):
+@pytest.mark.parametrize(
+    ("kind", "name", "sizes"),
+    [
+        ("Llama", "attention_dropout", TINY),
+        ("Bert", "attention_probs_dropout_prob", TINY),
+        ("GPT2", "attn_pdrop", {"n_embd": 32, "n_head": 4, "vocab_size": 64}),
+        ("ModernBert", "attention_dropout", {**TINY, "cls_token_id": 1, "sep_token_id": 2}),
+    ],
+)
+def test_dropout_is_refused_with_a_remedy_that_works(
+    kind: str, name: str, sizes: dict[str, Any], tmp_path: Any
+) -> None:
+    from maskc.interop.transformers import register
+
+    register()
+    config = getattr(transformers, f"{kind}Config")(**{**sizes, "num_hidden_layers": 1, name: 0.1})
+    net = transformers.AutoModel.from_config(config, attn_implementation="maskc")
+    net.eval()(input_ids=tokens())
+    with refused(rf"drops attention weights out \(0.1\)(.|\n)*from_pretrained\(path, {name}=0.0\)"):
         net.train()(input_ids=tokens())
+    net.save_pretrained(tmp_path)
+    again = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="maskc", **{name: 0.0}).train()
+    again(input_ids=tokens()).last_hidden_state.sum().backward()
 
 
 _SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64}

@@ -36,6 +36,7 @@ _REFUSED = {
     "head_mask": "leave the heads out of the model, or multiply the output by a gate: `output o * gate[h]`",
     "layer_head_mask": "leave the heads out of the model, or multiply the output by a gate: `output o * gate[h]`",
 }
+_DROPOUT = ("attention_dropout", "attention_probs_dropout_prob", "attn_pdrop", "dropout_rate")
 _PACKING = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens"})
 
 
@@ -143,14 +144,19 @@ def _inputs(op: Op, request: Request, how: _How, user: Mapping[str, Any] | None)
 def _check(module: torch.nn.Module, dropout: float, more: Mapping[str, Any]) -> None:
     """Refuse what cannot be honoured."""
     if dropout:
-        raise fail(
-            "E702", f"attention dropout of {dropout}", "set it to 0 in the config, such as attention_dropout=0.0"
-        )
+        name = _dropout_field(getattr(module, "config", None), dropout)
+        hint = f"make the model with {name}=0.0 in its config: from_pretrained(path, {name}=0.0)"
+        raise fail("E702", f"{type(module).__name__} drops attention weights out ({dropout}), which is not done", hint)
     for name, value in more.items():
         if value is None or value is False or name in _HARMLESS or name in _PACKING:
             continue
         hint = _REFUSED.get(name, 'use attn_implementation="eager" if the model depends on it')
         raise fail("E702", f"{type(module).__name__} gives its attention the argument {name!r}", hint)
+
+
+def _dropout_field(config: Any, dropout: float) -> str:
+    """What a config calls the dropout of attention weights: the first of the names in use that has this value."""
+    return next((name for name in _DROPOUT if getattr(config, name, None) == dropout), _DROPOUT[0])
 
 
 def _check_packing(request: Request, more: Mapping[str, Any]) -> None:
