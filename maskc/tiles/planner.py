@@ -208,7 +208,7 @@ _WIDE = 32
 
 
 def _tiles(c: Classifier, form: RowForm | None, grid: Grid, budget: Budget) -> Rectangles:
-    found = rowwise(c, form, grid) if form is not None else None
+    found = rowwise(c, form, grid, budget) if form is not None else None
     if found is None:
         return subdivide(c, grid, None, budget)
     done, unknown = found

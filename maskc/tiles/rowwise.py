@@ -20,6 +20,7 @@ import numpy.typing as npt
 from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
 from maskc.ir.ops import apply, conjunction
 from maskc.passes.linear import linear, linear_node
+from maskc.tiles.budget import BOX_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
@@ -34,10 +35,10 @@ Array = npt.NDArray[Any]
 _MOST_ENTRIES = 1 << 23  # intervals; with more, boxes are the better way
 
 
-def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Rectangles] | None:
+def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[Rectangles, Rectangles] | None:
     """What row intervals decide: FULL and PARTIAL rectangles, and the rectangles that are still unknown.
 
-    None if there would be too many intervals, or labels that take too long to compare.
+    None if there would be too many intervals, or labels that take too long to compare. Raises MaskcError E801.
     """
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
     bounds = {name: found for name, found in labels.items() if found is not None}
@@ -55,7 +56,8 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid) -> tuple[Rectangles, Recta
     for a, b in itertools.pairwise(edges):
         if a < b:
             there = [None if x is None else x.rows(a, b) for x in columns]
-            found = _decide(_Fragments(c, grid, starts[a:b], ends[a:b], bounds), form, there, row[a:b])
+            some = _Fragments(c, grid, starts[a:b], ends[a:b], bounds)
+            found = _decide(some, form, there, row[a:b], budget)
             if found is None:
                 return None
             parts.append(found)
@@ -67,7 +69,7 @@ _AT_ONCE = 1 << 15
 
 
 def _decide(
-    fragments: _Fragments, form: RowForm, columns: list[Columns | None], row: Array
+    fragments: _Fragments, form: RowForm, columns: list[Columns | None], row: Array, budget: Budget
 ) -> tuple[Rectangles, Rectangles] | None:
     """What some whole rows of tiles are; ``row`` is the tile row of each fragment."""
     parts = []
@@ -75,6 +77,7 @@ def _decide(
         entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:
             return None
+        budget.spend(entries.owner.size * BOX_COST, "intervals of keys")
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
         found = decide_rows(Entries.join(parts), fragments.grid)

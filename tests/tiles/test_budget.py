@@ -44,8 +44,9 @@ def test_trying_orders_of_the_tokens_counts_on() -> None:
     assert done == sorted(done)
 
 
-def test_masks_that_are_solved_cost_nothing() -> None:
-    assert watched(*plain_case("causal", 4096, 4096)) == []
+def test_masks_that_are_solved_cost_little() -> None:
+    seen = watched(*plain_case("causal", 4096, 4096))
+    assert seen[-1][0] < 4096
 
 
 @pytest.mark.parametrize("name", ["hash", "documents"])
