@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskc.cli import options as o
+from maskc.cli.progress import progress
 from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
 
@@ -48,18 +49,28 @@ def command(
     args = _scalars(program, arg)
     rows, files = _emitted(program, args, target, dtype.value, dim, value_dim or dim, backward, decode)
     if standalone:
+        from maskc.backends.triton.configs import parse_target
         from maskc.backends.triton.standalone import write_standalone
 
-        files["attention.py"] = write_standalone(program, args).encode()
-    directory = Path(out)
-    directory.mkdir(parents=True, exist_ok=True)
-    for end, content in files.items():
-        (directory / end).write_bytes(content)
+        files["attention.py"] = write_standalone(program, args, parse_target(target)).encode()
+    _write(Path(out), files)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))
     else:
         typer.echo(plain("\n".join(table(rows))))
         typer.echo(f"{len(files)} files in {plain(out)}")
+
+
+def _write(directory: Path, files: dict[str, bytes]) -> None:
+    """Raises E003."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for end, content in files.items():
+            (directory / end).write_bytes(content)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "give another directory: --out DIR"
+        raise MaskcError(Diagnostic("E003", f"cannot write to {directory}: {reason}", hint=hint)) from None
 
 
 def _scalars(program: Program, texts: list[str]) -> dict[str, bool | int | float]:
@@ -104,7 +115,8 @@ def _emitted(
     except ValueError as error:
         raise MaskcError(Diagnostic("E503", f"--target: {error}")) from None
     stages = ("forward", *(["decode"] if decode else []), *(["dq", "dkv", "pairs"] if backward else []))
-    kernels = emit(program, args, chip, Shape(dtype, dim, value_dim), stages)
+    with progress("compiling kernels") as show:
+        kernels = emit(program, args, chip, Shape(dtype, dim, value_dim), stages, show=show)
     files = {end: content for kernel in kernels for end, content in kernel.files().items()}
     rows = [kernel.row() for kernel in kernels]
     files["resources.json"] = (json.dumps({"target": target, "kernels": rows}, indent=2) + "\n").encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from maskc.backends.triton.aot import Compiled, Shape, check_kernel
 from maskc.backends.triton.configs import Config, parse_target
 from maskc.backends.triton.emit import STAGES, Emitted, emit
 from maskc.backends.triton.spec import KernelSpec, specialised
-from maskc.cli.app import run
 from maskc.lower import lower_text
 from tests.gpu.cases import CASES
 
@@ -69,21 +67,6 @@ def test_forward_for_hopper_has_no_predicate_in_the_loop_over_full_tiles() -> No
     for word in ("arith.cmpi", "arith.cmpf", "arith.select", "arith.andi"):
         assert word not in loop, loop
     assert "arith.cmpi" in found.compiled.ttir[found.compiled.ttir.index(loop) + len(loop) :]
-
-
-def test_emit_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "window.mask"
-    file.write_text("pattern window_of(w: int) { attend causal & window(w) }\n")
-    out = tmp_path / "out"
-    words = ["emit", str(file), "--arg", "w=64", "--dim", "64", "--decode", "--standalone", "--out", str(out), "--json"]
-    assert run(words) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [row["kernel"] for row in told["kernels"]] == ["forward", "decode"]
-    assert sorted(p.name for p in out.iterdir()) == told["files"]
-    assert "# pattern window_of(w: int) {" in (out / "forward.py").read_text()
-    assert ".target sm_90a" in (out / "forward.ptx").read_text()
-    assert run(["emit", str(file), "--out", str(out)]) == 2  # w is missing
-    assert run(["emit", str(file), "--arg", "w=64", "--target", "cuda:10", "--out", str(out)]) == 2
 
 
 @pytest.mark.slow

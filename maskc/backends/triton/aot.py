@@ -23,7 +23,7 @@ from maskc.backends.triton.spec import Kernel
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
 
-__all__ = ["Compiled", "Shape", "check_kernel", "compile_kernel", "summary"]
+__all__ = ["Compiled", "Shape", "check_kernel", "compile_kernel", "disassembly", "summary"]
 
 _POINTERS = {"float32": "*fp32", "int32": "*i32"}
 _DTYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
@@ -150,18 +150,29 @@ def _number(pattern: str, text: str) -> int | None:
 
 
 def _resources(cubin: bytes) -> tuple[int | None, int | None]:
-    """Registers a thread, and bytes of stack that spilling takes, by Triton's own copy of cuobjdump."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    """Registers a thread, and bytes of stack that spilling takes."""
+    said = _of_tool("cuobjdump", "-res-usage", cubin) or ""
+    return _number(r"REG:(\d+)", said), _number(r"STACK:(\d+)", said)
+
+
+def disassembly(cubin: bytes) -> str | None:
+    """The machine code (SASS) as text; None where there is no tool for it."""
+    return _of_tool("nvdisasm", "--print-code", cubin)
+
+
+def _of_tool(tool: str, option: str, cubin: bytes) -> str | None:
+    """What Triton's own copy of a tool of CUDA's says of a cubin."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     handle, name = tempfile.mkstemp(suffix=".cubin")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(cubin)
-        done = subprocess.run([str(tool), "-res-usage", name], capture_output=True, text=True, check=False)
+        done = subprocess.run([str(path), option, name], capture_output=True, text=True, check=False)
     except OSError:
-        return None, None
+        return None
     finally:
         Path(name).unlink(missing_ok=True)
-    return _number(r"REG:(\d+)", done.stdout), _number(r"STACK:(\d+)", done.stdout)
+    return done.stdout if done.returncode == 0 else None
 
 
 def summary(compiled: Compiled) -> Mapping[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maskc.backends.triton.aot import Compiled, Shape, compile_kernel
+from maskc.backends.triton.aot import Compiled, Shape, compile_kernel, disassembly
 from maskc.backends.triton.backward import score_lookups, write_dkv, write_dq
 from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
@@ -50,8 +50,10 @@ class Emitted:
     def files(self) -> dict[str, bytes]:
         """Contents by the end of a file name."""
         amd = self.compiled.assembly.lstrip().startswith(".text") or ".amdgcn_target" in self.compiled.assembly
+        sass = None if amd else disassembly(self.compiled.binary)
         return {
             f"{self.stage}.py": self.source.encode(),
+            **({} if sass is None else {f"{self.stage}.sass": sass.encode()}),
             f"{self.stage}.{'amdgcn' if amd else 'ptx'}": self.compiled.assembly.encode(),
             f"{self.stage}.{'hsaco' if amd else 'cubin'}": self.compiled.binary,
         }
@@ -79,20 +81,25 @@ def emit(
     shape: Shape,
     stages: tuple[str, ...] = ("forward",),
     batched: frozenset[str] = frozenset(),
+    show: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Emitted, ...]:
-    """Write and compile kernels of a pattern: see ``written``."""
-    found = written(program, args, target, shape, stages, batched)
-    return tuple(
-        Emitted(
-            each.stage,
-            each.kernel,
-            with_origin(each.kernel, program),
-            each.config,
-            compile_kernel(each.kernel, program, target, each.config, shape),
-            shared_memory(target),
-        )
-        for each in found
-    )
+    """Write and compile kernels of a pattern: see ``written``. ``show`` is told how many are done, and of how many.
+
+    Raises MaskcError E702, also where the chip's compiler fails.
+    """
+    found, out = written(program, args, target, shape, stages, batched), []
+    for i, each in enumerate(found):
+        show(i, len(found))
+        try:
+            compiled = compile_kernel(each.kernel, program, target, each.config, shape)
+        except Exception as why:  # compilers raise whatever they like
+            reason = f"{type(why).__name__}: {why}".split("\n")[0][:300]
+            message = f"the kernel {each.stage!r} of {program.name!r} does not compile for {target}: {reason}"
+            raise MaskcError(Diagnostic("E702", message, hint="try another chip, dimension or dtype")) from why
+        source = with_origin(each.kernel, program)
+        out.append(Emitted(each.stage, each.kernel, source, each.config, compiled, shared_memory(target)))
+    show(len(found), len(found))
+    return tuple(out)
 
 
 def written(

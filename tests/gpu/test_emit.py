@@ -1,0 +1,96 @@
+"""maskc emit: everything that it writes, and what it says where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskc.backends.triton import emit as emit_module
+from maskc.backends.triton.configs import parse_target
+from maskc.cli.app import run
+
+WINDOW = "pattern window_of(w: int) { attend causal & window(w) }\n"
+
+
+@pytest.fixture(autouse=True)
+def _not_interpreting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    file = tmp_path / "window.mask"
+    file.write_text(WINDOW)
+    return ["emit", str(file), "--arg", "w=64", "--dim", "64", "--out", str(tmp_path / "out")]
+
+
+def test_everything_is_written(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--decode", "--standalone", "--json"]) == 0
+    told, out = json.loads(capsys.readouterr().out), tmp_path / "out"
+    assert [row["kernel"] for row in told["kernels"]] == ["forward", "decode"]
+    assert sorted(p.name for p in out.iterdir()) == told["files"]
+    ends = [f"{stage}.{end}" for stage in ("forward", "decode") for end in ("py", "ptx", "cubin", "sass")]
+    assert set(told["files"]) == {*ends, "attention.py", "resources.json"}
+    assert "# pattern window_of(w: int) {" in (out / "forward.py").read_text()
+    assert ".target sm_90a" in (out / "forward.ptx").read_text()
+    assert "HGMMA" in (out / "forward.sass").read_text()
+    row = json.loads((out / "resources.json").read_text())["kernels"][0]
+    assert 0 < row["registers"] <= 255
+    assert 0 < row["shared"] <= row["limit"]
+
+
+@pytest.mark.slow
+def test_backward(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--backward"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["kernel", "forward", "dq", "dkv"]
+
+
+@pytest.mark.parametrize("target", ["cuda:10", "cuda:99", "cuda:", "cuda:90a", "hip:gfx000", "metal:1", "", "cuda:²"])
+def test_chips_that_compilers_do_not_know(words: list[str], target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, "--target", target]) == 2
+    assert "expected one of cuda:80, cuda:86" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="hip:gfx942"):
+        parse_target(target)
+
+
+def test_what_is_wrong_is_said(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run([*words[:2], "--out", str(tmp_path / "out")]) == 2
+    assert "needs the argument 'w'" in capsys.readouterr().err
+
+    def fails(*args: Any) -> Any:
+        raise RuntimeError("PassManager::run failed\nand much more")
+
+    monkeypatch.setattr(emit_module, "compile_kernel", fails)
+    assert run(words) == 2
+    said = capsys.readouterr().err
+    assert "the kernel 'forward' of 'window_of' does not compile for cuda:90: RuntimeError: PassManager" in said
+    assert "much more" not in said
+
+
+def test_a_directory_that_cannot_be_written(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emit_module, "emit", lambda *args, **more: ())
+    (tmp_path / "out").write_text("a file")
+    assert run(words) == 2
+    assert "cannot write to" in capsys.readouterr().err
+
+
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maskc.backends.triton.aot import Compiled, Shape
+    from maskc.lower import lower_text
+
+    nothing = Compiled("", b"", 0, None, None, frozenset(), "")
+    monkeypatch.setattr(emit_module, "compile_kernel", lambda *args: nothing)
+    told: list[tuple[int, int]] = []
+    program, target = lower_text("causal")[0], parse_target("cuda:90")
+    found = emit_module.emit(program, {}, target, Shape(), ("forward", "dq"), show=lambda *now: told.append(now))
+    assert [each.stage for each in found] == ["forward", "dq"]
+    assert told == [(0, 2), (1, 2), (2, 2)]
