@@ -109,6 +109,10 @@ def decode(
     they are on the CPU. On a device, where nobody looks, such an entry's output is NaN.
     """
     given = {**op._inputs, **(inputs or {}), **more}
+    if torch.compiler.is_compiling():
+        options: dict[str, Any] = {"sizes": sizes or {}, "return_lse": return_lse}
+        out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
+        return (out, lse) if return_lse else out
     check_caches(q, k_cache, v_cache, block_table, op.heads)
     held = _integers("lengths", lengths, q)
     first = None if start is None else _integers("start", start, q)
@@ -125,6 +129,26 @@ def decode(
     if op._check:
         _compare(call, out, lse)
     return (out, lse) if return_lse else out
+
+
+def _traced(
+    op: Op,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    lengths: Tensor | Sequence[int],
+    table: Tensor | None,
+    start: Tensor | Sequence[int] | None,
+    given: Mapping[str, Any],
+    scale: float | None,
+    options: Mapping[str, Any],
+) -> tuple[Tensor, Tensor]:
+    """A call while torch.compile traces it: one operator, which does the rest when it runs."""
+    from maskc.graphs import decode_in_graph
+
+    held, first = (x if x is None or isinstance(x, Tensor) else torch.tensor(x) for x in (lengths, start))
+    assert held is not None
+    inputs = {n: x if isinstance(x, Tensor) else torch.as_tensor(x) for n, x in given.items()}
+    factor = tensors[0].shape[-1] ** -0.5 if scale is None else scale
+    return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, **options)
 
 
 def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:

@@ -126,7 +126,11 @@ class Compiled:
 
 
 class Backend(Protocol):
-    """What a backend's module offers."""
+    """What a backend's module offers.
+
+    It may also have ``run_decode(call: DecodeCall) -> tuple[Tensor, Tensor]``, output and log-sum-exp of a call of
+    ``op.decode`` (see ``maskc.backends.decoding``); one that has not decodes by ``run``.
+    """
 
     def supports(self, program: Program, request: Request) -> Refusal | None:
         """None if this backend can compute ``program`` for such a call; else why not.

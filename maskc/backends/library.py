@@ -11,12 +11,12 @@ from __future__ import annotations
 import itertools
 import os
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Entry", "Source", "attention", "call", "handle_of"]
+__all__ = ["Entry", "Source", "attention", "call", "find_source", "handle_of", "name_call"]
 
 Tensor = torch.Tensor
 
@@ -82,9 +82,7 @@ def call(
     handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], sizes: Mapping[str, int], scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the source called ``handle``; torch.compile can trace it."""
-    said = ",".join(f"{name}={extent}" for name, extent in sorted(sizes.items()))
-    names = ",".join(inputs)
-    out, lse, _ = attention(q, k, v, list(inputs.values()), f"{handle}|{names}|{said}", scale)
+    out, lse, _ = attention(q, k, v, list(inputs.values()), name_call(handle, inputs, sizes), scale)
     return out, lse
 
 
@@ -97,13 +95,24 @@ def _find(handle: str) -> Any:
 
 def _entry(handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor]) -> tuple[Entry, list[int]]:
     """The entry, and the places of its float inputs among ``inputs``."""
-    found, (_, *said) = _find(handle), handle.split("|")
-    if not said:
-        return found, list(range(len(inputs)))
-    names = said[0].split(",") if said[0] else []
-    sizes = {name: int(extent) for name, _, extent in (s.partition("=") for s in said[1].split(",") if s)}
+    if "|" not in handle:
+        return _find(handle), list(range(len(inputs)))
+    found, names, sizes = find_source(handle)
     entry, floats = found.entry_of(q, k, v, dict(zip(names, inputs, strict=True)), sizes)
     return entry, [names.index(name) for name in floats]
+
+
+def name_call(handle: str, inputs: Iterable[str], sizes: Mapping[str, int]) -> str:
+    """A handle with the names of a call's inputs, and its sizes: what ``find_source`` reads."""
+    said = ",".join(f"{name}={extent}" for name, extent in sorted(sizes.items()))
+    return f"{handle}|{','.join(inputs)}|{said}"
+
+
+def find_source(named: str) -> tuple[Any, list[str], dict[str, int]]:
+    """The source of a call, the names of its inputs, and its sizes. Raises RuntimeError where it no longer lives."""
+    handle, inputs, said = named.split("|")
+    sizes = {name: int(extent) for name, _, extent in (s.partition("=") for s in said.split(",") if s)}
+    return _find(handle), inputs.split(",") if inputs else [], sizes
 
 
 def _attention(

@@ -63,6 +63,11 @@ CASES: dict[str, Case] = {
         inputs={"doc": np.stack([_DOCUMENTS, _DOCUMENTS[::-1], 0 * _DOCUMENTS, _DOCUMENTS // 2])},
         lengths=(37, 64, 37, 37),
     ),
+    "documents-solved": Case(
+        "pattern p(first: int[token]) { attend first[q] <= k <= q }",
+        inputs={"first": np.repeat([0, 3, 12, 13, 33, 40, 50, 54], [3, 9, 1, 20, 7, 10, 4, 26])},
+        rows=3,
+    ),
     "clamped": Case(
         "pattern p(doc: int[token]) { attend doc[k + 1] == doc[q] | self }", inputs={"doc": _DOCUMENTS}, rows=2
     ),

@@ -1,0 +1,81 @@
+"""``op.decode`` as a custom operator of torch, so that compilers can see through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from maskc.backends.library import find_source, name_call
+
+__all__ = ["decode_in_graph"]
+
+Tensor = torch.Tensor
+
+
+def decode_in_graph(
+    handle: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    table: Tensor | None,
+    start: Tensor | None,
+    inputs: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of a call of the op called ``handle``; torch.compile can trace it."""
+    caches = (q, k, v, lengths, table, start, list(inputs.values()))
+    found: tuple[Tensor, Tensor] = torch.ops.maskc.decode(*caches, name_call(handle, inputs, sizes), scale, return_lse)
+    return found
+
+
+def _decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    table: Tensor | None,
+    start: Tensor | None,
+    inputs: Sequence[Tensor],
+    what: str,
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    op, names, sizes = find_source(what)
+    options: dict[str, Any] = {"start": start, "scale": scale, "sizes": sizes, "return_lse": return_lse}
+    found = op.decode(q, k, v, lengths, table, inputs=dict(zip(names, inputs, strict=True)), **options)
+    out = found[0] if return_lse else found
+    lse = found[1] if return_lse else _no_lse(q)
+    return out.transpose(1, 2).contiguous().transpose(1, 2), lse.contiguous()
+
+
+def _no_lse(q: Tensor) -> Tensor:
+    return q.new_zeros(q.shape[:3], dtype=torch.float64 if q.dtype == torch.float64 else torch.float32)
+
+
+def _decode_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor,
+    table: Tensor | None,
+    start: Tensor | None,
+    inputs: Sequence[Tensor],
+    what: str,
+    scale: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, heads, rows, _ = q.shape
+    return q.new_empty((batch, rows, heads, v.shape[3])).transpose(1, 2), torch.empty_like(_no_lse(q))
+
+
+_LIBRARY = torch.library.Library("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor lengths, Tensor? table, Tensor? start, Tensor[] inputs"
+_define: Any = _LIBRARY.define
+_define(f"decode({_TENSORS}, str what, float scale, bool return_lse) -> (Tensor, Tensor)")
+_LIBRARY.impl("decode", _decode, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+torch.library.register_fake("maskc::decode", _decode_fake, lib=_LIBRARY)
