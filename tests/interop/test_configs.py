@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
         },
     ),
     "gemma, both ways": ("GemmaConfig", 2, {"use_bidirectional_attention": True}),
+    "gemma2, both ways": ("Gemma2Config", 2, {**_W, "use_bidirectional_attention": True}),
     "gemma2, uncapped": ("Gemma2Config", 3, {**_W, "attn_logit_softcapping": None}),
     "gemma3, both ways": (
         "Gemma3TextConfig",

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from .models import KINDS, N, left_padded, pair, tokens  # noqa: E402
+from .models import KINDS, N, config_of, left_padded, model_of, pair, tokens  # noqa: E402
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 CACHES = ("sliding", "dynamic", "static")
@@ -53,6 +53,22 @@ def test_logits_of_packed_documents(kind: str) -> None:
     torch.testing.assert_close(ours, eager, atol=1e-5, rtol=1e-5)
     alone, _ = logits(kind, input_ids=tokens(1), use_cache=False)
     assert (alone - eager).abs().max() > 1e-3, "the packing is not felt"
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma2"])
+def test_gemma_in_both_directions_is_causal_where_a_mask_is_made(kind: str) -> None:
+    """Only SDPA, which needs none without padding, sees both ways; Gemma 2 has no SDPA."""
+    flag = {"use_bidirectional_attention": True}
+    for padding in (0, 3):
+        mask = left_padded(padding) if padding else None
+        call = {"input_ids": tokens(), "attention_mask": mask, "use_cache": False}
+        real = torch.ones(2, N, dtype=torch.bool) if mask is None else mask.bool()
+        with torch.no_grad():
+            causal = pair(kind)[0](**call).logits[real]
+            for implementation in ("eager", "maskc", "sdpa") if kind == "gemma" else ("eager", "maskc"):
+                found = model_of(config_of(kind, **flag), implementation)(**call).logits[real]
+                sees_ahead = (found - causal).abs().max() > 1e-2
+                assert sees_ahead == (implementation == "sdpa" and not padding)
 
 
 def generated(net: Any, count: int, **how: Any) -> Any:
