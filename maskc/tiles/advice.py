@@ -12,6 +12,7 @@ import numpy as np
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Symbol, postorder
 from maskc.ir.ops import apply
 from maskc.ir.rewrite import substitute
+from maskc.tiles.analysis import analyse
 from maskc.tiles.choose import TILE_SIZES, Allowance, compare_tiles
 from maskc.tiles.cost import ROUGH, CostModel, plan_cost
 from maskc.tiles.report import numbers
@@ -162,8 +163,6 @@ def _is_regular(mask: Node) -> bool:
 
 
 def _bound(plan: TilePlan) -> Node:
-    from maskc.tiles.planner import analyse
-
     return analyse(plan.program, plan.binding).program.mask
 
 

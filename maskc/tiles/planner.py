@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,15 @@ import numpy.typing as npt
 
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
-from maskc.ir.nodes import Node
-from maskc.ir.program import Parameter, Program, Space
-from maskc.passes.specialise import bind as specialise
+from maskc.ir.program import Program
+from maskc.tiles.analysis import analyse
 from maskc.tiles.budget import BUDGET, Budget, Watch
 from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
 from maskc.tiles.layout import LEAST_GAIN, Layout, candidates, check_layout, tiles_in_order
 from maskc.tiles.plan import Group, Order, Runs, TilePlan
-from maskc.tiles.rowform import RowForm, row_form
-from maskc.tiles.rowwise import count_pairs, rowwise
+from maskc.tiles.rowform import RowForm
+from maskc.tiles.rowwise import rowwise
 from maskc.tiles.runs import assemble
 from maskc.tiles.subdivide import Grid, Rectangles, evaluate_tiles, subdivide
 
@@ -171,38 +169,6 @@ def _executed(plan: TilePlan) -> int:
     return sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in plan.groups)
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What is known of a program before lengths and inputs are: its normal form, and its row form if it has one."""
-
-    program: Program
-    form: RowForm | None
-
-
-def analyse(program: Program, binding: Binding) -> Analysis:
-    """The analysis of a program under the scalars, sizes and the layer of a binding; made once and kept."""
-    args = tuple(sorted(binding.args.items()))
-    sizes = tuple(sorted(binding.sizes.items()))
-    return _analyse(program.mask, program.params, args, sizes, binding.layer, binding.heads)
-
-
-@functools.lru_cache(maxsize=256)
-def _analyse(
-    mask: Node,
-    params: tuple[Parameter, ...],
-    args: tuple[tuple[str, bool | int | float], ...],
-    sizes: tuple[tuple[str, int], ...],
-    layer: int,
-    heads: int,
-) -> Analysis:
-    bare = Program("mask", params, Space(), Space(), False, mask)
-    try:
-        bound = specialise(bare, args=dict(args), layer=layer, heads=heads, sizes=dict(sizes))
-    except MaskcError:  # More alternatives than the normal form unrolls: `any` is analysed as it is.
-        return Analysis(bare, None)
-    return Analysis(bound, row_form(bound.mask))
-
-
 #: Tiles a row that rows may leave undecided; with more, boxes that span many rows are the better way.
 _WIDE = 32
 
@@ -232,13 +198,3 @@ def tile_mask(
     order = (plan.q_order.index, plan.k_order.index)
     kept, inside = evaluate_tiles(c, grid, np.asarray(rows, np.int64), np.asarray(cols, np.int64), order)
     return kept & inside
-
-
-def count_by_rows(plan: TilePlan, group: Group) -> int | None:
-    """How many pairs the mask keeps, from the key intervals of every query; None if it has no such form."""
-    b = plan.binding
-    analysis = analyse(plan.program, b)
-    if analysis.form is None or not b.q_len:
-        return None
-    c = Classifier(analysis.program.mask, b, analysis.program.params, group.heads[0], group.batches[0])
-    return count_pairs(c, analysis.form, Grid(b.q_len, b.k_len, 1, 1, b.offset))

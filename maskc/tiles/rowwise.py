@@ -29,7 +29,7 @@ from maskc.tiles.rowform import Bounds, Digit, RowForm, Solved, operands, rise
 from maskc.tiles.runs import concatenated_ranges
 from maskc.tiles.subdivide import Grid, Rectangles
 
-__all__ = ["count_pairs", "rowwise"]
+__all__ = ["rowwise"]
 
 Array = npt.NDArray[Any]
 _MOST_ENTRIES = 1 << 23  # intervals; with more, boxes are the better way
@@ -347,35 +347,3 @@ class _Pieces:
 def _step(node: Node, value: Range) -> int | None:
     """The most that a node rises from a query to the next within a fragment; None if it may fall."""
     return 0 if np.all(np.asarray(value.lo) == value.hi) else rise(node)
-
-
-_ROWS_AT_ONCE = 1 << 17
-
-
-def count_pairs(c: Classifier, form: RowForm, grid: Grid) -> int | None:
-    """How many pairs are kept, from the intervals of every single query; None if a clause has more to it."""
-    if any(x.digits or x.labels or x.pair or x.keep is not TRUE or x.residual is not TRUE for x in form.clauses):
-        return None
-    total = 0
-    for first in range(0, grid.q_len, _ROWS_AT_ONCE):
-        starts = np.arange(first, min(first + _ROWS_AT_ONCE, grid.q_len), dtype=np.int64)
-        part = Grid(int(starts[-1]) + 1, grid.k_len, 1, 1, grid.offset)
-        total += _union_length(_Fragments(c, part, starts, starts + 1, {}), form, grid.k_len)
-    return total
-
-
-def _union_length(rows: _Fragments, form: RowForm, k_len: int) -> int:
-    lows, highs = [], []
-    for clause in form.clauses:
-        span = rows.span(clause.bounds, 0, k_len)
-        alive = np.ones(rows.count, np.bool_) if clause.guard is TRUE else rows.value(clause.guard).some
-        lows.append(span.outer_lo)
-        highs.append(np.where(alive, np.maximum(span.outer_lo, span.outer_hi), span.outer_lo))
-    if not lows:
-        return 0
-    lo, hi = np.stack(lows), np.stack(highs)
-    order = np.argsort(lo, axis=0)
-    lo, hi = np.take_along_axis(lo, order, 0), np.take_along_axis(hi, order, 0)
-    reached = np.maximum.accumulate(hi, axis=0)
-    reached = np.concatenate([np.zeros_like(lo[:1]), reached[:-1]])
-    return int(np.maximum(hi - np.maximum(lo, reached), 0).sum())

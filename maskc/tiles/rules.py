@@ -10,15 +10,14 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import TRUE, Apply, Const, Node, Symbol, Type, postorder
 from maskc.ir.ops import apply, conjunction
-from maskc.ir.program import Parameter, Program, Space
+from maskc.ir.program import Program
 from maskc.ir.rewrite import mentions, substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import Clause, rows
-from maskc.passes.specialise import bind as specialise
+from maskc.tiles.analysis import analyse
 
 __all__ = ["DigitRange", "Rule", "rules_of"]
 
@@ -56,25 +55,13 @@ class Rule:
 
 def rules_of(program: Program, binding: Binding) -> tuple[Rule, ...] | None:
     """Rules whose union is the mask (they may overlap), or None if it cannot be written so."""
-    args, sizes = tuple(sorted(binding.args.items())), tuple(sorted(binding.sizes.items()))
-    return _rules(program.mask, program.params, args, sizes, binding.layer, binding.heads)
+    analysis = analyse(program, binding)
+    return _rules(analysis.program.mask) if analysis.normal else None
 
 
 @functools.lru_cache(maxsize=128)
-def _rules(
-    mask: Node,
-    params: tuple[Parameter, ...],
-    args: tuple[tuple[str, bool | int | float], ...],
-    sizes: tuple[tuple[str, int], ...],
-    layer: int,
-    heads: int,
-) -> tuple[Rule, ...] | None:
-    bare = Program("mask", params, Space(), Space(), False, mask)
-    try:
-        bound = specialise(bare, args=dict(args), layer=layer, heads=heads, sizes=dict(sizes))
-    except MaskcError:  # More alternatives than are unrolled.
-        return None
-    found = [_rule(c) for c in rows(bound.mask)]
+def _rules(mask: Node) -> tuple[Rule, ...] | None:
+    found = [_rule(c) for c in rows(mask)]
     return None if any(r is None for r in found) else tuple(r for r in found if r is not None)
 
 

@@ -300,11 +300,6 @@ def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:
     full, rows, cols = _full_pairs(plan, group.runs), *_partial_tiles(group.runs)
     if rows.size * plan.q_tile * plan.k_tile <= _EXACT_PAIRS:
         return full + _count(plan, group, rows, cols), 0
-    from maskc.tiles.planner import count_by_rows
-
-    pairs = count_by_rows(plan, group)
-    if pairs is not None:
-        return pairs, 0
     size = min(_SAMPLED, rows.size)
     chosen = np.random.default_rng(0).choice(rows.size, size, replace=False)
     return full + round(_count(plan, group, rows[chosen], cols[chosen]) * rows.size / size), size

@@ -12,6 +12,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
+from maskc.tiles.analysis import analyse
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import BUDGET, Budget
 from maskc.tiles.classify import Classifier
@@ -19,7 +20,6 @@ from maskc.tiles.layouts.digits import Axes, balanced, decompose, factorizations
 from maskc.tiles.layouts.orders import Spec, arrange, block_tiles
 from maskc.tiles.layouts.separate import separate
 from maskc.tiles.plan import Order
-from maskc.tiles.planner import analyse
 from maskc.tiles.subdivide import Grid
 
 from .corpus import GRIDS, grid_case, plain_case
