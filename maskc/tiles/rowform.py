@@ -11,7 +11,7 @@ from maskc.ir.rewrite import substitute
 from maskc.passes.linear import linear, linear_node
 from maskc.passes.rows import Clause, rows
 
-__all__ = ["Bounds", "Digit", "RowForm", "Solved", "operands", "rise", "row_form"]
+__all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "operands", "rise", "row_form"]
 
 _Q, _K = Symbol("q"), Symbol("k")
 
@@ -26,17 +26,25 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Digit:
-    """Bounds on ``k // stride % modulus``."""
+    """Bounds on ``k // stride % modulus``. ``part``: the condition, if it says ``(q - k) % modulus == c``."""
 
     stride: int
     modulus: int
     bounds: Bounds
+    part: Node | None = None
+
+    @property
+    def cuts(self) -> tuple[tuple[int, int], ...]:
+        """Where query tiles have to be cut for it."""
+        return tuple(cuts_of(*self.bounds.lo, *self.bounds.hi))
 
 
 @dataclass(frozen=True)
 class Solved:
     """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a label
-    of the query that equals one of the key, conditions on the query and on the key, and what is left to test."""
+    of the query that equals one of the key, conditions on the query and on the key, and what is left to test.
+    ``period``: besides, ``q - k`` has a certain remainder modulo that, which any so many differences have once; 0: not.
+    """
 
     bounds: Bounds
     digits: tuple[Digit, ...]
@@ -45,6 +53,7 @@ class Solved:
     guard: Node
     keep: Node
     residual: Node
+    period: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,10 @@ def row_form(mask: Node) -> RowForm | None:
     clauses = tuple(_solved(c) for c in rows(mask))
     if any(not (c.bounds.lo or c.bounds.hi or c.digits or c.labels) and c.residual is not TRUE for c in clauses):
         return None
-    nodes = [n for c in clauses for b in (c.bounds, *(d.bounds for d in c.digits)) for n in (*b.lo, *b.hi)]
-    nodes += [c.guard for c in clauses if c.digits]
-    cuts = set(_cuts(nodes))
+    nodes = [n for c in clauses for n in (*c.bounds.lo, *c.bounds.hi)]
+    cuts = set(cuts_of(*nodes))
     # Without digits, what a stretch of queries has both of is known to be mixed: no need to take it query by query.
-    cuts.update(x for x in _cuts(c.guard for c in clauses) if x[0] > 1)
+    cuts.update(x for x in cuts_of(*(c.guard for c in clauses)) if x[0] > 1)
     return RowForm(clauses, tuple(sorted(cuts)))
 
 
@@ -74,34 +82,39 @@ def _solved(clause: Clause) -> Solved:
     rest: list[Node] = []
     labels: list[str] = []
     digits: dict[tuple[int, int], Bounds] = {}
-    for part in map(_as_digit, _conjuncts(clause.residual)):
+    differences: dict[tuple[int, int], Node] = {}
+    for part in _conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
         label = _equal_label(part)
         if label is not None:
             labels.append(label)
             continue
-        digit = _digit_bounds(part) if "k" in names else None
+        digit = _digit_bounds(_as_digit(part)) if "k" in names else None
         if "k" not in names:
             guard.append(part)
         elif digit is None:
             (rest if "q" in names else keep).append(part)
         else:
             place, found = digit
+            if "q" in names and _as_digit(part) is not part and place not in digits:
+                differences[place] = part
+            else:
+                differences.pop(place, None)
             before = digits.get(place, Bounds())
             digits[place] = Bounds((*before.lo, *found.lo), (*before.hi, *found.hi))
     lo = () if clause.lo is None else (clause.lo,)
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    places = tuple(Digit(*place, b) for place, b in ordered)
+    places = tuple(Digit(*place, b, differences.get(place)) for place, b in ordered)
     pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
     pair = None
-    if places:  # With digits, conditions on the key are no matter of whole tiles.
+    if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
         rest, keep = rest + keep, []
     elif pairs and not keep:
         part, pair = next(iter(pairs.items()))
         rest.remove(part)
-    conditions = (conjunction(x) for x in (guard, keep, rest))
-    return Solved(Bounds(lo, hi), places, tuple(labels), pair, *conditions)
+    guards, keeps, residual = (conjunction(x) for x in (guard, keep, rest))
+    return Solved(Bounds(lo, hi), places, tuple(labels), pair, guards, keeps, residual)
 
 
 def _equal_label(part: Node) -> str | None:
@@ -114,19 +127,15 @@ def _equal_label(part: Node) -> str | None:
     return a.name if {*a.indices, *b.indices} == {_Q, _K} and len(a.indices) == 1 else None
 
 
-#: Smallest period of a difference that is taken as a digit of the key: of smaller ones, tiles hold all there is.
-_LONG_PERIOD = 129
-
-
 def _as_digit(part: Node) -> Node:
-    """``(q - k) % n == c`` as ``k % n == (q - c) % n``, if the period is a long one; else ``part``."""
+    """``(q - k) % n == c`` as ``k % n == (q - c) % n``; else ``part``."""
     if not (isinstance(part, Apply) and part.op == "eq"):
         return part
     for remainder, value in (part.args, part.args[::-1]):
         if not (isinstance(remainder, Apply) and remainder.op == "mod" and isinstance(value, Const)):
             continue
         argument, modulus = remainder.args
-        if not (isinstance(modulus, Const) and 0 <= value.value < modulus.value >= _LONG_PERIOD):
+        if not (isinstance(modulus, Const) and 0 <= value.value < modulus.value):
             continue
         form = linear(argument)
         factor = dict(form.terms).get(_K)
@@ -195,7 +204,7 @@ def _quotient(node: Node, symbol: Symbol) -> tuple[int, int]:
     return 0, 0
 
 
-def _cuts(nodes: Iterable[Node]) -> Iterable[tuple[int, int]]:
+def cuts_of(*nodes: Node) -> Iterable[tuple[int, int]]:
     """Where digits of the query wrap, and where what is not monotone in it changes."""
     for node in postorder(nodes):
         if isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const):

@@ -11,20 +11,20 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
-from maskc.ir.ops import apply, conjunction
+from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
 from maskc.tiles.budget import BOX_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
-from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
+from maskc.tiles.columns import Columns
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.ranges import Boxes, Range
+from maskc.tiles.rowfit import columns_of, fitted
 from maskc.tiles.rowform import Bounds, Digit, RowForm, Solved, operands, rise
 from maskc.tiles.runs import concatenated_ranges
 from maskc.tiles.subdivide import Grid, Rectangles
@@ -40,17 +40,15 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
 
     None if there would be too many intervals, or labels that take too long to compare. Raises MaskcError E801.
     """
-    labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
-    bounds = {name: found for name, found in labels.items() if found is not None}
-    form = _with_scattered(form, {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds})
+    form, bounds = fitted(c, form, grid)
     starts, row = _fragments(form, grid, bounds)
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
         return None
-    columns = [_columns(c, clause, grid, starts) for clause in form.clauses]
+    columns = [columns_of(c, clause, grid, starts) for clause in form.clauses]
     if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
     parts: list[tuple[Rectangles, Rectangles]] = []
-    step = max(1, _AT_ONCE // max(1, len(form.clauses)))
+    step = max(_LEAST, _AT_ONCE // sum((_intervals(x, grid) for x in form.clauses), start=1))
     ends = np.append(starts[1:], grid.q_len)
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
     for a, b in itertools.pairwise(edges):
@@ -64,8 +62,15 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])
 
 
-#: Fragments times clauses that are looked at together: few enough to stay within the cache.
-_AT_ONCE = 1 << 15
+#: Intervals that are looked at together: few enough to stay within the cache.
+_AT_ONCE = 1 << 16
+_LEAST = 1 << 9  # fragments, which may have far fewer intervals: a step takes some milliseconds whatever it does
+
+
+def _intervals(clause: Solved, grid: Grid) -> int:
+    """About how many intervals of keys a clause has for a query."""
+    cycles = [d.stride * d.modulus for d in clause.digits]
+    return 1 + (grid.k_len // min(cycles) if cycles and min(cycles) > grid.k_tile else 0)
 
 
 def _decide(
@@ -93,47 +98,6 @@ def _sorted_union(parts: list[Array]) -> Array:
     every = np.sort(np.concatenate(parts), kind="stable")
     found: Array = every[np.append(True, every[1:] != every[:-1])]
     return found
-
-
-def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
-    """Where runs of equal labels start, and where the last one ends; None if a label comes back later."""
-    table = c.table(name)
-    if table.ndim != 1 or table.size < k_len or not k_len:
-        return None
-    runs = c.label_runs(name)
-    return None if runs.scattered else np.append(runs.starts[runs.starts < k_len], k_len)
-
-
-def _with_scattered(form: RowForm, scattered: Mapping[str, Type]) -> RowForm:
-    """The form with labels that are no contiguous runs as pairs of labels: one a clause, the others as a residual."""
-    if not scattered:
-        return form
-    clauses = []
-    for clause in form.clauses:
-        names = [name for name in clause.labels if name in scattered]
-        same = [tuple(Lookup(name, scattered[name], (Symbol(x),)) for x in "qk") for name in names]
-        rest = [clause.residual, *(apply("eq", *pair) for pair in same)]
-        pair = clause.pair
-        if same and pair is None and clause.keep is TRUE and not clause.digits:
-            pair = (same[0][0], same[0][1])
-            rest.pop(1)
-        others = tuple(name for name in clause.labels if name not in scattered)
-        residual = conjunction([x for x in rest if x is not TRUE])
-        clauses.append(replace(clause, labels=others, pair=pair, residual=residual))
-    return replace(form, clauses=tuple(clauses))
-
-
-def _columns(c: Classifier, clause: Solved, grid: Grid, starts: Array) -> Columns | None:
-    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment."""
-    keys = np.arange(grid.k_len, dtype=np.int64)
-    if clause.keep is not TRUE:
-        return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
-    if clause.pair is None:
-        return None
-    queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
-    q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
-    k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
-    return columns_of_labels(q_label, k_label, starts, grid.k_tile)
 
 
 def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[Array, Array]:
@@ -214,6 +178,8 @@ class _Fragments:
     def entries(self, clause: Solved) -> Entries | None:
         k_len, tile = self.grid.k_len, self.grid.k_tile
         span = self.span(clause.bounds, 0, k_len)
+        if clause.period:
+            return self.entries_in(clause, Columns.every(self.grid.cols))
         digits = [(d, self.span(d.bounds, 0, d.modulus)) for d in clause.digits]
         whole = (clause.residual is TRUE) & np.ones(self.count, np.bool_)
         alive = np.ones(self.count, np.bool_)
@@ -223,10 +189,11 @@ class _Fragments:
                 return self.entries_in(clause, Columns.every(self.grid.cols))
             alive = alive & verdict.some
             whole = whole & ~np.asarray(verdict.gap)
-        varying = ~np.asarray(span.point) + sum((~np.asarray(s.point) for _, s in digits), start=np.int64(0))
-        exact = whole & span.exact & (varying <= 1)
+        varying = sum((~np.asarray(s.point) for _, s in digits), start=np.int64(0))
+        within = whole & (varying <= 1)  # exact where all queries admit the keys
         for _, s in digits:
-            exact = exact & s.exact
+            within = within & s.exact
+        exact = within & span.exact & (varying + ~np.asarray(span.point) <= 1)
         for name in clause.labels:
             span = self._within_label(span, self.labels[name])
         outer = _Pieces(np.flatnonzero(alive), span.outer_lo[alive], span.outer_hi[alive])
@@ -246,7 +213,10 @@ class _Fragments:
             inner = inner.pick((room >= min(tile, least)) & whole)
             for d, s in digits:
                 inner = inner.within(d, s.inner_lo, s.inner_hi, hull=False)
-        return self._tiles(outer, inner, exact, whole, alive, bool(digits))
+        surely = exact[outer.owner] | (
+            within[outer.owner] & (outer.lo >= span.inner_lo[outer.owner]) & (outer.hi <= span.inner_hi[outer.owner])
+        )
+        return self._tiles(outer, inner, surely, whole, alive, bool(digits))
 
     def entries_in(self, clause: Solved, columns: Columns) -> Entries:
         """Of a clause whose keys are restricted to some columns."""
@@ -269,7 +239,16 @@ class _Fragments:
         # A kept pair is sure if the query and the key may be chosen apart, or if one of them may be any.
         kept = True if columns.apart else whole | full[owner]
         weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
+        if clause.period:
+            weight = np.where((weight == FILL) & self._all_differences(clause.period, owner, end), EXACT, 0)
         return Entries.join([touched, Entries(owner, start, end, weight)])
+
+    def _all_differences(self, period: int, owner: Array, end: Array) -> Array:
+        """Whether fragments hold all remainders of ``q - k``, with every tile of a run that ends somewhere."""
+        tile, last = self.grid.k_tile, self.grid.k_len - (self.grid.cols - 1) * self.grid.k_tile
+        width = np.where(end == self.grid.cols, last, tile)
+        found: Array = self.walk.boxes.q_width[owner] + width > period
+        return found
 
     def _guarded(self, guard: Node) -> tuple[Array, Array]:
         """Whether a condition on the query holds somewhere in each fragment, and everywhere; exactly."""
@@ -295,7 +274,7 @@ class _Fragments:
 
     def _tiles(self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool) -> Entries:
         tile, cols = self.grid.k_tile, self.grid.cols
-        weight = np.where(exact, TOUCH + EXACT, TOUCH)[outer.owner]
+        weight = np.where(exact, TOUCH + EXACT, TOUCH)
         found = Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight)
         keep = (outer.hi > outer.lo) & (found.end > found.start)
         end = np.where(inner.hi >= self.grid.k_len, cols, inner.hi // tile)

@@ -6,13 +6,13 @@ all of them. So a kind is never guessed, and no tile called PARTIAL is in truth 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.budget import BOX_COST, PROBES, Budget
+from maskc.tiles.budget import BOX_COST, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL
 from maskc.tiles.ranges import Boxes
@@ -190,12 +190,12 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     """The kinds of single tiles, by evaluation. ``rest``: tiles that are not decided then."""
     if not tiles.size:
         return tiles
+    grid = replace(grid, q_tile=min(grid.q_tile, grid.q_len), k_tile=min(grid.k_tile, grid.k_len))
     r, col = tiles.r0, tiles.c0
-    kind = np.zeros(tiles.size, np.uint8)
-    some, every = _probe(c, grid, r, col, budget, rest)
-    mixed = some & ~every
-    kind[mixed] = PARTIAL
-    left = np.flatnonzero(~mixed)
+    kind = np.full(tiles.size, PARTIAL, np.uint8)
+    left = np.arange(tiles.size)
+    for u, v in (_few(grid), _outline(grid)):
+        left = left[~_probe(c, grid, r[left], col[left], u, v, budget, rest)]
     size = grid.q_tile * grid.k_tile
     batch = max(1, _POINTS // size)
     what = "tiles that have to be evaluated point by point"
@@ -210,21 +210,36 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     return Rectangles(r, r + 1, col, col + 1, kind)
 
 
-def _probe(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> tuple[Array, Array]:
-    """Whether some and whether all of a few points of each tile are kept: the corners, and some inside."""
+def _few(grid: Grid) -> tuple[Array, Array]:
+    """A few points of a tile: the corners, and some inside."""
+    u, v = np.array([0, 8, 0, 8, 4, 3, 5, 2]), np.array([0, 8, 8, 0, 4, 4, 3, 7])
+    return (grid.q_tile - 1) * u // 8, (grid.k_tile - 1) * v // 8
+
+
+def _outline(grid: Grid) -> tuple[Array, Array]:
+    """The border and the diagonals of a tile: where intervals end, and one point of every difference ``q - k``."""
+    q, k = np.arange(grid.q_tile), np.arange(grid.k_tile)
+    along = np.arange(max(grid.q_tile, grid.k_tile))
+    u, v = along * grid.q_tile // along.size, along * grid.k_tile // along.size
+    last_q, last_k = np.full(k.size, grid.q_tile - 1), np.full(q.size, grid.k_tile - 1)
+    rows = np.concatenate([0 * k, last_q, q, q, u, u])
+    return rows, np.concatenate([k, k, 0 * q, last_k, v, v[::-1]])
+
+
+def _probe(c: Classifier, grid: Grid, r: Array, col: Array, u: Array, v: Array, budget: Budget, rest: int) -> Array:
+    """Whether both a kept and a dropped pair are among some points ``(u, v)`` of each tile."""
     q0, k0 = r * grid.q_tile, col * grid.k_tile
-    q1, k1 = np.minimum(q0 + grid.q_tile, grid.q_len) - 1, np.minimum(k0 + grid.k_tile, grid.k_len) - 1
-    u = np.array([0, 8, 0, 8, 4, 3, 5, 2])[:, None]
-    v = np.array([0, 8, 8, 0, 4, 4, 3, 7])[:, None]
-    some, every = np.zeros(r.size, np.bool_), np.ones(r.size, np.bool_)
-    for first in range(0, r.size, _POINTS // PROBES):
-        s = slice(first, first + _POINTS // PROBES)
-        later = max(0, r.size - s.stop) * PROBES
-        budget.spend(q0[s].size * PROBES, "tiles that are neither full nor empty nor known to be mixed", rest, later)
-        q, k = q0[s] + (q1[s] - q0[s]) * u // 8, k0[s] + (k1[s] - k0[s]) * v // 8
+    mixed = np.zeros(r.size, np.bool_)
+    step = max(1, _POINTS // u.size)
+    for first in range(0, r.size, step):
+        s = slice(first, first + step)
+        later = max(0, r.size - s.stop) * u.size
+        spent = q0[s].size * u.size
+        budget.spend(spent, "tiles that are neither full nor empty nor known to be mixed", rest, later)
+        q, k = np.minimum(q0[s] + u[:, None], grid.q_len - 1), np.minimum(k0[s] + v[:, None], grid.k_len - 1)
         kept = c.points(q + grid.offset, k)
-        some[s], every[s] = kept.any(axis=0), kept.all(axis=0)
-    return some, every
+        mixed[s] = kept.any(axis=0) & ~kept.all(axis=0)
+    return mixed
 
 
 def evaluate_tiles(

@@ -1,0 +1,97 @@
+"""A row form fitted to a grid of tiles and to what the inputs hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
+from maskc.ir.ops import apply, conjunction
+from maskc.tiles.classify import Classifier
+from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
+from maskc.tiles.rowform import RowForm, Solved, cuts_of
+from maskc.tiles.subdivide import Grid
+
+__all__ = ["columns_of", "fitted"]
+
+Array = npt.NDArray[Any]
+
+
+def fitted(c: Classifier, form: RowForm, grid: Grid) -> tuple[RowForm, dict[str, Array]]:
+    """The form for a grid, and where the runs of labels start that are contiguous (and where the last one ends).
+
+    Labels that come back later become pairs of labels. Remainders of ``q - k`` whose period is below what a tile
+    holds are no digits: every tile has all of them.
+    """
+    labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
+    bounds = {name: found for name, found in labels.items() if found is not None}
+    types = {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds}
+    clauses = tuple(_settled(_with_pair(x, types), grid) for x in form.clauses)
+    cuts = {cut for x in clauses for d in x.digits for cut in d.cuts}
+    cuts |= {cut for x in clauses if x.digits for cut in cuts_of(x.guard)}
+    return RowForm(clauses, tuple(sorted({*form.cuts, *cuts}))), bounds
+
+
+def _settled(clause: Solved, grid: Grid) -> Solved:
+    """The clause with its difference as a period or as a digit, and conditions that digits do not go with put last."""
+    others = tuple(d for d in clause.digits if d.part is None)
+    short = [d for d in clause.digits if d.part is not None and d.modulus < grid.q_tile + grid.k_tile]
+    rest = [clause.residual]
+    if not others and len(short) == len(clause.digits) == 1:
+        return replace(clause, digits=(), period=short[0].modulus)
+    rest += [d.part for d in short if d.part is not None]
+    digits = tuple(d for d in clause.digits if d not in short)
+    pair, keep = clause.pair, clause.keep
+    if digits:
+        rest += [keep] + ([apply("eq", *pair)] if pair is not None else [])
+        pair, keep = None, TRUE
+    return replace(
+        clause, digits=digits, pair=pair, keep=keep, residual=conjunction([x for x in rest if x is not TRUE])
+    )
+
+
+def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
+    """Where runs of equal labels start, and where the last one ends; None if a label comes back later."""
+    table = c.table(name)
+    if table.ndim != 1 or table.size < k_len or not k_len:
+        return None
+    runs = c.label_runs(name)
+    return None if runs.scattered else np.append(runs.starts[runs.starts < k_len], k_len)
+
+
+def _with_pair(clause: Solved, scattered: Mapping[str, Type]) -> Solved:
+    """The clause with scattered labels as a pair of labels: one of them, the others as a residual."""
+    same = [_pair(name, scattered[name]) for name in clause.labels if name in scattered]
+    if not same:
+        return clause
+    pair = clause.pair
+    if pair is None and clause.keep is TRUE:
+        pair = same.pop(0)
+    rest = [clause.residual, *(apply("eq", *x) for x in same)]
+    return replace(
+        clause,
+        labels=tuple(name for name in clause.labels if name not in scattered),
+        pair=pair,
+        residual=conjunction([x for x in rest if x is not TRUE]),
+    )
+
+
+def _pair(name: str, type_: Type) -> tuple[Node, Node]:
+    return Lookup(name, type_, (Symbol("q"),)), Lookup(name, type_, (Symbol("k"),))
+
+
+def columns_of(c: Classifier, clause: Solved, grid: Grid, starts: Array) -> Columns | None:
+    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment."""
+    keys = np.arange(grid.k_len, dtype=np.int64)
+    if clause.keep is not TRUE:
+        return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
+    if clause.pair is None:
+        return None
+    queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
+    q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
+    k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
+    return columns_of_labels(q_label, k_label, starts, grid.k_tile)
