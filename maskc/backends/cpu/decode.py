@@ -102,6 +102,8 @@ class _Part:
         self.cohort, self.call = cohort, cohort.call
         self.dtype = torch.float64 if self.call.q.dtype == torch.float64 else torch.float32
         self.ranges = _union([r for s in schedules for job in s.jobs for r in _key_ranges(job)])
+        # A tile may begin before the first key that is there.
+        self.gone = max(0, cohort.start - self.ranges[0][0]) if self.ranges else 0
         if self.call.block_table is not None:
             self._check_pages(self.call.block_table)
             self.ranges = self._whole_pages()
@@ -120,7 +122,7 @@ class _Part:
         which = pick(self.cohort.entries, call.q.shape[0])
         plain = all(x.dtype == self.dtype and x.stride(-1) == 1 for x in (call.k, call.v))
         same = call.k.shape[-1] == call.v.shape[-1]
-        return call.block_table is None and plain and same and not isinstance(which, Tensor)
+        return call.block_table is None and plain and same and not self.gone and not isinstance(which, Tensor)
 
     def _positions(self) -> Ints:
         if self.viewed:
@@ -153,7 +155,7 @@ class _Part:
 
     def _in_cache(self) -> list[tuple[int, int]]:
         start = self.cohort.start
-        return [(a - start, b - start) for a, b in self.ranges]
+        return [(max(a - start, 0), b - start) for a, b in self.ranges]
 
     def keys(self, cache: Tensor) -> Tensor:
         """The keys (or values) that jobs read, (entries, Hkv, N, D), in the dtype of the computation."""
@@ -168,7 +170,9 @@ class _Part:
             found = _joined(parts, dim=2)
         else:
             found = self._from_pages(cache, take(call.block_table, 0, which).long(), ranges)
-        found = found.to(self.dtype)
+        found = (
+            torch.nn.functional.pad(found.to(self.dtype), (0, 0, self.gone, 0)) if self.gone else found.to(self.dtype)
+        )
         return found if found.stride(-1) == 1 else found.contiguous()
 
     def _live(self) -> int:
@@ -181,6 +185,7 @@ class _Part:
         size, start = self.call.block_size, self.cohort.start
         pages = [(a // size * size + start, -(-b // size) * size + start) for a, b in self._in_cache()]
         whole = _union(pages)
+        whole[:1] = [(a - self.gone, b) for a, b in whole[:1]]
         exact = sum(b - a for a, b in self.ranges)
         return whole if sum(b - a for a, b in whole) <= 2 * (exact + size) else self.ranges
 
