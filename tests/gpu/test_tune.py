@@ -43,6 +43,11 @@ SITUATION = Situation(
 RECORD = Record(SITUATION, Config(128, 64, 8, 3), 0.001, 0.002)
 
 
+def forget() -> None:
+    """As in another process."""
+    records._kept.cache_clear()
+
+
 class Device:
     """A device whose runs take what a table says, and its clock. Compiling takes ``compiling`` seconds."""
 
@@ -256,11 +261,14 @@ def test_damaged_and_misplaced_records_are_not_used(tmp_path: Path) -> None:
     file = folder / SITUATION.name
     content = file.read_bytes()
     (folder / dataclasses.replace(SITUATION, stage="dq").name).write_bytes(content)  # says it is another one
+    forget()
     assert recall(dataclasses.replace(SITUATION, stage="dq")) is None
     assert known_records() == (RECORD,)
     file.write_bytes(content[:-20])
+    forget()
     assert recall(SITUATION) is None
     records.cache.write("tuning", SITUATION.name, b'{"situation": 1}')
+    forget()
     assert recall(SITUATION) is None
     assert known_records() == ()
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import triton  # noqa: F401  # so that its absence is found when the backend is chosen, not at the first kernel
 
 from maskc.backends import Compiled, Refusal, Request
-from maskc.backends.triton.entry import Entry, refusal_of
+from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import WideIntegers, interpreting
 from maskc.backends.triton.spec import specialised
+from maskc.backends.triton.stages import refusal_of
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.interval import MAX_TOKENS
 from maskc.knobs import AUTOTUNE, AUTOTUNE_SECONDS, TRITON_PRECISION

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maskc.backends.triton.aot import Compiled, Shape, compile_kernel, disassembly
-from maskc.backends.triton.backward import score_lookups, write_dkv, write_dq
+from maskc.backends.triton.backward import score_lookups
 from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
-from maskc.backends.triton.forward import write_decode, write_forward
 from maskc.backends.triton.launch import pad
 from maskc.backends.triton.masks import pair_values
-from maskc.backends.triton.pairs import write_pairs
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.backends.triton.stages import STAGES, kernel_of
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.text import print_program
 
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
 
 __all__ = ["STAGES", "Emitted", "Written", "emit", "written"]
-
-#: The kernels that can be asked for, in order.
-STAGES = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv, "pairs": write_pairs}
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def written(
         if stage == "pairs" and not score_lookups(spec).pairs:
             continue
         try:
-            kernel = STAGES[stage](spec)
+            kernel = kernel_of(stage, spec)
         except Unsupported as why:
             message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why

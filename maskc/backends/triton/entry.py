@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
-from maskc.backends.triton.backward import clears_empty_rows, score_lookups, write_dkv, write_dq
+from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import merge_splits, number_of_splits
-from maskc.backends.triton.expressions import Unsupported
-from maskc.backends.triton.forward import write_decode, write_forward
 from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
 from maskc.backends.triton.launch import (
     DevicePlan,
@@ -28,10 +26,11 @@ from maskc.backends.triton.launch import (
 )
 from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
 from maskc.backends.triton.packing import forward_pack, shares_masks
-from maskc.backends.triton.pairs import grouping, write_pairs
+from maskc.backends.triton.pairs import grouping
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.pull import Values
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
+from maskc.backends.triton.stages import kernel_of
 from maskc.backends.triton.tiles import kernel_plan
 from maskc.backends.triton.tune import Choice, choose
 from maskc.ir.program import OUTPUT
@@ -47,7 +46,6 @@ __all__ = ["Entry"]
 
 Tensor = torch.Tensor
 _T = TypeVar("_T")
-_WRITERS = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv, "pairs": write_pairs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +97,8 @@ class Entry:
     def kernel(self, stage: str, form: Form, grad_tables: frozenset[str] = frozenset()) -> Kernel:
         """The kernel of a stage for plans of a form."""
 
-        def write() -> Kernel:
-            spec = KernelSpec(self.text_program, self.binding.batched, grad_tables=grad_tables, **form._asdict())
-            return _WRITERS[stage](spec)
-
-        return self._remembered((stage, form, grad_tables), write)
+        spec = KernelSpec(self.text_program, self.binding.batched, grad_tables=grad_tables, **form._asdict())
+        return self._remembered((stage, form, grad_tables), lambda: kernel_of(stage, spec))
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
@@ -220,7 +215,7 @@ class Entry:
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
         found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
-            empty = (lse == -torch.inf)[..., None]
+            empty = self._empty_rows(lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
@@ -243,6 +238,14 @@ class Entry:
             more = {"do_ptr": grad, "lse_ptr": lse, "delta_ptr": delta, **strides("do", grad)}
             self._pull_pairs(found.pairs, q, k, v, tables, value, sums, scale, more)
         return dq, dk, dv
+
+    def _empty_rows(self, lse: Tensor, value: Values) -> Tensor:
+        """Which queries keep no key, (B, H, Nq, 1); also those whose sink has all of the weight: no key gets any."""
+        empty, sink = (lse == -torch.inf)[..., None], self.program.normalizer.sink
+        if sink is None:
+            return empty
+        logit = value.of(sink)
+        return empty | ((lse[..., None] - logit).abs() <= 1e-6 * logit.abs().clamp(min=1.0))
 
     def _pull_pairs(
         self,
@@ -383,15 +386,3 @@ def _heads_inside(q: Tensor, width: int) -> Tensor:
     """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
     batch, heads, rows, _ = q.shape
     return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)
-
-
-def refusal_of(program: Program, batched: frozenset[str], needs_grad: bool) -> str | None:
-    """Why kernels for ``program`` cannot be written, or None."""
-    tables = frozenset(p.name for p in program.params) if needs_grad else frozenset[str]()
-    spec = KernelSpec(program, batched, None, tables)
-    try:
-        for write in (write_forward, write_dq, write_dkv, write_pairs) if needs_grad else (write_forward,):
-            write(spec)
-    except Unsupported as why:
-        return str(why)
-    return None

@@ -8,6 +8,7 @@ bounded, and what is unknown, missing or out of range is refused.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from maskc import cache
+from maskc import cache, knobs
 from maskc.backends.triton.configs import Config
 from maskc.ir.interval import MAX_TOKENS
 
@@ -74,7 +75,12 @@ class Record:
 
 
 def recall(situation: Situation) -> Record | None:
-    """The record kept for a situation; None if there is none, or it makes no sense."""
+    """The record kept for a situation; None if there is none, or it makes no sense. Looked for once a process."""
+    return _kept(situation, str(knobs.CACHE_DIR.value()))
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(situation: Situation, where: str) -> Record | None:
     found = cache.read(_FOLDER, situation.name)
     try:
         record = None if found is None else _record(_parse(found), "the record")
@@ -85,7 +91,9 @@ def recall(situation: Situation) -> Record | None:
 
 def store(records: Iterable[Record]) -> int:
     """Keep records in the cache, in place of those for the same situations; how many were kept."""
-    return sum(cache.write(_FOLDER, r.situation.name, json.dumps(_plain(r)).encode()) for r in records)
+    kept = sum(cache.write(_FOLDER, r.situation.name, json.dumps(_plain(r)).encode()) for r in records)
+    _kept.cache_clear()
+    return kept
 
 
 def known_records() -> tuple[Record, ...]:
