@@ -37,7 +37,8 @@ class Config:
     stages: int
 
 
-_SOME, _MANY = 2, 8
+#: Values of a pair from which on tiles are smaller.
+_SOME, _MANY, _VERY_MANY, _MOST = 2, 7, 16, 26
 _SMALL = Config(16, 16, 4, 1)
 
 #: Most shared memory of one block in bytes.
@@ -183,12 +184,16 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
         return Config(16, 64 if wanted < 256 else 32, 4, 2)
     if stage == "pairs":  # square, so that tiles along a diagonal can share a sum
         side = 64 if wanted < 256 else 32
-        return Config(side, side, 4, 1)
+        return Config(side, side, 8, 1)
     chosen = rows[stage, wanted]
     if stage == "dkv":
-        return replace(chosen, q_tile=min(chosen.q_tile, 32)) if pair_values > _SOME else chosen
+        keys = chosen.k_tile
+        if wanted > 64:
+            keys = min(keys, 32 if pair_values > _MOST else 64 if pair_values > _MANY else keys)
+        return replace(chosen, q_tile=min(chosen.q_tile, 32), k_tile=keys) if pair_values > _SOME else chosen
     most = 32 if pair_values > _MANY else 64 if pair_values > _SOME else chosen.k_tile
-    return replace(chosen, k_tile=min(chosen.k_tile, most))
+    rows_most = 64 if pair_values > _VERY_MANY and wanted > 64 else chosen.q_tile
+    return replace(chosen, q_tile=min(chosen.q_tile, rows_most), k_tile=min(chosen.k_tile, most))
 
 
 def candidates(

@@ -17,6 +17,8 @@ MAX_CLAUSES = 4
 _INTERVAL_COST = 3
 _COSTS = {"hash": 12, "floordiv": 6, "mod": 6}
 _LOOKUP_COST, _DOUBLE_COST = 16, 16
+_ADDRESS = 6  # values that an address for every pair is worth, which has 64 bits
+_LOOP = 16  # and a loop for every pair, around which everything else stays in registers
 
 
 def mask_form(program: Program, plan: TilePlan) -> int | None:
@@ -56,7 +58,9 @@ def pair_values(program: Program, clauses: int | None) -> int:
     inner = [n for n in postorder(roots) if isinstance(n, Apply) and used.depends(n) >= {"q", "k"}]
     columns = {c for n in inner for c in n.children if used.depends(c) == {"k"} and not isinstance(c, Symbol)}
     computed = sum(len(n.args) - 1 if n.op in ("and", "or") else 1 for n in inner)
-    return computed + len(columns) + 3 * (clauses or 0)
+    addresses = sum(isinstance(n, Lookup) and used.depends(n) >= {"q", "k"} for n in postorder(roots))
+    loops = sum(isinstance(n, Exists) and used.depends(n) >= {"q", "k"} for n in postorder(roots))
+    return computed + len(columns) + _ADDRESS * addresses + _LOOP * loops + 3 * (clauses or 0)
 
 
 def _cost(node: Node) -> int:
