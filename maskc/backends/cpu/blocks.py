@@ -9,11 +9,38 @@ import torch
 
 from maskc.backends.cpu.jobs import Job
 
-__all__ = ["Block", "Pick", "add_at", "pick", "split"]
+__all__ = ["Block", "Given", "Gradients", "Pick", "add_at", "add_spaced", "gather_runs", "pick", "scatter_runs"]
+__all__ += ["spaced", "split", "take"]
 
 Tensor = torch.Tensor
 #: A choice of heads or batch entries: all (None), a slice (a view), or indices (a copy).
 Pick = slice | Tensor | None
+Runs = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a backward pass is given: queries (B, H, Nq, D), keys, values, the gradient of the output, and
+    (B, H, Nq, 1): ``lse`` over all keys of the row in powers of two (0 if there is none), and ``delta``, the
+    product of output and its gradient less the gradient of the log-sum-exp. ``out``: the output, where
+    ``delta`` is that product and nothing else."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad: Tensor
+    lse: Tensor
+    delta: Tensor
+    out: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of queries, keys and values, to which is added."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 @dataclass(frozen=True)
@@ -43,26 +70,19 @@ class Block:
         """View, or with ``k_runs`` a copy, of (B, H, Nk, D) as (leading, H, k_len, D)."""
         job = self.job
         if job.k_runs is not None:
-            return torch.cat([x[:, :, a:b] for a, b in job.k_runs], dim=2)
+            return gather_runs(x, job.k_runs)
         return self._view(x, job.k_start, job.k_step, job.k_len)
+
+    def add_to_queries(self, x: Tensor, g: Tensor) -> None:
+        """Add (leading, H, q_len, D) at its place in (B, H, Nq, D), also where blocks overlap."""
+        self._add(x, self.job.q_start, self.job.q_step, g)
 
     def add_to_keys(self, x: Tensor, g: Tensor) -> None:
         """Add (leading, H, k_len, D) at its place in (B, H, Nk, D), also where blocks overlap."""
-        job = self.job
-        if job.k_runs is not None:
-            at = 0
-            for a, b in job.k_runs:
-                x[:, :, a:b].add_(g[:, :, at : at + b - a])
-                at += b - a
-        elif self.batch is None or job.k_step >= job.k_len:
-            self.keys(x).add_(g)
-        elif job.k_step == 0:
-            x[self.batch, :, job.k_start : job.k_start + job.k_len].add_(g.sum(dim=0))
+        if self.job.k_runs is not None:
+            scatter_runs(x, self.job.k_runs, g)
         else:
-            # Pieces as long as the step do not overlap one another.
-            for a in range(0, job.k_len, job.k_step):
-                n = min(job.k_step, job.k_len - a)
-                self._view(x, job.k_start + a, job.k_step, n).add_(g[:, :, a : a + n])
+            self._add(x, self.job.k_start, self.job.k_step, g)
 
     def of_mask(self, mask: Tensor) -> Tensor:
         """The part of a mask (blocks or 1, queries, ...) for these blocks, or of one for all."""
@@ -70,12 +90,45 @@ class Block:
 
     def _view(self, x: Tensor, start: int, step: int, length: int) -> Tensor:
         at = start + self.first * step
+        return x.narrow(2, at, length) if self.batch is None else spaced(x[self.batch], at, step, self.count, length)
+
+    def _add(self, x: Tensor, start: int, step: int, g: Tensor) -> None:
+        at = start + self.first * step
         if self.batch is None:
-            return x.narrow(2, at, length)
-        x = x[self.batch]
-        heads, tokens, inner = x.stride()
-        shape = (self.count, x.shape[0], length, x.shape[2])
-        return x.as_strided(shape, (step * tokens, heads, tokens, inner), x.storage_offset() + at * tokens)
+            x.narrow(2, at, g.shape[2]).add_(g)
+        else:
+            add_spaced(x[self.batch], at, step, g)
+
+
+def spaced(x: Tensor, start: int, step: int, count: int, length: int) -> Tensor:
+    """View of (..., N, D) as (count, ..., length, D): ``count`` stretches of tokens, ``step`` apart."""
+    *outer, tokens, inner = x.stride()
+    shape = (count, *x.shape[:-2], length, x.shape[-1])
+    return x.as_strided(shape, (step * tokens, *outer, tokens, inner), x.storage_offset() + start * tokens)
+
+
+def add_spaced(x: Tensor, start: int, step: int, part: Tensor, factor: float = 1.0) -> None:
+    """Add ``factor`` times (count, ..., length, D) to the stretches of ``spaced``, also where they overlap."""
+    length = part.shape[-2]
+    if step == 0:
+        x.narrow(-2, start, length).add_(part.sum(dim=0), alpha=factor)
+        return
+    for a in range(0, length, step):  # pieces as long as the step do not overlap one another
+        n = min(step, length - a)
+        spaced(x, start + a, step, len(part), n).add_(part.narrow(-2, a, n), alpha=factor)
+
+
+def gather_runs(x: Tensor, runs: Runs) -> Tensor:
+    """The tokens of some ranges of (B, H, N, D), one after another."""
+    return torch.cat([x[:, :, a:b] for a, b in runs], dim=2)
+
+
+def scatter_runs(x: Tensor, runs: Runs, g: Tensor) -> None:
+    """Add to (B, H, N, D) at the places that ``gather_runs`` took."""
+    at = 0
+    for a, b in runs:
+        x[:, :, a:b].add_(g[:, :, at : at + b - a])
+        at += b - a
 
 
 def split(job: Job, batch: int, most: int) -> Iterator[Block]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from maskc.backends.cpu.blocks import Given
 from maskc.backends.cpu.execute import attend, attend_backward
 from maskc.backends.cpu.expressions import Expressions
 from maskc.backends.cpu.few import few_queries
 from maskc.backends.cpu.jobs import Schedule
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
+from maskc.backends.cpu.products import LOG2_E
 from maskc.backends.cpu.tiles import schedule
 from maskc.ir.nodes import Symbol
 from maskc.tiles.plan import Order
@@ -30,6 +32,7 @@ __all__ = ["Entry", "add_sink", "dense", "finite", "same_width"]
 Tensor = torch.Tensor
 _TILE = 128
 _OWN = Order()
+_PRODUCTS = 1 << 18  # numbers that are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +98,7 @@ class Entry:
             return out.to(q.dtype), lse, q.new_empty(0)
         return work.expressions.output(out).to(q.dtype), lse, out.to(q.dtype)
 
+    @torch.no_grad()
     def backward(
         self,
         q: Tensor,
@@ -193,26 +197,30 @@ class _Work:
         some = {name: x for name, x in self.floats.items() if name in wanted}
         tables = {name: torch.zeros_like(x, memory_format=torch.contiguous_format) for name, x in some.items()}
         grad = self.expressions.pull_output(grad, out, tables)
-        delta = (out * grad).sum(dim=-1)
+        delta = _inner(out, grad)
         if grad_lse is not None:
             delta = delta - grad_lse
         sink = self.expressions.sink(self.dtype)
         if sink is not None and tables:
             self.expressions.pull_sink(-(sink - lse).exp() * delta, tables)
-        order, k_order = self.entry.orders
         if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
             return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), tables
-        lse = lse.masked_fill(lse == -torch.inf, 0.0)
-        rows = [_laid_out(x, order) for x in (dense(out), lse, delta, dense(grad))]
-        flash = self.flash and grad_lse is None
-        q, k, v = self.q, self.k, self.v
-        key_width, value_width = k.shape[3], v.shape[3]
-        if flash and not careful:
-            q, k, v, rows[0], rows[3] = same_width(q, k, v, rows[0], rows[3])
-        kernel = self._kernel(careful, flash, tables)
-        dq, dk, dv = attend_backward(self.entry.schedules[1], kernel, q, k, v, rows[0], rows[1], rows[2], rows[3])
-        dq, dk, dv = dq[..., :key_width], dk[..., :key_width], dv[..., :value_width]
-        return (_in_place(dq, order), _in_place(dk, k_order), _in_place(dv, k_order)), tables
+        order, k_order = self.entry.orders
+        lse = lse.masked_fill(lse == -torch.inf, 0.0) * LOG2_E
+        grad, lse, delta = (_laid_out(x, order) for x in (dense(grad), lse[..., None], delta[..., None]))
+        same = grad_lse is None and self.q.shape[3] == self.v.shape[3]
+        given = Given(self.q, self.k, self.v, grad, lse, delta, _laid_out(dense(out), order) if same else None)
+        found = attend_backward(self.entry.schedules[1], self._kernel(careful, self.flash, tables), given)
+        return (_in_place(found.q, order), _in_place(found.k, k_order), _in_place(found.v, k_order)), tables
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of (B, H, N, D) along the last dimension, without memory for all products at once."""
+    result = a.new_empty(a.shape[:3])
+    step = max(1, _PRODUCTS // max(1, a.numel() // max(1, a.shape[2])))
+    for i in range(0, a.shape[2], step):
+        torch.sum(a[:, :, i : i + step] * b[:, :, i : i + step], dim=-1, out=result[:, :, i : i + step])
+    return result
 
 
 def same_width(*tensors: Tensor) -> list[Tensor]:

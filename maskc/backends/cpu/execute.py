@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from maskc.backends.cpu.blocks import Block, Pick, add_at, pick, split, take
+from maskc.backends.cpu.blocks import Block, Given, Gradients, Pick, add_at, pick, split, take
 from maskc.backends.cpu.jobs import Schedule
 from maskc.backends.cpu.kernels import Kernel
 
@@ -35,27 +35,21 @@ def attend(
     return out, lse
 
 
-def attend_backward(
-    schedules: Sequence[Schedule],
-    make: MakeKernel,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    delta: Tensor,
-    grad: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of laid-out q, k and v. ``lse`` over all keys, 0 where there is none; ``delta`` as in ``Kernel``."""
-    if len(schedules) == 1 and _everything(schedules[0], q):
-        return _backward_group(schedules[0], make(schedules[0]), (q, out, lse, delta, grad), k, v)
-    grads = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+def attend_backward(schedules: Sequence[Schedule], make: MakeKernel, given: Given) -> Gradients:
+    """Gradients of laid-out q, k and v."""
+    into = Gradients(*(torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (given.q, given.k, given.v)))
     for one in schedules:
-        choice = _Choice(one, q, k)
-        rows = tuple(choice.queries(x) for x in (q, out, lse, delta, grad))
-        parts = _backward_group(one, make(one), rows, choice.keys(k), choice.keys(v))
-        choice.add(grads, parts)
-    return grads
+        kernel, choice = make(one), _Choice(one, given.q, given.k)
+        chosen = choice.of(given)
+        if choice.viewed:
+            part = Gradients(choice.queries(into.q), choice.keys(into.k), choice.keys(into.v))
+        else:
+            part = Gradients(*(torch.zeros_like(x) for x in (chosen.q, chosen.k, chosen.v)))
+        for job in one.jobs:
+            kernel.add_gradients(job, chosen, part)
+        if not choice.viewed:
+            choice.add((into.q, into.k, into.v), (part.q, part.k, part.v))
+    return into
 
 
 def _everything(one: Schedule, q: Tensor) -> bool:
@@ -70,12 +64,6 @@ def _result(q: Tensor, value_dim: int, fill: bool = True) -> tuple[Tensor, Tenso
     return (out.zero_(), lse.fill_(-torch.inf)) if fill else (out, lse)
 
 
-def _calls(one: Schedule, kernel: Kernel, q: Tensor, backward: bool = False) -> Iterator[Block]:
-    for job in one.jobs:
-        most = kernel.blocks_at_once(Block(job, 0, 1), q, backward)
-        yield from split(job, q.shape[0], most)
-
-
 def _attend_group(
     one: Schedule, kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, additive: bool
 ) -> tuple[Tensor, Tensor]:
@@ -83,9 +71,10 @@ def _attend_group(
         block = Block(one.jobs[0], 0, 1)
         return kernel.forward(block, q, block.keys(k), block.keys(v))
     out, lse = _result(q, v.shape[3], fill=not one.covered)
-    for block in _calls(one, kernel, q):
-        part, part_lse = kernel.forward(block, block.queries(q), block.keys(k), block.keys(v))
-        _merge(block, out, lse, part, part_lse, additive)
+    for job in one.jobs:
+        for block in split(job, q.shape[0], kernel.blocks_at_once(job, q)):
+            part, part_lse = kernel.forward(block, block.queries(q), block.keys(k), block.keys(v))
+            _merge(block, out, lse, part, part_lse, additive)
     return out, lse
 
 
@@ -106,26 +95,6 @@ def _merge(block: Block, out: Tensor, lse: Tensor, part: Tensor, part_lse: Tenso
         out.lerp_(part, share[..., None])
 
 
-def _backward_group(
-    one: Schedule, kernel: Kernel, rows: Sequence[Tensor], k: Tensor, v: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    q, out, lse, delta, grad = rows
-    grad_q = torch.empty_like(q) if one.covered else torch.zeros_like(q)
-    grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
-    for block in _calls(one, kernel, q, backward=True):
-        views = [block.queries(x) for x in (q, out, grad)]
-        row_lse, row_delta = (block.queries(x[..., None])[..., 0] for x in (lse, delta))
-        given = (views[0], block.keys(k), block.keys(v), views[1], row_lse, row_delta, views[2])
-        part_q, part_k, part_v = kernel.backward(block, *given)
-        if block.job.fresh:
-            block.queries(grad_q).copy_(part_q)
-        else:
-            block.queries(grad_q).add_(part_q)
-        block.add_to_keys(grad_k, part_k)
-        block.add_to_keys(grad_v, part_v)
-    return grad_q, grad_k, grad_v
-
-
 class _Choice:
     """The heads and batch entries of a schedule, as views where possible."""
 
@@ -134,6 +103,17 @@ class _Choice:
         self._batch: Pick = pick(one.batches, q.shape[0])
         self._heads: Pick = pick(one.heads, q.shape[1])
         self._kv_heads: Pick = _kv_pick(one.heads, group, k.shape[1])
+
+    @property
+    def viewed(self) -> bool:
+        """Whether what is chosen are views."""
+        return not any(isinstance(x, torch.Tensor) for x in (self._batch, self._heads, self._kv_heads))
+
+    def of(self, given: Given) -> Given:
+        """What is chosen of everything."""
+        q, grad, lse, delta = (self.queries(x) for x in (given.q, given.grad, given.lse, given.delta))
+        out = None if given.out is None else self.queries(given.out)
+        return Given(q, self.keys(given.k), self.keys(given.v), grad, lse, delta, out)
 
     def queries(self, x: Tensor) -> Tensor:
         return take(take(x, 0, self._batch), 1, self._heads)

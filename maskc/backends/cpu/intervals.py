@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskc.backends.cpu.jobs import CAUSAL, Bools, Ints, Job, Mask
+from maskc.backends.cpu.jobs import CAUSAL, Bools, Ints, Job, Line, Mask
 
 __all__ = ["interval_jobs"]
 
@@ -25,17 +25,18 @@ _RECTANGLE, _CAUSAL, _ANTICAUSAL, _BAND, _CROOKED = range(5)
 def interval_jobs(lo: Ints, hi: Ints, *, backward: bool = False) -> list[Job]:
     """Jobs that compute the disjoint intervals ``lo <= k < hi``, (clauses, queries), of every query.
 
-    ``backward``: for the backward pass, where larger blocks are better: their keys' gradients overlap less.
+    ``backward``: for the backward pass, where bands are cut into blocks of keys: one gradient overlaps then, not two.
     """
-    return [job for low, high in zip(lo, hi, strict=True) for job in _clause_jobs(low, high, 2 if backward else 1)]
+    return [job for low, high in zip(lo, hi, strict=True) for job in _clause_jobs(low, high, backward)]
 
 
-def _clause_jobs(lo: Ints, hi: Ints, factor: int) -> Iterator[Job]:
+def _clause_jobs(lo: Ints, hi: Ints, backward: bool) -> Iterator[Job]:
+    band = _band_by_keys if backward else _band
     for first, last, shape in _stretches(lo, hi):
         if shape == _CROOKED:
             yield from _crooked(lo, hi, first, last)
         elif hi[first] > lo[first] and shape == _BAND:
-            yield from _band(first, last - first, int(lo[first]), int(hi[first]), factor)
+            yield from band(first, last - first, int(lo[first]), int(hi[first]))
         elif hi[first] > lo[first]:
             yield from _SHAPES[shape](first, last - first, int(lo[first]), int(hi[first]))
 
@@ -81,9 +82,9 @@ def _anticausal(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
         yield from _rectangle(row + a, n, lo + a + n - 1, hi)
 
 
-def _band(row: int, rows: int, lo: int, hi: int, factor: int) -> Iterator[Job]:
+def _band(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
     width = hi - lo
-    step = min(rows, factor * _band_rows(width))
+    step = min(rows, _band_rows(width))
     count, rest = divmod(rows, step)
     for n, blocks, at in ((step, count, 0), (rest, 1, count * step)):
         if n and n > 1:
@@ -98,6 +99,29 @@ def _band_rows(width: int) -> int:
     return 32 if width <= 320 else 64 if width <= 1536 else 256
 
 
+def _band_by_keys(row: int, rows: int, lo: int, hi: int) -> Iterator[Job]:
+    """A band as blocks of keys that ``hi - lo`` queries keep each, and a triangle at either end."""
+    width = hi - lo
+    if rows < width:
+        yield from _band(row, rows, lo, hi)
+        return
+    if width > 1:
+        yield from _anticausal(row, width - 1, lo, hi - 1)
+        yield from _causal(row + rows - width + 1, width - 1, lo + rows, lo + rows + 1)
+    keys = rows - width + 1
+    step = min(keys, _band_keys(width))
+    count, rest = divmod(keys, step)
+    for n, blocks, at in ((step, count, 0), (rest, 1, count * step)):
+        if n:
+            mask = _line_mask("band", width + n - 1, n, 1 - width, width)
+            yield Job(row + at, width + n - 1, hi - 1 + at, n, blocks, step, step, mask)
+
+
+def _band_keys(width: int) -> int:
+    """Keys of a block: about as many as its queries, so that a query is in few blocks."""
+    return min(512, max(64, width))
+
+
 def _line_mask(name: str, rows: int, keys: int, start: int, width: int) -> Mask:
     """Row ``i`` keeps ``start + i <= k < start + i + width``."""
 
@@ -105,7 +129,7 @@ def _line_mask(name: str, rows: int, keys: int, start: int, width: int) -> Mask:
         distance = np.arange(keys)[None, :] - np.arange(rows)[:, None] - start
         return (distance >= 0) & (distance < width)
 
-    return Mask(make, rows * keys, (name, rows, keys, start, width))
+    return Mask(make, rows * keys, (name, rows, keys, start, width), line=Line(start, width))
 
 
 _SHAPES = {_RECTANGLE: _rectangle, _CAUSAL: _causal, _ANTICAUSAL: _anticausal}

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-__all__ = ["CAUSAL", "Allowance", "Bools", "Ints", "Job", "Mask", "Schedule", "batch_equal", "order_jobs"]
+__all__ = ["CAUSAL", "Allowance", "Bools", "Ints", "Job", "Line", "Mask", "Schedule", "batch_equal", "order_jobs"]
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+_T = TypeVar("_T")
 _SMALL = 1 << 16  # masks of up to so many pairs are kept with their job, also in additive form
 
 
@@ -36,12 +38,20 @@ class Allowance:
         return True
 
 
+class Line(NamedTuple):
+    """Row ``i`` keeps the keys ``start + i`` to ``start + i + width`` (excluded)."""
+
+    start: int
+    width: int
+
+
 class Mask:
     """Which pairs of a job's blocks are kept: bool (blocks or 1, queries, keys).
 
     ``key`` identifies masks that are the same for every block: jobs whose masks have equal keys
     may be joined into one. None: the mask belongs to one job alone. ``allowance``: such a mask, if
-    it is not small, is kept while there is some, else made again for every pass.
+    it is not small, is kept while there is some, else made again for every pass. ``line``: the mask
+    as a formula, if it is one.
     """
 
     def __init__(
@@ -50,14 +60,17 @@ class Mask:
         pairs: int,
         key: tuple[int | str, ...] | None = None,
         allowance: Allowance | None = None,
+        line: Line | None = None,
     ) -> None:
         self._make = make
+        self.line = line
         self._small = pairs <= _SMALL or key is not None
         self._stays = self._small or (allowance is not None and allowance.take(pairs))
         self.key = key
         self._kept: torch.Tensor | None = None
         self._additive: dict[torch.dtype, torch.Tensor] = {}
         self._empty: torch.Tensor | bool | None = None
+        self._remembered: dict[object, Any] = {}
 
     def kept(self) -> torch.Tensor:
         """The mask: True is kept."""
@@ -86,9 +99,18 @@ class Mask:
             self._empty = empty if bool(empty.any()) else False
         return self._empty if isinstance(self._empty, torch.Tensor) else None
 
+    def remember(self, what: object, make: Callable[[], _T]) -> _T:
+        """``make()``, made once where the mask is small."""
+        if not self._small:
+            return make()
+        if what not in self._remembered:
+            self._remembered[what] = make()
+        return cast("_T", self._remembered[what])
 
+
+_FAR = 1 << 62
 #: The mask of a square block in which query ``i`` keeps the keys 0 to ``i``.
-CAUSAL = Mask(lambda: np.ones((1, 1, 1), dtype=np.bool_), 1, ("causal",))
+CAUSAL = Mask(lambda: np.ones((1, 1, 1), dtype=np.bool_), 1, ("causal",), line=Line(1 - _FAR, _FAR))
 
 
 @dataclass(frozen=True)

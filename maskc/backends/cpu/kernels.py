@@ -12,43 +12,41 @@ from typing import Protocol
 
 import torch
 
-from maskc.backends.cpu.blocks import Block
+from maskc.backends.cpu.blocks import Block, Given, Gradients, split
 from maskc.backends.cpu.expressions import Expressions, Points
-from maskc.backends.cpu.jobs import CAUSAL
+from maskc.backends.cpu.jobs import CAUSAL, Job
+from maskc.backends.cpu.products import LOG2_E, add_gradients
 
 __all__ = ["FlashKernel", "GeneralKernel", "Kernel"]
 
 Tensor = torch.Tensor
-Gradients = tuple[Tensor, Tensor, Tensor]
 _CACHE_PAIRS = 1 << 18  # pairs whose scores are held at once: they stay in the cache of two cores
+_LARGE = 2048  # queries of blocks whose gradients torch's kernel computes
 _BYTES = 1 << 22  # of the tensors that a call makes
 
 
 class Kernel(Protocol):
-    """Attention of blocks; tensors have the leading dimension of ``Block`` in front."""
+    """Attention of blocks; tensors of ``forward`` have the leading dimension of ``Block`` in front."""
 
-    def blocks_at_once(self, block: Block, q: Tensor, backward: bool) -> int:
+    def blocks_at_once(self, job: Job, q: Tensor) -> int:
         """How many blocks of a job to hand over in one call."""
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Output (leading, H, q_len, Dv) and log-sum-exp (leading, H, q_len)."""
 
-    def backward(
-        self, block: Block, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, delta: Tensor, grad: Tensor
-    ) -> Gradients:
-        """Gradients of the blocks' q, k and v. ``lse``: over all keys of the row, 0 if there is none.
-        ``delta``: the product of output and its gradient, less the gradient of the log-sum-exp."""
+    def add_gradients(self, job: Job, given: Given, into: Gradients) -> None:
+        """Add a job's part of the gradients."""
 
 
 @dataclass(frozen=True)
 class FlashKernel:
-    """``torch``'s fused attention for CPU. Plain scores and softmax only, value dimension equal to the key's."""
+    """``torch``'s fused attention for CPU, and products for the gradients. Plain scores and softmax only; in
+    ``forward`` the values' dimension is that of the keys."""
 
     scale: float
 
-    def blocks_at_once(self, block: Block, q: Tensor, backward: bool) -> int:
-        tokens = block.job.k_len if backward else block.job.q_len
-        return max(1, _BYTES // (q.shape[1] * q.shape[3] * q.element_size() * tokens))
+    def blocks_at_once(self, job: Job, q: Tensor) -> int:
+        return max(1, _BYTES // (q.shape[1] * q.shape[3] * q.element_size() * job.q_len))
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         mask = block.job.mask
@@ -60,13 +58,22 @@ class FlashKernel:
             lse = lse.masked_fill(block.of_mask(empty)[:, None], -torch.inf)
         return out, lse
 
-    def backward(
-        self, block: Block, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, delta: Tensor, grad: Tensor
-    ) -> Gradients:
-        gradients: Gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, q, k, v, out, lse, 0.0, block.job.mask is CAUSAL, attn_mask=_additive(block, q), scale=self.scale
-        )
-        return gradients
+    def add_gradients(self, job: Job, given: Given, into: Gradients) -> None:
+        plain = job.mask is None or job.mask is CAUSAL
+        lanes = job.count * given.q.shape[0] * given.q.shape[1]
+        if given.out is None or not plain or job.q_len < _LARGE or lanes < torch.get_num_threads():
+            add_gradients(job, given, into, self.scale)
+            return
+        # Torch's kernel, which has nothing to leave out here. It is parallel over blocks and heads alone.
+        for block in split(job, given.q.shape[0], 1):
+            q, grad, out, lse = (block.queries(x) for x in (given.q, given.grad, given.out, given.lse / LOG2_E))
+            k, v = block.keys(given.k), block.keys(given.v)
+            part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                grad, q, k, v, out, lse[..., 0], 0.0, job.mask is CAUSAL, scale=self.scale
+            )
+            block.add_to_queries(into.q, part[0])
+            block.add_to_keys(into.k, part[1])
+            block.add_to_keys(into.v, part[2])
 
 
 def _additive(block: Block, q: Tensor) -> Tensor | None:
@@ -89,8 +96,8 @@ class GeneralKernel:
     gradients: Mapping[str, Tensor]
     careful: bool = False
 
-    def blocks_at_once(self, block: Block, q: Tensor, backward: bool) -> int:
-        return max(1, _CACHE_PAIRS // (q.shape[1] * block.job.q_len * block.job.k_len))
+    def blocks_at_once(self, job: Job, q: Tensor) -> int:
+        return max(1, _CACHE_PAIRS // (q.shape[1] * job.q_len * job.k_len))
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         out = q.new_empty((*q.shape[:3], v.shape[3]))
@@ -101,19 +108,26 @@ class GeneralKernel:
             out[:, :, rows] = _product(weight, v[:, :, keys], kept if self.careful else None)
         return out, lse
 
-    def backward(
-        self, block: Block, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, delta: Tensor, grad: Tensor
-    ) -> Gradients:
+    def add_gradients(self, job: Job, given: Given, into: Gradients) -> None:
+        for block in split(job, given.q.shape[0], self.blocks_at_once(job, given.q)):
+            q, grad, lse, delta = (block.queries(x) for x in (given.q, given.grad, given.lse, given.delta))
+            part = self._backward(block, Given(q, block.keys(given.k), block.keys(given.v), grad, lse, delta))
+            block.add_to_queries(into.q, part.q)
+            block.add_to_keys(into.k, part.k)
+            block.add_to_keys(into.v, part.v)
+
+    def _backward(self, block: Block, given: Given) -> Gradients:
+        q, k, v = given.q, given.k, given.v
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for rows, keys, kept, points in self._strips(block, q):
-            given = grad[:, :, rows]
+            grad = given.grad[:, :, rows]
             dot = _dot(q[:, :, rows], k[:, :, keys], self.scale)
             hold = kept if self.careful else None
             score = self.expressions.score(dot, points, hold)
             score = score if kept is None else score.masked_fill(~kept, -torch.inf)
-            weight, slope = _weights_again(self.expressions.kind, score, lse[:, :, rows, None])
-            by_weight = _dot(given, v[:, :, keys], 1.0)
-            inner = by_weight - delta[:, :, rows, None] if self.expressions.kind == "softmax" else by_weight
+            weight, slope = _weights_again(self.expressions.kind, score, given.lse[:, :, rows] / LOG2_E)
+            by_weight = _dot(grad, v[:, :, keys], 1.0)
+            inner = by_weight - given.delta[:, :, rows] if self.expressions.kind == "softmax" else by_weight
             by_score = inner * slope
             if kept is not None:
                 by_score = by_score.masked_fill(~kept, 0.0)
@@ -122,8 +136,8 @@ class GeneralKernel:
                 by_dot = by_dot.masked_fill(~kept, 0.0)
             grad_q[:, :, rows] = _product(by_dot, k[:, :, keys], hold).mul_(self.scale)
             grad_k[:, :, keys] += _product_over_rows(by_dot, q[:, :, rows], k.shape[1], hold).mul_(self.scale)
-            grad_v[:, :, keys] += _product_over_rows(weight, given, k.shape[1], hold)
-        return grad_q, grad_k, grad_v
+            grad_v[:, :, keys] += _product_over_rows(weight, grad, k.shape[1], hold)
+        return Gradients(grad_q, grad_k, grad_v)
 
     def _score(self, q: Tensor, k: Tensor, kept: Tensor | None, points: Points) -> Tensor:
         score = self.expressions.score(_dot(q, k, self.scale), points, kept if self.careful else None)

@@ -31,7 +31,8 @@ def schedule(plan: TilePlan) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]
     passes: tuple[list[Schedule], list[Schedule]] = ([], [])
     for group in plan.groups:
         if group.runs not in known:
-            known[group.runs] = [order_jobs(jobs, plan.binding.q_len) for jobs in _group_jobs(plan, group)]
+            forward, backward = _group_jobs(plan, group)
+            known[group.runs] = [order_jobs(forward, plan.binding.q_len), (tuple(backward), False)]
         for one, jobs in zip(passes, known[group.runs], strict=True):
             one.append(Schedule(group.heads, group.batches, *jobs))
     return tuple(passes[0]), tuple(passes[1])
