@@ -58,8 +58,7 @@ def to_numpy(name: str, value: Any) -> Array:
     Floats come out as float64. Raises E503.
     """
     if is_torch(value):
-        value = value.detach().cpu()
-        value = (value.double() if value.is_floating_point() else value).numpy()
+        value = _from_torch(name, value)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -68,6 +67,20 @@ def to_numpy(name: str, value: Any) -> Array:
         what = f"dtype {array.dtype}" if array.dtype.kind != "O" else _type_name(value)
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {what}")
     return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _from_torch(name: str, value: Any) -> Any:
+    import torch
+
+    func = torch._C._functorch
+    while func.is_functorch_wrapped_tensor(value):
+        if func.is_batchedtensor(value):
+            raise fail("E503", f"{name}: the mask reads this input, and torch.func.vmap hides what it holds",
+                       "map over q, k, v and the inputs of scores, or call the op once for each entry")  # fmt: skip
+        value = func.get_unwrapped(value)
+    with torch._C._DisableFuncTorch():
+        value = value.detach().cpu()
+        return (value.double() if value.is_floating_point() else value).numpy()
 
 
 def scalar_value(p: Parameter, value: Any) -> bool | int | float:

@@ -43,7 +43,8 @@ def run(
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Block-sparse attention: see ``maskc.backends.Backend.run``."""
-    from maskc.backends.library import attention, handle_of
+    from maskc.backends.library import handle_of
+    from maskc.backends.transforms import attention
 
     found = entry_for(compiled, binding, tuple(floats))
     out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)

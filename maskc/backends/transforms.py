@@ -1,0 +1,114 @@
+"""Attention under the transforms of ``torch.func``, which do not see through an operator's autograd formula.
+
+``grad``, ``vjp``, ``jacrev``, ``vmap`` and ``functional_call`` work, also one inside another; forward
+mode (``jvp``, dual tensors) and a second derivative are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from maskc.backends import library
+
+__all__ = ["attention"]
+
+Tensor = torch.Tensor
+_FORWARD_MODE = "maskc attention has no forward-mode derivative (jvp): use reverse mode, torch.func.vjp or backward()"
+
+
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``library.attention``, also while a transform of ``torch.func`` is at work. RuntimeError in forward mode."""
+    if torch._C._are_functorch_transforms_active():
+        return _apply(_Attention, handle, scale, q, k, v, *inputs)  # type: ignore[no-any-return]
+    if forward_ad._current_level >= 0:
+        tangent_of: Any = forward_ad.unpack_dual
+        for x in (q, k, v, *inputs):
+            if x.is_floating_point() and tangent_of(x).tangent is not None:
+                raise RuntimeError(_FORWARD_MODE)
+    return library.attention(q, k, v, inputs, handle, scale)  # type: ignore[no-any-return]
+
+
+def _apply(function: Any, *given: Any) -> Any:
+    return function.apply(*given)
+
+
+class _Attention(torch.autograd.Function):
+    """The operator ``maskc::attention``."""
+
+    @staticmethod
+    def forward(handle: str, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
+        return library.attention(q, k, v, inputs, handle, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.handle, ctx.scale, *tensors = inputs
+        out, lse, plain = output
+        ctx.save_for_backward(*tensors, out if plain.numel() == 0 else plain, lse)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> Any:
+        *tensors, out, lse = ctx.saved_tensors
+        if grad is None and grad_lse is None:
+            return None, None, *(None for _ in tensors)
+        grad = torch.zeros_like(out) if grad is None else grad
+        given = torch.zeros_like(lse) if grad_lse is None else grad_lse
+        found = _apply(_Backward, ctx.handle, ctx.scale, grad_lse is not None, out, lse, grad, given, *tensors)
+        return None, None, *found
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(_FORWARD_MODE)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, *tensors: Tensor) -> Any:
+        parts = [_apply(_Attention, handle, scale, *one) for one in _entries(info.batch_size, dims[2:], tensors)]
+        return _stacked(parts)
+
+
+class _Backward(torch.autograd.Function):
+    """The operator ``maskc::attention_backward``; ``with_lse``: the log-sum-exp has a gradient."""
+
+    @staticmethod
+    def forward(handle: str, scale: float, with_lse: bool, *tensors: Tensor) -> Any:
+        out, lse, grad, grad_lse, q, k, v, *inputs = tensors
+        wanted = [x.is_floating_point() for x in inputs]
+        found = torch.ops.maskc.attention_backward(
+            q, k, v, inputs, out, lse, grad, grad_lse if with_lse else None, handle, scale, wanted
+        )
+        return tuple(found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("maskc attention can be differentiated once: its gradients have no gradient of their own")
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(_FORWARD_MODE)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, with_lse: bool, *tensors: Tensor) -> Any:
+        parts = [
+            _apply(_Backward, handle, scale, with_lse, *one) for one in _entries(info.batch_size, dims[3:], tensors)
+        ]
+        return _stacked(parts)
+
+
+def _entries(count: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The tensors of every call of a ``vmap``: one call after another, whose inputs and plans may differ."""
+    return [[x if d is None else x.select(d, i) for x, d in zip(tensors, dims, strict=True)] for i in range(count)]
+
+
+def _stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    results = tuple(torch.stack(x) for x in zip(*parts, strict=True))
+    return results, (0,) * len(results)
