@@ -1,0 +1,51 @@
+"""Plans at a million tokens: in little memory, by work that grows as the length does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from maskc.tiles import make_plan
+
+from .scale import GRIDS, PERIODS, SCATTERED, TOKENS, token_case
+
+
+def test_a_million_tokens_are_planned_within_512_mib() -> None:
+    path = Path(__file__).with_name("scale.py")
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    names = [line.rsplit(" ", 1)[0] for line in done.stdout.splitlines()]
+    assert names[:-1] == [*TOKENS, *PERIODS, *SCATTERED, *GRIDS, "heads"]
+    refused = done.stdout.splitlines()[-1]
+    assert refused.startswith("refused E801")
+    assert "would take about" in refused
+    sizes = {line.rsplit(" ", 1)[0]: int(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()[:-1]}
+    assert sizes["window"] <= 2 << 20
+
+
+def _work(text: str, n: int) -> int:
+    """What planning evaluates, and the runs that it makes."""
+    spent = [0]
+    plan = make_plan(*token_case(text, n), watch=lambda done, total: spent.append(done))
+    return max(spent) + plan.groups[0].runs.start.size
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in (*TOKENS, *PERIODS, *SCATTERED) if n not in ("rare marks", "strided 5000")]
+)
+def test_work_grows_as_the_length_does(name: str) -> None:
+    """Those left out have runs in every row for every few thousand keys: their plans are that large."""
+    lengths = [1 << e for e in (15, 17, 19)]
+    work = [_work((TOKENS | PERIODS | SCATTERED)[name], n) for n in lengths]
+    assert np.polyfit(np.log(lengths), np.log(work), 1)[0] <= 1.1, work
+
+
+@pytest.mark.parametrize("name", ["causal", "window", "sinks"])
+def test_work_grows_as_the_length_does_up_to_8_million_tokens(name: str) -> None:
+    lengths = [1 << e for e in (14, 17, 20, 23)]
+    work = [_work(TOKENS[name], n) for n in lengths]
+    assert np.polyfit(np.log(lengths), np.log(work), 1)[0] <= 1.1, work
