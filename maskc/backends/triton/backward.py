@@ -140,10 +140,10 @@ def score_lookups(spec: KernelSpec) -> ScoreLookups:
 def clears_empty_rows(spec: KernelSpec) -> bool:
     """Whether the caller sets queries, and gradients of outputs, to 0 where a query keeps no key.
 
-    The log-sum-exp tells which those are, but for a sink; where it does not, the kernel of dK and dV takes care
-    in every partial tile, at the cost of registers.
+    The log-sum-exp tells which those are, beside a sink that of the sink; where it does not, the kernel of dK and dV
+    takes care in every partial tile, at the cost of registers.
     """
-    return _is_softmax(spec) and spec.program.normalizer.sink is None
+    return _is_softmax(spec) and (spec.cleared or spec.program.normalizer.sink is None)
 
 
 def write_dq(spec: KernelSpec) -> Kernel:

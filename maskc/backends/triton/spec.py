@@ -37,6 +37,7 @@ class KernelSpec:
             None: they evaluate the mask.
         grad_tables: names of float inputs that receive a gradient.
         q_steps, k_steps: how the kernel finds laid-out queries and keys: see ``places.Places``.
+        cleared: callers set queries, and gradients of outputs, to 0 where a query keeps no key, if they can tell.
         packed: a tile of the forward kernel holds several heads: see ``packing``.
     """
 
@@ -47,6 +48,7 @@ class KernelSpec:
     q_steps: int | None = None
     k_steps: int | None = None
     packed: bool = False
+    cleared: bool = True
 
     @property
     def plain_score(self) -> bool:
