@@ -171,6 +171,7 @@ def _request(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: 
         head_dim=q.shape[3],
         value_dim=v.shape[3],
         q_len=q.shape[2],
+        k_len=k.shape[2] if table is None else table.shape[1] * k.shape[1],
         batch=q.shape[0],
         heads=q.shape[1],
         kv_heads=k.shape[1] if table is None else k.shape[2],

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from maskc.backends.decoding import key_ranges
+from maskc.backends.triton import serving
 from maskc.backends.triton.aot import Shape, check_kernel, compile_kernel
 from maskc.backends.triton.cached import CachedSpec, write_cached, write_merge
 from maskc.backends.triton.configs import Config, config, parse_target, shared_memory
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.diagnostics import MaskcError
 from maskc.lower import lower_text
-from tests.serving.calls import CASES
+from maskc.serving import _call
+from tests.serving.calls import CASES, make
 
 if TYPE_CHECKING:
     from tests.gpu.conftest import Interpreter
@@ -70,6 +74,34 @@ def test_tables_on_the_host_are_checked(interpreter: Interpreter) -> None:
 
 def test_negative_scale(interpreter: Interpreter) -> None:
     assert interpreter.call("cached.decode_and_op_agree")
+
+
+@pytest.mark.parametrize("name", ["sinks-and-window", "documents-batch", "bias-by-token", "gone", "seen-pairs", "sink"])
+def test_nothing_is_read_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tensors are without data, so that looking at a value raises."""
+    started: list[str] = []
+    monkeypatch.setattr(serving, "launch", lambda kernel, *rest: started.append(kernel.name))
+    made = make(CASES[name])
+    inputs = {n: torch.as_tensor(x).to("meta") for n, x in made.inputs.items()}
+    tensors = [x if x is None else x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.lengths, made.start)]
+    call = _call(made.op, (*tensors, made.table.to("meta")), inputs, {}, None)
+    assert call.binding is None
+    out, lse = serving.decode(call, "ieee")
+    assert (out.shape, lse.shape) == (made.dense().shape, made.q.shape[:3])
+    assert started == ["attention_cached", "attention_merge"]
+
+
+def test_inputs_that_are_elsewhere_are_refused() -> None:
+    made = make(CASES["documents"])
+    tensors = [x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.lengths)]
+    for doc, code in ((torch.zeros(80).int(), "E512"), (torch.zeros(80, device="meta"), "E511"), (None, "E501")):
+        given = {} if doc is None else {"doc": doc}
+        with pytest.raises(MaskcError, match=code):
+            _call(made.op, (*tensors, None, made.table.to("meta")), given, {}, None)
+    image = make(CASES["image"])
+    call = _call(image.op, (*tensors, None, made.table.to("meta")), {}, {"x": 8}, None)
+    with pytest.raises(MaskcError, match="follows from the length"):
+        serving.decode(call, "ieee")
 
 
 def _kernels(name: str, listed: bool) -> list[Kernel]:

@@ -84,6 +84,16 @@ def test_only_live_keys_are_read() -> None:
     torch.testing.assert_close(call.dense(), out)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_caches_larger_than_memory(dtype: torch.dtype) -> None:
+    """A cache of terabytes, every key of which is the same one in memory: it cannot have been copied."""
+    op = maskc.compile("sliding_window(100) | sinks(4)", heads=4)
+    q, key = torch.randn(3, 4, 2, 64).to(dtype), torch.randn(64).to(dtype)
+    cache = key.expand(3, 2, 1 << 30, 64)
+    out = op.decode(q, cache, cache, [1 << 20, 12345, 1 << 20])
+    torch.testing.assert_close(out, key.expand(out.shape), rtol=1e-2, atol=1e-2)
+
+
 def test_no_plan_is_remembered_for_a_length() -> None:
     call = make(CASES["sinks-and-window"])
     call.dense()
