@@ -38,7 +38,7 @@ class Config:
 
 
 #: Values of a pair from which on tiles are smaller.
-_SOME, _MANY, _VERY_MANY, _MOST = 2, 7, 16, 26
+_SOME, _MANY, _MOST = 2, 7, 16
 _SMALL = Config(16, 16, 4, 1)
 
 #: Most shared memory of one block in bytes.
@@ -189,10 +189,10 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
     if stage == "dkv":
         keys = chosen.k_tile
         if wanted > 64:
-            keys = min(keys, 32 if pair_values > _MOST else 64 if pair_values > _MANY else keys)
+            keys = min(keys, 32 if pair_values >= _MOST else 64 if pair_values > _MANY else keys)
         return replace(chosen, q_tile=min(chosen.q_tile, 32), k_tile=keys) if pair_values > _SOME else chosen
     most = 32 if pair_values > _MANY else 64 if pair_values > _SOME else chosen.k_tile
-    rows_most = 64 if pair_values > _VERY_MANY and wanted > 64 else chosen.q_tile
+    rows_most = 64 if pair_values > _MOST and wanted > 64 else chosen.q_tile
     return replace(chosen, q_tile=min(chosen.q_tile, rows_most), k_tile=min(chosen.k_tile, most))
 
 
