@@ -18,7 +18,7 @@ from maskc.tiles.runs import concatenated_ranges
 __all__ = ["Columns", "columns_of_keys", "columns_of_labels"]
 
 Array = npt.NDArray[Any]
-_BAND = 1 << 19  # tiles that labels are compared for at once
+_BAND = 64  # rows of tiles that labels are compared for at once
 #: Comparisons of tiles that labels may cost; beyond, they are not compared.
 _MOST_WORK = 1 << 33
 
@@ -69,39 +69,85 @@ def columns_of_keys(passes: Array, tile: int) -> Columns:
     """The runs of a condition on the key, (k_len,) bool."""
     starts = np.arange(0, passes.size, tile)
     some, every = np.logical_or.reduceat(passes, starts), np.logical_and.reduceat(passes, starts)
-    kind = (some.astype(np.uint8) + every)[None, :]
-    return _encoded([kind], starts.size, True)
+    count, start, end, whole = _runs((some.astype(np.uint8) + every)[None, :])
+    return Columns(starts.size, np.append(0, count), start, end, whole, True)
 
 
-def columns_of_labels(q_label: Array, k_label: Array, starts: Array, tile: int) -> Columns | None:
+def columns_of_labels(
+    q_label: Array, k_label: Array, starts: Array, tile: int, reach: tuple[Array, Array] | None = None
+) -> Columns | None:
     """The runs of ``q_label == k_label``: labels of the queries that are present, of which stretches begin at
     ``starts``, and of the keys. Rows are those stretches.
 
+    ``reach``: the first key tile that is asked about in each row, and the one after the last; by default, all are.
     None if that would take too long: where there are very many tiles.
     """
     q_rank, k_rank = _ranks(q_label, k_label)
     q, k = _Side.of(q_rank, starts), _Side.of(k_rank, np.arange(0, k_rank.size, tile))
-    labels = int(max(q_rank.max(), k_rank.max())) + 1
-    by_label = np.lexsort((k.tile, k.label))
-    k_tiles, count = k.tile[by_label], np.bincount(k.label, minlength=labels)
-    first = np.cumsum(count) - count
-    often = np.flatnonzero(count > max(1, k.tiles // 16))
-    often = often[np.argsort(-count[often], kind="stable")]
-    rare = np.where(count[q.label] <= max(1, k.tiles // 16), count[q.label], 0)
-    if q.tiles * k.tiles * (1 + often.size // 64) + int(rare.sum()) > _MOST_WORK:
+    join = _Join.of(q, k, int(max(q_rank.max(), k_rank.max())) + 1)
+    # Rows with a label that all key tiles have are all alike.
+    alike = ((join.q_bits & np.bitwise_and.reduce(join.k_bits, axis=1)[:, None]) != 0).any(axis=0) & (q.only < 0)
+    lo, hi = (np.zeros(q.tiles, np.int64), np.full(q.tiles, k.tiles)) if reach is None else reach
+    rows = np.flatnonzero(~alike & (hi > lo))
+    bands = [rows[i : i + _BAND] for i in range(0, rows.size, _BAND)]
+    hulls = [(int(lo[r].min()), int(hi[r].max())) for r in bands]
+    if join.work(rows, sum(r.size * (b - a) for r, (a, b) in zip(bands, hulls, strict=True))) > _MOST_WORK:
         return None
-    q_bits, k_bits = q.bits(often, labels), k.bits(often, labels)
-    band = max(1, _BAND // k.tiles)
-    kinds = []
-    for r in range(0, q.tiles, band):
-        rows = slice(r, min(r + band, q.tiles))
-        shared = _share(q_bits[:, rows], k_bits)
-        entries = slice(int(q.offsets[r]), int(q.offsets[rows.stop]))
-        at, many = q.label[entries], rare[entries]
-        shared[np.repeat(q.tile[entries] - r, many), k_tiles[concatenated_ranges(first[at], many)]] = True
-        only = (q.only[rows, None] >= 0) & (q.only[rows, None] == k.only)
-        kinds.append(shared.astype(np.uint8) + only)
-    return _encoded(kinds, k.tiles, False)
+    parts = [_runs(join.kinds(r, a, b)) for r, (a, b) in zip(bands, hulls, strict=True)]
+    count = alike.astype(np.int64)
+    count[rows] = np.concatenate([p[0] for p in parts]) if parts else 0
+    offsets = np.append(0, np.cumsum(count))
+    start, end, whole = np.zeros(offsets[-1], np.int64), np.full(offsets[-1], k.tiles), np.zeros(offsets[-1], np.bool_)
+    if parts:
+        at = concatenated_ranges(offsets[rows], count[rows])
+        start[at] = np.concatenate([p[1] + a for p, (a, _) in zip(parts, hulls, strict=True)])
+        end[at] = np.concatenate([p[2] + a for p, (a, _) in zip(parts, hulls, strict=True)])
+        whole[at] = np.concatenate([p[3] for p in parts])
+    return Columns(k.tiles, offsets, start, end, whole, False)
+
+
+@dataclass(frozen=True, eq=False)
+class _Join:
+    """Tiles of queries and of keys, and which labels they have: those that are often met as bits, 64 a word, the
+    others by the list of their key tiles (``k_tiles`` from ``first`` on, ``rare`` of them for each entry of ``q``)."""
+
+    q: _Side
+    k: _Side
+    q_bits: Array
+    k_bits: Array
+    k_tiles: Array
+    first: Array
+    rare: Array
+
+    @staticmethod
+    def of(q: _Side, k: _Side, labels: int) -> _Join:
+        count = np.bincount(k.label, minlength=labels)
+        limit = max(1, k.tiles // 16)
+        often = np.flatnonzero(count > limit)
+        often = often[np.argsort(-count[often], kind="stable")]
+        rare = np.where(count[q.label] <= limit, count[q.label], 0)
+        k_tiles = k.tile[np.argsort(k.label, kind="stable")]
+        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, np.cumsum(count) - count, rare)
+
+    def work(self, rows: Array, tiles: int) -> int:
+        """What comparing some rows with so many tiles costs."""
+        entries = concatenated_ranges(self.q.offsets[rows], np.diff(self.q.offsets)[rows])
+        return int(tiles * (1 + self.q_bits.shape[0]) + self.rare[entries].sum())
+
+    def kinds(self, rows: Array, first: int, last: int) -> Array:
+        """0, 1 or 2 for rows and the key tiles ``first`` to ``last`` (excluded): no label is shared, one is, all are
+        one label."""
+        shared = _share(self.q_bits[:, rows], self.k_bits[:, first:last])
+        length = np.diff(self.q.offsets)[rows]
+        entries = concatenated_ranges(self.q.offsets[rows], length)
+        many = self.rare[entries]
+        row = np.repeat(np.repeat(np.arange(rows.size), length), many)
+        col = self.k_tiles[concatenated_ranges(self.first[self.q.label[entries]], many)] - first
+        inside = (col >= 0) & (col < last - first)
+        shared[row[inside], col[inside]] = True
+        only = self.q.only[rows, None]
+        found: Array = shared.astype(np.uint8) + ((only >= 0) & (only == self.k.only[first:last]))
+        return found
 
 
 def _ranks(q_label: Array, k_label: Array) -> tuple[Array, Array]:
@@ -162,17 +208,14 @@ def _share(q_bits: Array, k_bits: Array) -> Array:
     return shared
 
 
-def _encoded(kinds: list[Array], cols: int, apart: bool) -> Columns:
-    """Bands of rows of tiles, each (rows, cols) of 0 (nothing passes), 1 (some) or 2 (all), as runs."""
-    parts, counts = [], [np.zeros(1, np.int64)]
-    for kind in kinds:
-        edge = np.ones((kind.shape[0], cols), np.bool_)
-        edge[:, 1:] = kind[:, 1:] != kind[:, :-1]
-        at = np.flatnonzero(edge)
-        end = np.append(at[1:], kind.size)
-        keep = kind.ravel()[at] > 0
-        at, end = at[keep], end[keep]
-        parts.append((at % cols, (end - 1) % cols + 1, kind.ravel()[at] == 2))
-        counts.append(np.bincount(at // cols, minlength=kind.shape[0]))
-    start, end, whole = (np.concatenate(x) for x in zip(*parts, strict=True))
-    return Columns(cols, np.cumsum(np.concatenate(counts)), start, end, whole, apart)
+def _runs(kind: Array) -> tuple[Array, Array, Array, Array]:
+    """Rows of tiles, (rows, cols) of 0 (nothing passes), 1 (some) or 2 (all), as runs: how many each row has, start,
+    end, whether whole."""
+    rows, cols = kind.shape
+    edge = np.ones((rows, cols), np.bool_)
+    edge[:, 1:] = kind[:, 1:] != kind[:, :-1]
+    at = np.flatnonzero(edge)
+    end = np.append(at[1:], kind.size)
+    keep = kind.ravel()[at] > 0
+    at, end = at[keep], end[keep]
+    return np.bincount(at // cols, minlength=rows), at % cols, (end - 1) % cols + 1, kind.ravel()[at] == 2

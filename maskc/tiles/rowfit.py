@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -84,8 +84,11 @@ def _pair(name: str, type_: Type) -> tuple[Node, Node]:
     return Lookup(name, type_, (Symbol("q"),)), Lookup(name, type_, (Symbol("k"),))
 
 
-def columns_of(c: Classifier, clause: Solved, grid: Grid, starts: Array) -> Columns | None:
-    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment."""
+def columns_of(
+    c: Classifier, clause: Solved, grid: Grid, starts: Array, reach: Callable[[Solved], tuple[Array, Array]]
+) -> Columns | None:
+    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment. ``reach``:
+    the key tiles that each fragment of queries may meet."""
     keys = np.arange(grid.k_len, dtype=np.int64)
     if clause.keep is not TRUE:
         return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
@@ -94,4 +97,4 @@ def columns_of(c: Classifier, clause: Solved, grid: Grid, starts: Array) -> Colu
     queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
     q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
     k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
-    return columns_of_labels(q_label, k_label, starts, grid.k_tile)
+    return columns_of_labels(q_label, k_label, starts, grid.k_tile, reach(clause))

@@ -44,12 +44,13 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     starts, row = _fragments(form, grid, bounds)
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
         return None
-    columns = [columns_of(c, clause, grid, starts) for clause in form.clauses]
+    ends = np.append(starts[1:], grid.q_len)
+    reach = _Fragments(c, grid, starts, ends, bounds).reach
+    columns = [columns_of(c, clause, grid, starts, reach) for clause in form.clauses]
     if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
     parts: list[tuple[Rectangles, Rectangles]] = []
     step = max(_LEAST, _AT_ONCE // sum((_intervals(x, grid) for x in form.clauses), start=1))
-    ends = np.append(starts[1:], grid.q_len)
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
     for a, b in itertools.pairwise(edges):
         if a < b:
@@ -64,7 +65,7 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
 
 #: Intervals that are looked at together: few enough to stay within the cache.
 _AT_ONCE = 1 << 16
-_LEAST = 1 << 9  # fragments, which may have far fewer intervals: a step takes some milliseconds whatever it does
+_LEAST = 1 << 11  # fragments, which may have far fewer intervals: a step takes some milliseconds whatever it does
 
 
 def _intervals(clause: Solved, grid: Grid) -> int:
@@ -217,6 +218,14 @@ class _Fragments:
             within[outer.owner] & (outer.lo >= span.inner_lo[outer.owner]) & (outer.hi <= span.inner_hi[outer.owner])
         )
         return self._tiles(outer, inner, surely, whole, alive, bool(digits))
+
+    def reach(self, clause: Solved) -> tuple[Array, Array]:
+        """The first key tile that a clause may meet in each fragment, and the one after the last."""
+        span = self.span(clause.bounds, 0, self.grid.k_len)
+        for name in clause.labels:
+            span = self._within_label(span, self.labels[name])
+        some = np.asarray(self.value(clause.guard).some)
+        return span.outer_lo // self.grid.k_tile, np.where(some, -(-span.outer_hi // self.grid.k_tile), 0)
 
     def entries_in(self, clause: Solved, columns: Columns) -> Entries:
         """Of a clause whose keys are restricted to some columns."""

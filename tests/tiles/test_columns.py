@@ -57,6 +57,21 @@ def test_tiles_that_share_a_label(kind: str, tile: int) -> None:
             assert found[i, j] == (2 if part.all() else part.any())
 
 
+@pytest.mark.parametrize("kind", ["few", "many", "most once", "one often", "in runs", "one"])
+def test_labels_are_compared_only_where_it_is_asked(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    q_label, k_label = _labels(kind, 3000, rng), _labels(kind, 3200, rng)
+    starts = np.arange(0, 3000, 16)
+    lo, hi = np.sort(rng.integers(0, 201, (2, starts.size)), axis=0)
+    whole = columns_of_labels(q_label, k_label, starts, 16)
+    part = columns_of_labels(q_label, k_label, starts, 16, (lo, hi))
+    assert whole is not None
+    assert part is not None
+    wide, narrow = _dense(whole, starts.size), _dense(part, starts.size)
+    for r in range(starts.size):
+        np.testing.assert_array_equal(wide[r, lo[r] : hi[r]], narrow[r, lo[r] : hi[r]])
+
+
 def test_runs_of_a_condition_on_the_key() -> None:
     passes = np.random.default_rng(0).random(1000) < 0.9
     passes[100:220] = False
