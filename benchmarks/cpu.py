@@ -8,6 +8,8 @@ measure memory or a first call run in a process of their own.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import resource
@@ -269,6 +271,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"some of {', '.join(SECTIONS)}; by default all")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--write", metavar="PAGE", help="put the tables into this page, at the places named after them")
     parser.add_argument("--alone", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -276,8 +279,22 @@ def main() -> None:
         ALONE[given.alone[0]](*map(int, given.alone[1:]))
         return
     for name in given.sections or SECTIONS:
-        print(f"## {SECTIONS[name].__doc__.strip().splitlines()[0]}\n")
-        SECTIONS[name](given.rounds)
+        text = io.StringIO()
+        print(f"## {SECTIONS[name].__doc__.strip().splitlines()[0]}\n", flush=True)
+        with contextlib.redirect_stdout(text if given.write else sys.stdout):
+            SECTIONS[name](given.rounds)
+        if given.write:
+            print(text.getvalue(), flush=True)
+            write(Path(given.write), f"{name}, {given.threads} threads", text.getvalue())
+
+
+def write(path: Path, what: str, text: str) -> None:
+    """Put a section's tables between ``<!-- what -->`` and the next ``<!-- end -->`` of a page."""
+    first, mark, rest = path.read_text().partition(f"<!-- {what} -->\n")
+    _, end, last = rest.partition("<!-- end -->")
+    if not mark or not end:
+        raise SystemExit(f"{path} has no place called {what!r}: <!-- {what} --> up to <!-- end -->")
+    path.write_text(first + mark + "\n" + text.strip() + "\n\n" + end + last)
 
 
 if __name__ == "__main__":
