@@ -16,7 +16,7 @@ from maskc.serving import decode
 from maskc.tensors import check_float_input, check_tensors
 from maskc.tiles.binding import bind, mask_roots, names_read, static_values
 from maskc.tiles.extents import check_extents
-from maskc.tiles.layout import check_layout
+from maskc.tiles.layouts.suggest import check_layout
 from maskc.tiles.values import fail, suggestion
 
 if TYPE_CHECKING:

@@ -1,4 +1,17 @@
-"""From a program and a binding to the tiles that have to be computed."""
+"""From a program and a binding to the tiles that have to be computed, without ever looking at all pairs.
+
+``make_plan`` (planner) goes this way, and each step hands on only what it cannot prove:
+
+1. ``binding`` checks lengths, arguments and inputs; ``groups`` finds the heads and batch entries that share a mask.
+2. ``analysis``, once a pattern: the mask in normal form, and in row form (``rowform``), clauses ``lo(q) <= k < hi(q)``.
+3. ``rowwise`` solves the clauses on stretches of queries, and ``overlay`` puts them together, by rows of tiles.
+4. ``subdivide`` asks ``classify`` about boxes of tiles, by interval arithmetic (``ranges``, ``fields``, ``periods``),
+   and halves those that are mixed; single tiles that are left are evaluated. ``budget`` counts what all this costs.
+5. ``runs`` makes the rectangles of tiles into the runs of a ``plan``.
+
+``layouts`` plans in other orders of the tokens. Beside the way lies what is asked of a plan when it is there: its
+``intervals``, ``transpose``, ``cost``, ``schedule``, ``advice``, ``statistics`` (``rules`` and ``rowsets`` count keys).
+"""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from maskc.tiles.analysis import analyse
 from maskc.tiles.budget import BUDGET, Budget, Watch
 from maskc.tiles.classify import Classifier
 from maskc.tiles.groups import members
-from maskc.tiles.layout import LEAST_GAIN, Layout, candidates, check_layout, tiles_in_order
+from maskc.tiles.layouts.relaid import tiles_in_order
+from maskc.tiles.layouts.suggest import LEAST_GAIN, Layout, candidates, check_layout
 from maskc.tiles.plan import Group, Order, Runs, TilePlan
 from maskc.tiles.rowform import RowForm
 from maskc.tiles.rowwise import rowwise
