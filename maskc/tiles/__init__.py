@@ -7,7 +7,7 @@
 3. ``rowwise`` solves the clauses on stretches of queries, and ``overlay`` puts them together, by rows of tiles.
 4. ``subdivide`` asks ``classify`` about boxes of tiles, by interval arithmetic (``ranges``, ``fields``, ``periods``),
    and halves those that are mixed; single tiles that are left are evaluated. ``budget`` counts what all this costs.
-5. ``runs`` makes the rectangles of tiles into the runs of a ``plan``.
+5. ``runs`` makes the rectangles of tiles (``grid``) into the runs of a ``plan``.
 
 ``layouts`` plans in other orders of the tokens. Beside the way lies what is asked of a plan when it is there: its
 ``intervals``, ``transpose``, ``cost``, ``schedule``, ``advice``, ``statistics`` (``rules`` and ``rowsets`` count keys).

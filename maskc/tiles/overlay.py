@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.plan import FULL, PARTIAL
-from maskc.tiles.subdivide import Grid, Rectangles
 
 __all__ = ["EXACT", "FILL", "INSIDE", "TOUCH", "Entries", "decide_fragments", "decide_rows"]
 

@@ -15,6 +15,7 @@ from maskc.ir.program import Program
 from maskc.tiles.analysis import analyse
 from maskc.tiles.budget import BUDGET, Budget, Watch
 from maskc.tiles.classify import Classifier
+from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.groups import members
 from maskc.tiles.layouts.relaid import tiles_in_order
 from maskc.tiles.layouts.suggest import LEAST_GAIN, Layout, candidates, check_layout
@@ -22,7 +23,7 @@ from maskc.tiles.plan import Group, Order, Runs, TilePlan
 from maskc.tiles.rowform import RowForm
 from maskc.tiles.rowwise import rowwise
 from maskc.tiles.runs import assemble
-from maskc.tiles.subdivide import Grid, Rectangles, evaluate_tiles, subdivide
+from maskc.tiles.subdivide import evaluate_tiles, subdivide
 
 __all__ = ["make_plan", "tile_mask"]
 

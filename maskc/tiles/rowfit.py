@@ -13,8 +13,8 @@ from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
 from maskc.ir.ops import apply, conjunction
 from maskc.tiles.classify import Classifier
 from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
+from maskc.tiles.grid import Grid
 from maskc.tiles.rowform import RowForm, Solved, cuts_of
-from maskc.tiles.subdivide import Grid
 
 __all__ = ["columns_of", "fitted"]
 

@@ -22,12 +22,12 @@ from maskc.passes.linear import linear, linear_node
 from maskc.tiles.budget import BOX_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns
+from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.ranges import Boxes, Range
 from maskc.tiles.rowfit import columns_of, fitted
 from maskc.tiles.rowform import Bounds, Digit, RowForm, Solved, operands, rise
 from maskc.tiles.runs import concatenated_ranges
-from maskc.tiles.subdivide import Grid, Rectangles
 
 __all__ = ["rowwise"]
 

@@ -16,11 +16,11 @@ from maskc.tiles.analysis import analyse
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import BUDGET, Budget
 from maskc.tiles.classify import Classifier
+from maskc.tiles.grid import Grid
 from maskc.tiles.layouts.digits import Axes, balanced, decompose, factorizations, index_of
 from maskc.tiles.layouts.orders import Spec, arrange, block_tiles
 from maskc.tiles.layouts.separate import separate
 from maskc.tiles.plan import Order
-from maskc.tiles.subdivide import Grid
 
 from .corpus import GRIDS, grid_case, plain_case
 from .test_layout import check, tiles

@@ -17,12 +17,12 @@ from maskc.ir.program import Space
 from maskc.ir.rewrite import rebuild
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
+from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.layouts.digits import Axes, Part, Shape, balanced, cut
 from maskc.tiles.layouts.kinds import dense_rectangles, digit_rectangles, kinds_between
 from maskc.tiles.layouts.separate import separate
 from maskc.tiles.layouts.tables import Tables, Unsuited
 from maskc.tiles.plan import Stretch
-from maskc.tiles.subdivide import Grid, Rectangles
 
 __all__ = ["Blocks", "Spec", "arrange", "block_tiles", "segments_of", "settled"]
 

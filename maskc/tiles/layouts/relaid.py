@@ -14,9 +14,10 @@ from maskc.ir.rewrite import rebuild, substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
+from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.layouts.orders import block_tiles
 from maskc.tiles.layouts.suggest import Layout
-from maskc.tiles.subdivide import Grid, Rectangles, subdivide
+from maskc.tiles.subdivide import subdivide
 
 __all__ = ["tiles_in_order"]
 

@@ -14,11 +14,11 @@ from maskc.ir.nodes import Apply, Const, Node, Symbol, postorder
 from maskc.ir.program import Space
 from maskc.passes.linear import linear
 from maskc.tiles.classify import Classifier
+from maskc.tiles.grid import Grid
 from maskc.tiles.layouts.digits import Axes, Shape, balanced, factorizations
 from maskc.tiles.layouts.orders import Spec, segments_of, settled, tables_of
 from maskc.tiles.layouts.separate import digit, separate
 from maskc.tiles.layouts.tables import Tables, Unsuited
-from maskc.tiles.subdivide import Grid
 
 __all__ = ["block_specs", "residue_specs"]
 

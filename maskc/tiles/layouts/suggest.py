@@ -18,11 +18,11 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Apply, Lookup, Symbol, postorder
 from maskc.ir.program import Space
 from maskc.tiles.classify import Classifier
+from maskc.tiles.grid import Grid
 from maskc.tiles.layouts.digits import index_of
 from maskc.tiles.layouts.orders import Blocks, Spec, arrange
 from maskc.tiles.layouts.search import block_specs, residue_specs
 from maskc.tiles.plan import Order
-from maskc.tiles.subdivide import Grid
 
 __all__ = ["LAYOUTS", "LEAST_GAIN", "Layout", "candidates", "check_layout"]
 
