@@ -1,0 +1,176 @@
+"""Functions for the interpreter's process: whole calls, forward and backward, against the reference in float64."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskc.backends.triton.configs import Config
+from maskc.backends.triton.entry import Entry
+from maskc.ir.binding import Binding
+from maskc.ir.nodes import Type
+from maskc.ir.program import Program
+from maskc.reference.attention import attention
+from tests.gpu.interpreted import _difference
+
+Tensor = torch.Tensor
+_CONFIGS = {stage: Config(16, 16, 4, 1) for stage in ("forward", "dq", "dkv", "pairs", "decode")}
+
+
+def worst(program: Program, binding: Binding, floats: dict[str, Tensor], dim: int = 16, value_dim: int = 16) -> float:
+    """The largest difference of output, log-sum-exp and every gradient, relative to the largest element.
+
+    0 where the reference itself is not finite or its scores are out of proportion, which 32 bits do not hold.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((binding.q_len, dim), (binding.k_len, dim), (binding.k_len, value_dim))
+    q, k, v = (torch.randn(binding.batch, binding.heads, n, d, generator=generator) for n, d in shapes)
+    leaves = [x.double().requires_grad_() for x in (q, k, v, *floats.values())]
+    tables = dict(zip(floats, leaves[3:], strict=True))
+    out, lse = attention(program, binding, *leaves[:3], scale=0.25, floats=tables)
+    grad = torch.randn(out.shape, generator=generator)
+    wanted = torch.autograd.grad(out, leaves, grad.double(), allow_unused=True)
+    exact = [out, *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, wanted, strict=True))]
+    large = lse is not None and bool(torch.where(lse > -torch.inf, lse.abs(), 0.0).max() > 30)
+    if large or not all(bool(x.isfinite().all()) and float(x.abs().max()) < 1e3 for x in exact if x.numel()):
+        return 0.0
+    entry = Entry(program, binding, tuple(floats), configs=_CONFIGS)
+    given = list(floats.values())
+    found, found_lse, plain = entry.forward(q, k, v, given, 0.25)
+    before = found if entry.plain_output else plain
+    *grads, rest = entry.backward(q, k, v, given, before, found_lse, grad, None, 0.25)
+    errors = [_difference(a, b) for a, b in zip([found, *grads, *rest], exact, strict=True)]
+    return max(*errors, 0.0 if lse is None else _difference(found_lse, lse))
+
+
+def random_programs(count: int) -> int:
+    """Try ``count`` random programs with scores, forward and backward; how many were compared."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    from maskc.backends.triton.expressions import Unsupported
+    from maskc.diagnostics import MaskcError
+    from tests.strategies import bindings, programs
+
+    compared = [0]
+
+    # Without shrinking, which would take longer than all else.
+    options: dict[str, Any] = {"phases": [Phase.generate], "suppress_health_check": list(HealthCheck)}
+
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None, **options)
+    @given(st.data())
+    def one(data: Any) -> None:
+        program, binding = data.draw(programs()), data.draw(bindings())
+        slope = torch.from_numpy(np.asarray(binding.tables["slope"])).float()
+        binding = binding.replace(tables={**binding.tables, "slope": slope.double().numpy()})
+        try:
+            error = worst(program, binding, {"slope": slope})
+            assert error < 1e-3, (error, program)
+            compared[0] += error > 0
+        except Unsupported:
+            pass
+        except MaskcError as refused:
+            if refused.codes[0] not in ("E801", "E507", "E508"):
+                raise
+
+    one()
+    return compared[0]
+
+
+def gallery(share: int, shares: int) -> dict[str, float]:
+    """The differences of a share of the gallery's patterns, by name."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from gallery.test_gallery import FORMULAS, PROGRAMS
+
+    from maskc.backends import Request
+    from maskc.backends.triton import supports
+    from maskc.tiles.binding import make_binding
+
+    found = {}
+    for formula in FORMULAS[share::shares]:
+        program, case = PROGRAMS[formula.key], formula.cases[0]
+        if supports(program, Request(device="cpu", needs_grad=True)) is not None:
+            continue
+        binding = make_binding(
+            program,
+            case.q_len,
+            case.k_len,
+            heads=case.heads,
+            layer=case.layer,
+            batch=case.batch,
+            sizes=case.sizes,
+            **case.values,
+        )
+        names = [p.name for p in program.params if p.type is Type.FLOAT and p.when == "call" and p.name in case.values]
+        floats = {name: torch.from_numpy(np.asarray(case.values[name])).float() for name in names}
+        found[formula.key] = worst(program, binding, floats)
+    return found
+
+
+def dimension(dim: int, value_dim: int) -> float:
+    """The difference for dimensions of keys and values."""
+    from maskc.lower import lower_text
+
+    text = "pattern p(bias: float[head, 9]) { attend sliding_window(9)\n score s + bias[h, q - k] }"
+    floats = {"bias": torch.randn(2, 9, generator=torch.Generator().manual_seed(3))}
+    return worst(lower_text(text)[0], Binding(21, 33, heads=2), floats, dim, value_dim)
+
+
+def opcheck(text: str, floats: dict[str, list[int]]) -> None:
+    """torch's own checks of the operator; raises where one fails."""
+    from maskc.backends import library
+    from maskc.lower import lower_text
+
+    generator = torch.Generator().manual_seed(0)
+    entry = Entry(lower_text(text)[0], Binding(20, 20, heads=2), tuple(floats), configs=_CONFIGS)
+    q, k, v = (torch.randn(1, heads, 20, 16, generator=generator, requires_grad=True) for heads in (2, 1, 1))
+    inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in floats.values()]
+    torch.library.opcheck(library.attention, (q, k, v, inputs, library.handle_of(entry), 0.25))
+
+
+def broken(was: str, becomes: str) -> str:
+    """What check mode says of a causal kernel in which one text is replaced by another."""
+    import dataclasses
+
+    import maskc
+    from maskc.backends.triton import stages
+
+    def write(spec: Any) -> Any:
+        kernel = right(spec)
+        assert was in kernel.text
+        return dataclasses.replace(kernel, text=kernel.text.replace(was, becomes))
+
+    right = stages.STAGES["forward"]
+    stages.STAGES["forward"] = write
+    stages.kernel_of.cache_clear()
+    try:
+        q, k, v = (torch.randn(1, 2, 40, 16) for _ in range(3))
+        maskc.compile("causal", heads=2, backend="triton", check=True)(q, k, v)
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        stages.STAGES["forward"] = right
+        stages.kernel_of.cache_clear()
+    return ""
+
+
+def only_wanted() -> list[bool]:
+    """Whether inputs that need no gradient cost no kernel, and get none."""
+    import maskc
+
+    text = "pattern p(gain: float[head], bias: float[head, 9]) { attend causal\n score s * gain[h] + bias[h, q - k] }"
+    op = maskc.compile(text, heads=2, backend="triton")
+    q, k, v = (torch.randn(1, 2, 20, 16, requires_grad=True) for _ in range(3))
+    gain, bias = torch.randn(2, requires_grad=True), torch.randn(2, 9)
+    op(q, k, v, gain=gain, bias=bias).sum().backward()
+    found, _ = op.entry_of(q, k, v, {"gain": gain, "bias": bias}, {})
+    none = not any(key[0] == "pairs" for key in found._memory)
+    alone = None if gain.grad is None else gain.grad.clone()
+    op(q, k, v, gain=gain, bias=bias.requires_grad_()).sum().backward()
+    some = any(key[0] == "pairs" for key in found._memory)
+    assert alone is not None
+    return [none, some, bool(torch.equal(alone * 2, gain.grad if gain.grad is not None else alone))]

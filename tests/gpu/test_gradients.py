@@ -1,0 +1,68 @@
+"""Whole calls under Triton's interpreter: gradients of random programs and of the gallery, dimensions, torch's checks,
+and check mode."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.gpu.conftest import Interpreter
+
+
+@pytest.mark.parametrize(
+    ("text", "floats"),
+    [
+        ("causal", {}),
+        ("pattern p(bias: float[head, 9]) { attend sliding_window(9)\n score s + bias[h, q - k] }", {"bias": [2, 9]}),
+        ("pattern p(t: float[head]) { attend causal\n score s * t[h]\n output o * t[h] }", {"t": [2]}),
+    ],
+)
+def test_opcheck(interpreter: Interpreter, text: str, floats: dict[str, list[int]]) -> None:
+    interpreter.call("gradients.opcheck", text, floats)
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        ("k_pos <= q_pos", "k_pos < q_pos"),
+        ("acc / total[:, None]", "acc / (total[:, None] + 0.01)"),
+        ("weight, value.dtype)", "weight * 1.01, value.dtype)"),
+    ],
+)
+def test_check_mode_finds_a_wrong_kernel(interpreter: Interpreter, was: str, becomes: str) -> None:
+    assert "check mode" in interpreter.call("gradients.broken", was, becomes)
+
+
+def test_check_mode_lets_a_right_kernel_pass(interpreter: Interpreter) -> None:
+    assert interpreter.call("gradients.broken", "k_pos <= q_pos", "q_pos >= k_pos") == ""
+
+
+def test_only_inputs_that_need_a_gradient_get_one(interpreter: Interpreter) -> None:
+    assert interpreter.call("gradients.only_wanted") == [True, True, True]
+
+
+@pytest.mark.parametrize(("dim", "value_dim"), [(16, 40), (72, 24)])
+def test_dimensions(interpreter: Interpreter, dim: int, value_dim: int) -> None:
+    assert interpreter.call("gradients.dimension", dim, value_dim) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [8, 24, 40, 56, 80, 96, 112, 144, 160, 192, 256])
+def test_many_dimensions(interpreter: Interpreter, dim: int) -> None:
+    assert interpreter.call("gradients.dimension", dim, max(8, 256 - dim)) < 1e-5
+
+
+def test_random_programs(interpreter: Interpreter) -> None:
+    assert interpreter.call("gradients.random_programs", 12) >= 3
+
+
+@pytest.mark.slow
+def test_many_random_programs(interpreter: Interpreter) -> None:
+    assert interpreter.call("gradients.random_programs", 250) >= 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(12))
+def test_gallery(interpreter: Interpreter, share: int) -> None:
+    found = interpreter.call("gradients.gallery", share, 12)
+    assert {name: error for name, error in found.items() if not error < 1e-4} == {}
+    assert sum(error > 0 for error in found.values()) >= len(found) // 2 > 0
