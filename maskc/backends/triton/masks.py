@@ -18,7 +18,7 @@ _INTERVAL_COST = 3
 _COSTS = {"hash": 12, "floordiv": 6, "mod": 6}
 _LOOKUP_COST, _DOUBLE_COST = 16, 16
 _ADDRESS = 6  # values that an address for every pair is worth, which has 64 bits
-_LOOP = 4  # and a loop for every pair, around which everything else stays in registers
+_LOOP = 5  # and a loop for every pair, around which everything else stays in registers
 
 
 def mask_form(program: Program, plan: TilePlan) -> int | None:
