@@ -8,7 +8,7 @@ import torch
 
 import maskc
 from maskc.backends import Request
-from maskc.backends.cpu import supports
+from maskc.backends.cpu import kernels, supports
 from maskc.ir.evaluate import dense
 from maskc.reference.attention import attention as reference
 from tests.cpu.calls import Case, assert_same, case, use
@@ -127,6 +127,20 @@ def test_a_key_that_no_query_sees_has_no_influence(
     torch.testing.assert_close(lse_again, lse)
     for a, b in zip(torch.autograd.grad(again, one.leaves, grad), grads, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("text", ["causal & k < 40", "sliding_window(9) & k < 40 & h < 3", "q % 3 == 0 & k < 40"])
+def test_padding_that_nobody_sees_costs_no_care(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = case(text, 64)
+    out, lse = one.run()
+    grad = torch.randn_like(out)
+    grads = torch.autograd.grad(out, one.leaves, grad)
+    one.k.data[:, :, 40:], one.v.data[1, :, 50:] = np.nan, np.inf
+    monkeypatch.setattr(kernels, "_product", lambda *_: pytest.fail("computed with care"))
+    again, lse_again = one.run()
+    assert torch.equal(again, out) and torch.equal(lse_again, lse)
+    for a, b in zip(torch.autograd.grad(again, one.leaves, grad), grads, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("bad", BAD)

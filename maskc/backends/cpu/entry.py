@@ -91,6 +91,8 @@ class Entry:
         output expression (without elements if there is none)."""
         work = _Work(self, q, k, v, floats, scale)
         out, lse = work.forward(careful=False)
+        if not finite(out) and work.leave_out_unseen():
+            out, lse = work.forward(careful=False)
         if not finite(out):
             out, lse = work.forward(careful=True)
         out, lse = work.with_sink(out, lse)
@@ -118,6 +120,8 @@ class Entry:
         given = (out.to(work.dtype), lse, grad.to(work.dtype), grad_lse)
         some = frozenset(n for i, n in enumerate(self.names) if wanted is None or wanted[i])
         grads, tables = work.backward(*given, some, careful=False)
+        if not all(finite(g) for g in (*grads, *tables.values())) and work.leave_out_unseen():
+            grads, tables = work.backward(*given, some, careful=False)
         if not all(finite(g) for g in (*grads, *tables.values())):
             grads, tables = work.backward(*given, some, careful=True)
         dq, dk, dv = (g.to(x.dtype) for g, x in zip(grads, (q, k, v), strict=True))
@@ -172,6 +176,15 @@ class _Work:
             return GeneralKernel(self.scale, self.expressions, one.heads, one.batches, into, careful)
 
         return functools.partial(make)
+
+    def leave_out_unseen(self) -> bool:
+        """Put 0 into keys that are not finite and that no query keeps; whether there were any."""
+        from maskc.backends.cpu.unseen import without_unseen
+
+        found = without_unseen(self.entry.plan, self.q.shape[1], self.k, self.v)
+        if found is not None:
+            self.k, self.v = found
+        return found is not None
 
     def forward(self, careful: bool) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp in the order of the tokens, without the sink."""
