@@ -112,6 +112,11 @@ SPECS: dict[str, Any] = {
     "label": {"maskc": 1, "pattern": MODE, "args": {"m": EVIL}},
     "deep argument": {"maskc": 1, "pattern": "causal", "args": {"n": deep(100_000)}},
     "cross-attention": {"maskc": 1, "pattern": "pattern p over a -> b { attend all }"},
+    "alternatives": {"maskc": 1, "pattern": "any(i in 0..2000000000: k == i)"},
+    "alternatives of alternatives": {
+        "maskc": 1,
+        "pattern": "any(i in 0..4000: any(j in 0..4000: k == i * j))",
+    },
     "sizes": {"maskc": 1, "pattern": GRID, "sizes": 3},
     "name of an axis": {"maskc": 1, "pattern": GRID, "sizes": {EVIL: 3}},
     "extent": {"maskc": 1, "pattern": GRID, "sizes": {"x": EVIL}},

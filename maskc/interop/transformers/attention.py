@@ -17,6 +17,7 @@ from maskc.interop.transformers.inputs import bounds_of, check_dropped, floats_o
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
+from maskc.passes.specialise import bind as specialise
 from maskc.pattern import Pattern
 from maskc.tiles.values import fail
 
@@ -80,7 +81,8 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer: (B, Hq, Nq, D) queries over (B, Hkv, Nk, D) keys; gives (B, Nq, Hq, Dv).
 
-    Raises E702 for what cannot be honoured, and as ``maskc.compile`` and the op do.
+    Raises E702 for what cannot be honoured, E508 for a pattern of too many alternatives, and as ``maskc.compile`` and
+    the op do.
     """
     _check(module, dropout, more)
     request = _request(module, query, key, attention_mask)
@@ -255,7 +257,9 @@ def _op(program: Program, stored: Stored | None, how: _How) -> Op:
     # What the config held is part of what is kept, so that its identity is not used again.
     if found is None or found[0] is not stored:
         args, sizes = ({}, {}) if stored is None else (stored.pattern.args, stored.sizes)
-        found = (stored, Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes))
+        op = Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes)
+        specialise(program, args=op.compiled.args, heads=how.heads)  # E508: a config is anybody's; be sure it ends
+        found = (stored, op)
     _ops[key] = found
     while len(_ops) > _OPS:
         _ops.popitem(last=False)
