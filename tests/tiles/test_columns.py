@@ -19,14 +19,15 @@ LENGTH = 700
 
 
 def _labels(kind: str, n: int, rng: np.random.Generator) -> Any:
-    return {
+    kinds: dict[str, Any] = {
         "few": lambda: rng.integers(-3, 3, n),
         "many": lambda: rng.integers(0, 300, n),
         "most once": lambda: rng.integers(0, 10**12, n) // rng.integers(1, 10**12, n),
         "one often": lambda: np.where(rng.random(n) < 0.7, 5, rng.integers(0, 10**6, n)),
         "in runs": lambda: rng.integers(0, 6, n // 37 + 1).repeat(37)[:n],
         "one": lambda: np.full(n, 7),
-    }[kind]()
+    }
+    return kinds[kind]()
 
 
 def _dense(columns: Columns, rows: int) -> Any:
@@ -146,9 +147,9 @@ def test_scattered_inputs_take_few_evaluations(text: str, given: dict[str, Any])
     """At 131,072 tokens there are 1,048,576 tiles, nearly all of which hold a kept and a dropped pair."""
     n, rng = 1 << 17, np.random.default_rng(0)
     ((name, amount),) = given.items()
-    values = rng.integers(0, amount, n) if name == "doc" else rng.random(n) < amount
+    values: Any = rng.integers(0, amount, n) if name == "doc" else rng.random(n) < amount
     program = lower_text(f"pattern p({name}: {'int' if name == 'doc' else 'bool'}[token]) {{ attend {text} }}")[0]
-    binding = make_binding(program, n, n, **{name: values})
+    binding = make_binding(program, n, n, heads=1, batch=1, sizes=None, **{name: values})
     plan = make_plan(program, binding, budget=5_000_000)
     kinds = plan.kinds()
     sample = rng.integers(0, 1024, (300, 2))
