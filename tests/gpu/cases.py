@@ -45,6 +45,7 @@ CASES: dict[str, Case] = {
     "causal-half": Case("causal", 70, 70, 4, 2, 64, 64, dtype="float16", tile=32),
     "negative-scale": Case("causal", 20, 20, scale=-0.3),
     "window-fewer-queries": Case("causal & window(7)", 21, 50),
+    "window-of-two-edges": Case("causal & window(50)", 85, 90),
     "sinks-and-window": Case("sinks(4) | sliding_window(9)", 45, 45, heads=1),
     "documents": Case("pattern p(doc: int[token]) { attend same(doc) & causal }", inputs={"doc": _DOCUMENTS}),
     "documents-batch": Case(

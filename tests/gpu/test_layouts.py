@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskc.backends.triton import aot
 from maskc.backends.triton.aot import Shape, check_kernel, compile_kernel
 from maskc.backends.triton.configs import Config, config, parse_target
 from maskc.backends.triton.emit import STAGES
+from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.spec import Form, KernelSpec, specialised
 from maskc.lower import lower_text
@@ -110,6 +112,19 @@ def test_types(form: Form, ones: bool) -> None:
         assert "tt.dot" in check_kernel(STAGES[stage](spec), program, target, chosen, shape)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_types_of_two_runs(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if stage == "pairs":
+        return  # it has lists of its own
+    constants = aot._constants
+    monkeypatch.setattr(aot, "_constants", lambda *given: {**constants(*given), "PART_RUN": 2})
+    program = lower_text("causal & window(100)")[0]
+    kernel = STAGES[stage](KernelSpec(specialised(program, {})))
+    code = check_kernel(kernel, program, parse_target("cuda:90"), Config(64, 32, 4, 2), Shape("float16", 32, 32))
+    assert "part_tiles" in code
+    assert code.count("scf.for") >= 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
@@ -124,7 +139,7 @@ def test_nothing_spills_on_hopper(
     program = lower_text("dilated(64, 16) & causal")[0]
     spec = KernelSpec(specialised(program, {}), **form._asdict())
     target, shape = parse_target("cuda:90"), Shape(head_dim=dim, value_dim=dim)
-    chosen = config(stage, target, dim, shape.dtype, 2)
+    chosen = config(stage, target, dim, shape.dtype, pair_values(spec.program, None))
     found = compile_kernel(STAGES[stage](spec), program, target, chosen, shape)
     assert found.spilled == 0
     assert "wgmma.mma_async" in found.tensor_cores

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from maskc.backends.triton.tiles import KernelPlan, kernel_plan
 from maskc.ir.binding import Binding
 from maskc.lower import lower_text
+from maskc.tiles import make_plan
 from maskc.tiles.plan import FULL, PARTIAL, Group, Runs, TilePlan
 
 TILE = 4
@@ -34,10 +35,14 @@ def runs_of(kinds: npt.NDArray[np.uint8]) -> Runs:
 def dense(plan: KernelPlan, which: int, columns: int) -> npt.NDArray[np.uint8]:
     """The kinds that a kernel would visit; fails where a tile comes twice."""
     out = np.zeros((plan.rows, columns), np.uint8)
+    skips = None if plan.skips is None else plan.skips.reshape(-1, 2)
     for value, (first, last, tiles) in ((FULL, plan.full), (PARTIAL, plan.part)):
         for row in range(plan.rows):
             for i in range(first[which * plan.rows + row], last[which * plan.rows + row]):
                 column = i if tiles is None else tiles[i]
+                if value == PARTIAL and skips is not None:
+                    cut, gap = skips[which * plan.rows + row]
+                    column += gap * (i >= cut)
                 assert out[row, column] == 0
                 out[row, column] = value
     return out
@@ -76,6 +81,29 @@ def test_contiguous_runs_need_no_list() -> None:
     assert found.full[2] is None
     assert found.part[2] is None
     assert found.row_order.tolist() == [2, 1, 0]  # most work first
+
+
+@pytest.mark.parametrize("by_keys", [False, True])
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        ("causal", 1),
+        ("prefix(100) | causal", 1),
+        ("causal & window(100)", 2),
+        ("window(64, 64)", 2),
+        ("pattern p(doc: int[token]) { attend same(doc) & causal }", 2),
+        ("(q - k) % 64 == 0", 0),
+    ],
+)
+def test_runs_that_need_no_list(text: str, runs: int, by_keys: bool) -> None:
+    program = lower_text(text)[0]
+    binding = Binding(512, 512, tables={"doc": np.arange(512) // 100} if "doc" in text else {})
+    plan = make_plan(program, binding, q_tile=16, k_tile=16)
+    found = kernel_plan(plan, by_keys=by_keys)
+    assert found.full[2] is None
+    assert (found.part[2] is None, found.skips is None) == (runs > 0, runs != 2)
+    kinds = plan.kinds()
+    assert np.array_equal(dense(found, 0, 32), kinds.T if by_keys else kinds)
 
 
 @pytest.mark.parametrize("by_keys", [False, True])

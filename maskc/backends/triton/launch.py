@@ -115,6 +115,8 @@ def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> De
     for kind, (first, last, tiles) in (("full", plan.full), ("part", plan.part)):
         arguments |= {f"{kind}_first": tensor(first), f"{kind}_last": tensor(last), f"{kind}_tiles": tensor(tiles)}
         arguments[f"{kind.upper()}_RUN"] = tiles is None
+    if plan.skips is not None:
+        arguments |= {"part_tiles": tensor(plan.skips), "PART_RUN": 2}
     if plan.intervals is not None:
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
     arguments["tile_rows"] = plan.rows

@@ -1,6 +1,7 @@
 """The tile plan as a kernel reads it: for every row of tiles its full and its partial tiles.
 
-Where no row has more than one run of a kind, two numbers a row say it all; else the tiles are listed.
+Where no row has more than one run of a kind, two numbers a row say it all; where none has more than two runs of
+partial tiles (the two edges of a window), four do; else the tiles are listed.
 A ragged tile at the end counts as partial, so that the loop over full tiles needs no bounds.
 """
 
@@ -35,6 +36,8 @@ class KernelPlan:
         intervals: ``(low, high)``, each (masks * clauses * q_len,), or None.
         rows: rows of tiles.
         clauses: intervals a query; 0 where there are none.
+        skips: (masks * rows * 2,), where partial tiles are two runs a row at most: from which number on (the last of
+            the first run, excluded) tiles are how much further.
     """
 
     plan_of: Array
@@ -44,6 +47,7 @@ class KernelPlan:
     intervals: tuple[Array, Array] | None
     rows: int
     clauses: int
+    skips: Array | None = None
 
 
 def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = False) -> KernelPlan:
@@ -63,10 +67,12 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
             bounds.append(plan.intervals(group) if intervals else None)
         plan_of[np.ix_(group.batches, group.heads)] = index
     parts = [_split(r, cols, ragged) for r in runs]
-    full, part = _joined([p[0] for p in parts]), _joined([p[1] for p in parts])
+    full, partial = _joined([p[0] for p in parts]), [p[1] for p in parts]
+    first, last, skips = _two_runs(partial) or (None, None, None)
+    part = _joined(partial) if first is None or last is None else (first, last, None)
     order = [_order(f, p) for f, p in parts]
     found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
-    return KernelPlan(plan_of.ravel(), _concatenate(order), full, part, found, rows, clauses)
+    return KernelPlan(plan_of.ravel(), _concatenate(order), full, part, found, rows, clauses, skips)
 
 
 def transposed_runs(runs: Runs, cols: int) -> Runs:
@@ -100,6 +106,24 @@ def _split(runs: Runs, cols: int, ragged: bool) -> tuple[_Kind, _Kind]:
     at = np.flatnonzero(first)
     ends = part_end[np.append(at[1:], part_row.size) - 1] if at.size else part_end
     return (row[keep], start[keep], inside[keep], rows), (part_row[at], part_start[at], ends, rows)
+
+
+def _two_runs(kinds: list[_Kind]) -> tuple[Array, Array, Array] | None:
+    """First, last and skips where rows have two runs at most, and some have two. Runs are sorted."""
+    most = max((int(np.bincount(row).max(initial=0)) for row, *_ in kinds), default=0)
+    if most != 2:
+        return None
+    found = []
+    for row, start, end, rows in kinds:
+        first, last, cut, gap = np.zeros((4, rows), np.int32)
+        again = np.append(False, row[1:] == row[:-1])[: row.size]
+        one, two = row[~again], row[again]
+        first[one], last[one], cut[one] = start[~again], end[~again], end[~again]
+        gap[two] = start[again] - cut[two]
+        last[two] += (end - start)[again].astype(np.int32)
+        found.append((first, last, np.stack([cut, gap], axis=1).ravel()))
+    first, last, skips = (_concatenate([f[i] for f in found]) for i in range(3))
+    return first, last, skips
 
 
 def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:

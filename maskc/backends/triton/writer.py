@@ -126,12 +126,24 @@ def bounds_lines(kind: str, indent: int, split: bool = False) -> list[str]:
 
 
 def loop_lines(kind: str, indent: int) -> list[str]:
-    """The head of the loop. A row's tiles of one kind that are contiguous need no list."""
+    """The head of the loop. A row's tiles of one kind that are contiguous need no list, nor do two runs of partial
+    ones."""
     pad, run = "    " * indent, f"{kind.upper()}_RUN"
-    return [
-        f"{pad}for i in tl.range({kind}_a, {kind}_z):",
-        f"{pad}    tile = i if {run} else tl.load({kind}_tiles + i)",
+    head = f"{pad}for i in tl.range({kind}_a, {kind}_z):"
+    one = f"tile = i if {run} else tl.load({kind}_tiles + i)"
+    if kind == "full":
+        return [head, f"{pad}    {one}"]
+    lines = [
+        f"if {run} == 2:  # two runs of tiles: where the first one ends, and how far it is to the second",
+        f"    {kind}_cut = tl.load({kind}_tiles + 2 * at)",
+        f"    {kind}_gap = tl.load({kind}_tiles + 2 * at + 1)",
+        f"for i in tl.range({kind}_a, {kind}_z):",
+        f"    if {run} == 2:",
+        f"        tile = i + tl.where(i >= {kind}_cut, {kind}_gap, 0)",
+        "    else:",
+        f"        {one}",
     ]
+    return [f"{pad}{line}" for line in lines]
 
 
 def key_tile_lines(block: Block, keys: InnerText, positions: bool) -> None:
