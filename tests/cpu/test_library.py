@@ -197,3 +197,25 @@ def test_after_fork() -> None:
         child.join()
     finally:
         torch.set_num_threads(threads)
+
+
+class Samples(torch.utils.data.Dataset[torch.Tensor]):
+    """Attention computed where a sample is made."""
+
+    def __init__(self, layer: Layer, given: tuple[torch.Tensor, ...]) -> None:
+        self.layer, self.given = layer, given
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        q, *rest = self.given
+        found: torch.Tensor = self.layer(q * index, *rest)
+        return found.detach()
+
+
+def test_in_workers_of_a_data_loader() -> None:
+    samples = Samples(Layer(), tuple(x.detach() for x in tensors()))
+    found = [*torch.utils.data.DataLoader(samples, batch_size=None, num_workers=2, multiprocessing_context="fork")]
+    for index, one in enumerate(found):
+        torch.testing.assert_close(one, samples[index])
