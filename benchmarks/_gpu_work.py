@@ -171,7 +171,8 @@ def add_cached(op: Any, forwards: dict[str, Any], leaves: tuple[Tensor, ...], le
     """Decoding over caches whose lengths may differ."""
     from maskc.serving import decode
 
-    forward = lambda: decode(op, *leaves, lengths, **given)  # noqa: E731
+    q, k, v = leaves
+    forward = lambda: decode(op, q, k, v, lengths, **given)  # noqa: E731
     forward()
     forwards["decode()"] = forward
 
