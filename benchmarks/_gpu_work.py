@@ -21,6 +21,7 @@ from _gpu_check import check_call, check_pattern, op_of  # noqa: E402
 from _gpu_rows import Pattern, named  # noqa: E402
 
 Tensor = torch.Tensor
+FAILED = 75  # exit status after a failure that was told
 Row = dict[str, Any]
 _sdpa: Any = torch.nn.functional.scaled_dot_product_attention
 SLOW_MS, FEW = 150.0, 3  # what takes longer than this is measured this often only
@@ -248,6 +249,8 @@ def main() -> None:
         except Exception as error:
             text = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
             say("row", {"name": name, **({"failed": text} if mode == "measure" else {"correct": text})})
+            if device == "cuda":  # which may be of no use any more
+                sys.exit(FAILED)
         if device == "cuda":
             torch.cuda.empty_cache()
 

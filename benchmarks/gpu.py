@@ -30,6 +30,7 @@ from _gpu_rows import CHECKS, PATTERNS
 ROOT = Path(__file__).parents[1]
 WORK = Path(__file__).parent / "_gpu_work.py"
 ROUNDS = 12
+FAILED = 75  # exit status of a process that told of a failure, after which the GPU may be of no use to it
 CHECK_SECONDS, ROW_SECONDS = 150.0, 120.0  # the most that a row may take of each
 Row = dict[str, Any]
 
@@ -84,6 +85,8 @@ def _one_process(run: Run, mode: str, names: list[str], seconds: float) -> int:
         code = process.wait()
         if code == 0:
             return len(names)
+        if code == FAILED:  # and said so
+            return max(1, started)
         errors.seek(0)
         last = errors.read().strip().splitlines()[-1:] or [""]
         why = why or f"the process ended with {code}: {last[0]}"[:200]
