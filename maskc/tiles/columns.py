@@ -151,11 +151,15 @@ class _Join:
 
 
 def _ranks(q_label: Array, k_label: Array) -> tuple[Array, Array]:
-    """Labels as small numbers."""
+    """Labels as small numbers: one for all labels of keys that no query has."""
     every = np.concatenate([q_label, k_label])
     low, span = int(every.min()), int(every.max()) - int(every.min())
     ranks: Array = every - low if span < 4 * every.size else np.unique(every, return_inverse=True)[1].reshape(-1)
-    return ranks[: q_label.size], ranks[q_label.size :]
+    q, k = ranks[: q_label.size], ranks[q_label.size :]
+    other = int(ranks.max()) + 1
+    wanted = np.zeros(other, np.bool_)
+    wanted[q] = True
+    return q, np.where(wanted[k], k, other)
 
 
 @dataclass(frozen=True, eq=False)
