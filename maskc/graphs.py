@@ -9,7 +9,7 @@ import torch
 
 from maskc.backends.library import find_source, name_call
 
-__all__ = ["decode_in_graph"]
+__all__ = ["decode_in_graph", "decode_operator"]
 
 Tensor = torch.Tensor
 
@@ -29,7 +29,7 @@ def decode_in_graph(
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the op called ``handle``; torch.compile can trace it."""
     caches = (q, k, v, lengths, table, start, list(inputs.values()))
-    found: tuple[Tensor, Tensor] = torch.ops.maskc.decode(*caches, name_call(handle, inputs, sizes), scale, return_lse)
+    found: tuple[Tensor, Tensor] = decode_operator(*caches, name_call(handle, inputs, sizes), scale, return_lse)
     return found
 
 
@@ -73,9 +73,15 @@ def _decode_fake(
     return q.new_empty((batch, rows, heads, v.shape[3])).transpose(1, 2), torch.empty_like(_no_lse(q))
 
 
-_LIBRARY = torch.library.Library("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
-_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor lengths, Tensor? table, Tensor? start, Tensor[] inputs"
-_define: Any = _LIBRARY.define
-_define(f"decode({_TENSORS}, str what, float scale, bool return_lse) -> (Tensor, Tensor)")
-_LIBRARY.impl("decode", _decode, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-torch.library.register_fake("maskc::decode", _decode_fake, lib=_LIBRARY)
+def _defined() -> tuple[torch.library.Library, Any]:
+    """The operator, and the library that it lives in."""
+    library = torch.library.Library("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
+    tensors = "Tensor q, Tensor k, Tensor v, Tensor lengths, Tensor? table, Tensor? start, Tensor[] inputs"
+    define: Any = library.define
+    define(f"decode({tensors}, str what, float scale, bool return_lse) -> (Tensor, Tensor)")
+    library.impl("decode", _decode, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake("maskc::decode", _decode_fake, lib=library)
+    return library, torch.ops.maskc.decode.default
+
+
+_LIBRARY, decode_operator = _defined()
