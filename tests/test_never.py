@@ -22,7 +22,7 @@ TREES = {name: ast.parse(f.read_text(encoding="utf-8")) for name, f in MODULES.i
 IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors")
 
 #: Modules next to the backends that several of them use.
-SHARED = {"decoding", "library"}
+SHARED = {"decoding", "library", "transforms"}
 
 
 def in_package(name: str, *packages: str) -> bool:
