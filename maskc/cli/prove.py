@@ -66,8 +66,8 @@ def command(
     if not all(proof.holds for proof, _ in proofs):
         raise typer.Exit(1)
     if not as_json:
-        heads = f"{binding.heads} head{'' if binding.heads == 1 else 's'}"
-        typer.echo(f"proved for {binding.q_len:,} queries x {binding.k_len:,} keys, {heads}")
+        copies = f"{binding.heads} head{'' if binding.heads == 1 else 's'}"
+        typer.echo(f"proved for {binding.q_len:,} queries x {binding.k_len:,} keys, {copies}")
 
 
 def _data(proof: Proof, seconds: float) -> dict[str, Any]:
