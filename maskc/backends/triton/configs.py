@@ -183,8 +183,11 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
     if stage == "decode":
         return Config(16, 64 if wanted < 256 else 32, 4, 2)
     if stage == "pairs":  # square, so that tiles along a diagonal can share a sum
-        side = 64 if wanted < 256 else 32
+        side = 32 if wanted == 256 or (wanted == 128 and rows is _TABLE[80]) else 64
         return Config(side, side, 8, 1)
+    if dtype == "float32" and head_dim > 128:  # as wide as 16 bits and 512: no row is made for that
+        side = 16 if shared_memory(target) < 1 << 17 else 32
+        return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
     chosen = rows[stage, wanted]
     if stage == "dkv":
         keys = chosen.k_tile
