@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.alternatives import MAX_ALTERNATIVES, alternatives, constant_cases, too_many
 from maskc.ir.nodes import Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.ops import disjunction
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Parameter, Program
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     Tables = Mapping[str, npt.NDArray[np.generic]]
 
 __all__ = ["bind", "head_groups", "unroll"]
-
-#: Alternatives of all ``any`` of a program together.
-MAX_ALTERNATIVES = 4096
 
 
 def bind(
@@ -103,11 +100,9 @@ def unroll(node: Node, left: list[int] | None = None) -> Node:
     if not any(isinstance(n, Exists) for n in postorder([node])):
         return node
     budget = [MAX_ALTERNATIVES] if left is None else left
-    budget[0] -= _alternatives(node)
+    budget[0] -= int(alternatives(node, constant_cases))
     if budget[0] < 0:
-        hint = "use a table or an input of the chosen keys, or fewer alternatives"
-        message = f"`any` has more than {MAX_ALTERNATIVES} alternatives in all"
-        raise MaskcError(Diagnostic("E508", message, None, hint=hint))
+        raise too_many()
 
     def expand(n: Node) -> Node:
         if not isinstance(n, Exists) or not isinstance(n.count, Const):
@@ -115,16 +110,6 @@ def unroll(node: Node, left: list[int] | None = None) -> Node:
         return disjunction(substitute(n.body, {n.index: Const(i)}) for i in range(int(n.count.value)))
 
     return rebuild(node, expand)
-
-
-def _alternatives(node: Node) -> int:
-    """How many there are once every ``any`` of a constant count is written out, those within others multiplied."""
-    made: dict[Node, int] = {}
-    for n in postorder([node]):
-        made[n] = sum(made[c] for c in n.children)
-        if isinstance(n, Exists) and isinstance(n.count, Const):
-            made[n] = max(0, int(n.count.value)) * max(1, made[n.body])
-    return made[node]
 
 
 def head_groups(program: Program, heads: int, **known: Any) -> list[tuple[tuple[int, ...], Program]]:

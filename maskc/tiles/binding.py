@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.alternatives import check_alternatives
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Lookup, Node, Param, postorder
 from maskc.ir.program import Parameter, Program
@@ -86,7 +87,9 @@ def bind(
     if problems:
         raise MaskcError(problems)
     batched = frozenset(n for n, t in tables.items() if t.ndim > len(program.parameter(n).domain))
-    return Binding(q_len, k_len, program.cross, heads, layer, batch, extents, args, tables, batched)
+    binding = Binding(q_len, k_len, program.cross, heads, layer, batch, extents, args, tables, batched)
+    check_alternatives(program, binding)
+    return binding
 
 
 def static_values(

@@ -159,3 +159,20 @@ def test_cross_attention_counts_from_zero():
     program = maskc.parse("pattern p() over decoder -> encoder { attend k < q }").program
     b = make_binding(program, 5, 3)
     assert (b.cross, b.offset, dict(b.sizes)) == (True, 0, {"decoder": 5, "encoder": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("any(i in 0..2000000000: k == i * i)", {}),
+        ("any(i in 0..100: any(j in 0..100: k == i * j))", {}),
+        ("pattern p(n: int[head]) { attend any(i in 0..n[h]: k == i) }", {"n": [1, 2_000_000_000]}),
+    ],
+)
+def test_loops_that_would_not_end_are_refused(text: str, given: dict[str, object]) -> None:
+    with pytest.raises(MaskcError) as error:
+        maskc.make_binding(maskc.parse(text).program, 3, 3, heads=2, **given)
+    assert error.value.codes == ("E508",)
+    smaller = {name: [x % 5 for x in value] for name, value in given.items()}
+    if given:
+        maskc.make_binding(maskc.parse(text).program, 3, 3, heads=2, **smaller)
