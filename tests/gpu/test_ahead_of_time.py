@@ -89,7 +89,9 @@ def test_patterns_compile_for_hopper(name: str, stage: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dim", "dtype"), [(80, "bfloat16"), (256, "bfloat16"), (64, "float32"), (16, "float16")])
+@pytest.mark.parametrize(
+    ("dim", "dtype"), [(80, "bfloat16"), (256, "bfloat16"), (64, "float32"), (16, "float16"), (256, "float32")]
+)
 @pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
 def test_dimensions_and_dtypes_fit(stage: str, dim: int, dtype: str) -> None:
     found = compiled("causal", "cuda:90", stage, dim, dtype=dtype, ragged=True)

@@ -190,13 +190,18 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
     chosen = rows[stage, wanted]
     if stage == "dkv":
-        keys = chosen.k_tile
-        if wanted > 64:
-            keys = min(keys, 32 if pair_values >= _MOST else 64 if pair_values > _MANY else keys)
-        return replace(chosen, q_tile=min(chosen.q_tile, 32), k_tile=keys) if pair_values > _SOME else chosen
-    most = 32 if pair_values > _MANY else 64 if pair_values > _SOME else chosen.k_tile
-    rows_most = 64 if pair_values > _MOST and wanted > 64 else chosen.q_tile
-    return replace(chosen, q_tile=min(chosen.q_tile, rows_most), k_tile=min(chosen.k_tile, most))
+        keys, queries = chosen.k_tile, 32
+        if wanted > 64 and pair_values > _MANY:
+            keys = min(keys, 64)
+            if pair_values >= _MOST:  # the matrix units of some chips take no less than 64 rows
+                keys, queries = (keys, 16) if rows in (_TABLE[90], _TABLE[100]) else (32, 32)
+        return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=keys) if pair_values > _SOME else chosen
+    wide = stage == "forward" and wanted > 64
+    few_keys = _SOME if wide and rows is _TABLE[100] else _MANY
+    few_queries = _MANY if wide and rows in (_TABLE[80], _TABLE["gfx942"]) else _MOST
+    keys = 32 if pair_values > few_keys else 64 if pair_values > _SOME else chosen.k_tile
+    queries = 64 if pair_values > few_queries and wanted > 64 else chosen.q_tile
+    return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=min(chosen.k_tile, keys))
 
 
 def candidates(
