@@ -89,11 +89,12 @@ def columns_of(
 ) -> Columns | None:
     """The key tiles that a clause's condition on the key passes, or that share a label with each fragment. ``reach``:
     the key tiles that each fragment of queries may meet."""
+    if clause.keep is TRUE and clause.pair is None:
+        return None
     keys = np.arange(grid.k_len, dtype=np.int64)
     if clause.keep is not TRUE:
         return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
-    if clause.pair is None:
-        return None
+    assert clause.pair is not None
     queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
     q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
     k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)

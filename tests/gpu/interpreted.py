@@ -24,7 +24,6 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
-from tests.gpu import cached
 from tests.gpu.cases import CASES, Case
 
 Tensor = torch.Tensor
