@@ -76,6 +76,9 @@ class Rectangles:
 
     @staticmethod
     def join(parts: list[Rectangles]) -> Rectangles:
+        some = [p for p in parts if p.size]
+        if len(some) == 1 and some[0].kind.size == some[0].size:
+            return some[0]  # nothing to copy
         if not parts:
             empty = np.zeros(0, np.int64)
             return Rectangles(empty, empty, empty, empty, np.zeros(0, np.uint8))

@@ -328,8 +328,8 @@ class _Pieces:
             return _Pieces(owner, np.maximum(lo, start * cycle + first), np.minimum(hi, end * cycle + last))
         count = np.maximum(end - start + 1, 0)
         turn = concatenated_ranges(start, count) * cycle
-        at = np.repeat(np.arange(owner.size), count)
-        return _Pieces(owner[at], np.maximum(lo[at], turn + first[at]), np.minimum(hi[at], turn + last[at]))
+        owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
+        return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
 
 
 def _step(node: Node, value: Range) -> int | None:
