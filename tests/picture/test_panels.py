@@ -274,7 +274,7 @@ def test_text_holds_every_cell() -> None:
 
 def test_what_cannot_be_planned_shows_single_pairs() -> None:
     program = lowered("hash(q, k) % 3 == 0")
-    binding = make_binding(program, 1 << 19, 1 << 19)
+    binding = make_binding(program, 1 << 20, 1 << 20)
     (panel,) = mask_panels(program, binding, cells=16)
     places = np.arange(16) * panel.q_step
     kept = evaluate(program.mask, binding, q=places[:, None], k=places[None])

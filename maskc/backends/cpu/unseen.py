@@ -38,7 +38,7 @@ def without_unseen(plan: TilePlan, q_heads: int, k: Tensor, v: Tensor) -> tuple[
 
 def _kept_keys(plan: TilePlan, group: Group) -> Bools | None:
     """Which keys some query keeps, (Nk,)."""
-    intervals = plan.intervals(group)
+    intervals = plan.intervals(group) if group.runs.start.size else ()
     if intervals is None:
         return None
     count = np.zeros(plan.binding.k_len + 1, dtype=np.int64)
