@@ -84,16 +84,22 @@ def command(
                 pictures.write_picture(subject, path, ending, theme)
         if html or svg or png:
             return
-        if as_json:
-            shown: Text | str = json.dumps(_data(program, binding, chosen))
-        elif not subject.is_plain or len(chosen) > 1:
-            shown = _panels(subject)
-        else:
-            shown = picture(program, binding, chosen[0], watch=watch)
+        shown = _shown(subject, as_json, watch)
     if isinstance(shown, str):
         typer.echo(shown)
     else:
         print_text(shown)
+
+
+def _shown(subject: pictures.Subject, as_json: bool, watch: Callable[[int, int], None] | None) -> Text | str:
+    """What is printed where no file is written."""
+    program, heads = subject.programs[0], subject.heads
+    binding = subject.binding(program)
+    if as_json:
+        return json.dumps(_data(program, binding, heads))
+    if not subject.is_plain or len(heads) > 1:
+        return _panels(subject)
+    return picture(program, binding, heads[0], watch=watch)
 
 
 def _panels(subject: pictures.Subject) -> Text:
