@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
@@ -20,12 +20,15 @@ from maskc.tiles.layouts.suggest import check_layout
 from maskc.tiles.values import fail, suggestion
 
 if TYPE_CHECKING:
+    from maskc.backends import Backend
     from maskc.backends.library import Entry
     from maskc.ir.binding import Binding
     from maskc.pattern import Pattern
     from maskc.tiles.plan import TilePlan
 
 __all__ = ["Op"]
+
+_KINDS = 256  # of calls that an op has checked, and remembers
 
 
 class Op:
@@ -65,6 +68,7 @@ class Op:
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
         self._bindings = Bindings()
+        self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
         self.handle = handle_of(self)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
@@ -163,20 +167,17 @@ class Op:
         """
         if torch.compiler.is_compiling():
             return self._traced(q, k, v, scale, return_lse, sizes, {**self._inputs, **(inputs or {}), **more})
-        check_tensors(q, k, v, self.heads)
-        if return_lse and self.program.normalizer.kind != "softmax":
-            kind = self.program.normalizer.kind
-            raise fail(
-                "E702", f"{self.pattern.name!r} normalises by {kind}, which has no log-sum-exp", "drop return_lse"
-            )
         given = {**self._inputs, **(inputs or {}), **more}
-        for name in ("dropout", "dropout_p"):
-            if name in given and name not in self._read:
-                raise fail("E702", "attention dropout is not computed", "drop out of the output, or of nothing")
+        kind = _kind_of_call(q, k, v, given, return_lse)
+        chosen = self._chosen.get(kind)
+        if chosen is None:
+            check_tensors(q, k, v, self.heads)
+            self._check_wishes(return_lse, given)
         floats, rest = self._floats(given, q, k)
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
-        request = self._request(q, k, v, floats, return_lse)
-        _, chosen = choose(self.backend, self.program, request)
+        if chosen is None:
+            _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
+            self._remember(kind, chosen)
         factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
         run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
         out, lse = chosen.run(self.compiled, q, k, v, **run)
@@ -285,6 +286,22 @@ class Op:
 
         check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs))
 
+    def _check_wishes(self, return_lse: bool, given: Mapping[str, Any]) -> None:
+        """Raises E702 for what no backend computes."""
+        normalizer = self.program.normalizer.kind
+        if return_lse and normalizer != "softmax":
+            message = f"{self.pattern.name!r} normalises by {normalizer}, which has no log-sum-exp"
+            raise fail("E702", message, "drop return_lse")
+        for name in ("dropout", "dropout_p"):
+            if name in given and name not in self._read:
+                raise fail("E702", "attention dropout is not computed", "drop out of the output, or of nothing")
+
+    def _remember(self, kind: Hashable, chosen: Backend) -> None:
+        """Calls of this kind have been checked, and have a backend."""
+        if len(self._chosen) >= _KINDS:
+            self._chosen.clear()
+        self._chosen[kind] = chosen
+
     def _floats(
         self, given: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -356,7 +373,7 @@ class Op:
             )
             return binding.replace(batched=binding.batched | batched)
 
-        head = (q_len, k_len, batch, sorted(extents.items()), sorted(batched))
+        head = (q_len, k_len, batch, tuple(sorted(extents.items())), batched)
         return self._bindings.find(head, inputs, make, self._check_assertions)
 
     def _check_assertions(self, binding: Binding) -> None:
@@ -364,6 +381,17 @@ class Op:
             from maskc.assertions import check
 
             check(self.program, binding)
+
+
+def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: bool) -> Hashable:
+    """What tells whether tensors are right, and which backend computes them; None of what are no tensors."""
+    tensor = torch.Tensor
+    if not (isinstance(q, tensor) and isinstance(k, tensor) and isinstance(v, tensor)):
+        return None
+    every = (q, k, v, *given.values())
+    grads = torch.is_grad_enabled() and any(x.requires_grad for x in every if isinstance(x, tensor))
+    shapes, dtypes, devices = zip(*((x.shape, x.dtype, x.device) for x in (q, k, v)), strict=True)
+    return shapes, dtypes, devices, tuple(given), grads, return_lse
 
 
 def _make(pattern: Pattern, options: dict[str, Any]) -> Op:

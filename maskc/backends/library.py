@@ -121,7 +121,7 @@ def _attention(
     """Attention by what is called ``handle``: output, log-sum-exp, output before the output expression."""
     entry, places = _entry(handle, q, k, v, inputs)
     out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], scale)
-    return _heads_inside(out), _heads_inside(lse), _heads_inside(plain) if plain.ndim == 4 else plain
+    return _heads_inside(out), lse.contiguous(), _heads_inside(plain) if plain.ndim == 4 else plain
 
 
 def _attention_backward(
@@ -144,12 +144,19 @@ def _attention_backward(
     rest = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
     for i, gradient in zip(places, found, strict=True):
         rest[i] = gradient.contiguous()
-    return [dq.contiguous(), dk.contiguous(), dv.contiguous(), *rest]
+    return [_stored_as(dq, q), _stored_as(dk, k), _stored_as(dv, v), *rest]
 
 
 def _heads_inside(x: Tensor) -> Tensor:
     """``x`` (B, H, N, ...) stored as (B, N, H, ...), as the layer that follows wants it."""
     return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def _stored_as(x: Tensor, other: Tensor) -> Tensor:
+    """``x`` stored in the order of ``other``, as ``torch.empty_like(other)`` would be."""
+    if x.stride() == other.stride() or x.stride() == torch.empty_like(other, device="meta").stride():
+        return x
+    return torch.empty_like(other).copy_(x)
 
 
 def _attention_fake(
@@ -158,7 +165,7 @@ def _attention_fake(
     batch, heads, rows, _ = q.shape
     shape = (batch, rows, heads, v.shape[3])
     precise = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out, lse = q.new_empty(shape).transpose(1, 2), q.new_empty(shape[:3], dtype=precise).transpose(1, 2)
+    out, lse = q.new_empty(shape).transpose(1, 2), q.new_empty(q.shape[:3], dtype=precise)
     return out, lse, q.new_empty(0) if _find(handle).plain_output else q.new_empty(shape).transpose(1, 2)
 
 
@@ -175,7 +182,7 @@ def _attention_backward_fake(
     scale: float,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
-    return [x.new_empty(x.shape) for x in (q, k, v, *inputs)]
+    return [*(torch.empty_like(x) for x in (q, k, v)), *(x.new_empty(x.shape) for x in inputs)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import maskc
 from maskc.backends.triton import entry as entry_module
 from maskc.backends.triton import launch as launch_module
+from maskc.backends.triton import spec as spec_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.lower import lower_text
@@ -59,7 +60,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, capturing: bool = False) -> list[t
         launches.append((kernel.name, {a.name: values[a.name] for a in kernel.arguments}))
 
     monkeypatch.setattr(entry_module, "launch", launch)
+    monkeypatch.setattr(launch_module, "launch", launch)
     monkeypatch.setattr(entry_module, "used_here", lambda *args: None)
+    monkeypatch.setattr(launch_module, "used_here", lambda *args: None)
     monkeypatch.setattr(launch_module, "capturing", lambda device: capturing)
     return launches
 
@@ -149,11 +152,46 @@ def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch
 
     seen: list[Any] = []
     monkeypatch.setattr(torch.cuda, "device", Guard)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     monkeypatch.setattr(launch_module, "load_kernel", lambda kernel, interpret: Function())
     kernel = entry_module.Kernel("f", "", ())
     launch_module.launch(kernel, 7, {}, Config(16, 16, 4, 1), torch.device("cuda", 1))
     assert seen == [((7,), 1)]
     assert current == [0]
+
+
+@pytest.mark.parametrize("constants", [True, False], ids=["with-constants", "without"])
+def test_compiled_code_is_started_without_asking_triton_again(constants: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only addresses that are aligned in another way, and other numbers, are Triton's business."""
+    asked: list[int] = []
+    started: list[Any] = []
+
+    class Code:
+        class src:
+            signature = (
+                {"x_ptr": "*fp16", "n": "i32", "D": "constexpr"} if constants else {"x_ptr": "*fp16", "n": "i32"}
+            )
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+            return lambda *arguments: started.append((grid, arguments))
+
+    def launch(kernel: Any, programs: int, values: Any, chosen: Config, device: torch.device) -> Code:
+        asked.append(values["x_ptr"].data_ptr() % 16)
+        return Code()
+
+    monkeypatch.setattr(launch_module, "launch", launch)
+    kinds = {"x_ptr": "data", "n": "int", "plan": "int32", "scale": "float", "D": "constexpr"}
+    kernel = spec_module.Kernel("f", "", tuple(spec_module.Argument(*a) for a in kinds.items()))
+    plan, x = torch.zeros(4, dtype=torch.int32), torch.zeros(64, dtype=torch.float16)
+    ready = launch_module.Prepared(kernel, 7, {"n": 5, "plan": plan, "D": 64}, Config(16, 16, 4, 1), x.device)
+    for tensor, scale in ((x, 0.5), (x[8:], 0.25), (x[1:], 0.5), (x[9:], 2.0)):
+        ready.start({"x_ptr": tensor, "unused_ptr": tensor}, {"scale": scale})
+    assert asked == [0, 2]
+    more = (64,) if constants else ()
+    assert started == [
+        ((7, 1, 1), (x.data_ptr() + 16, 5, plan.data_ptr(), 0.25, *more)),
+        ((7, 1, 1), (x.data_ptr() + 18, 5, plan.data_ptr(), 2.0, *more)),
+    ]
 
 
 def test_memory_is_kept_for_every_stream_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:

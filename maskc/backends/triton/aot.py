@@ -90,7 +90,7 @@ def _source(
     kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape
 ) -> tuple[ASTSource, GPUTarget]:
     function = load_kernel(kernel, interpret=False)
-    constants = _constants(chosen, shape) | {"PACK": 4, "PAGE": shape.page, "STARTED": shape.ragged}
+    constants = _constants(chosen, shape) | {"PACK": 4, "LSE_GRAD": False, "PAGE": shape.page, "STARTED": shape.ragged}
     signature: dict[str, str] = {}
     constexprs: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}

@@ -1,8 +1,13 @@
 """The backward kernels: dQ by rows of tiles, dK with dV by columns. Nothing is accumulated by atomics.
 
+Under softmax the gradient of a score is the weight times the difference between its own dot product and *delta*, the
+average of all of them in its row. The kernel of dQ computes delta from the output and leaves it for the others.
+
 Gradients of the float tensors in a score: what a look-up reads is taken for a variable, and the sum of its
 derivative over a row (or a column) is written to a buffer of its own; where each element of the tensor is
-read, and how often, is left to the caller.
+read, and how often, is left to the caller. An output of 16 bits makes delta inexact by more than such sums can bear:
+a slope times a distance of thousands adds up thousands of times that error. So where there are any, delta is summed
+again from the weights, and what the sums took from the inexact one is put right.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from typing import NamedTuple
 
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
-from maskc.backends.triton.spec import Kernel, KernelSpec
+from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import (
     arguments,
     assemble,
@@ -29,7 +34,7 @@ from maskc.ir.nodes import Const, Lookup, Node, Symbol
 from maskc.ir.rewrite import rebuild
 from maskc.passes.fold import fold_node
 
-__all__ = ["clears_empty_rows", "score_lookups", "write_dkv", "write_dq"]
+__all__ = ["clears_empty_rows", "score_lookups", "sums_delta_again", "write_dkv", "write_dq"]
 
 _S = Symbol("s")
 
@@ -52,8 +57,25 @@ _DQ_HEAD = """
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
     do_at = {near}[:, None] * do_sn + dv[None, :] * do_sd
     do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh{do_start}
-    grad_out = load(do_base + do_at, q_there[:, None] & (dv[None, :] < DV), RAGGED_Q or DV != DV_PAD)
+    out_there = q_there[:, None] & (dv[None, :] < DV)
+    grad_out = load(do_base + do_at, out_there, RAGGED_Q or DV != DV_PAD)
     row = tl.cast(bh, tl.int64) * q_len + {row}
+"""
+
+_DELTA = """
+    o_at = {near}[:, None] * o_sn + dv[None, :] * o_sd
+    o_base = out_ptr + tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh{o_start}
+    out = load(o_base + o_at, out_there, RAGGED_Q or DV != DV_PAD)
+    average = tl.sum(tl.cast(out, tl.float32) * tl.cast(grad_out, tl.float32), 1)
+    delta_row = average
+    if LSE_GRAD:
+        delta_row -= tl.load(lse_grad_ptr + row, mask=q_there, other=0.0)
+"""
+_DELTA_STORE = "    tl.store(delta_ptr + row, delta_row, mask=q_there)"
+_EXACT_DELTA = """
+    # What the average lacks for having been taken of a rounded output.
+    lacking = exact - average
+    delta_row += lacking
 """
 
 _DQ_KEYS = """
@@ -153,17 +175,28 @@ def write_dq(spec: KernelSpec) -> Kernel:
     before = Block(hoisted=True)
     rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE")
     keys = "\n".join(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS).before)
-    lines = _lines(rows.fill(_DQ_HEAD)) + [f"    {x}" for x in row_statistics(spec, "row", "[:, None]")]
+    softmax, exact = _is_softmax(spec), sums_delta_again(spec)
+    lines = _lines(rows.fill(_DQ_HEAD))
+    if softmax:
+        lines += [*_lines(rows.fill(_DELTA)), *([] if exact else [_DELTA_STORE]), "    delta = delta_row[:, None]"]
+        lines += [f"    {x}" for x in lse_lines("row", "[:, None]")]
     lines += _lines(_DQ_KEYS.format(keys=keys))
-    lines += [f"    table_{i} = tl.zeros((Q_TILE,), tl.float32)" for i in range(len(lookups))]
+    sums = [f"table_{i}" for i in range(len(lookups))]
+    sums += ["exact", *(f"share_{i}" for i in range(len(lookups)))] if exact else []
+    lines += [f"    {name} = tl.zeros((Q_TILE,), tl.float32)" for name in sums]
     if spec.clauses is not None:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     loops: list[str] = []
     for kind in ("full", "part"):
         loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
     lines += before.lines + loops + ["", *_lines(rows.fill(_DQ_STORE))]
+    if exact:
+        lines += [*_EXACT_DELTA.rstrip().split("\n"), _DELTA_STORE]
+        lines += [f"    table_{i} -= lacking * share_{i}" for i in range(len(lookups))]
     lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
-    args = arguments([*tensors(spec, "dq"), *buffers(lookups)], spec, used, "q k v do dq")
+    given = [("out_ptr", "data"), ("lse_grad_ptr", "float32")] if softmax else []
+    args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
+    args += [Argument("LSE_GRAD", "constexpr")] if softmax else []
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
 
 
@@ -225,21 +258,28 @@ def _loop_head(kind: str, indent: int) -> list[str]:
     return ["", f"{'    ' * indent}# {note}", *bounds_lines(kind, indent), *loop_lines(kind, indent)]
 
 
-def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
-    """Log-sum-exp and delta of the queries of a tile; ``whole``: all are there, and none is empty."""
-    if not _is_softmax(spec):
-        return []
+def sums_delta_again(spec: KernelSpec) -> bool:
+    """Whether the kernel of dQ leaves a delta that it has summed from the weights: see the head of this file."""
+    return _is_softmax(spec) and any(score_lookups(spec))
+
+
+def lse_lines(place: str, orient: str, whole: bool = False) -> list[str]:
+    """Log-sum-exp of the queries of a tile; ``whole``: all are there, and none is empty."""
     if whole:
-        return [
-            f"lse = tl.load(lse_ptr + {place}){orient} * LOG2E",
-            f"delta = tl.load(delta_ptr + {place}){orient}",
-        ]
+        return [f"lse = tl.load(lse_ptr + {place}){orient} * LOG2E"]
     return [
         f'lse = tl.load(lse_ptr + {place}, mask=q_there, other=float("inf")){orient} * LOG2E',
         "# The weights of a row that keeps nothing are 0.",
         'lse = tl.where(lse == float("-inf"), float("inf"), lse)',
-        f"delta = tl.load(delta_ptr + {place}, mask=q_there, other=0.0){orient}",
     ]
+
+
+def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
+    """Log-sum-exp and delta of the queries of a tile, where the score's gradient reads them."""
+    if not _is_softmax(spec):
+        return []
+    mask = "" if whole else ", mask=q_there, other=0.0"
+    return [*lse_lines(place, orient, whole), f"delta = tl.load(delta_ptr + {place}{mask}){orient}"]
 
 
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
@@ -256,7 +296,9 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
         keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
     block.add(f"value = load({keys.pointer.format('v')}, {v_there}, {v_masked})")
     block.add("grad_weight = tl.dot(grad_out, value, input_precision=PRECISION)")
-    grad = _grad_score(spec, used, block, before, lookups, partial, 1)
+    grad = _grad_score(spec, used, block, before, lookups, partial)
+    if sums_delta_again(spec):
+        _sum_again(spec, used, block, before, lookups, partial)
     if partial:
         block.add("key = visible(key, keep, 0, True)")
     block.add(f"dq = tl.dot(tl.cast({grad}, key.dtype), tl.trans(key), dq, input_precision=PRECISION)")
@@ -280,7 +322,7 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
         block.add(line)
     block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
     block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
-    grad = _grad_score(spec, used, block, before, lookups, partial, 1)
+    grad = _grad_score(spec, used, block, before, lookups, partial)
     if partial and not clears_empty_rows(spec):
         block.add("query = visible(query, keep, 0, True)")
         block.add("grad_out = visible(grad_out, keep, 0, False)")
@@ -296,17 +338,26 @@ def _grad_score(
     before: Block,
     lookups: Sequence[Node],
     partial: bool,
-    axis: int,
 ) -> str:
     """From ``score`` and ``grad_weight`` to ``weight`` and the gradient by the dot product; its name."""
     weigh(spec, used, block, before, partial)
     by_score, *by_lookups = derivatives(spec, lookups)
     for i, node in enumerate(by_lookups):
-        block.add(f"table_{i} += tl.sum({times(used, node, block, before, partial)}, {axis})")
+        block.add(f"table_{i} += tl.sum({times(used, node, block, before, partial)}, 1)")
     if isinstance(by_score, Const) and by_score.value == 1.0:
         return "grad_score"
     block.add(f"grad_dot = {times(used, by_score, block, before, partial)}")
     return "grad_dot"
+
+
+def _sum_again(
+    spec: KernelSpec, used: Expressions, block: Block, before: Block, lookups: Sequence[Node], partial: bool
+) -> None:
+    """Delta from the weights, and the part of every sum over a row that is proportional to it."""
+    product = "weight * grad_weight"
+    block.add(f"exact += tl.sum({f'tl.where(keep, {product}, 0.0)' if partial else product}, 1)")
+    for i, node in enumerate(derivatives(spec, lookups)[1:]):
+        block.add(f"share_{i} += tl.sum({times(used, node, block, before, partial, of='weight')}, 1)")
 
 
 def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
@@ -335,9 +386,9 @@ def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, part
         block.add("grad_score = tl.where(keep, grad_score, 0.0)")
 
 
-def times(used: Expressions, factor: Node, block: Block, before: Block, partial: bool) -> str:
-    """``grad_score`` times ``factor``, 0 for pairs that are not kept."""
+def times(used: Expressions, factor: Node, block: Block, before: Block, partial: bool, of: str = "grad_score") -> str:
+    """What is called ``of`` times ``factor``, 0 for pairs that are not kept."""
     if isinstance(factor, Const):
-        return "grad_score" if factor.value == 1.0 else f"grad_score * {factor.value!r}"
-    text = f"grad_score * {used.write(factor, block, before)}"
+        return of if factor.value == 1.0 else f"{of} * {factor.value!r}"
+    text = f"{of} * {used.write(factor, block, before)}"
     return f"tl.where(keep, {text}, 0.0)" if partial else text

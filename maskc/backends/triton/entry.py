@@ -12,9 +12,11 @@ import torch
 
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import merge_splits, number_of_splits
+from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
 from maskc.backends.triton.launch import (
     DevicePlan,
+    Prepared,
     default_config,
     launch,
     on_device,
@@ -46,6 +48,7 @@ __all__ = ["Entry"]
 
 Tensor = torch.Tensor
 _T = TypeVar("_T")
+_Arguments = tuple[Kernel, int, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,20 +117,51 @@ class Entry:
         batch, heads, rows, _ = q.shape
         out = _heads_inside(q, v.shape[3])
         plain = q.new_empty(0) if self.plain_output else _heads_inside(q, v.shape[3])
-        lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
+        whole = out.numel() and self.program.normalizer.kind == "softmax"
+        lse = (torch.empty if whole else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
+        moving = {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
 
         def start(chosen: Config) -> None:
-            pack = self._forward_pack(chosen, heads // k.shape[1])
-            plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack)
-            kernel = self.kernel("forward", form)
-            values = {**self._values(plan, kernel, q, k, v, tables, scale), **strides("o", out)}
-            values |= {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse, "PACK": pack}
-            values["RAGGED_Q"] = rows % (chosen.q_tile // pack) != 0
-            launch(kernel, batch * (heads // pack) * plan.rows, values, chosen, q.device)
+            def arguments() -> _Arguments:
+                pack = self._forward_pack(chosen, heads // k.shape[1])
+                plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack)
+                kernel = self.kernel("forward", form)
+                values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
+                values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
+                return kernel, batch * (heads // pack) * plan.rows, values
 
-        if rows and out.numel():
+            self._start(("forward",), chosen, q, k, v, tables, scale, moving, arguments)
+
+        if out.numel():
             start(self._config("forward", q, k, v, start))
         return out, lse, plain
+
+    def _start(
+        self,
+        what: tuple[Any, ...],
+        chosen: Config,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tables: Mapping[str, Tensor],
+        scale: float,
+        more: Mapping[str, Tensor],
+        arguments: Callable[[], _Arguments],
+    ) -> None:
+        """Start a kernel, prepared once for tensors like these. ``what``: its stage, and what else tells its text
+        from others. ``more``: its other tensors, by name. ``arguments``: the kernel, how many instances, and what
+        they share from call to call."""
+        named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
+        tensors = {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named, **more}
+
+        def prepared() -> Prepared:
+            kernel, programs, values = arguments()
+            shared = {n: x for n, x in values.items() if n not in tensors}
+            return Prepared(kernel, programs, shared, chosen, q.device)
+
+        like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
+        ready = self._remembered(("launch", chosen, what, q.device, like), prepared)
+        ready.start(tensors, {"scale": float(scale)})
 
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
@@ -142,8 +176,8 @@ class Entry:
             kernel = self.kernel("decode", form)
             pack = self._pack(q, k, chosen.k_tile)
             wide = replace(chosen, q_tile=pad(rows * pack))
-            values = {**self._values(plan, kernel, q, k, v, tables, scale), "out_ptr": parts, "lse_ptr": lses}
-            values |= {"splits": splits, "PACK": pack, "Q_TILE": wide.q_tile}
+            values = {**self._values(plan, kernel, q, k, v, tables), "out_ptr": parts, "lse_ptr": lses}
+            values |= {"scale": float(scale), "splits": splits, "PACK": pack, "Q_TILE": wide.q_tile}
             launch(kernel, batch * (heads // pack) * splits, values, wide, q.device)
 
         start(self._config("decode", q, k, v, start))
@@ -179,21 +213,18 @@ class Entry:
         if not self.plain_output:
             value.pull(self.program.output, grad.float(), sums, out.float())
             grad = value.pull_out(self.program.output, grad.float(), out.float()).to(q.dtype)
-        delta = (out.float() * grad.float()).sum(dim=-1)
-        if grad_lse is not None:
-            delta = delta - grad_lse
         lse = lse.contiguous()
+        factor = 1.0
+        if scale <= 0:
+            q, scale, factor = q * scale, 1.0, scale
+        dq, dk, dv, delta = self._kernels_backward(q, k, v, tables, value, sums, out, lse, grad, grad_lse, scale)
+        dq = dq * factor if factor != 1.0 else dq
         sink = self.program.normalizer.sink
         if sink is not None and sums:
             share = (value.of(sink) - lse[..., None]).exp()
             share = torch.where(lse[..., None] == -torch.inf, 0.0, share)
             value.pull(sink, -share * delta[..., None], sums)
-        factor = 1.0
-        if scale <= 0:
-            q, scale, factor = q * scale, 1.0, scale
-        grads = self._kernels_backward(q, k, v, tables, value, sums, lse, delta.contiguous(), grad, scale)
-        grads = (grads[0] * factor if factor != 1.0 else grads[0], *grads[1:])
-        return *grads, [sums[n].to(x.dtype) if n in sums else torch.zeros_like(x) for n, x in tables.items()]
+        return dq, dk, dv, [sums[n].to(x.dtype) if n in sums else torch.zeros_like(x) for n, x in tables.items()]
 
     def _kernels_backward(
         self,
@@ -203,33 +234,45 @@ class Entry:
         tables: Mapping[str, Tensor],
         value: Values,
         sums: dict[str, Tensor],
+        out: Tensor,
         lse: Tensor,
-        delta: Tensor,
         grad: Tensor,
+        grad_lse: Tensor | None,
         scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of q, k and v, and delta (B, H, Nq): see ``backward``, the module."""
         if not (q.numel() and k.numel() and v.numel()):
-            return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+            delta = torch.zeros_like(lse) if grad_lse is None else -grad_lse
+            return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), delta
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
+        delta = torch.empty_like(lse)  # by the kernel of dQ, which runs first
         wanted = frozenset(sums)
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
         found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
+        grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
             empty = self._empty_rows(lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
-            more: dict[str, Any] = {"do_ptr": grad, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv}
-            more |= {"lse_ptr": lse, "delta_ptr": delta, **{f"table_{i}_ptr": x for i, x in enumerate(buffers)}}
-            for name, tensor in (("do", grad), ("dq", dq), ("dk", dk), ("dv", dv)):
-                more |= strides(name, tensor)
+            moving = {"do_ptr": grad, "out_ptr": out, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv}
+            moving |= {"lse_ptr": lse, "delta_ptr": delta, "lse_grad_ptr": delta if grad_lse is None else grad_lse}
+            moving |= {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
             heads = q.shape[1] if stage == "dq" else k.shape[1]
 
-            def start(chosen: Config, stage: str = stage, heads: int = heads, more: dict[str, Any] = more) -> None:
-                plan, form = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
-                kernel = self.kernel(stage, form, wanted)
-                values = {**self._values(plan, kernel, q, k, v, tables, scale), **more}
-                launch(kernel, q.shape[0] * heads * plan.rows, values, chosen, q.device)
+            def start(
+                chosen: Config, stage: str = stage, heads: int = heads, moving: dict[str, Tensor] = moving
+            ) -> None:
+                def arguments() -> _Arguments:
+                    plan, form = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
+                    kernel = self.kernel(stage, form, wanted)
+                    values = {**self._values(plan, kernel, q, k, v, tables), "LSE_GRAD": grad_lse is not None}
+                    for name, x in (("do", grad), ("o", out), ("dq", dq), ("dk", dk), ("dv", dv)):
+                        values |= strides(name, x)
+                    return kernel, q.shape[0] * heads * plan.rows, values
+
+                what = (stage, wanted, grad_lse is None)
+                self._start(what, chosen, q, k, v, tables, scale, moving, arguments)
 
             start(self._config(stage, q, k, v, start))
             for node, total in zip(lookups, buffers, strict=True):
@@ -237,7 +280,7 @@ class Entry:
         if found.pairs:
             more = {"do_ptr": grad, "lse_ptr": lse, "delta_ptr": delta, **strides("do", grad)}
             self._pull_pairs(found.pairs, q, k, v, tables, value, sums, scale, more)
-        return dq, dk, dv
+        return dq, dk, dv, delta
 
     def _empty_rows(self, lse: Tensor, value: Values) -> Tensor:
         """Which queries keep no key, (B, H, Nq, 1); also those whose sink has all of the weight: no key gets any."""
@@ -271,7 +314,7 @@ class Entry:
         for some in jobs.chunks(most_blocks(apart, *shape)):
             blocks = [torch.empty((some.count, *shape), device=q.device) for _ in lookups]
             plan = DevicePlan({**some.arguments, "FULL_RUN": False, "PART_RUN": False}, chosen, some.count)
-            values = {**self._values(plan, kernel, q, k, v, tables, scale), **more}
+            values = {**self._values(plan, kernel, q, k, v, tables), **more, "scale": float(scale)}
             values |= {f"table_{i}_ptr": x for i, x in enumerate(blocks)}
             launch(kernel, some.count, values, chosen, q.device)
             first = some.first(q.shape[1], *shape)
@@ -297,9 +340,8 @@ class Entry:
         k: Tensor,
         v: Tensor,
         tables: Mapping[str, Tensor],
-        scale: float,
     ) -> dict[str, Any]:
-        """The arguments that all kernels share."""
+        """The arguments that all kernels have, but the scale."""
         b = self.binding
         static = tuple(n for n in kernel.tables if n not in tables)
         fixed = self._remembered(
@@ -315,7 +357,7 @@ class Entry:
             **{f"size_{name}": value for name, value in b.sizes.items()},
             **{key: value for name, x in (("q", q), ("k", k), ("v", v)) for key, value in strides(name, x).items()},
             **{"q_ptr": q, "k_ptr": k, "v_ptr": v, "q_len": b.q_len, "k_len": b.k_len, "offset": b.offset},
-            **{"heads": q.shape[1], "group": q.shape[1] // k.shape[1], "layer": b.layer, "scale": float(scale)},
+            **{"heads": q.shape[1], "group": q.shape[1] // k.shape[1], "layer": b.layer},
             **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision},
             **{"Q_TILE": plan.config.q_tile, "K_TILE": plan.config.k_tile},
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
@@ -331,7 +373,7 @@ class Entry:
     def _chosen(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Choice:
         found = choose(self, stage, q, k, v, start)
         lost = {trial.config for trial in found.trials} - {found.config}
-        for key in [key for key in self._memory if key[0] == "device" and key[1] in lost]:
+        for key in [key for key in self._memory if key[0] in ("device", "launch") and key[1] in lost]:
             del self._memory[key]
         return found
 

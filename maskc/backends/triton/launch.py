@@ -23,6 +23,7 @@ from maskc.knobs import TRITON_INTERPRET
 
 __all__ = [
     "DevicePlan",
+    "Prepared",
     "WideIntegers",
     "capturing",
     "default_config",
@@ -155,14 +156,69 @@ def strides(name: str, tensor: Tensor) -> dict[str, int]:
     return {f"{name}_s{axis}": int(s) for axis, s in zip("bhnd", tensor.stride(), strict=True)}
 
 
-def launch(kernel: Kernel, programs: int, values: Mapping[str, Any], chosen: Config, device: torch.device) -> None:
-    """Start ``programs`` instances of ``kernel`` on the current stream of ``device``."""
+def launch(kernel: Kernel, programs: int, values: Mapping[str, Any], chosen: Config, device: torch.device) -> Any:
+    """Start ``programs`` instances of ``kernel`` on the current stream of ``device``. Returns what Triton compiled
+    for such arguments; None if nothing was."""
     if programs == 0:
-        return
+        return None
     function = load_kernel(kernel, interpret=interpreting())
     given = {a.name: values[a.name] for a in kernel.arguments}
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-        function[(programs,)](**given, num_warps=chosen.warps, num_stages=chosen.stages)
+    with current(device):
+        return function[(programs,)](**given, num_warps=chosen.warps, num_stages=chosen.stages)
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """What makes ``device`` the current one."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
+class Prepared:
+    """A kernel with the arguments that all calls share; each call brings tensors of the same shapes, strides and
+    dtypes, and floats.
+
+    Triton looks at every argument of every call to find the code that it compiled for such ones, which takes longer
+    than many a kernel runs. What it finds depends on integers, dtypes and the alignment of addresses alone. So here
+    it is asked once for each alignment, and what it gave is started from then on.
+    """
+
+    def __init__(
+        self, kernel: Kernel, programs: int, shared: Mapping[str, Any], chosen: Config, device: torch.device
+    ) -> None:
+        self._kernel, self._programs, self._chosen, self._device = kernel, programs, chosen, device
+        self._shared = {a.name: shared[a.name] for a in kernel.arguments if a.name in shared}
+        self._streams: set[int] = set()
+        self._codes: dict[tuple[bool, ...], tuple[Any, list[Any], list[tuple[int, str]]]] = {}
+
+    def start(self, tensors: Mapping[str, Tensor], floats: Mapping[str, float]) -> None:
+        """Start it on the current stream. Of ``tensors`` and ``floats`` it takes the arguments that it has."""
+        used_here(self._shared, self._streams, self._device)
+        addresses: dict[str, Any] = {name: x.data_ptr() for name, x in tensors.items()}
+        aligned = tuple([address % 16 == 0 for address in addresses.values()])
+        found = self._codes.get(aligned)
+        if found is None:
+            values = {**self._shared, **tensors, **floats}
+            code = launch(self._kernel, self._programs, values, self._chosen, self._device)
+            if code is not None:
+                self._codes[aligned] = (code, *self._arguments(code))
+            return
+        code, arguments, places = found
+        arguments = arguments.copy()
+        addresses.update(floats)
+        for i, name in places:
+            arguments[i] = addresses[name]
+        with current(self._device):
+            code[self._programs, 1, 1](*arguments)
+
+    def _arguments(self, code: Any) -> tuple[list[Any], list[tuple[int, str]]]:
+        """The arguments in the order in which compiled code takes them, tensors by their addresses; and the places of
+        those that calls bring. Some versions of Triton also hand over what was constant when compiling."""
+        every = "constexpr" in code.src.signature.values()
+        names = [a.name for a in self._kernel.arguments if every or a.kind != "constexpr"]
+        values = [self._shared.get(name) for name in names]
+        plain = [x.data_ptr() if isinstance(x, Tensor) else x for x in values]
+        return plain, [(i, name) for i, name in enumerate(names) if name not in self._shared]
 
 
 def default_config(
