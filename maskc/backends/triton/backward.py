@@ -19,15 +19,21 @@ from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import (
+    TWICE,
     arguments,
     assemble,
     bounds_lines,
+    hide_lines,
     interval_lines,
+    item_name,
     keep_lines,
     key_tile_lines,
     loop_lines,
     origin,
+    poisoned_line,
     query_tile_lines,
+    row_lines,
+    share_lines,
 )
 from maskc.ir.derivative import derivative, float_lookups
 from maskc.ir.nodes import Const, Lookup, Node, Symbol
@@ -44,8 +50,8 @@ _DQ_HEAD = """
     b = bh // heads
     h = bh % heads
     plan = tl.load(plan_of + bh)
-    tile_row = tl.load(row_order + plan * tile_rows + program % tile_rows)
-    at = plan * tile_rows + tile_row
+{taken}
+    at = plan * tile_rows + {item}
 
     q_in = tl.arange(0, Q_TILE)
     q_idx = tile_row * Q_TILE + q_in
@@ -81,8 +87,6 @@ _EXACT_DELTA = """
 _DQ_KEYS = """
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
-{keys}
-    dq = tl.zeros((Q_TILE, D_PAD), tl.float32)
 """
 _KEYS = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[None, :] * v_sn + dv[:, None] * v_sd"))
 
@@ -98,7 +102,7 @@ _DKV_HEAD = """
     b = program // tile_rows // kv_heads
     kv_head = program // tile_rows % kv_heads
     first_plan = tl.load(plan_of + b * heads + kv_head * group)
-    tile_row = tl.load(row_order + first_plan * tile_rows + program % tile_rows)
+{taken}
 
     k_in = tl.arange(0, K_TILE)
     k_idx = tile_row * K_TILE + k_in
@@ -120,7 +124,7 @@ _DKV_HEAD = """
         h = kv_head * group + member
         bh = b * heads + h
         plan = tl.load(plan_of + bh)
-        at = plan * tile_rows + tile_row
+        at = plan * tile_rows + {item}
         q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh
         do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
         row = tl.cast(bh, tl.int64) * q_len
@@ -174,27 +178,30 @@ def write_dq(spec: KernelSpec) -> Kernel:
     used = _expressions(spec, "q", lookups)
     before = Block(hoisted=True)
     rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE")
-    keys = "\n".join(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS).before)
     softmax, exact = _is_softmax(spec), sums_delta_again(spec)
-    lines = _lines(rows.fill(_DQ_HEAD))
+    lines = _lines(rows.fill(_DQ_HEAD, taken=row_lines(spec), item=item_name(spec)))
     if softmax:
         lines += [*_lines(rows.fill(_DELTA)), *([] if exact else [_DELTA_STORE]), "    delta = delta_row[:, None]"]
         lines += [f"    {x}" for x in lse_lines("row", "[:, None]")]
-    lines += _lines(_DQ_KEYS.format(keys=keys))
+    lines += [*_lines(_DQ_KEYS), *(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS).before)]
     sums = [f"table_{i}" for i in range(len(lookups))]
     sums += ["exact", *(f"share_{i}" for i in range(len(lookups)))] if exact else []
-    lines += [f"    {name} = tl.zeros((Q_TILE,), tl.float32)" for name in sums]
+    start = ["dq = tl.zeros((Q_TILE, D_PAD), tl.float32)", *(f"{s} = tl.zeros((Q_TILE,), tl.float32)" for s in sums)]
     if spec.clauses is not None:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     loops: list[str] = []
     for kind in ("full", "part"):
-        loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
-    lines += before.lines + loops + ["", *_lines(rows.fill(_DQ_STORE))]
+        loops += _loop_head(kind, 3) + _dq_body(spec, used, before, lookups, kind == "part")
+    lines += [*before.lines, *TWICE, *(f"            {line}" for line in start), *loops, poisoned_line("dq")]
+    if spec.shared:
+        lines += share_lines("q", [("share_dq_ptr", "dq * scale", "d")], [])
+    lines += ["", *_lines(rows.fill(_DQ_STORE))]
     if exact:
         lines += [*_EXACT_DELTA.rstrip().split("\n"), _DELTA_STORE]
         lines += [f"    table_{i} -= lacking * share_{i}" for i in range(len(lookups))]
     lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
     given = [("out_ptr", "data"), ("lse_grad_ptr", "float32")] if softmax else []
+    given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
     args += [Argument("LSE_GRAD", "constexpr")] if softmax else []
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
@@ -211,13 +218,19 @@ def write_dkv(spec: KernelSpec) -> Kernel:
         loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
     columns = outer_text("k", spec.k_steps, "k_in", "K_TILE")
     queries = "\n".join(f"    {x}" for x in inner_text("q", spec.q_steps, _QUERIES).before)
-    lines = _lines(columns.fill(_DKV_HEAD, queries=queries)) + inner + before.lines + loops
+    fields = {"taken": row_lines(spec, "first_plan"), "item": item_name(spec)}
+    lines = _lines(columns.fill(_DKV_HEAD, queries=queries, **fields)) + inner + before.lines + loops
     lines += [
         f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, mask=k_there)"
         for i in range(len(lookups))
     ]
+    given = []
+    if spec.shared:
+        pair = [("share_dk_ptr", "grad_key * scale", "d"), ("share_dv_ptr", "grad_value", "dv")]
+        lines += share_lines("k", pair, [])
+        given = [(name, "float32") for name, _, _ in pair]
     lines += ["", *_lines(columns.fill(_DKV_STORE))]
-    args = arguments([*tensors(spec, "dk dv"), *buffers(lookups)], spec, used, "q k v do dk dv")
+    args = arguments([*tensors(spec, "dk dv"), *given, *buffers(lookups)], spec, used, "q k v do dk dv")
     helpers = ["load", "visible", *used.helpers]
     return assemble("attention_dkv", "Attention, backward: dK and dV.", args, lines, helpers)
 
@@ -283,7 +296,7 @@ def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = Fals
 
 
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
-    block = Block(indent=2)
+    block = Block(indent=4)
     k_there, v_there, k_masked, v_masked = "d[:, None] < D", "dv[:, None] < DV", "D != D_PAD", "DV != DV_PAD"
     keys = inner_text("k", spec.k_steps, _KEYS)
     key_tile_lines(block, keys, partial or not spec.plain_score)
@@ -300,7 +313,7 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
     if sums_delta_again(spec):
         _sum_again(spec, used, block, before, lookups, partial)
     if partial:
-        block.add("key = visible(key, keep, 0, True)")
+        hide_lines(block, "key", 0, True, True)
     block.add(f"dq = tl.dot(tl.cast({grad}, key.dtype), tl.trans(key), dq, input_precision=PRECISION)")
     return block.lines
 

@@ -18,6 +18,7 @@ from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
     default_config,
+    joint_of,
     launch,
     on_device,
     pad,
@@ -25,12 +26,14 @@ from maskc.backends.triton.launch import (
     strides,
     table_arguments,
     used_here,
+    workers_of,
 )
 from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
 from maskc.backends.triton.packing import forward_pack, shares_masks
 from maskc.backends.triton.pairs import grouping
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.pull import Values
+from maskc.backends.triton.shares import Joint, join_averages, join_sums, shared_rows
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
 from maskc.backends.triton.tiles import kernel_plan
@@ -60,6 +63,7 @@ class Entry:
     keep the device busy, and none where there are many queries. ``layout``: the order of the tokens, as
     ``make_plan`` takes it, for kernels of many queries; tensors stay in the tokens' own. ``autotune``:
     "off", "cached" or "on", where ``configs`` has no row; ``budget``: seconds that measuring one kernel may take.
+    ``workers``: program instances that run at once, by which long rows are cut; None: what the device has.
     """
 
     program: Program
@@ -71,6 +75,7 @@ class Entry:
     layout: str = "none"
     autotune: str = "off"
     budget: float = 10.0
+    workers: int | None = None
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -122,19 +127,32 @@ class Entry:
         moving = {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
 
         def start(chosen: Config) -> None:
+            pack = self._forward_pack(chosen, heads // k.shape[1])
+            plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=not self.plain_output)
+            shares = _buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
+
             def arguments() -> _Arguments:
-                pack = self._forward_pack(chosen, heads // k.shape[1])
-                plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack)
                 kernel = self.kernel("forward", form)
                 values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
                 values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
                 return kernel, batch * (heads // pack) * plan.rows, values
 
-            self._start(("forward",), chosen, q, k, v, tables, scale, moving, arguments)
+            self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments)
+            if plan.joint is not None:
+                self._join(plan.joint, shares, out, lse, pack)
 
         if out.numel():
             start(self._config("forward", q, k, v, start))
         return out, lse, plain
+
+    def _join(self, joint: Joint, shares: Mapping[str, Tensor], out: Tensor, lse: Tensor, pack: int) -> None:
+        """Put what the shares of long rows left where it belongs."""
+        if self.program.normalizer.kind != "softmax":
+            joint.put(join_sums(shares["share_out_ptr"], joint.count), out, pack)
+            return
+        average, whole = join_averages(shares["share_out_ptr"], shares["share_lse_ptr"], joint.count)
+        joint.put(average, out, pack)
+        joint.put(whole, lse, pack)
 
     def _start(
         self,
@@ -263,8 +281,14 @@ class Entry:
             def start(
                 chosen: Config, stage: str = stage, heads: int = heads, moving: dict[str, Tensor] = moving
             ) -> None:
+                by_keys, group = stage == "dkv", q.shape[1] // heads
+                whole = bool(any(found))  # sums over rows and columns are not cut
+                plan, form = self._device_plan(chosen, q.device, by_keys=by_keys, group=group, whole=whole)
+                tile = chosen.k_tile if by_keys else chosen.q_tile
+                widths = {"dk": k.shape[3], "dv": v.shape[3]} if by_keys else {"dq": q.shape[3]}
+                shares = _buffers(plan.joint, q.shape[0] * heads, tile, q.device, **widths)
+
                 def arguments() -> _Arguments:
-                    plan, form = self._device_plan(chosen, q.device, by_keys=stage == "dkv")
                     kernel = self.kernel(stage, form, wanted)
                     values = {**self._values(plan, kernel, q, k, v, tables), "LSE_GRAD": grad_lse is not None}
                     for name, x in (("do", grad), ("o", out), ("dq", dq), ("dk", dk), ("dv", dv)):
@@ -272,7 +296,11 @@ class Entry:
                     return kernel, q.shape[0] * heads * plan.rows, values
 
                 what = (stage, wanted, grad_lse is None)
-                self._start(what, chosen, q, k, v, tables, scale, moving, arguments)
+                self._start(what, chosen, q, k, v, tables, scale, {**moving, **shares}, arguments)
+                if (joint := plan.joint) is None:
+                    return
+                for name in widths:
+                    joint.put(join_sums(shares[f"share_{name}_ptr"], joint.count), moving[f"{name}_ptr"])
 
             start(self._config(stage, q, k, v, start))
             for node, total in zip(lookups, buffers, strict=True):
@@ -399,29 +427,61 @@ class Entry:
         return self._remembered(("pack", chosen.q_tile, chosen.k_tile, group), make)
 
     def _device_plan(
-        self, chosen: Config, device: torch.device, *, by_keys: bool, q_tile: int | None = None, pack: int = 1
+        self,
+        chosen: Config,
+        device: torch.device,
+        *,
+        by_keys: bool,
+        q_tile: int | None = None,
+        pack: int = 1,
+        group: int = 1,
+        whole: bool = True,
     ) -> tuple[DevicePlan, Form]:
         """The plan on the device, and what it asks of a kernel's text.
 
         ``q_tile``: queries in a tile of the plan, if not those of the configuration: a few, in their own order.
-        ``pack``: heads that share a tile of the configuration.
+        ``pack``: heads that share a tile of the configuration. ``group``: heads that an instance does one after
+        another. ``whole``: no row is cut into shares.
         """
 
         def make() -> tuple[DevicePlan, Form]:
             plan = self.plan(q_tile or chosen.q_tile // pack, chosen.k_tile, "none" if q_tile else self.layout)
             clauses = mask_form(self.text_program, plan)
-            made = plan_arguments(kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None), chosen, device)
+            rows = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
             queries = places_of("q", plan.q_order, plan.q_tile, self.binding.offset)
             keys = places_of("k", plan.k_order, plan.k_tile, 0)
+            workers, shares, joint = self.workers or workers_of(device, chosen), None, None
+            if workers and not whole and queries.steps is None and keys.steps is None:
+                rows, shares = shared_rows(rows, max(1, workers * pack), group)
+            if shares is not None:
+                tile, length = (plan.k_tile, self.binding.k_len) if by_keys else (plan.q_tile, self.binding.q_len)
+                joint = joint_of(shares, tile, length, device)
+            made = plan_arguments(rows, chosen, device, joint)
             made.arguments.update(queries.on(device) | keys.on(device))
-            return made, Form(clauses, queries.steps, keys.steps, pack > 1)
+            if shares is not None:
+                lists = {name: on_device(getattr(shares, name), device) for name in ("row_of", "share_of")}
+                made.arguments.update({**lists, "shares": shares.count})
+            return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None)
 
-        return self._remembered(("device", chosen, device, by_keys, q_tile, pack), make)
+        return self._remembered(("device", chosen, device, by_keys, q_tile, pack, whole), make)
 
     def _remembered(self, key: Any, make: Callable[[], _T]) -> _T:
         if key not in self._memory:
             self._memory[key] = make()
         return cast("_T", self._memory[key])
+
+
+def _buffers(
+    joint: Joint | None, programs: int, tile: int, device: torch.device, **widths: int | None
+) -> dict[str, Tensor]:
+    """Where shares leave their parts, float32, by the names of arguments. ``widths``: of what; None: one number."""
+    if joint is None:
+        return {}
+    shape = joint.size, programs, tile
+    return {
+        f"share_{name}_ptr": torch.empty(shape if width is None else (*shape, width), device=device)
+        for name, width in widths.items()
+    }
 
 
 def _heads_inside(q: Tensor, width: int) -> Tensor:

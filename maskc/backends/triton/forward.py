@@ -10,14 +10,20 @@ from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import OuterText, inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import (
+    TWICE,
     arguments,
     assemble,
     bounds_lines,
+    hide_lines,
     interval_lines,
+    item_name,
     keep_lines,
     key_tile_lines,
     loop_lines,
     origin,
+    poisoned_line,
+    row_lines,
+    share_lines,
 )
 from maskc.ir.program import OUTPUT
 
@@ -30,8 +36,8 @@ _HEAD = """
     h = bh % heads
     plan = tl.load(plan_of + bh)
     # Rows with much work come first, so that none of them is left for the end.
-    tile_row = tl.load(row_order + plan * tile_rows + program % tile_rows)
-    at = plan * tile_rows + tile_row
+{taken}
+    at = plan * tile_rows + {item}
 
     q_idx = tile_row * Q_TILE + tl.arange(0, Q_TILE)
     q_there = q_idx < q_len
@@ -54,8 +60,8 @@ _PACKED_HEAD = """
     first_head = program // tile_rows % packs * PACK
     plan = tl.load(plan_of + b * heads + first_head)
     # Rows with much work come first, so that none of them is left for the end.
-    tile_row = tl.load(row_order + plan * tile_rows + program % tile_rows)
-    at = plan * tile_rows + tile_row
+{taken}
+    at = plan * tile_rows + {item}
 
     row = tl.arange(0, Q_TILE)
     head = first_head + row % PACK
@@ -103,18 +109,24 @@ def write_forward(spec: KernelSpec) -> Kernel:
     """The forward kernel of ``spec``. Where there is an output expression, ``plain_ptr`` receives the output
     before it. Raises Unsupported."""
     used = _expressions(spec, spec.packed)
-    hoisted, loops = _loops(spec, used)
+    sink, start = _start(spec, used)
+    hoisted, loops = _loops(spec, used, indent=3)
     near, size = ("q_in", "(Q_TILE // PACK)") if spec.packed else ("tl.arange(0, Q_TILE)", "Q_TILE")
     rows = outer_text("q", spec.q_steps, near, size)
-    head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, note=_SHIFT if rows.shift else "")
-    lines = [*head.strip("\n").split("\n"), *_keys(spec)]
-    lines += [*_start(spec, used), *hoisted, *loops, *_finish(spec, used, rows)]
+    fields = {"note": _SHIFT if rows.shift else "", "taken": row_lines(spec), "item": item_name(spec)}
+    head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, **fields)
+    lines = [*head.strip("\n").split("\n"), *_keys(spec), *sink, *hoisted, *TWICE]
+    lines += [f"            {line}" for line in (_ACC, *start)]
+    lines += [*loops, poisoned_line("acc"), *_finish(spec, used, rows)]
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
     if spec.program.output is not OUTPUT:
         tensors.append(("plain_ptr", "data"))
     if kind_of(spec) == "softmax":
         tensors.append(("lse_ptr", "float32"))
+    if spec.shared:
+        tensors += [("share_out_ptr", "float32"), *([("share_lse_ptr", "float32")] if _softmax(spec) else [])]
     args = arguments(tensors, spec, used, "q k v o")
+    args += [Argument("shares", "int")] if spec.shared and spec.program.normalizer.sink is not None else []
     args += [Argument("PACK", "constexpr")] if spec.packed else []
     return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
 
@@ -127,8 +139,13 @@ def write_decode(spec: KernelSpec) -> Kernel:
     """
     used = _expressions(spec, True)
     hoisted, loops = _loops(spec, used, split=True)
-    lines = [*_DECODE_HEAD.strip("\n").split("\n"), *_keys(spec)]
-    lines += [*_empty_start(spec), *hoisted, *loops, *_DECODE_TAIL[kind_of(spec)].rstrip().split("\n")]
+    lines = [*_DECODE_HEAD.strip("\n").split("\n"), *_keys(spec), f"    {_ACC}"]
+    lines += [
+        *(f"    {line}" for line in _empty_start(spec)),
+        *hoisted,
+        *loops,
+        *_DECODE_TAIL[kind_of(spec)].rstrip().split("\n"),
+    ]
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v")] + [("out_ptr", "float32")]
     if kind_of(spec) == "softmax":
         tensors.append(("lse_ptr", "float32"))
@@ -152,49 +169,59 @@ def kind_of(spec: KernelSpec) -> str:
     return "softmax" if spec.program.normalizer.kind == "softmax" else "plain"
 
 
-def _start(spec: KernelSpec, used: Expressions) -> list[str]:
-    """The accumulators. A sink is a key that has been met already and whose value is 0."""
+def _softmax(spec: KernelSpec) -> bool:
+    return kind_of(spec) == "softmax"
+
+
+def _start(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
+    """The sink, and what the accumulators start from. A sink is a key that has been met already and whose value is
+    0."""
     sink = spec.program.normalizer.sink
     if sink is None or kind_of(spec) != "softmax":
-        return _empty_start(spec)
+        return [], _empty_start(spec)
     block = Block(hoisted=True)
     for line in origin(("sink", sink)):
         block.add(line)
     text = used.write(sink, block, block)
     block.add(f"sink = tl.reshape(tl.broadcast_to(tl.cast({text}, tl.float32), (Q_TILE, 1)), (Q_TILE,)) * LOG2E")
-    block.add("top = tl.maximum(sink, LOWEST)")
-    block.add("total = tl.exp2(sink - top)")
-    return block.lines
+    if spec.shared:
+        block.add(
+            'sink = tl.where(tl.maximum(share, 0) % shares == 0, sink, float("-inf"))  # in the first share alone'
+        )
+    return block.lines, ["top = tl.maximum(sink, LOWEST)", "total = tl.exp2(sink - top)"]
+
+
+_ACC = "acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)"
 
 
 def _empty_start(spec: KernelSpec) -> list[str]:
     if kind_of(spec) != "softmax":
         return []
     return [
-        "    top = tl.full((Q_TILE,), LOWEST, tl.float32)  # the largest score so far, in units of log 2",
-        "    total = tl.zeros((Q_TILE,), tl.float32)",
+        "top = tl.full((Q_TILE,), LOWEST, tl.float32)  # the largest score so far, in units of log 2",
+        "total = tl.zeros((Q_TILE,), tl.float32)",
     ]
 
 
-def _loops(spec: KernelSpec, used: Expressions, split: bool = False) -> tuple[list[str], list[str]]:
+def _loops(spec: KernelSpec, used: Expressions, split: bool = False, indent: int = 1) -> tuple[list[str], list[str]]:
     """What stands before the loops, and the loops over full and over partial tiles."""
     before, lines = Block(hoisted=True), []
     if spec.clauses is not None:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-        lines += ["", f"    # {note}", *bounds_lines(kind, 1, split), *loop_lines(kind, 1)]
-        lines += _body(spec, used, before, kind == "part")
+        pad = "    " * indent
+        lines += ["", f"{pad}# {note}", *bounds_lines(kind, indent, split), *loop_lines(kind, indent)]
+        lines += _body(spec, used, before, kind == "part", indent + 1, twice=not split)
     return before.lines, lines
 
 
 def _keys(spec: KernelSpec) -> list[str]:
-    before = inner_text("k", spec.k_steps, _KEY_ADDRESSES).before
-    return [f"    {line}" for line in (*before, "acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)")]
+    return [f"    {line}" for line in inner_text("k", spec.k_steps, _KEY_ADDRESSES).before]
 
 
-def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
-    block = Block(indent=2)
+def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool, indent: int, twice: bool) -> list[str]:
+    block = Block(indent=indent)
     keys = inner_text("k", spec.k_steps, _KEY_ADDRESSES)
     there, masked = "d[:, None] < D", "D != D_PAD"
     key_tile_lines(block, keys, partial or not spec.plain_score)
@@ -211,7 +238,7 @@ def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> 
         masked = "RAGGED_K or DV != DV_PAD"
     block.add(f"value = load({keys.pointer.format('v')}, {there}, {masked})")
     if partial:
-        block.add("value = visible(value, keep, 0, False)")
+        hide_lines(block, "value", 0, False, twice)
     block.add("acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)")
     return block.lines
 
@@ -252,8 +279,8 @@ _SOFTMAX_TAIL = """
     total = tl.where(empty, 1.0, total)
     out = acc / total[:, None]
     lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
-    tl.store(lse_ptr + tl.cast({bh}, tl.int64) * q_len + {row}, lse, mask=q_there)
 """
+_LSE_STORE = "    tl.store(lse_ptr + tl.cast({bh}, tl.int64) * q_len + {row}, lse, mask=q_there)"
 
 _PLACE = [
     "    o_base = tl.cast(b, tl.int64) * o_sb{of_head}{start}",
@@ -286,8 +313,11 @@ def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
     """The lines after the loops."""
     before = Block(hoisted=True)
     bh, head = ("b * heads + head" if spec.packed else "bh"), "tl.cast(h, tl.int64) * o_sh"
-    tail = _SOFTMAX_TAIL.format(bh=bh, row=rows.row).rstrip().split("\n")
-    before.lines += tail if kind_of(spec) == "softmax" else ["", "    out = acc"]
+    before.lines += _SOFTMAX_TAIL.rstrip().split("\n") if _softmax(spec) else ["", "    out = acc"]
+    if spec.shared:
+        vectors = [("share_lse_ptr", "lse")] if _softmax(spec) else []
+        before.lines += share_lines("q", [("share_out_ptr", "out", "dv")], vectors)
+    before.lines += [_LSE_STORE.format(bh=bh, row=rows.row)] if _softmax(spec) else []
     of_head, of_row = ("", f"{head} + ") if spec.packed else (f" + {head}", "")
     fields = {"start": rows.start.format("o"), "near": rows.near, "of_head": of_head, "of_row": of_row}
     place = [line.format(**fields) for line in _PLACE]

@@ -14,6 +14,7 @@ import torch
 from maskc.backends.triton.configs import Config, Target, config
 from maskc.backends.triton.expressions import extent_name, table_name
 from maskc.backends.triton.loading import load_kernel
+from maskc.backends.triton.shares import Joint, Shares
 from maskc.backends.triton.spec import Kernel
 from maskc.backends.triton.tiles import KernelPlan
 from maskc.ir.binding import Binding
@@ -28,6 +29,7 @@ __all__ = [
     "capturing",
     "default_config",
     "interpreting",
+    "joint_of",
     "launch",
     "on_device",
     "pad",
@@ -36,6 +38,7 @@ __all__ = [
     "table_arguments",
     "target_of",
     "used_here",
+    "workers_of",
 ]
 
 Tensor = torch.Tensor
@@ -67,11 +70,13 @@ def pad(dim: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class DevicePlan:
-    """A ``KernelPlan`` on a device, with the configuration that it was made for."""
+    """A ``KernelPlan`` on a device, with the configuration that it was made for. ``joint``: where the rows belong that
+    are cut into shares."""
 
     arguments: dict[str, Any]
     config: Config
     rows: int
+    joint: Joint | None = None
     streams: set[int] = field(default_factory=set)
 
 
@@ -104,7 +109,14 @@ def used_here(arguments: Mapping[str, Any], streams: set[int], device: torch.dev
                 x.record_stream(stream)
 
 
-def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> DevicePlan:
+def workers_of(device: torch.device, chosen: Config) -> int | None:
+    """Program instances that run at once, about; None where there is no GPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).multi_processor_count * max(1, 8 // chosen.warps)
+
+
+def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device, joint: Joint | None = None) -> DevicePlan:
     """The plan's arrays as arguments."""
 
     def tensor(array: Any) -> Tensor:
@@ -121,7 +133,13 @@ def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device) -> De
     if plan.intervals is not None:
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
     arguments["tile_rows"] = plan.rows
-    return DevicePlan(arguments, chosen, plan.rows)
+    return DevicePlan(arguments, chosen, plan.rows, joint)
+
+
+def joint_of(shares: Shares, tile: int, length: int, device: torch.device) -> Joint:
+    """Where the rows of tiles of ``tile`` tokens belong that are cut."""
+    tokens, places = shares.tokens(tile, length)
+    return Joint(shares.count, shares.size, tile, on_device(tokens, device), on_device(places, device))
 
 
 def table_arguments(

@@ -14,15 +14,21 @@ from maskc.ir.text import print_node
 
 __all__ = [
     "CONSTANTS",
+    "TWICE",
     "arguments",
     "assemble",
     "bounds_lines",
+    "hide_lines",
     "interval_lines",
+    "item_name",
     "keep_lines",
     "key_tile_lines",
     "loop_lines",
     "origin",
+    "poisoned_line",
     "query_tile_lines",
+    "row_lines",
+    "share_lines",
 ]
 
 CONSTANTS = """LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -33,6 +39,45 @@ LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
 
 #: Arguments that every kernel has, in order: the plan, lengths and strides come after the tensors.
 PLAN = ("plan_of", "row_order", "full_first", "full_last", "full_tiles", "part_first", "part_last", "part_tiles")
+
+#: Arguments of kernels whose longest rows are cut into shares: see ``shares``.
+SHARES = ("row_of", "share_of")
+
+
+def row_lines(spec: KernelSpec, plan: str = "plan") -> str:
+    """Which row of tiles an instance works for, as lines of a template; and ``item``, what the plan calls it."""
+    taken = f"tl.load(row_order + {plan} * tile_rows + program % tile_rows)"
+    if not spec.shared:
+        return f"    tile_row = {taken}"
+    return f"""    item = {taken}
+    # Long rows are cut into shares, which leave their part to be joined; -1: a whole row.
+    tile_row = tl.load(row_of + item)
+    share = tl.load(share_of + item)"""
+
+
+def item_name(spec: KernelSpec) -> str:
+    """What the plan's arrays are indexed by, besides the mask."""
+    return "item" if spec.shared else "tile_row"
+
+
+def share_lines(side: str, matrices: Sequence[tuple[str, str, str]], vectors: Sequence[tuple[str, str]]) -> list[str]:
+    """Leave an instance's part of a row in float32 buffers (shares, rows of other programs, tile, width), and nothing
+    for the stores that follow. ``matrices``: buffer, value, and the name of the places in its last axis, whose width
+    is that name in capitals. ``vectors``: buffer, value."""
+    tile = f"{side.upper()}_TILE"
+    place = f"tl.cast(share * (tl.num_programs(0) // tile_rows) + program // tile_rows, tl.int64) * {tile}"
+    lines = [
+        "",
+        f"    place = {place} + tl.arange(0, {tile})",
+        f"    cut = {side}_there & (share >= 0)",
+    ]
+    for buffer, value, axis in matrices:
+        there = f"cut[:, None] & ({axis}[None, :] < {axis.upper()})"
+        lines.append(
+            f"    tl.store({buffer} + place[:, None] * {axis.upper()} + {axis}[None, :], {value}, mask={there})"
+        )
+    lines += [f"    tl.store({buffer} + place, {value}, mask=cut)" for buffer, value in vectors]
+    return [*lines, f"    {side}_there = {side}_there & (share < 0)"]
 
 
 def origin(*parts: tuple[str, Node]) -> list[str]:
@@ -50,7 +95,7 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
     ``strides``: the tensors that have strides of their own, as words.
     """
     out = [Argument(name, kind) for name, kind in tensors]
-    out += [Argument(name, "int32") for name in PLAN]
+    out += [Argument(name, "int32") for name in (*PLAN, *(SHARES if spec.shared else ()))]
     if spec.clauses is not None:
         out += [Argument(name, "int32") for name in ("interval_low", "interval_high")]
     params = spec.program.params
@@ -174,6 +219,28 @@ def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orien
         block.add(f"place = (tl.cast(plan, tl.int64) * {spec.clauses} + {c}) * q_len + {index}")
         block.add(f"low_{c} = tl.load(interval_low + place, mask={there}, other=0){orient}")
         block.add(f"high_{c} = tl.load(interval_high + place, mask={there}, other=0){orient}")
+
+
+#: The loops stand twice in the compiled code. Setting keys to 0 costs as much as half of a partial tile, and is for a
+#: NaN alone; so that it is done only where there was one.
+TWICE = [
+    "",
+    "    # The second round is for a NaN. It may be in a key that no query of a partial tile keeps.",
+    "    for careful in tl.static_range(2):",
+    "        if not careful or poisoned != 0:",
+]
+
+
+def poisoned_line(name: str) -> str:
+    """Whether there is a NaN in the matrix ``name``, as the last line of a round."""
+    return f"            poisoned = tl.max(tl.max(({name} != {name}).to(tl.int32), 1), 0)"
+
+
+def hide_lines(block: Block, name: str, axis: int, transposed: bool, twice: bool) -> None:
+    """Set to 0 what is in the tile ``name`` of keys that no pair of ``keep`` needs. ``twice``: in the second round."""
+    line = f"{name} = visible({name}, keep, {axis}, {transposed})"
+    for each in ["if careful:", f"    {line}"] if twice else [line]:
+        block.add(each)
 
 
 def keep_lines(

@@ -1,0 +1,129 @@
+"""Rows of tiles that take longer than all others: a few queries that see every key, the first keys that every query
+sees, or few rows at all. They are cut into shares, each a program instance of its own, so that no multiprocessor works
+alone at the end; what the shares leave is joined in a fixed order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from maskc.backends.triton.tiles import KernelPlan
+
+__all__ = ["Joint", "Shares", "join_averages", "join_sums", "shared_rows"]
+
+Array = npt.NDArray[Any]
+Tensor = torch.Tensor
+_LEAST = 16  # tiles that a share is worth
+_UNFAIR = 2.0  # times what a worker does in all: rows below are left whole
+_MOST = 64  # shares of a row
+_PARTIAL = 1.5  # tiles of work that a partial tile is
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Which rows of tiles are cut, and into how many shares each; share ``f`` of the row ``rows[i]`` is number
+    ``i * count + f``. A plan's rows are then items: rows that are left whole first, then the shares.
+
+    Attributes:
+        rows: the rows that are cut. count: shares of each.
+        row_of: (items,): the row of tiles. share_of: (items,): the number of the share, -1 for whole rows.
+    """
+
+    rows: Array
+    count: int
+    row_of: Array
+    share_of: Array
+
+    @property
+    def size(self) -> int:
+        """How many shares there are."""
+        return int(self.rows.size) * self.count
+
+    def tokens(self, tile: int, length: int) -> tuple[Array, Array]:
+        """The tokens of the rows that are cut, and their places one row of ``tile`` after another."""
+        every = (self.rows[:, None].astype(np.int64) * tile + np.arange(tile)).ravel()
+        there = np.flatnonzero(every < length)
+        return every[there], there
+
+
+def shared_rows(plan: KernelPlan, workers: int, group: int = 1) -> tuple[KernelPlan, Shares | None]:
+    """The plan with its longest rows cut, if they would keep others waiting.
+
+    ``workers``: program instances that run at once. ``group``: heads that a program instance does one after another.
+    """
+    masks = plan.row_order.size // plan.rows if plan.rows else 0
+    work = _work(plan).reshape(masks, plan.rows)
+    copies = np.bincount(plan.plan_of, minlength=masks)
+    fair = float(work.sum(axis=1) @ copies) / workers
+    longest = group * work.max(axis=0, initial=0.0)
+    rows = np.flatnonzero(longest > max(_UNFAIR * fair, 2 * _LEAST))
+    if not rows.size:
+        return plan, None
+    count = int(min(_MOST, np.ceil(longest.max() / max(fair, _LEAST))))
+    whole = np.setdiff1d(np.arange(plan.rows), rows)
+    row_of = np.concatenate([whole, np.repeat(rows, count)]).astype(np.int32)
+    share_of = np.concatenate([np.full(whole.size, -1), np.arange(rows.size * count)]).astype(np.int32)
+    shares = Shares(rows, count, row_of, share_of)
+    return _cut(plan, shares, masks), shares
+
+
+def _work(plan: KernelPlan) -> Array:
+    found: Array = (plan.full[1] - plan.full[0]) + _PARTIAL * (plan.part[1] - plan.part[0])
+    return found
+
+
+def _cut(plan: KernelPlan, shares: Shares, masks: int) -> KernelPlan:
+    places = (np.arange(masks)[:, None] * plan.rows + shares.row_of).ravel()
+    number = np.tile(np.maximum(shares.share_of, 0) % shares.count, masks).astype(np.int64)
+    parts = np.tile(np.where(shares.share_of < 0, 1, shares.count), masks)
+
+    def bounds(first: Array, last: Array) -> tuple[Array, Array]:
+        start, length = first[places].astype(np.int64), (last - first)[places]
+        ends = (start + length * number // parts, start + length * (number + 1) // parts)
+        return ends[0].astype(np.int32), ends[1].astype(np.int32)
+
+    skips = None if plan.skips is None else plan.skips.reshape(-1, 2)[places].ravel()
+    full, part = ((*bounds(*kind[:2]), kind[2]) for kind in (plan.full, plan.part))
+    found = replace(plan, full=full, part=part, skips=skips, rows=shares.row_of.size)
+    order = np.argsort(-_work(found).reshape(masks, -1), axis=1, kind="stable")
+    return replace(found, row_order=order.astype(np.int32).ravel())
+
+
+def join_sums(parts: Tensor, count: int) -> Tensor:
+    """Sums (rows, ...) of the shares (rows * count, ...) of each row."""
+    return parts.view(-1, count, *parts.shape[1:]).sum(dim=1)
+
+
+def join_averages(parts: Tensor, lses: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Averages (rows, ..., D) and log-sum-exps (rows, ...) from those of the shares; 0 and minus infinity where a query
+    keeps nothing."""
+    parts, lses = parts.view(-1, count, *parts.shape[1:]), lses.view(-1, count, *lses.shape[1:])
+    lse = torch.logsumexp(lses, dim=1)
+    weight = torch.where(lses == -torch.inf, 0.0, torch.exp(lses - lse[:, None]))
+    return (torch.where(weight[..., None] > 0, parts, 0.0) * weight[..., None]).sum(dim=1), lse
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Where on a device the rows that are cut belong: the tokens of ``count`` shares each, and their places in joined
+    rows of ``tile``, one after another."""
+
+    count: int
+    size: int
+    tile: int
+    tokens: Tensor
+    places: Tensor
+
+    def put(self, joined: Tensor, into: Tensor, pack: int = 1) -> None:
+        """Write joined rows (rows, batch * heads / pack, tile * pack, ...) to the tokens of ``into``, (batch, heads,
+        length, ...)."""
+        batch, heads = into.shape[:2]
+        inner = joined.shape[3:]
+        found = joined.view(-1, batch, heads // pack, self.tile, pack, *inner)
+        found = found.permute(1, 2, 4, 0, 3, *range(5, 5 + len(inner))).reshape(batch, heads, -1, *inner)
+        into.index_copy_(2, self.tokens, found.index_select(2, self.places).to(into.dtype))
