@@ -11,8 +11,9 @@ __all__ = ["CASES", "Case"]
 @dataclass(frozen=True)
 class Case:
     """A call. ``floats``: shapes of float inputs; ``inputs``: the other inputs. ``splits``: decode with so many.
-    ``clauses``: so many intervals a query mask partial tiles; None: the mask itself does. ``layout``: the order of
-    the tokens, which must be another than their own. ``pack``: heads that share a tile in the forward kernel."""
+    ``clauses``: so many intervals a query mask partial tiles, ``boxed``: boxes do; else the mask itself does.
+    ``layout``: the order of the tokens, which must be another than their own. ``pack``: heads that share a tile in
+    the forward kernel."""
 
     text: str
     q_len: int = 40
@@ -32,6 +33,7 @@ class Case:
     floats: dict[str, tuple[int, ...]] = field(default_factory=dict)
     strided: bool = False
     clauses: int | None = None
+    boxed: bool = False
     layout: str = "none"
     pack: int | None = None
 
@@ -41,6 +43,32 @@ _GRID = "pattern p over grid(t, y, x) { attend neighborhood(t, 3) & neighborhood
 _ALIBI = "pattern p(slope: float[head]) {{ attend causal{}\n score s + slope[h] * (k - q) }}"
 
 CASES: dict[str, Case] = {
+    "grid-by-boxes": Case(_GRID, 60, 60, sizes={"t": 3, "y": 4, "x": 5}, boxed=True),
+    "laid-out-grid-by-boxes": Case(
+        "pattern p over grid(y, x) { attend neighborhood(y, 5) & neighborhood(x, 5) }",
+        72,
+        72,
+        4,
+        2,
+        sizes={"y": 6, "x": 12},
+        layout="blocks",
+        boxed=True,
+        dtype="float16",
+    ),
+    "documents-by-boxes": Case(
+        "pattern p(doc: int[token]) { attend same(doc) & (q - k) % 3 == 0 & causal }",
+        33,
+        45,
+        heads=2,
+        batch=2,
+        inputs={"doc": [[i * 7 % 4 for i in range(45)], [0] * 25 + [5] * 20]},
+        boxed=True,
+    ),
+    "windows-by-head-by-boxes": Case(
+        "pattern p(w: int[head]) { attend causal & (q - k) % 2 == 0 & q - k < w[h] & k % 5 > 0 & q % 7 > 0 }",
+        inputs={"w": [4, 21]},
+        boxed=True,
+    ),
     "causal": Case("causal", strided=True),
     "causal-half": Case("causal", 70, 70, 4, 2, 64, 64, dtype="float16", tile=32),
     "negative-scale": Case("causal", 20, 20, scale=-0.3),

@@ -50,23 +50,24 @@ def test_documents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "clauses"),
+    ("text", "clauses", "boxed"),
     [
-        ("causal", None),  # one comparison, where an interval takes two
-        ("causal & window(9)", None),
-        ("pattern p(doc: int[token]) { attend same(doc) & causal }", 1),
-        ("pattern p(doc: int[token]) { attend same(doc) & causal | k < 2 }", 2),
-        ("pattern p(doc: int[token]) { attend same(doc) & (q - k) % 2 == 0 }", None),  # too many of them
-        ("sin(0.1 * q) < 0.5 & causal", None),  # what speaks of the query alone costs nothing a pair
-        ("cos(0.03 * k) < 0.5", 1),
-        ("hash(q, k) % 3 == 0", None),
+        ("causal", None, False),  # one comparison, where an interval takes two
+        ("causal & window(9)", None, False),
+        ("pattern p(doc: int[token]) { attend same(doc) & causal }", 1, False),
+        ("pattern p(doc: int[token]) { attend same(doc) & causal | k < 2 }", 2, False),
+        ("pattern p(doc: int[token]) { attend same(doc) & (q - k) % 2 == 0 }", None, True),  # too many of them
+        ("sin(0.1 * q) < 0.5 & causal", None, False),  # what speaks of the query alone costs nothing a pair
+        ("cos(0.03 * k) < 0.5", 1, False),
+        ("hash(q, k) % 3 == 0", None, False),
     ],
 )
-def test_partial_tiles_are_masked_the_cheaper_way(text: str, clauses: int | None) -> None:
+def test_partial_tiles_are_masked_the_cheaper_way(text: str, clauses: int | None, boxed: bool) -> None:
     program = lower_text(text)[0]
     binding = Binding(96, 96, tables={"doc": np.arange(96) // 17} if "doc" in text else {})
     plan = make_plan(program, binding, q_tile=16, k_tile=16)
-    assert mask_form(specialised(program, {}), plan) == clauses
+    found, boxes = mask_form(specialised(program, {}), plan)
+    assert (found, boxes is not None) == (clauses, boxed)
 
 
 def test_intervals_are_those_of_the_mask() -> None:
@@ -86,8 +87,9 @@ def test_intervals_are_those_of_the_mask() -> None:
     [
         ("causal", 1),
         ("window(64, 64)", 3),  # two comparisons, and both of them
-        ("dilated(64, 16) & causal", 6),  # three, two conjunctions, and the remainders of keys
-        ("pattern p over grid(y, x) { attend neighborhood(y, 24) & neighborhood(x, 24) }", 9),
+        ("dilated(64, 16) & causal", 4),  # a box
+        ("dilated(64, 16) | causal", 8),  # four comparisons, joined by three, and the remainders of keys
+        ("pattern p over grid(y, x) { attend neighborhood(y, 24) & neighborhood(x, 24) }", 4),
     ],
 )
 def test_values_of_a_pair(text: str, values: int) -> None:

@@ -187,7 +187,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
     sums = [f"table_{i}" for i in range(len(lookups))]
     sums += ["exact", *(f"share_{i}" for i in range(len(lookups)))] if exact else []
     start = ["dq = tl.zeros((Q_TILE, D_PAD), tl.float32)", *(f"{s} = tl.zeros((Q_TILE,), tl.float32)" for s in sums)]
-    if spec.clauses is not None:
+    if spec.masked_by_plan:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     loops: list[str] = []
     for kind in ("full", "part"):
@@ -203,7 +203,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
     given = [("out_ptr", "data"), ("lse_grad_ptr", "float32")] if softmax else []
     given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
-    args += [Argument("LSE_GRAD", "constexpr")] if softmax else []
+    args += [Argument(name, "constexpr") for name in ("ROUNDS", *(("LSE_GRAD",) if softmax else ()))]
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
 
 
@@ -261,7 +261,7 @@ def derivatives(spec: KernelSpec, lookups: Sequence[Node]) -> list[Node]:
 
 def _expressions(spec: KernelSpec, outer: str, lookups: Sequence[Node]) -> Expressions:
     roots = [spec.program.score, *derivatives(spec, lookups)]
-    if spec.clauses is None:
+    if not spec.masked_by_plan:
         roots.append(spec.program.mask)
     return Expressions(spec.program, spec.batched, outer, roots)
 
@@ -291,8 +291,13 @@ def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = Fals
     """Log-sum-exp and delta of the queries of a tile, where the score's gradient reads them."""
     if not _is_softmax(spec):
         return []
+    return [*lse_lines(place, orient, whole), delta_line(place, orient, whole)]
+
+
+def delta_line(place: str, orient: str, whole: bool) -> str:
+    """Delta of the queries of a tile."""
     mask = "" if whole else ", mask=q_there, other=0.0"
-    return [*lse_lines(place, orient, whole), f"delta = tl.load(delta_ptr + {place}{mask}){orient}"]
+    return f"delta = tl.load(delta_ptr + {place}{mask}){orient}"
 
 
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
@@ -309,6 +314,7 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
         keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
     block.add(f"value = load({keys.pointer.format('v')}, {v_there}, {v_masked})")
     block.add("grad_weight = tl.dot(grad_out, value, input_precision=PRECISION)")
+    weigh(spec, used, block, before, partial)
     grad = _grad_score(spec, used, block, before, lookups, partial)
     if sums_delta_again(spec):
         _sum_again(spec, used, block, before, lookups, partial)
@@ -328,18 +334,23 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
     block.add(f"query = load({queries.pointer.format('q')}, {q_there}, {masked}D != D_PAD)")
     block.add("score = tl.dot(key, query, input_precision=PRECISION)")
     if partial:
-        if spec.clauses is not None:
+        if spec.masked_by_plan:
             interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
         keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
-    for line in row_statistics(spec, f"row + {queries.row}", "[None, :]", whole=not partial):
+    place = f"row + {queries.row}"
+    for line in lse_lines(place, "[None, :]", whole=not partial) if _is_softmax(spec) else ():
         block.add(line)
+    weigh(spec, used, block, before, partial)
     block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
-    block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
-    grad = _grad_score(spec, used, block, before, lookups, partial)
     if partial and not clears_empty_rows(spec):
         block.add("query = visible(query, keep, 0, True)")
         block.add("grad_out = visible(grad_out, keep, 0, False)")
+    # Products in this order, and delta as late as that, keep the fewest numbers at once.
     block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
+    block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
+    if _is_softmax(spec):
+        block.add(delta_line(place, "[None, :]", whole=not partial))
+    grad = _grad_score(spec, used, block, before, lookups, partial)
     block.add(f"grad_key = tl.dot(tl.cast({grad}, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)")
     return block.lines
 
@@ -352,8 +363,8 @@ def _grad_score(
     lookups: Sequence[Node],
     partial: bool,
 ) -> str:
-    """From ``score`` and ``grad_weight`` to ``weight`` and the gradient by the dot product; its name."""
-    weigh(spec, used, block, before, partial)
+    """From ``weight`` and ``grad_weight`` to the gradient by the dot product; its name."""
+    slope_lines(spec, block, partial)
     by_score, *by_lookups = derivatives(spec, lookups)
     for i, node in enumerate(by_lookups):
         block.add(f"table_{i} += tl.sum({times(used, node, block, before, partial)}, 1)")
@@ -374,7 +385,7 @@ def _sum_again(
 
 
 def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
-    """From ``score`` and ``grad_weight`` to ``weight`` and ``grad_score``, the gradient of the modified score."""
+    """From ``score`` to ``weight``."""
     program = spec.program
     if not (spec.plain_score and _is_softmax(spec)):
         block.add("score = score * scale")
@@ -387,15 +398,20 @@ def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, part
         block.add(f"weight = tl.exp2({logit} * {unit} - lse)")
     else:
         block.add(f"weight = {f'tl.sigmoid({logit})' if kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
+    if partial:
+        block.add("weight = tl.where(keep, weight, 0.0)")
+
+
+def slope_lines(spec: KernelSpec, block: Block, partial: bool) -> None:
+    """From ``weight`` and ``grad_weight`` to ``grad_score``, the gradient of the modified score."""
     slope = {
         "softmax": "weight * (grad_weight - delta)",
         "sigmoid": "weight * (1.0 - weight) * grad_weight",
         "relu": "tl.where(weight > 0.0, grad_weight, 0.0)",
-    }[kind]
+    }[spec.program.normalizer.kind]
     block.add(f"grad_score = {slope}")
     if partial:
         # Not only weights of 0: what is computed of pairs that are not kept may be NaN.
-        block.add("weight = tl.where(keep, weight, 0.0)")
         block.add("grad_score = tl.where(keep, grad_score, 0.0)")
 
 

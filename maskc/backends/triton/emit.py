@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maskc.backends.triton.aot import Compiled, Shape, compile_kernel, disassembly
@@ -11,7 +11,7 @@ from maskc.backends.triton.backward import score_lookups
 from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import pad
-from maskc.backends.triton.masks import pair_values
+from maskc.backends.triton.masks import is_box, pair_values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.stages import STAGES, kernel_of
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -119,13 +119,14 @@ def written(
     Raises MaskcError E702 where the pattern has no kernel.
     """
     text_program = specialised(program, args)
-    spec = KernelSpec(text_program, batched, None, frozenset(p.name for p in program.params))
+    tables = frozenset(p.name for p in program.params)
+    spec = KernelSpec(text_program, batched, None, tables, boxed=is_box(text_program))
     out = []
     for stage in stages:
         if stage == "pairs" and not score_lookups(spec).pairs:
             continue
         try:
-            kernel = kernel_of(stage, spec)
+            kernel = kernel_of(stage, replace(spec, boxed=spec.boxed and stage in ("forward", "dq", "dkv")))
         except Unsupported as why:
             message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why

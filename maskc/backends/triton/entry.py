@@ -17,6 +17,7 @@ from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
+    box_arguments,
     default_config,
     joint_of,
     launch,
@@ -386,7 +387,7 @@ class Entry:
             **{key: value for name, x in (("q", q), ("k", k), ("v", v)) for key, value in strides(name, x).items()},
             **{"q_ptr": q, "k_ptr": k, "v_ptr": v, "q_len": b.q_len, "k_len": b.k_len, "offset": b.offset},
             **{"heads": q.shape[1], "group": q.shape[1] // k.shape[1], "layer": b.layer},
-            **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision},
+            **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision, "ROUNDS": 2},
             **{"Q_TILE": plan.config.q_tile, "K_TILE": plan.config.k_tile},
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }
@@ -446,7 +447,7 @@ class Entry:
 
         def make() -> tuple[DevicePlan, Form]:
             plan = self.plan(q_tile or chosen.q_tile // pack, chosen.k_tile, "none" if q_tile else self.layout)
-            clauses = mask_form(self.text_program, plan)
+            clauses, boxes = mask_form(self.text_program, plan)
             rows = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
             queries = places_of("q", plan.q_order, plan.q_tile, self.binding.offset)
             keys = places_of("k", plan.k_order, plan.k_tile, 0)
@@ -458,10 +459,12 @@ class Entry:
                 joint = joint_of(shares, tile, length, device)
             made = plan_arguments(rows, chosen, device, joint)
             made.arguments.update(queries.on(device) | keys.on(device))
+            if boxes is not None:
+                made.arguments.update(box_arguments(boxes, device))
             if shares is not None:
                 lists = {name: on_device(getattr(shares, name), device) for name in ("row_of", "share_of")}
                 made.arguments.update({**lists, "shares": shares.count})
-            return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None)
+            return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
 
         return self._remembered(("device", chosen, device, by_keys, q_tile, pack, whole), make)
 

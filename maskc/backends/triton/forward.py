@@ -127,7 +127,7 @@ def write_forward(spec: KernelSpec) -> Kernel:
         tensors += [("share_out_ptr", "float32"), *([("share_lse_ptr", "float32")] if _softmax(spec) else [])]
     args = arguments(tensors, spec, used, "q k v o")
     args += [Argument("shares", "int")] if spec.shared and spec.program.normalizer.sink is not None else []
-    args += [Argument("PACK", "constexpr")] if spec.packed else []
+    args += [Argument(name, "constexpr") for name in ("ROUNDS", *(("PACK",) if spec.packed else ()))]
     return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
 
 
@@ -157,7 +157,7 @@ def write_decode(spec: KernelSpec) -> Kernel:
 def _expressions(spec: KernelSpec, head_by_row: bool) -> Expressions:
     program = spec.program
     roots = [program.score]
-    if spec.clauses is None:
+    if not spec.masked_by_plan:
         roots.append(program.mask)
     if not head_by_row:  # else sink and output are for the merge
         roots += [program.output, *([] if program.normalizer.sink is None else [program.normalizer.sink])]
@@ -206,7 +206,7 @@ def _empty_start(spec: KernelSpec) -> list[str]:
 def _loops(spec: KernelSpec, used: Expressions, split: bool = False, indent: int = 1) -> tuple[list[str], list[str]]:
     """What stands before the loops, and the loops over full and over partial tiles."""
     before, lines = Block(hoisted=True), []
-    if spec.clauses is not None:
+    if spec.masked_by_plan:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."

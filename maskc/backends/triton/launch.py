@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskc.backends.triton.boxes import Packed
 from maskc.backends.triton.configs import Config, Target, config
 from maskc.backends.triton.expressions import extent_name, table_name
 from maskc.backends.triton.loading import load_kernel
@@ -26,6 +27,7 @@ __all__ = [
     "DevicePlan",
     "Prepared",
     "WideIntegers",
+    "box_arguments",
     "capturing",
     "default_config",
     "interpreting",
@@ -134,6 +136,12 @@ def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device, joint
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
     arguments["tile_rows"] = plan.rows
     return DevicePlan(arguments, chosen, plan.rows, joint)
+
+
+def box_arguments(boxes: Packed, device: torch.device) -> dict[str, Any]:
+    """Boxes as arguments."""
+    arrays = {f"box_{name}": on_device(getattr(boxes, name), device) for name in ("low", "high", "point")}
+    return {**arrays, "box_guard": boxes.guard}
 
 
 def joint_of(shares: Shares, tile: int, length: int, device: torch.device) -> Joint:

@@ -11,7 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maskc.backends.triton.backward import buffers, derivatives, row_statistics, score_lookups, tensors, times, weigh
+from maskc.backends.triton.backward import (
+    buffers,
+    derivatives,
+    row_statistics,
+    score_lookups,
+    slope_lines,
+    tensors,
+    times,
+    weigh,
+)
 from maskc.backends.triton.expressions import Block, Expressions, Unsupported
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import PLAN, arguments, assemble, keep_lines
@@ -89,6 +98,7 @@ def write_pairs(spec: KernelSpec) -> Kernel:
     for line in row_statistics(spec, "row", "[:, None]"):
         block.add(line)
     weigh(spec, used, block, before, True)
+    slope_lines(spec, block, True)
     for i, slope in enumerate(by_lookups):
         block.add(f"table_{i} += {times(used, slope, block, before, True)}")
     lines = _HEAD.strip("\n").split("\n")

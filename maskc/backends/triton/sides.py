@@ -12,24 +12,31 @@ from maskc.ir.program import Program
 from maskc.ir.rewrite import map_program, rebuild
 from maskc.passes.linear import Linear, linear, linear_node
 
-__all__ = ["apart", "ends_with_queries"]
+__all__ = ["apart", "ends_with_queries", "put_apart"]
 
 
 def apart(program: Program) -> Program:
     """The program with its comparisons of integers rewritten so, where no side then needs more than 32 bits."""
 
     def rewritten(node: Node) -> Node:
-        if not (isinstance(node, Apply) and node.op in ("lt", "le", "eq", "ne") and node.args[0].type is Type.INT):
-            return node
-        a, b = node.args
-        if (_one_sided(a) and _one_sided(b)) or not _closed(node):
-            return node
-        found = _congruence(node)
-        if found is None:
-            found = _compared(node.op, linear(b).plus(linear(a), -1))
-        return node if found is None or not _fits(found, program) else found
+        found = put_apart(node)
+        return node if found is None or found is node or not _fits(found, program) else found
 
     return map_program(program, lambda root: rebuild(root, rewritten))
+
+
+def put_apart(node: Node) -> Node | None:
+    """A comparison of integers with the query on one side and the key on the other, however many bits that needs; None
+    if it has no such form, or is no comparison of integers."""
+    if not (isinstance(node, Apply) and node.op in ("lt", "le", "eq", "ne") and node.args[0].type is Type.INT):
+        return None
+    a, b = node.args
+    if not _closed(node):
+        return None
+    if _one_sided(a) and _one_sided(b):
+        return node
+    found = _congruence(node)
+    return _compared(node.op, linear(b).plus(linear(a), -1)) if found is None else found
 
 
 def _tokens(node: Node) -> frozenset[str]:

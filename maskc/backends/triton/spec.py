@@ -25,6 +25,7 @@ class Form(NamedTuple):
     k_steps: int | None = None
     packed: bool = False
     shared: bool = False
+    boxed: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class KernelSpec:
         cleared: callers set queries, and gradients of outputs, to 0 where a query keeps no key, if they can tell.
         packed: a tile of the forward kernel holds several heads: see ``packing``.
         shared: the longest rows of tiles are cut into shares: see ``shares``.
+        boxed: partial tiles keep the keys of a box for each query: see ``boxes``.
     """
 
     program: Program
@@ -51,7 +53,13 @@ class KernelSpec:
     k_steps: int | None = None
     packed: bool = False
     shared: bool = False
+    boxed: bool = False
     cleared: bool = True
+
+    @property
+    def masked_by_plan(self) -> bool:
+        """Whether partial tiles are masked by numbers from the plan, and do not evaluate the mask."""
+        return self.boxed or self.clauses is not None
 
     @property
     def plain_score(self) -> bool:

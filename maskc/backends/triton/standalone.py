@@ -89,7 +89,7 @@ def run(kernel, stage, programs_a_row, given, values, q, v):
     if q.device.type == "cpu":
         q_tile, k_tile = 16, 16
     found = plan(given, q.shape[0], q.shape[1], q_tile, k_tile, q.device, stage == "dkv")
-    values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee"}
+    values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee", "ROUNDS": 2}
     values.update({"heads": q.shape[1], "group": q.shape[1] // values["k_ptr"].shape[1]})
     values.update({"RAGGED_Q": given["q_len"] % q_tile != 0, "RAGGED_K": given["k_len"] % k_tile != 0})
     for name, prefix in (("q_ptr", "q"), ("k_ptr", "k"), ("v_ptr", "v"), ("out_ptr", "o"), ("do_ptr", "do"),

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.tiles.plan import FULL, Runs, TilePlan
+from maskc.tiles.plan import FULL, Group, Runs, TilePlan
 from maskc.tiles.runs import assemble, concatenated_ranges, rectangles, row_of_runs
 
-__all__ = ["KernelPlan", "kernel_plan", "transposed_runs"]
+__all__ = ["KernelPlan", "distinct_groups", "kernel_plan", "transposed_runs"]
 
 Array = npt.NDArray[Any]
 #: Longest list of tiles: beyond it the list alone would fill a GPU's memory.
@@ -57,15 +57,12 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
     if by_keys:
         ragged, rows, cols = plan.binding.q_len % plan.q_tile != 0, cols, rows
     plan_of = np.zeros((plan.binding.batch, plan.binding.heads), np.int32)
-    distinct: dict[int, int] = {}
-    runs: list[Runs] = []
-    bounds: list[Any] = []
+    masks = distinct_groups(plan)
+    runs = [transposed_runs(g.runs, rows) if by_keys else g.runs for g in masks]
+    bounds = [plan.intervals(g) if intervals else None for g in masks]
+    index = {id(g.runs): i for i, g in enumerate(masks)}
     for group in plan.groups:
-        index = distinct.setdefault(id(group.runs), len(distinct))
-        if index == len(runs):
-            runs.append(transposed_runs(group.runs, rows) if by_keys else group.runs)
-            bounds.append(plan.intervals(group) if intervals else None)
-        plan_of[np.ix_(group.batches, group.heads)] = index
+        plan_of[np.ix_(group.batches, group.heads)] = index[id(group.runs)]
     parts = [_split(r, cols, ragged) for r in runs]
     full, partial = _joined([p[0] for p in parts]), [p[1] for p in parts]
     first, last, skips = _two_runs(partial) or (None, None, None)
@@ -73,6 +70,11 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
     order = [_order(f, p) for f, p in parts]
     found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
     return KernelPlan(plan_of.ravel(), _concatenate(order), full, part, found, rows, clauses, skips)
+
+
+def distinct_groups(plan: TilePlan) -> list[Group]:
+    """A group for each distinct mask, in the order of a ``KernelPlan``."""
+    return list({id(g.runs): g for g in reversed(plan.groups)}.values())[::-1]
 
 
 def transposed_runs(runs: Runs, cols: int) -> Runs:

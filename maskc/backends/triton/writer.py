@@ -98,6 +98,11 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
     out += [Argument(name, "int32") for name in (*PLAN, *(SHARES if spec.shared else ()))]
     if spec.clauses is not None:
         out += [Argument(name, "int32") for name in ("interval_low", "interval_high")]
+    if spec.boxed:
+        out += [
+            *(Argument(name, "int32") for name in ("box_low", "box_high", "box_point")),
+            Argument("box_guard", "int"),
+        ]
     params = spec.program.params
     pointers = {table_name(p.name, params): p.name for p in params}
     tables = [name for name in used.used if name in pointers]
@@ -214,7 +219,12 @@ def query_tile_lines(block: Block, queries: InnerText, partial: bool, positions:
 
 
 def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orient: str) -> None:
-    """Load the bounds of the key intervals of every query of a tile. ``orient``: how a vector is given two axes."""
+    """Load what the plan says of every query of a tile: the bounds of its key intervals, or of its box. ``orient``: how
+    a vector is given two axes."""
+    if spec.boxed:
+        block.add(f"place = tl.cast(plan, tl.int64) * q_len + {index}")
+        for name in ("low", "high"):
+            block.add(f"{name} = tl.load(box_{name} + place, mask={there}, other=0){orient}")
     for c in range(spec.clauses or 0):
         block.add(f"place = (tl.cast(plan, tl.int64) * {spec.clauses} + {c}) * q_len + {index}")
         block.add(f"low_{c} = tl.load(interval_low + place, mask={there}, other=0){orient}")
@@ -226,7 +236,7 @@ def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orien
 TWICE = [
     "",
     "    # The second round is for a NaN. It may be in a key that no query of a partial tile keeps.",
-    "    for careful in tl.static_range(2):",
+    "    for careful in tl.static_range(ROUNDS):",
     "        if not careful or poisoned != 0:",
 ]
 
@@ -260,13 +270,23 @@ def keep_lines(
         text = " | ".join(f"({w})" for w in words) if len(words) > 1 else "".join(words)
         block.add(f"keep = {text}" if words else f"keep = tl.full({whole}, 0, tl.int1)")
         return
+    if spec.boxed:
+        where, index = (block, "k_idx") if used.outer == "q" else (before, "k_idx[:, None]")
+        where.add(f"point = tl.load(box_point + tl.cast(plan, tl.int64) * k_len + tl.minimum({index}, k_len - 1))")
+        block.add("keep = ((point - low) & (high - point) & box_guard) == box_guard")
+        _ragged_lines(spec, block, ragged)
+        return
     text = used.write(spec.program.mask, block, before, double=True)
     if used.depends(spec.program.mask) >= {"q", "k"}:
         block.add(f"keep = {without_brackets(text)}")
     else:
         block.add(f"keep = tl.full({whole}, 1, tl.int1) & {text}")
+    _ragged_lines(spec, block, ragged)
+
+
+def _ragged_lines(spec: KernelSpec, block: Block, ragged: Sequence[tuple[str, str]]) -> None:
     for flag, there in ragged:
-        if flag == "RAGGED_K" and spec.k_steps is None and ends_with_queries(spec.program):
+        if flag == "RAGGED_K" and not spec.boxed and spec.k_steps is None and ends_with_queries(spec.program):
             continue  # no query that is there keeps a key beyond the last one
         block.add(f"if {flag}:")
         block.add(f"    keep = keep & ({there})")

@@ -1,0 +1,67 @@
+"""Long rows of tiles in shares: nothing is lost or done twice, and results are those of whole rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from maskc.backends.triton.shares import shared_rows
+from maskc.backends.triton.tiles import kernel_plan
+from maskc.lower import lower_text
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from tests.gpu.conftest import Interpreter
+from tests.gpu.shared import SHARED
+
+
+@pytest.mark.parametrize("by_keys", [False, True], ids=["rows", "columns"])
+@pytest.mark.parametrize(
+    "text",
+    ["window(40, 40) | k < 20 | q < 20", "causal", "causal & (k < 9 | q - k < 99 + 200 * h) | q > 1590"],
+)
+def test_shares_are_the_row(text: str, by_keys: bool) -> None:
+    program = lower_text(text)[0]
+    plan = make_plan(program, make_binding(program, 1600, 1600, heads=2), q_tile=16, k_tile=16)
+    whole = kernel_plan(plan, by_keys=by_keys)
+    found, shares = shared_rows(whole, 400)
+    assert shares is not None
+    masks = whole.row_order.size // whole.rows
+    assert sorted(found.row_order[: found.rows]) == list(range(found.rows))
+    for mask in range(masks):
+        for kind in ("full", "part"):
+            for row in range(whole.rows):
+                items = np.flatnonzero(shares.row_of == row) + mask * found.rows
+                first, last, _ = getattr(found, kind)
+                pieces = [i for item in items for i in range(first[item], last[item])]
+                at = mask * whole.rows + row
+                assert pieces == list(range(getattr(whole, kind)[0][at], getattr(whole, kind)[1][at]))
+    assert set(shares.share_of[shares.share_of >= 0]) == set(range(shares.size))
+
+
+def test_rows_of_equal_length_are_left_whole() -> None:
+    program = lower_text("sliding_window(512)")[0]
+    plan = kernel_plan(make_plan(program, make_binding(program, 8192, 8192), q_tile=64, k_tile=64))
+    assert shared_rows(plan, 100)[1] is None
+
+
+def test_no_share_is_much_longer_than_a_fair_part() -> None:
+    program = lower_text("sliding_window(256) | k < 64")[0]
+    binding = make_binding(program, 65536, 65536, heads=16)
+    whole = kernel_plan(make_plan(program, binding, q_tile=64, k_tile=64), by_keys=True)
+    found, shares = shared_rows(whole, 264)
+    assert shares is not None
+
+    def longest(first: np.ndarray, last: np.ndarray, *_: object) -> int:  # type: ignore[type-arg]
+        return int((last - first).max())
+
+    total = 16 * int((whole.part[1] - whole.part[0]).sum() + (whole.full[1] - whole.full[0]).sum())
+    assert max(longest(*whole.full), longest(*whole.part)) > 2 * total / 264
+    assert max(longest(*found.full), longest(*found.part)) < 1.5 * total / 264
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_results_are_those_of_whole_rows(name: str, interpreter: Interpreter) -> None:
+    found = interpreter.call("shared.differences", name)
+    assert SHARED[name][-1] <= set(found["cut"])
+    assert found["empty"]
+    assert max(found["differences"]) < 1e-5
