@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from maskc.backends.decoding import key_ranges
+from maskc.backends.triton import launch as launch_module
 from maskc.backends.triton import serving
 from maskc.backends.triton.aot import Shape, check_kernel, compile_kernel
-from maskc.backends.triton.cached import CachedSpec, write_cached, write_merge
+from maskc.backends.triton.cached import write_cached, write_merge
 from maskc.backends.triton.configs import Config, config, parse_target, shared_memory
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.diagnostics import MaskcError
@@ -80,7 +80,7 @@ def test_negative_scale(interpreter: Interpreter) -> None:
 def test_nothing_is_read_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """All tensors are without data, so that looking at a value raises."""
     started: list[str] = []
-    monkeypatch.setattr(serving, "launch", lambda kernel, *rest: started.append(kernel.name))
+    monkeypatch.setattr(launch_module, "launch", lambda kernel, *rest: started.append(kernel.name))
     made = make(CASES[name])
     inputs = {n: torch.as_tensor(x).to("meta") for n, x in made.inputs.items()}
     tensors = [x if x is None else x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.lengths, made.start)]
@@ -107,10 +107,8 @@ def test_inputs_that_are_elsewhere_are_refused() -> None:
 def _kernels(name: str, listed: bool) -> list[Kernel]:
     case = CASES[name]
     program = lower_text(case.text)[0]
-    bound = specialised(program, {})
     batched = frozenset(n for n, x in case.inputs.items() if np.ndim(x) > len(program.parameter(n).domain))
-    ranges = None if listed else key_ranges(bound.mask)[0]
-    spec = CachedSpec(KernelSpec(bound, batched), ranges, program.cross)
+    spec = KernelSpec(specialised(program, {}), batched, listed=listed)
     return [write_cached(spec), write_merge(spec)]
 
 

@@ -24,6 +24,7 @@ class Form(NamedTuple):
     q_steps: int | None = None
     k_steps: int | None = None
     packed: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class KernelSpec:
         q_steps, k_steps: how the kernel finds laid-out queries and keys: see ``places.Places``.
         cleared: callers set queries, and gradients of outputs, to 0 where a query keeps no key, if they can tell.
         packed: a tile of the forward kernel holds several heads: see ``packing``.
+        listed: when decoding, live tiles are read off a list, and not found from the length.
     """
 
     program: Program
@@ -48,6 +50,7 @@ class KernelSpec:
     q_steps: int | None = None
     k_steps: int | None = None
     packed: bool = False
+    listed: bool = False
     cleared: bool = True
 
     @property

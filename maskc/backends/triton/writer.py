@@ -109,20 +109,10 @@ def _wrapped(args: list[Argument]) -> str:
     return "\n".join([*lines, line])
 
 
-def bounds_lines(kind: str, indent: int, split: bool = False) -> list[str]:
+def bounds_lines(kind: str, indent: int) -> list[str]:
     """Where the loop over the tiles of ``kind`` starts and ends: tiles themselves, or places in the list of them."""
     pad = "    " * indent
-    lines = [
-        f"{pad}{kind}_a = tl.load({kind}_first + at)",
-        f"{pad}{kind}_z = tl.load({kind}_last + at)",
-    ]
-    if split:
-        lines += [
-            f"{pad}{kind}_n = {kind}_z - {kind}_a",
-            f"{pad}{kind}_z = {kind}_a + {kind}_n * (split + 1) // splits",
-            f"{pad}{kind}_a = {kind}_a + {kind}_n * split // splits",
-        ]
-    return lines
+    return [f"{pad}{kind}_a = tl.load({kind}_first + at)", f"{pad}{kind}_z = tl.load({kind}_last + at)"]
 
 
 def loop_lines(kind: str, indent: int) -> list[str]:
