@@ -50,7 +50,11 @@ def decode_unseen(name: str, listed: bool, splits: int, k_tile: int, spoiled: st
     elif spoiled == "length":
         call.lengths[0] = call.capacity + 5
     if not listed:
-        call = replace(call, binding=None, inputs={n: torch.as_tensor(x) for n, x in call.inputs.items()})
+        assert call.block_table is not None
+        inputs = {n: torch.as_tensor(x) for n, x in call.inputs.items()}
+        # Integers of 64 bits are read as they are.
+        long = {"lengths": call.lengths.long(), "block_table": call.block_table.long()}
+        call = replace(call, binding=None, inputs=inputs, **long)
     batched = serving._batched(call)
     config = Config(16, k_tile, 4, 1)
     kernels = serving.CachedKernels(call.program, batched, "ieee", listed=listed, config=config, splits=splits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pytest
@@ -89,6 +89,42 @@ def test_nothing_is_read_back(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     out, lse = serving.decode(call, "ieee")
     assert (out.shape, lse.shape) == (made.dense().shape, made.q.shape[:3])
     assert started == ["attention_cached", "attention_merge"]
+
+
+def test_a_step_like_an_earlier_one_only_hands_addresses_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept for that is bounded."""
+    asked: list[str] = []
+    started: list[tuple[int, int, int]] = []
+
+    class Code:
+        class src:
+            signature: ClassVar[dict[str, str]] = {}
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+            return lambda *arguments: started.append(grid)
+
+    def launch(kernel: Kernel, *rest: Any) -> Code:
+        asked.append(kernel.name)
+        return Code()
+
+    monkeypatch.setattr(launch_module, "launch", launch)
+    monkeypatch.setattr(serving, "_PREPARED", 2)
+    made = make(CASES["sink"])
+    q, k, v, table, sink = (x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.table, made.inputs["sink"]))
+
+    def step(blocks: int, dtype: torch.dtype = torch.int32) -> list[str]:
+        asked.clear()
+        lengths = torch.zeros(4, dtype=dtype, device="meta")
+        serving.decode(_call(made.op, (q, k, v, lengths, None, table[:, :blocks]), {"sink": sink}, {}, None), "ieee")
+        return asked.copy()
+
+    both = ["attention_cached", "attention_merge"]
+    assert step(3) == both
+    assert (step(3), started) == ([], [(16, 1, 1), (8, 1, 1)])
+    assert step(2) == both
+    assert step(3) == []
+    assert step(3, torch.int64) == both
+    assert (step(3), step(2)) == ([], both)
 
 
 def test_inputs_that_are_elsewhere_are_refused() -> None:
