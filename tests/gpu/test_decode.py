@@ -56,11 +56,20 @@ def test_nothing_need_be_known_on_the_host(
     assert max(interpreter.call("cached.decode_unseen", name, listed, splits, k_tile, "")) < 2e-5
 
 
+@pytest.mark.parametrize("k_tile", [16, 32])
 @pytest.mark.parametrize("spoiled", ["page", "length"])
-def test_what_nobody_checked_gives_nan_there_and_nowhere_else(interpreter: Interpreter, spoiled: str) -> None:
-    wrong, *others = interpreter.call("cached.decode_unseen", "causal", False, 2, 16, spoiled)
+def test_what_nobody_checked_gives_nan_there_and_nowhere_else(
+    interpreter: Interpreter, spoiled: str, k_tile: int
+) -> None:
+    wrong, *others = interpreter.call("cached.decode_unseen", "causal", False, 2, k_tile, spoiled)
     assert wrong == float("inf")
     assert max(others) < 2e-5
+
+
+@pytest.mark.parametrize("length", [65, 128])
+def test_memory_behind_a_cache_is_none_of_it(interpreter: Interpreter, length: int) -> None:
+    """In a partial tile, and in a full one."""
+    assert interpreter.call("cached.decode_beyond_the_cache", length)
 
 
 @pytest.mark.parametrize(("rows", "heads", "kv_heads"), [(40, 4, 2), (3, 3, 1), (17, 10, 2)])
