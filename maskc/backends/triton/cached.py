@@ -7,16 +7,13 @@ what they leave, and does what a query alone decides: sink and output.
 
 from __future__ import annotations
 
-import itertools
-
 from maskc.backends.decoding import key_ranges
 from maskc.backends.triton.expressions import Block, Expressions, table_name
 from maskc.backends.triton.forward import kind_of, weight_lines
+from maskc.backends.triton.reach import listed_loop, range_loops
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import assemble, keep_lines, origin
-from maskc.ir.nodes import TRUE
 from maskc.ir.program import OUTPUT, Program
-from maskc.passes.rows import Clause
 
 __all__ = ["lists_pay", "write_cached", "write_merge"]
 
@@ -66,14 +63,12 @@ _KEYS = """    k_start = tl.cast(tl.load(starts + b), tl.int32) if STARTED else 
     acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)
 """
 
-_WHERE = """
-        k_near = tile * K_TILE + k_in
+_WHERE = """        k_near = tile * K_TILE + k_in
         k_idx = k_near[None, :]
         k_pos = k_idx
-        k_there = (k_near >= k_start) & (k_near < k_len)
-        # Where the keys are in the cache; a key that should be there, but is not, makes the output NaN.
+{there}        # Where the keys are in the cache; a key that should be there, but is not, makes the output NaN.
         slot = k_near - k_start
-        held = k_there & (slot < capacity)
+        held = {held}
         if PAGE == 0:
             k_at = tl.cast(slot, tl.int64) * k_sn
             v_at = tl.cast(slot, tl.int64) * v_sn
@@ -99,9 +94,16 @@ _VALUES = """
             mask=held[:, None] & (dv[None, :] < DV),
             other=float("nan"),
         )
-        value = visible(value, keep, 0, False)
-        acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)
+{visible}        acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)
 """
+
+#: What partial tiles need and full ones, whose keys are all there and kept by every query, do not.
+_OF_PARTIAL = {
+    "there": "        k_there = (k_near >= k_start) & (k_near < k_len)\n",
+    "held": "k_there & (slot < capacity)",
+    "visible": "        value = visible(value, keep, 0, False)\n",
+}
+_OF_FULL = {"there": "", "held": "slot < capacity", "visible": ""}
 
 _PARTIAL = """
     # Partial results, one a split: (splits, batch, heads, rows, DV).
@@ -125,19 +127,17 @@ def write_cached(spec: KernelSpec) -> Kernel:
     """The kernel that leaves a partial output (a sum, where there is no softmax) and its log-sum-exp for each split.
     Raises Unsupported."""
     program, softmax = spec.program, kind_of(spec) == "softmax"
-    ranges = () if spec.listed else key_ranges(program.mask)[0]
+    ranges, exact = key_ranges(program.mask)
     bounds = [n for c in ranges for n in (c.lo, c.hi, c.residual) if n is not None]
     roots = [program.mask, program.score, *bounds]
     used = Expressions(program, spec.batched, "q", roots, True, by_entry=True)
-    before, block = Block(hoisted=True), Block(indent=2)
-    keep_lines(spec, used, block, before, [])
-    block.add("keep = keep & k_there[None, :] & q_there[:, None]")
-    weight_lines(spec, used, block, before, True)
-    loop = _listed() if spec.listed else _ranged(ranges, used, before)
+    before = Block(hoisted=True)
+    loops = [listed_loop()] if spec.listed else range_loops(ranges, exact, used, before)
+    inner = [[*loop.head, *_body(spec, used, before, loop.full)] for loop in loops]
     lines = [*_rows(spec, used), *_text(_KEYS)]
     if softmax:
         lines += _START
-    lines += [*before.lines, *loop, *_text(_WHERE), *block.lines, *_text(_VALUES)]
+    lines += [*before.lines, *(line for each in inner for line in each)]
     lines += _text(_NORMALISED if softmax else "\n    out = acc\n") + _text(_PARTIAL)
     tensors = [(f"{name}_ptr", "data") for name in "qkv"] + [("part_ptr", "float32")]
     if softmax:
@@ -148,6 +148,17 @@ def write_cached(spec: KernelSpec) -> Kernel:
     args += [Argument("scale", "float"), *_ints(*(f"{t}_s{axis}" for t in "qkv" for axis in "bhnd"))]
     args += [Argument(name, "constexpr") for name in ("PAGE", "STARTED")]
     return assemble("attention_cached", "Attention over caches.", args, lines, ["visible", *used.helpers])
+
+
+def _body(spec: KernelSpec, used: Expressions, before: Block, full: bool) -> list[str]:
+    """What a loop does with a tile; ``full``: every query that is there keeps all of its keys. What comes out for
+    queries that are not there is not stored, or replaced by the merge."""
+    block, parts = Block(indent=2), _OF_FULL if full else _OF_PARTIAL
+    if not full:
+        keep_lines(spec, used, block, before, [])
+        block.add("keep = keep & k_there[None, :] & q_there[:, None]")
+    weight_lines(spec, used, block, before, not full)
+    return [*_text(_WHERE.format(**parts)), *block.lines, *_text(_VALUES.format(**parts))]
 
 
 _START = [
@@ -182,77 +193,6 @@ def _arguments(
     out += [Argument(name, "table", pointers[name]) for name in used.used if name in pointers]
     out += _ints("rows", "batch", "heads", "splits", *(name for name in used.used if name not in known))
     return [*out, Argument("PACK", "constexpr")]
-
-
-def _listed() -> list[str]:
-    return [
-        "    pack = b * packs + first_head // PACK",
-        "    first_tile = tl.load(tiles_first + pack)",
-        "    total_tiles = tl.load(tiles_first + pack + 1) - first_tile",
-        *_SHARE,
-        "        tile = tl.load(tiles + first_tile + i)",
-    ]
-
-
-_SHARE = [
-    "    # Each split has an equal share of the tiles.",
-    "    for i in tl.range(total_tiles * split // splits, total_tiles * (split + 1) // splits):",
-]
-
-
-def _ranged(ranges: tuple[Clause, ...], used: Expressions, block: Block) -> list[str]:
-    """The head of the loop over the tiles of all ranges, in order, each tile once. ``block``: what is before it,
-    where the ranges are found from their bounds at the queries of this tile."""
-    names = []
-    for i, clause in enumerate(ranges):
-        names.append(_range_lines(i, clause, used, block))
-    names = _sorted(names, block)
-    reach, ends = "", list[tuple[str, str]]()
-    for i, (first, last) in enumerate(names):
-        # What an earlier range has is left out.
-        block.add(f"first_tile_{i} = {f'tl.maximum({first}, {reach})' if reach else first}")
-        block.add(f"last_tile_{i} = tl.maximum(first_tile_{i}, {last})")
-        before = f" + end_{i - 1}" if i else ""
-        block.add(f"end_{i} = last_tile_{i} - first_tile_{i}{before}")
-        ends.append((f"end_{i}", f"last_tile_{i} - end_{i}"))
-        reach = f"last_tile_{i}"
-    block.add(f"total_tiles = {ends[-1][0] if ends else '0'}")
-    lines = [*_SHARE, f"        tile = i + ({ends[0][1]})" if ends else "        tile = i"]
-    for (end, _), (_, shift) in itertools.pairwise(ends):
-        lines.append(f"        tile = tl.where(i < {end}, tile, i + ({shift}))")
-    return lines
-
-
-def _range_lines(i: int, clause: Clause, used: Expressions, block: Block) -> tuple[str, str]:
-    for line in origin(*((word, n) for word, n in (("from", clause.lo), ("to", clause.hi)) if n is not None)):
-        block.add(line)
-    there = "q_there[:, None]"
-    if clause.residual is not TRUE:
-        there += f" & ({used.write(clause.residual, block, block, double=True)})"
-    low = "k_start" if clause.lo is None else used.write(clause.lo, block, block)
-    high = "k_len" if clause.hi is None else used.write(clause.hi, block, block)
-    block.add(f"low_{i} = tl.min(tl.min(tl.where({there}, tl.maximum({low}, k_start), k_len), 1), 0)")
-    block.add(f"high_{i} = tl.max(tl.max(tl.where({there}, tl.minimum({high}, k_len), 0), 1), 0)")
-    block.add(f"some_{i} = high_{i} > low_{i}")
-    block.add(f"from_{i} = tl.where(some_{i}, tl.cast(low_{i}, tl.int32) // K_TILE, 0)")
-    block.add(f"to_{i} = tl.where(some_{i}, tl.cdiv(tl.cast(high_{i}, tl.int32), K_TILE), 0)")
-    return f"from_{i}", f"to_{i}"
-
-
-def _sorted(names: list[tuple[str, str]], block: Block) -> list[tuple[str, str]]:
-    """Names of the same ranges by where they start: compared and exchanged, each with each."""
-    names, count = list(names), 0
-    for i in range(1, len(names)):
-        for j in range(i, 0, -1):
-            (a, x), (b, y) = names[j - 1], names[j]
-            block.add(f"later_{count} = {b} < {a}")
-            for k, (first, second) in enumerate(((a, b), (x, y))):
-                block.add(f"lower_{count}_{k} = tl.where(later_{count}, {second}, {first})")
-                block.add(f"upper_{count}_{k} = tl.where(later_{count}, {first}, {second})")
-            names[j - 1] = (f"lower_{count}_0", f"lower_{count}_1")
-            names[j] = (f"upper_{count}_0", f"upper_{count}_1")
-            count += 1
-    return names
 
 
 _JOIN = """
