@@ -173,7 +173,7 @@ class Op:
         if chosen is None:
             check_tensors(q, k, v, self.heads)
             self._check_wishes(return_lse, given)
-        floats, rest = self._floats(given, q, k)
+        floats, rest = self._floats(given, q, k.shape[2])
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
@@ -207,7 +207,7 @@ class Op:
         Raises as a call does; E702 where the backend has no operator of torch.
         """
         check_tensors(q, k, v, self.heads)
-        floats, rest = self._floats({**self._inputs, **inputs}, q, k)
+        floats, rest = self._floats({**self._inputs, **inputs}, q, k.shape[2])
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
         row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, False))
         entry_for = getattr(chosen, "entry_for", None)
@@ -303,7 +303,7 @@ class Op:
         self._chosen[kind] = chosen
 
     def _floats(
-        self, given: Mapping[str, Any], q: torch.Tensor, k: torch.Tensor
+        self, given: Mapping[str, Any], q: torch.Tensor, k_len: int
     ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """The float inputs, checked, and the values that go into the binding."""
         params = {p.name: p for p in self.program.params}
@@ -320,7 +320,9 @@ class Op:
             if not _is_float_input(p):
                 continue
             if name in given:
-                floats[name] = check_float_input(p, given[name], q, k, self.heads, self.program.cross, self.compiled)
+                floats[name] = check_float_input(
+                    p, given[name], q, k_len, self.heads, self.program.cross, self.compiled
+                )
             elif name in self._read:
                 raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", f"give {name}=... with the call")
         return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}

@@ -11,13 +11,14 @@ import torch
 
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
-from maskc.ir.nodes import Type
+from maskc.ir.nodes import Exists, Type, postorder
 from maskc.ir.program import Program, Space
 from maskc.tiles.binding import bind, check_shape, positions
 from maskc.tiles.values import declaration, fail
 
 if TYPE_CHECKING:
     from maskc.backends import Backend
+    from maskc.ir.binding import Binding
     from maskc.op import Op
 
 __all__ = ["by_cohort", "decode"]
@@ -113,18 +114,14 @@ def decode(
         options: dict[str, Any] = {"sizes": sizes or {}, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
         return (out, lse) if return_lse else out
-    check_caches(q, k_cache, v_cache, block_table, op.heads)
+    chosen = _backend(op, q, k_cache, v_cache, block_table, return_lse)
     held = _integers("lengths", lengths, q)
     first = None if start is None else _integers("start", start, q)
-    if return_lse and op.program.normalizer.kind != "softmax":
-        kind = op.program.normalizer.kind
-        raise fail("E702", f"{op.pattern.name!r} normalises by {kind}, which has no log-sum-exp", "drop return_lse")
     tensors: _Tensors = (q, k_cache, v_cache, held, first, block_table)
-    _, chosen = choose(op.backend, op.program, _request(q, k_cache, v_cache, block_table, return_lse))
     run = getattr(chosen, "run_decode", None)
     if run is None or op._check:  # these need to know
         tensors = (*tensors[:3], held.cpu(), None if first is None else first.cpu(), block_table)
-    call = replace(_call(op, tensors, given, {**op.sizes, **(sizes or {})}, scale), return_lse=return_lse)
+    call = _call(op, tensors, given, {**op.sizes, **(sizes or {})}, scale, return_lse)
     out, lse = by_cohort(call, chosen) if run is None else run(call)
     if op._check:
         _compare(call, out, lse)
@@ -149,6 +146,23 @@ def _traced(
     inputs = {n: x if isinstance(x, Tensor) else torch.as_tensor(x) for n, x in given.items()}
     factor = tensors[0].shape[-1] ** -0.5 if scale is None else scale
     return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, **options)
+
+
+def _backend(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Backend:
+    """What computes the call, remembered for calls of this kind. Raises E510 to E512, E702 and E703."""
+    every = [x for x in (q, k, v, table) if isinstance(x, Tensor)]
+    grads = torch.is_grad_enabled() and any(x.requires_grad for x in every)
+    kind = ("decode", table is None, return_lse, grads, *[(x.shape, x.dtype, x.device) for x in every])
+    known = op._chosen.get(kind)
+    if known is not None:
+        return known
+    check_caches(q, k, v, table, op.heads)
+    if return_lse and op.program.normalizer.kind != "softmax":
+        why = f"{op.pattern.name!r} normalises by {op.program.normalizer.kind}, which has no log-sum-exp"
+        raise fail("E702", why, "drop return_lse")
+    _, chosen = choose(op.backend, op.program, _request(q, k, v, table, return_lse))
+    op._remember(kind, chosen)
+    return chosen
 
 
 def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
@@ -184,7 +198,12 @@ _Tensors = tuple[Tensor, Tensor, Tensor, Tensor, "Tensor | None", "Tensor | None
 
 
 def _call(
-    op: Op, tensors: _Tensors, given: Mapping[str, Any], sizes: Mapping[str, int], scale: float | None
+    op: Op,
+    tensors: _Tensors,
+    given: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    return_lse: bool = False,
 ) -> DecodeCall:
     """The call with its inputs checked. Raises E501 to E505, and E504 for lengths that the cache cannot hold."""
     q, lengths, start = tensors[0], tensors[3], tensors[4]
@@ -192,22 +211,39 @@ def _call(
     given_extent = _extent(op.program, given)
     longest = int(lengths.max()) if on_host and lengths.numel() else 0
     tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
-    floats, rest = op._floats(given, q, q.new_empty(()).expand(q.shape[0], 1, tokens, 1))
+    floats, rest = op._floats(given, q, tokens)
     if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
         raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, batched=op._batched(floats))
+    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, return_lse, op._batched(floats))
     if not on_host:
         _check_device_inputs(op, call, tokens)
         return call
     check_lengths(call)
     if tokens < longest:
         raise fail("E505", f"the longest entry has {longest} keys, but inputs are given for {tokens} tokens")
-    plain = op.program.replace(q_space=Space(), k_space=Space())  # extents follow from each length
-    values = {**op.pattern.args, **rest}
-    known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": q.shape[0], "needed": op._needed}
-    binding = bind(plain, q.shape[2], tokens, sizes={}, values=values, **known)
-    return replace(call, binding=binding.replace(batched=binding.batched | call.batched))
+    return replace(call, binding=_binding(op, call, tokens))
+
+
+def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
+    """The inputs checked and converted. Where there are none, steps share one: only the cases of an `any` would
+    depend on the number of tokens."""
+    batch, _, rows, _ = call.q.shape
+
+    def make() -> Binding:
+        plain = op.program.replace(q_space=Space(), k_space=Space())  # extents follow from each length
+        known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": batch, "needed": op._needed}
+        binding = bind(plain, rows, tokens, sizes={}, values={**op.pattern.args, **call.inputs}, **known)
+        return binding.replace(batched=binding.batched | call.batched)
+
+    cases: bool = op.compiled.remember("has cases", None, lambda: _has_cases(op.program))
+    if call.inputs or cases:
+        return make()
+    return op.compiled.remember(("decode binding", rows, batch, call.batched), None, make)
+
+
+def _has_cases(program: Program) -> bool:
+    return any(isinstance(n, Exists) for n in postorder(program.roots()))
 
 
 def _extent(program: Program, given: Mapping[str, Any]) -> int | None:

@@ -54,11 +54,11 @@ def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int)
 
 
 def check_float_input(
-    p: Parameter, value: Any, q: torch.Tensor, k: torch.Tensor, heads: int, cross: bool, compiled: Compiled
+    p: Parameter, value: Any, q: torch.Tensor, k_len: int, heads: int, cross: bool, compiled: Compiled
 ) -> torch.Tensor:
     """A float input as a tensor on the device of ``q``. Raises E503, E505, E511 and E512.
 
-    A tensor is taken as it is, for its gradient; lists and arrays are converted.
+    ``k_len``: number of keys. A tensor is taken as it is, for its gradient; lists and arrays are converted.
     """
     tensor = _as_tensor(p, value, q)
     if not tensor.is_floating_point():
@@ -71,7 +71,7 @@ def check_float_input(
         "head": heads,
         "layer": compiled.layer,
         "batch": q.shape[0],
-        **positions(cross, q.shape[2], k.shape[2]),
+        **positions(cross, q.shape[2], k_len),
     }
     check_shape(p, tuple(tensor.shape), dims, compiled.args)
     return tensor

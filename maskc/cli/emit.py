@@ -31,7 +31,7 @@ def command(
     name: o.Name = None,
     target: Annotated[str, typer.Option("--target", help="The chip: cuda:80, cuda:90, hip:gfx942, ...")] = "cuda:90",
     backward: Annotated[bool, typer.Option("--backward", help="The kernels of the gradients, too.")] = False,
-    decode: Annotated[bool, typer.Option("--decode", help="The kernel for a few queries, too.")] = False,
+    decode: Annotated[bool, typer.Option("--decode", help="The kernels for a few queries, too.")] = False,
     standalone: Annotated[
         bool, typer.Option("--standalone", help="One Python file that needs only torch and triton, too.")
     ] = False,
@@ -114,9 +114,9 @@ def _emitted(
         chip = parse_target(target)
     except ValueError as error:
         raise MaskcError(Diagnostic("E503", f"--target: {error}")) from None
-    stages = ("forward", *(["decode"] if decode else []), *(["dq", "dkv", "pairs"] if backward else []))
+    stages = ("forward", *(["decode", "merge"] if decode else []), *(["dq", "dkv", "pairs"] if backward else []))
     with progress("compiling kernels") as show:
-        kernels = emit(program, args, chip, Shape(dtype, dim, value_dim), stages, show=show)
+        kernels = emit(program, args, chip, Shape(dtype, dim, value_dim, page=0), stages, show=show)
     files = {end: content for kernel in kernels for end, content in kernel.files().items()}
     rows = [kernel.row() for kernel in kernels]
     files["resources.json"] = (json.dumps({"target": target, "kernels": rows}, indent=2) + "\n").encode()

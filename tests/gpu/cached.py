@@ -15,6 +15,7 @@ from tests.serving.calls import CASES, Call, make
 
 __all__ = [
     "decode_and_op_agree",
+    "decode_beyond_the_cache",
     "decode_differences",
     "decode_many_queries",
     "decode_refusal",
@@ -45,12 +46,19 @@ def decode_unseen(name: str, listed: bool, splits: int, k_tile: int, spoiled: st
     made = make(CASES[name], backend="triton")
     call = _made(made)
     if spoiled == "page":
+        # Behind the last page there are zeros, which nobody may read.
+        k, v = (torch.cat([x, torch.zeros_like(x[:1])])[:-1] for x in (call.k, call.v))
+        call = replace(call, k=k, v=v)
         assert call.block_table is not None
-        call.block_table[0, 0] = call.k.shape[0] + 7
+        call.block_table[0, 0] = call.k.shape[0]
     elif spoiled == "length":
         call.lengths[0] = call.capacity + 5
     if not listed:
-        call = replace(call, binding=None, inputs={n: torch.as_tensor(x) for n, x in call.inputs.items()})
+        assert call.block_table is not None
+        inputs = {n: torch.as_tensor(x) for n, x in call.inputs.items()}
+        # Integers of 64 bits are read as they are.
+        long = {"lengths": call.lengths.long(), "block_table": call.block_table.long()}
+        call = replace(call, binding=None, inputs=inputs, **long)
     batched = serving._batched(call)
     config = Config(16, k_tile, 4, 1)
     kernels = serving.CachedKernels(call.program, batched, "ieee", listed=listed, config=config, splits=splits)
@@ -90,6 +98,16 @@ def decode_refusal() -> str:
     except MaskcError as error:
         return str(error)
     return ""
+
+
+def decode_beyond_the_cache(length: int) -> bool:
+    """Whether everything is NaN where the cache is the first half of what memory holds, and shorter than the entry."""
+    op = maskc.compile("causal", heads=2, backend="triton")
+    q, memory = torch.randn(1, 2, 1, 16), torch.randn(1, 2, 128, 16)
+    cache = memory[:, :, :64]
+    call = DecodeCall(op.compiled, q, cache, cache, torch.tensor([length]), None, None, {}, {}, {}, 0.25)
+    out, _ = serving.decode(call, "ieee")
+    return bool(out.isnan().all())
 
 
 def decode_and_op_agree() -> bool:

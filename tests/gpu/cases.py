@@ -99,16 +99,6 @@ CASES: dict[str, Case] = {
         inputs={"w": [3, 9], "doc": _DOCUMENTS},
         clauses=2,
     ),
-    "decode-by-intervals": Case(
-        "pattern p(doc: int[token]) { attend same(doc) | k < 3 }",
-        2,
-        40,
-        4,
-        2,
-        inputs={"doc": _DOCUMENTS},
-        clauses=2,
-        splits=2,
-    ),
     "padding": Case(
         "pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}
     ),
@@ -296,4 +286,43 @@ CASES: dict[str, Case] = {
         floats={"sink": (4,)},
     ),
     "decode-sigmoid": Case("pattern p { attend causal\n normalize sigmoid }", 1, 50, 2, 1, splits=2),
+    "decode-relu-cross": Case(
+        "pattern p over left -> right { attend q // 3 == k // 9\n normalize relu }", 13, 33, 3, 3, splits=3, scale=-0.2
+    ),
+    "decode-listed": Case(
+        "pattern p(doc: int[token]) { attend same(doc) | k < 3 }",
+        2,
+        40,
+        4,
+        2,
+        batch=2,
+        splits=2,
+        inputs={"doc": [_DOCUMENTS, _DOCUMENTS[::-1]]},
+    ),
+    "decode-inputs": Case(
+        "pattern p(w: int[head, batch], bias: float[k], m: float[q], sink: float[head], gate: float[q, head]) {\n"
+        " attend causal & q - k < w[h, b]\n score s * m[q] + bias[k]\n normalize softmax(sink = sink[h])\n"
+        " output o * gate[q, h] + 0.25 * m[q] }",
+        3,
+        50,
+        6,
+        2,
+        dim=24,
+        value_dim=40,
+        batch=2,
+        dtype="float16",
+        splits=2,
+        strided=True,
+        inputs={"w": [[5, 50], [9, 50], [0, 9], [50, 50], [1, 2], [40, 40]]},
+        floats={"bias": (50,), "m": (2, 3), "sink": (6,), "gate": (3, 6)},
+    ),
+    "decode-grid": Case(
+        "pattern p over text ++ grid(y, x) { attend k in text | neighborhood(y, 3) & causal on y }",
+        2,
+        45,
+        sizes={"text": 5, "y": 5, "x": 8},
+        splits=2,
+        layout="none",
+    ),
+    "decode-laid-out": Case("dilated(8, 4) & causal", 16, 128, splits=2, layout="residues"),
 }

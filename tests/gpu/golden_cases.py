@@ -9,10 +9,15 @@ from maskc.lower import lower_text
 __all__ = ["GOLDEN", "kernel_of"]
 
 _GRID = "pattern p over grid(y, x) { attend neighborhood(y, 9) & neighborhood(x, 9) }"
+_SINK_AND_GATE = (
+    "pattern p(sink: float[head], gate: float[q, head]) { attend causal\n"
+    " normalize softmax(sink = sink[h])\n output o * gate[q, h] }"
+)
 #: Name -> text of the pattern, stage, form of the plan, float inputs with a gradient.
 GOLDEN: dict[str, tuple[str, str, Form, frozenset[str]]] = {
     "causal-forward": ("causal", "forward", Form(), frozenset()),
     "causal-decode": ("causal", "decode", Form(), frozenset()),
+    "sink-and-gate-merge": (_SINK_AND_GATE, "merge", Form(), frozenset()),
     "causal-dq": ("causal", "dq", Form(), frozenset()),
     "causal-dkv": ("causal", "dkv", Form(), frozenset()),
     "window-and-sinks-forward": ("sinks(4) | sliding_window(1024)", "forward", Form(), frozenset()),
@@ -34,13 +39,7 @@ GOLDEN: dict[str, tuple[str, str, Form, frozenset[str]]] = {
         Form(),
         frozenset({"slope"}),
     ),
-    "sink-and-gate-forward": (
-        "pattern p(sink: float[head], gate: float[q, head]) { attend causal\n"
-        " normalize softmax(sink = sink[h])\n output o * gate[q, h] }",
-        "forward",
-        Form(),
-        frozenset(),
-    ),
+    "sink-and-gate-forward": (_SINK_AND_GATE, "forward", Form(), frozenset()),
     "sigmoid-forward": ("pattern p { attend window(64, 64)\n normalize sigmoid }", "forward", Form(), frozenset()),
     "grid-forward": (
         "pattern p over grid(t, y, x) { attend neighborhood(t, 18) & neighborhood(y, 24) & neighborhood(x, 24) }",

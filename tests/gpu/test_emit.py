@@ -31,9 +31,9 @@ def words(tmp_path: Path) -> list[str]:
 def test_everything_is_written(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*words, "--decode", "--standalone", "--json"]) == 0
     told, out = json.loads(capsys.readouterr().out), tmp_path / "out"
-    assert [row["kernel"] for row in told["kernels"]] == ["forward", "decode"]
+    assert [row["kernel"] for row in told["kernels"]] == ["forward", "decode", "merge"]
     assert sorted(p.name for p in out.iterdir()) == told["files"]
-    ends = [f"{stage}.{end}" for stage in ("forward", "decode") for end in ("py", "ptx", "cubin", "sass")]
+    ends = [f"{stage}.{end}" for stage in ("forward", "decode", "merge") for end in ("py", "ptx", "cubin", "sass")]
     assert set(told["files"]) == {*ends, "attention.py", "resources.json"}
     assert "# pattern window_of(w: int) {" in (out / "forward.py").read_text()
     assert ".target sm_90a" in (out / "forward.ptx").read_text()

@@ -51,6 +51,7 @@ CASES: dict[str, Case] = {
     "equal-pairs": Case("sliding_window(9)", rows=2, lengths=(40, 23, 40, 23)),
     "scattered-equals": Case("sliding_window(9)", rows=2, lengths=(40, 23, 23, 40)),
     "window": Case("sliding_window(10)", rows=3),
+    "wide-window": Case("sliding_window(45)", rows=3, lengths=(37, 64, 2, 80)),
     "sinks-and-window": Case("sinks(4) | sliding_window(9)", rows=2, lengths=(37, 64, 7, 50)),
     "multi-query": Case("sinks(4) | sliding_window(9)", kv_heads=1, rows=4),
     "own-heads": Case("sinks(4) | sliding_window(9)", kv_heads=4),

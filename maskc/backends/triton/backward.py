@@ -319,7 +319,7 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
     if sums_delta_again(spec):
         _sum_again(spec, used, block, before, lookups, partial)
     if partial:
-        hide_lines(block, "key", 0, True, True)
+        hide_lines(block, "key", 0, True)
     block.add(f"dq = tl.dot(tl.cast({grad}, key.dtype), tl.trans(key), dq, input_precision=PRECISION)")
     return block.lines
 

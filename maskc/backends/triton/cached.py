@@ -1,4 +1,4 @@
-"""The kernels of decoding over caches: every batch entry has its own length, and so its own keys.
+"""The kernels of decoding: a few queries, and keys whose number is each batch entry's own.
 
 ``attention_cached`` finds the tiles of keys that an entry's queries may keep by itself, from the entry's
 length, or reads them off a list; several program instances share them. ``attention_merge`` joins
@@ -7,29 +7,15 @@ what they leave, and does what a query alone decides: sink and output.
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
-
+from maskc.backends.decoding import key_ranges
 from maskc.backends.triton.expressions import Block, Expressions, table_name
 from maskc.backends.triton.forward import kind_of, weight_lines
+from maskc.backends.triton.reach import listed_loop, range_loops
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import assemble, keep_lines, origin
-from maskc.ir.nodes import TRUE
-from maskc.ir.program import OUTPUT
-from maskc.passes.rows import Clause
+from maskc.ir.program import OUTPUT, Program
 
-__all__ = ["CachedSpec", "write_cached", "write_merge"]
-
-
-@dataclass(frozen=True)
-class CachedSpec:
-    """``kernel``: program and batched inputs. ``ranges``: clauses whose bounds hold all keys that are kept (their
-    residuals speak of no key); None: tiles are listed. ``cross``: queries start at position 0."""
-
-    kernel: KernelSpec
-    ranges: tuple[Clause, ...] | None
-    cross: bool
-
+__all__ = ["lists_pay", "write_cached", "write_merge"]
 
 _HEAD = """
     program = tl.program_id(0)
@@ -48,7 +34,7 @@ _ROWS = """    row = tl.arange(0, Q_TILE)
     q_idx = tile_row * (Q_TILE // PACK) + row // PACK
     q_stored = (row // PACK < Q_TILE // PACK) & (q_idx < rows)
     # The queries are the last positions of the entry, as far as it has so many.
-    k_len = tl.load(lengths + b)
+    k_len = tl.cast(tl.load(lengths + b), tl.int32)
     k_end = tl.maximum(k_len, 1)
 """
 _ONE_SEQUENCE = """    offset = k_len - rows
@@ -63,7 +49,7 @@ _REST = """    q_there = q_stored & (offset + q_idx >= 0)
     dv = tl.arange(0, DV_PAD)
 """
 
-_KEYS = """    k_start = tl.load(starts + b) if STARTED else 0
+_KEYS = """    k_start = tl.cast(tl.load(starts + b), tl.int32) if STARTED else 0
     q_base = q_ptr + tl.cast(b, tl.int64) * q_sb
     q_at = tl.cast(h, tl.int64) * q_sh + tl.cast(q_idx[:, None], tl.int64) * q_sn + d[None, :] * q_sd
     query = tl.load(q_base + q_at, mask=q_there[:, None] & (d[None, :] < D), other=0.0)
@@ -77,14 +63,12 @@ _KEYS = """    k_start = tl.load(starts + b) if STARTED else 0
     acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)
 """
 
-_WHERE = """
-        k_near = tile * K_TILE + k_in
+_WHERE = """        k_near = tile * K_TILE + k_in
         k_idx = k_near[None, :]
         k_pos = k_idx
-        k_there = (k_near >= k_start) & (k_near < k_len)
-        # Where the keys are in the cache; a key that should be there, but is not, makes the output NaN.
+{there}        # Where the keys are in the cache; a key that should be there, but is not, makes the output NaN.
         slot = k_near - k_start
-        held = k_there & (slot < capacity)
+        held = {held}
         if PAGE == 0:
             k_at = tl.cast(slot, tl.int64) * k_sn
             v_at = tl.cast(slot, tl.int64) * v_sn
@@ -110,9 +94,16 @@ _VALUES = """
             mask=held[:, None] & (dv[None, :] < DV),
             other=float("nan"),
         )
-        value = visible(value, keep, 0, False)
-        acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)
+{visible}        acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)
 """
+
+#: What partial tiles need and full ones, whose keys are all there and kept by every query, do not.
+_OF_PARTIAL = {
+    "there": "        k_there = (k_near >= k_start) & (k_near < k_len)\n",
+    "held": "k_there & (slot < capacity)",
+    "visible": "        value = visible(value, keep, 0, False)\n",
+}
+_OF_FULL = {"there": "", "held": "slot < capacity", "visible": ""}
 
 _PARTIAL = """
     # Partial results, one a split: (splits, batch, heads, rows, DV).
@@ -127,32 +118,47 @@ _NORMALISED = """
 """
 
 
-def write_cached(spec: CachedSpec) -> Kernel:
-    """The kernel that leaves a partial output and its log-sum-exp for each split. Raises Unsupported."""
-    kernel = spec.kernel
-    program, softmax = kernel.program, kind_of(kernel) == "softmax"
-    bounds = [n for c in spec.ranges or () for n in (c.lo, c.hi, c.residual) if n is not None]
+def lists_pay(program: Program) -> bool:
+    """Whether a plan made on the host may find fewer live tiles of keys than the kernel does. Pass a normal form."""
+    return not key_ranges(program.mask)[1]
+
+
+def write_cached(spec: KernelSpec) -> Kernel:
+    """The kernel that leaves a partial output (a sum, where there is no softmax) and its log-sum-exp for each split.
+    Raises Unsupported."""
+    program, softmax = spec.program, kind_of(spec) == "softmax"
+    ranges, exact = key_ranges(program.mask)
+    bounds = [n for c in ranges for n in (c.lo, c.hi, c.residual) if n is not None]
     roots = [program.mask, program.score, *bounds]
-    used = Expressions(program, kernel.batched, "q", roots, True, by_entry=True)
-    before, block = Block(hoisted=True), Block(indent=2)
-    keep_lines(kernel, used, block, before, [])
-    block.add("keep = keep & k_there[None, :] & q_there[:, None]")
-    weight_lines(kernel, used, block, before, True)
-    loop = _listed() if spec.ranges is None else _ranged(spec.ranges, used, before)
+    used = Expressions(program, spec.batched, "q", roots, True, by_entry=True)
+    before = Block(hoisted=True)
+    loops = [listed_loop()] if spec.listed else range_loops(ranges, exact, used, before)
+    inner = [[*loop.head, *_body(spec, used, before, loop.full)] for loop in loops]
     lines = [*_rows(spec, used), *_text(_KEYS)]
     if softmax:
         lines += _START
-    lines += [*before.lines, *loop, *_text(_WHERE), *block.lines, *_text(_VALUES)]
+    lines += [*before.lines, *(line for each in inner for line in each)]
     lines += _text(_NORMALISED if softmax else "\n    out = acc\n") + _text(_PARTIAL)
     tensors = [(f"{name}_ptr", "data") for name in "qkv"] + [("part_ptr", "float32")]
     if softmax:
         lines.append("    tl.store(lse_ptr + place, lse, mask=q_stored)")
         tensors.append(("lse_ptr", "float32"))
-    integers = ["lengths", "starts", "block_table", *(("tiles_first", "tiles") if spec.ranges is None else ())]
-    args = [*_arguments(tensors, integers, kernel, used), *_ints("group", "capacity", "pages", "table_sb", "table_sn")]
+    integers = ["lengths", "starts", "block_table", *(("tiles_first", "tiles") if spec.listed else ())]
+    args = [*_arguments(tensors, integers, spec, used), *_ints("group", "capacity", "pages", "table_sb", "table_sn")]
     args += [Argument("scale", "float"), *_ints(*(f"{t}_s{axis}" for t in "qkv" for axis in "bhnd"))]
     args += [Argument(name, "constexpr") for name in ("PAGE", "STARTED")]
     return assemble("attention_cached", "Attention over caches.", args, lines, ["visible", *used.helpers])
+
+
+def _body(spec: KernelSpec, used: Expressions, before: Block, full: bool) -> list[str]:
+    """What a loop does with a tile; ``full``: every query that is there keeps all of its keys. What comes out for
+    queries that are not there is not stored, or replaced by the merge."""
+    block, parts = Block(indent=2), _OF_FULL if full else _OF_PARTIAL
+    if not full:
+        keep_lines(spec, used, block, before, [])
+        block.add("keep = keep & k_there[None, :] & q_there[:, None]")
+    weight_lines(spec, used, block, before, not full)
+    return [*_text(_WHERE.format(**parts)), *block.lines, *_text(_VALUES.format(**parts))]
 
 
 _START = [
@@ -169,9 +175,9 @@ def _ints(*names: str) -> list[Argument]:
     return [Argument(name, "int") for name in names]
 
 
-def _rows(spec: CachedSpec, used: Expressions) -> list[str]:
+def _rows(spec: KernelSpec, used: Expressions) -> list[str]:
     sizes = [f"    {name} = tl.load({name}_of + b)" for name in used.used if name.startswith("size_")]
-    head = _HEAD.strip("\n") + "\n" + _ROWS + (_CROSS if spec.cross else _ONE_SEQUENCE) + _REST
+    head = _HEAD.strip("\n") + "\n" + _ROWS + (_CROSS if spec.program.cross else _ONE_SEQUENCE) + _REST
     return [*_text(head), *sizes]
 
 
@@ -189,77 +195,6 @@ def _arguments(
     return [*out, Argument("PACK", "constexpr")]
 
 
-def _listed() -> list[str]:
-    return [
-        "    pack = b * packs + first_head // PACK",
-        "    first_tile = tl.load(tiles_first + pack)",
-        "    total_tiles = tl.load(tiles_first + pack + 1) - first_tile",
-        *_SHARE,
-        "        tile = tl.load(tiles + first_tile + i)",
-    ]
-
-
-_SHARE = [
-    "    # Each split has an equal share of the tiles.",
-    "    for i in tl.range(total_tiles * split // splits, total_tiles * (split + 1) // splits):",
-]
-
-
-def _ranged(ranges: tuple[Clause, ...], used: Expressions, block: Block) -> list[str]:
-    """The head of the loop over the tiles of all ranges, in order, each tile once. ``block``: what is before it,
-    where the ranges are found from their bounds at the queries of this tile."""
-    names = []
-    for i, clause in enumerate(ranges):
-        names.append(_range_lines(i, clause, used, block))
-    names = _sorted(names, block)
-    reach, ends = "", list[tuple[str, str]]()
-    for i, (first, last) in enumerate(names):
-        # What an earlier range has is left out.
-        block.add(f"first_tile_{i} = {f'tl.maximum({first}, {reach})' if reach else first}")
-        block.add(f"last_tile_{i} = tl.maximum(first_tile_{i}, {last})")
-        before = f" + end_{i - 1}" if i else ""
-        block.add(f"end_{i} = last_tile_{i} - first_tile_{i}{before}")
-        ends.append((f"end_{i}", f"last_tile_{i} - end_{i}"))
-        reach = f"last_tile_{i}"
-    block.add(f"total_tiles = {ends[-1][0] if ends else '0'}")
-    lines = [*_SHARE, f"        tile = i + ({ends[0][1]})" if ends else "        tile = i"]
-    for (end, _), (_, shift) in itertools.pairwise(ends):
-        lines.append(f"        tile = tl.where(i < {end}, tile, i + ({shift}))")
-    return lines
-
-
-def _range_lines(i: int, clause: Clause, used: Expressions, block: Block) -> tuple[str, str]:
-    for line in origin(*((word, n) for word, n in (("from", clause.lo), ("to", clause.hi)) if n is not None)):
-        block.add(line)
-    there = "q_there[:, None]"
-    if clause.residual is not TRUE:
-        there += f" & ({used.write(clause.residual, block, block, double=True)})"
-    low = "k_start" if clause.lo is None else used.write(clause.lo, block, block)
-    high = "k_len" if clause.hi is None else used.write(clause.hi, block, block)
-    block.add(f"low_{i} = tl.min(tl.min(tl.where({there}, tl.maximum({low}, k_start), k_len), 1), 0)")
-    block.add(f"high_{i} = tl.max(tl.max(tl.where({there}, tl.minimum({high}, k_len), 0), 1), 0)")
-    block.add(f"some_{i} = high_{i} > low_{i}")
-    block.add(f"from_{i} = tl.where(some_{i}, tl.cast(low_{i}, tl.int32) // K_TILE, 0)")
-    block.add(f"to_{i} = tl.where(some_{i}, tl.cdiv(tl.cast(high_{i}, tl.int32), K_TILE), 0)")
-    return f"from_{i}", f"to_{i}"
-
-
-def _sorted(names: list[tuple[str, str]], block: Block) -> list[tuple[str, str]]:
-    """Names of the same ranges by where they start: compared and exchanged, each with each."""
-    names, count = list(names), 0
-    for i in range(1, len(names)):
-        for j in range(i, 0, -1):
-            (a, x), (b, y) = names[j - 1], names[j]
-            block.add(f"later_{count} = {b} < {a}")
-            for k, (first, second) in enumerate(((a, b), (x, y))):
-                block.add(f"lower_{count}_{k} = tl.where(later_{count}, {second}, {first})")
-                block.add(f"upper_{count}_{k} = tl.where(later_{count}, {first}, {second})")
-            names[j - 1] = (f"lower_{count}_0", f"lower_{count}_1")
-            names[j] = (f"upper_{count}_0", f"upper_{count}_1")
-            count += 1
-    return names
-
-
 _JOIN = """
     for s in tl.range(0, splits):
         place = ((tl.cast(s, tl.int64) * batch + b) * heads + head) * rows + q_idx
@@ -275,11 +210,14 @@ _JOIN_SOFTMAX = """
         total = total * rescale + weight
         top = new_top
 """
-_STORE = """
-    out = tl.where(q_there[:, None], out, 0.0)
+_PLACES = """
     o_at = tl.cast(h, tl.int64) * o_sh + tl.cast(q_idx[:, None], tl.int64) * o_sn + dv[None, :] * o_sd
-    o_base = out_ptr + tl.cast(b, tl.int64) * o_sb
-    tl.store(o_base + o_at, tl.cast(out, out_ptr.dtype.element_ty), mask=q_stored[:, None] & (dv[None, :] < DV))
+    o_at += tl.cast(b, tl.int64) * o_sb
+    o_there = q_stored[:, None] & (dv[None, :] < DV)
+"""
+_STORE = """
+    result = tl.cast(tl.where(q_there[:, None], out, 0.0), out_ptr.dtype.element_ty)
+    tl.store({} + o_at, result, mask=o_there)
 """
 _STORE_LSE = """
     lse = tl.where(q_there, lse, float("-inf"))
@@ -287,13 +225,13 @@ _STORE_LSE = """
 """
 
 
-def write_merge(spec: CachedSpec) -> Kernel:
-    """The kernel that joins what ``attention_cached`` left. Raises Unsupported."""
-    kernel = spec.kernel
-    program, softmax = kernel.program, kind_of(kernel) == "softmax"
+def write_merge(spec: KernelSpec) -> Kernel:
+    """The kernel that joins what ``attention_cached`` left. Where there is an output expression, ``plain_ptr``
+    receives the output before it. Raises Unsupported."""
+    program, softmax = spec.program, kind_of(spec) == "softmax"
     sink = program.normalizer.sink if softmax else None
     roots = [program.output, *([] if sink is None else [sink])]
-    used = Expressions(program, kernel.batched, "q", roots, True, by_entry=True)
+    used = Expressions(program, spec.batched, "q", roots, True, by_entry=True)
     block = Block(hoisted=True)
     block.add("acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)")
     if sink is None:
@@ -306,20 +244,31 @@ def write_merge(spec: CachedSpec) -> Kernel:
         block.add("top = tl.maximum(sink, LOWEST)")
         block.add("total = tl.exp2(sink - top)")
     block.lines += _text(_JOIN.strip("\n"))
-    block.lines += (
-        _text(_JOIN_SOFTMAX.strip("\n")) + _text(_NORMALISED) if softmax else ["        acc += part", "    out = acc"]
-    )
-    if program.output is not OUTPUT:
-        for line in origin(("output", program.output)):
-            block.add(line)
-        inner = Block()
-        text = used.write(program.output, inner, block)
-        block.lines += inner.lines
-        block.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
-    head = [*_rows(spec, used), *block.lines, *_text(_STORE), *(_text(_STORE_LSE) if softmax else [])]
+    if softmax:
+        block.lines += _text(_JOIN_SOFTMAX.strip("\n")) + _text(_NORMALISED)
+    else:
+        block.lines += ["        acc += part", "    out = acc"]
+    output = _output(spec, used, block)
+    lines = [*_rows(spec, used), *block.lines, *output, *(_text(_STORE_LSE) if softmax else [])]
     # The program instances of this kernel are not split: each has all splits of its rows.
-    lines = [line.replace("program // splits", "program") for line in head if line != "    split = program % splits"]
+    lines = [line.replace("program // splits", "program") for line in lines if line != "    split = program % splits"]
     tensors = [("part_ptr", "float32"), *([("lse_ptr", "float32"), ("whole_ptr", "float32")] if softmax else [])]
-    args = _arguments([*tensors, ("out_ptr", "data")], ["lengths"], kernel, used)
+    tensors += [("out_ptr", "data"), *([] if program.output is OUTPUT else [("plain_ptr", "data")])]
+    args = _arguments(tensors, ["lengths"], spec, used)
     args += _ints(*(f"o_s{axis}" for axis in "bhnd"))
     return assemble("attention_merge", "The results of splits, joined.", args, lines, used.helpers)
+
+
+def _output(spec: KernelSpec, used: Expressions, before: Block) -> list[str]:
+    """From ``out``, what the splits have together, to what is stored."""
+    lines, output = _text(_PLACES), spec.program.output
+    if output is not OUTPUT:
+        # The backward pass needs the output as it was before.
+        lines += _text(_STORE.format("plain_ptr"))
+        block = Block(parent=before, hoisted=True)
+        for line in origin(("output", output)):
+            block.add(line)
+        text = used.write(output, block, block)
+        block.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
+        lines += block.lines
+    return [*lines, *_text(_STORE.format("out_ptr"))]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from maskc.backends.triton.aot import Compiled, Shape, compile_kernel, disassembly
 from maskc.backends.triton.backward import score_lookups
+from maskc.backends.triton.cached import lists_pay
 from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import pad
@@ -126,12 +127,16 @@ def written(
         if stage == "pairs" and not score_lookups(spec).pairs:
             continue
         try:
-            kernel = kernel_of(stage, replace(spec, boxed=spec.boxed and stage in ("forward", "dq", "dkv")))
+            listed = stage == "decode" and lists_pay(text_program)
+            boxed = spec.boxed and stage in ("forward", "dq", "dkv")
+            kernel = kernel_of(stage, replace(spec, listed=listed, boxed=boxed))
         except Unsupported as why:
             message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why
         width = max(pad(shape.head_dim), pad(shape.value_dim))
-        chosen = config(stage, target, width, shape.dtype, pair_values(text_program, None))
+        chosen = config(
+            "decode" if stage == "merge" else stage, target, width, shape.dtype, pair_values(text_program, None)
+        )
         out.append(Written(stage, kernel, chosen))
     return tuple(out)
 

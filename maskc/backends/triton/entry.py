@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
-from maskc.backends.triton.decode import merge_splits, number_of_splits
+from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
 from maskc.backends.triton.launch import (
@@ -30,7 +30,7 @@ from maskc.backends.triton.launch import (
     workers_of,
 )
 from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
-from maskc.backends.triton.packing import forward_pack, shares_masks
+from maskc.backends.triton.packing import forward_pack
 from maskc.backends.triton.pairs import grouping
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.pull import Values
@@ -118,7 +118,7 @@ class Entry:
         if scale <= 0:
             # The kernels take the largest score of a row before they scale it.
             q, scale = q * scale, 1.0
-        if number_of_splits(self, q) and q.numel() and k.numel():
+        if decodes(self) and q.numel() and k.numel():
             return self._decode(q, k, v, tables, scale)
         batch, heads, rows, _ = q.shape
         out = _heads_inside(q, v.shape[3])
@@ -185,30 +185,20 @@ class Entry:
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        splits = number_of_splits(self, q)
-        batch, heads, rows, _ = q.shape
-        parts = torch.empty((splits, batch, heads, rows, v.shape[3]), dtype=torch.float32, device=q.device)
-        lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=q.device)
+        out = _heads_inside(q, v.shape[3])
+        plain = q.new_empty(0) if self.plain_output else _heads_inside(q, v.shape[3])
+        softmax = self.program.normalizer.kind == "softmax"
+        lse = (torch.empty if softmax else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
+        named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
+        tensors = {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named, "out_ptr": out, "plain_ptr": plain, "whole_ptr": lse}
+        like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
 
         def start(chosen: Config) -> None:
-            plan, form = self._device_plan(chosen, q.device, by_keys=False, q_tile=pad(rows))
-            kernel = self.kernel("decode", form)
-            pack = self._pack(q, k, chosen.k_tile)
-            wide = replace(chosen, q_tile=pad(rows * pack))
-            values = {**self._values(plan, kernel, q, k, v, tables), "out_ptr": parts, "lse_ptr": lses}
-            values |= {"scale": float(scale), "splits": splits, "PACK": pack, "Q_TILE": wide.q_tile}
-            launch(kernel, batch * (heads // pack) * splits, values, wide, q.device)
+            key = ("launch", chosen, "decode", q.device, like)
+            self._remembered(key, lambda: entry_decoder(self, chosen, tensors, tables)).start(tensors, float(scale))
 
         start(self._config("decode", q, k, v, start))
-        sink = self.program.normalizer.sink
-        value = self._outside(tables, q.device)
-        logit = None if sink is None else value.of(sink)
-        softmax = self.program.normalizer.kind == "softmax"
-        out, lse = merge_splits(parts, lses if softmax else None, logit)
-        lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device) if lse is None else lse
-        if self.plain_output:
-            return out.to(q.dtype), lse, q.new_empty(0)
-        return value.of(self.program.output, out).expand(out.shape).to(q.dtype), lse, out.to(q.dtype)
+        return out, lse, plain
 
     def backward(
         self,
@@ -411,11 +401,6 @@ class Entry:
         """Which configurations were chosen so far, and how."""
         return tuple(value for key, value in self._memory.items() if key[0] == "choice")
 
-    def _pack(self, q: Tensor, k: Tensor, k_tile: int) -> int:
-        """Query heads in one tile when decoding: all that share a key head, if they also share their masks."""
-        group = q.shape[1] // k.shape[1]
-        return group if shares_masks(self.plan(pad(q.shape[2]), k_tile), group) else 1
-
     def _forward_pack(self, chosen: Config, group: int) -> int:
         """Query heads in one tile of the forward kernel."""
 
@@ -433,20 +418,18 @@ class Entry:
         device: torch.device,
         *,
         by_keys: bool,
-        q_tile: int | None = None,
         pack: int = 1,
         group: int = 1,
         whole: bool = True,
     ) -> tuple[DevicePlan, Form]:
         """The plan on the device, and what it asks of a kernel's text.
 
-        ``q_tile``: queries in a tile of the plan, if not those of the configuration: a few, in their own order.
         ``pack``: heads that share a tile of the configuration. ``group``: heads that an instance does one after
         another. ``whole``: no row is cut into shares.
         """
 
         def make() -> tuple[DevicePlan, Form]:
-            plan = self.plan(q_tile or chosen.q_tile // pack, chosen.k_tile, "none" if q_tile else self.layout)
+            plan = self.plan(chosen.q_tile // pack, chosen.k_tile, self.layout)
             clauses, boxes = mask_form(self.text_program, plan)
             rows = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
             queries = places_of("q", plan.q_order, plan.q_tile, self.binding.offset)
@@ -466,7 +449,7 @@ class Entry:
                 made.arguments.update({**lists, "shares": shares.count})
             return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
 
-        return self._remembered(("device", chosen, device, by_keys, q_tile, pack, whole), make)
+        return self._remembered(("device", chosen, device, by_keys, pack, whole), make)
 
     def _remembered(self, key: Any, make: Callable[[], _T]) -> _T:
         if key not in self._memory:

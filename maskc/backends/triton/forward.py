@@ -1,8 +1,4 @@
-"""The forward kernel: attention of one tile of queries over the live tiles of keys, with online softmax.
-
-The decoding kernel is the same, but its rows are the query heads that share a key head, and several
-program instances share the keys of a row: each leaves a partial result, which ``merge`` joins.
-"""
+"""The forward kernel: attention of one tile of queries over the live tiles of keys, with online softmax."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ from maskc.backends.triton.writer import (
 )
 from maskc.ir.program import OUTPUT
 
-__all__ = ["kind_of", "weight_lines", "write_decode", "write_forward"]
+__all__ = ["kind_of", "weight_lines", "write_forward"]
 
 _HEAD = """
     program = tl.program_id(0)
@@ -78,39 +74,15 @@ _PACKED_HEAD = """
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(first_head // group, tl.int64) * v_sh
 """
 
-_DECODE_HEAD = """
-    program = tl.program_id(0)
-    split = program % splits
-    packs = heads // PACK
-    b = program // splits // packs
-    # A row is one query of one of the PACK heads that share a key head and a plan.
-    first_head = program // splits % packs * PACK
-    row = tl.arange(0, Q_TILE)
-    head = first_head + row % PACK
-    h = head[:, None]
-    q_idx = row // PACK
-    q_there = q_idx < q_len
-    q_pos = offset + q_idx[:, None]
-    plan = tl.load(plan_of + b * heads + first_head)
-    at = plan * tile_rows
-    d = tl.arange(0, D_PAD)
-    dv = tl.arange(0, DV_PAD)
-    q_at = tl.cast(h, tl.int64) * q_sh + tl.cast(q_idx[:, None], tl.int64) * q_sn + d[None, :] * q_sd
-    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb
-    query = tl.load(q_base + q_at, mask=q_there[:, None] & (d[None, :] < D), other=0.0)
-    k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(first_head // group, tl.int64) * k_sh
-    v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(first_head // group, tl.int64) * v_sh
-"""
-
 _KEY_ADDRESSES = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[:, None] * v_sn + dv[None, :] * v_sd"))
 
 
 def write_forward(spec: KernelSpec) -> Kernel:
     """The forward kernel of ``spec``. Where there is an output expression, ``plain_ptr`` receives the output
     before it. Raises Unsupported."""
-    used = _expressions(spec, spec.packed)
+    used = _expressions(spec)
     sink, start = _start(spec, used)
-    hoisted, loops = _loops(spec, used, indent=3)
+    hoisted, loops = _loops(spec, used)
     near, size = ("q_in", "(Q_TILE // PACK)") if spec.packed else ("tl.arange(0, Q_TILE)", "Q_TILE")
     rows = outer_text("q", spec.q_steps, near, size)
     fields = {"note": _SHIFT if rows.shift else "", "taken": row_lines(spec), "item": item_name(spec)}
@@ -131,37 +103,12 @@ def write_forward(spec: KernelSpec) -> Kernel:
     return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
 
 
-def write_decode(spec: KernelSpec) -> Kernel:
-    """The decoding kernel of ``spec``: few queries, and the keys of each split among ``splits`` instances.
-
-    It writes normalised outputs and log-sum-exps (sums of weights where there is no softmax) of shape
-    (splits, batch, heads, q_len, ...) in float32; sink and output expression are left to the merge.
-    """
-    used = _expressions(spec, True)
-    hoisted, loops = _loops(spec, used, split=True)
-    lines = [*_DECODE_HEAD.strip("\n").split("\n"), *_keys(spec), f"    {_ACC}"]
-    lines += [
-        *(f"    {line}" for line in _empty_start(spec)),
-        *hoisted,
-        *loops,
-        *_DECODE_TAIL[kind_of(spec)].rstrip().split("\n"),
-    ]
-    tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v")] + [("out_ptr", "float32")]
-    if kind_of(spec) == "softmax":
-        tensors.append(("lse_ptr", "float32"))
-    args = arguments(tensors, spec, used, "q k v")
-    args += [Argument("splits", "int"), Argument("PACK", "constexpr")]
-    return assemble("attention_decode", "Attention of a few queries.", args, lines, ["load", "visible", *used.helpers])
-
-
-def _expressions(spec: KernelSpec, head_by_row: bool) -> Expressions:
+def _expressions(spec: KernelSpec) -> Expressions:
     program = spec.program
-    roots = [program.score]
+    roots = [program.score, program.output, *([] if program.normalizer.sink is None else [program.normalizer.sink])]
     if not spec.masked_by_plan:
         roots.append(program.mask)
-    if not head_by_row:  # else sink and output are for the merge
-        roots += [program.output, *([] if program.normalizer.sink is None else [program.normalizer.sink])]
-    return Expressions(program, spec.batched, "q", roots, head_by_row)
+    return Expressions(program, spec.batched, "q", roots, spec.packed)
 
 
 def kind_of(spec: KernelSpec) -> str:
@@ -203,16 +150,15 @@ def _empty_start(spec: KernelSpec) -> list[str]:
     ]
 
 
-def _loops(spec: KernelSpec, used: Expressions, split: bool = False, indent: int = 1) -> tuple[list[str], list[str]]:
+def _loops(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
     """What stands before the loops, and the loops over full and over partial tiles."""
     before, lines = Block(hoisted=True), []
     if spec.masked_by_plan:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-        pad = "    " * indent
-        lines += ["", f"{pad}# {note}", *bounds_lines(kind, indent, split), *loop_lines(kind, indent)]
-        lines += _body(spec, used, before, kind == "part", indent + 1, twice=not split)
+        lines += ["", f"            # {note}", *bounds_lines(kind, 3), *loop_lines(kind, 3)]
+        lines += _body(spec, used, before, kind == "part")
     return before.lines, lines
 
 
@@ -220,8 +166,8 @@ def _keys(spec: KernelSpec) -> list[str]:
     return [f"    {line}" for line in inner_text("k", spec.k_steps, _KEY_ADDRESSES).before]
 
 
-def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool, indent: int, twice: bool) -> list[str]:
-    block = Block(indent=indent)
+def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
+    block = Block(indent=4)
     keys = inner_text("k", spec.k_steps, _KEY_ADDRESSES)
     there, masked = "d[:, None] < D", "D != D_PAD"
     key_tile_lines(block, keys, partial or not spec.plain_score)
@@ -238,7 +184,7 @@ def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool, ind
         masked = "RAGGED_K or DV != DV_PAD"
     block.add(f"value = load({keys.pointer.format('v')}, {there}, {masked})")
     if partial:
-        hide_lines(block, "value", 0, False, twice)
+        hide_lines(block, "value", 0, False)
     block.add("acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)")
     return block.lines
 
@@ -288,25 +234,6 @@ _PLACE = [
     "    o_there = q_there[:, None] & (dv[None, :] < DV)",
 ]
 _STORE = "    tl.store({} + o_at, tl.cast(out, {}.dtype.element_ty), mask=o_there)"
-
-_SPLIT_STORE = """
-    # Partial results, one a split: (splits, batch, heads, q_len, DV).
-    batch = tl.num_programs(0) // splits // packs
-    place = ((tl.cast(split, tl.int64) * batch + b) * heads + head) * q_len + q_idx
-    tl.store(out_ptr + place[:, None] * DV + dv[None, :], out, mask=q_there[:, None] & (dv[None, :] < DV))
-"""
-
-_DECODE_TAIL = {
-    "softmax": """
-    empty = total == 0.0
-    total = tl.where(empty, 1.0, total)
-    out = acc / total[:, None]
-    lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
-"""
-    + _SPLIT_STORE.strip("\n")
-    + "\n    tl.store(lse_ptr + place, lse, mask=q_there)\n",
-    "plain": "\n    out = acc\n" + _SPLIT_STORE.strip("\n") + "\n",
-}
 
 
 def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:

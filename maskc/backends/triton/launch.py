@@ -214,13 +214,14 @@ class Prepared:
     ) -> None:
         self._kernel, self._programs, self._chosen, self._device = kernel, programs, chosen, device
         self._shared = {a.name: shared[a.name] for a in kernel.arguments if a.name in shared}
+        self._tensors = [a.name for a in kernel.arguments if a.name not in shared and a.kind != "float"]
         self._streams: set[int] = set()
         self._codes: dict[tuple[bool, ...], tuple[Any, list[Any], list[tuple[int, str]]]] = {}
 
     def start(self, tensors: Mapping[str, Tensor], floats: Mapping[str, float]) -> None:
         """Start it on the current stream. Of ``tensors`` and ``floats`` it takes the arguments that it has."""
         used_here(self._shared, self._streams, self._device)
-        addresses: dict[str, Any] = {name: x.data_ptr() for name, x in tensors.items()}
+        addresses: dict[str, Any] = {name: tensors[name].data_ptr() for name in self._tensors}
         aligned = tuple([address % 16 == 0 for address in addresses.values()])
         found = self._codes.get(aligned)
         if found is None:

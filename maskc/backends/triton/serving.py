@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
 
-from maskc.backends.decoding import DecodeCall, check_kept_pages, key_ranges
-from maskc.backends.triton.cached import CachedSpec, write_cached, write_merge
+from maskc.backends.decoding import DecodeCall, check_kept_pages
+from maskc.backends.triton.cached import lists_pay
 from maskc.backends.triton.configs import Config
-from maskc.backends.triton.decode import splits_for
-from maskc.backends.triton.launch import default_config, launch, pad, strides, table_arguments
+from maskc.backends.triton.decode import Decoder, cache_arguments, live_tiles, sharing_of, tile_lists
+from maskc.backends.triton.expressions import extent_name
+from maskc.backends.triton.launch import default_config, on_device, pad, table_arguments
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.backends.triton.stages import kernel_of
 from maskc.ir.binding import Binding
-from maskc.ir.program import Program
+from maskc.ir.program import OUTPUT, Program
 from maskc.tiles import make_plan
-from maskc.tiles.runs import concatenated_ranges
 from maskc.tiles.values import fail
 
 __all__ = ["CachedKernels", "decode"]
 
 Tensor = torch.Tensor
-_MOST_ROWS = 64  # of a tile: queries times heads that share a key head
+_Extents = tuple[tuple[str, int], ...]
+_PREPARED = 64  # kinds of calls whose kernels are kept ready
 
 
 def decode(call: DecodeCall, precision: str) -> tuple[Tensor, Tensor]:
@@ -44,8 +46,19 @@ def decode(call: DecodeCall, precision: str) -> tuple[Tensor, Tensor]:
 def _batched(call: DecodeCall) -> frozenset[str]:
     if call.binding is not None:
         return call.binding.batched
-    domains = {p.name: p.domain for p in call.program.params}
-    return call.batched | {n for n, x in call.inputs.items() if isinstance(x, Tensor) and x.ndim > len(domains[n])}
+    given = [(n, x) for n, x in call.inputs.items() if isinstance(x, Tensor)]
+    return call.batched.union(n for n, x in given if x.ndim > len(call.program.parameter(n).domain))
+
+
+@dataclass(frozen=True)
+class _Text:
+    """Both kernels, and the names of the arguments that are ``tables`` and inputs, and ``sizes`` (extents)."""
+
+    kernels: tuple[Kernel, Kernel]
+    listed: bool
+    tables: Mapping[str, str]
+    sizes: Mapping[str, str]
+    pair_values: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,165 +75,154 @@ class CachedKernels:
     listed: bool | None = None
     config: Config | None = None
     splits: int | None = None
+    _texts: dict[bool, _Text] = field(default_factory=dict, repr=False)
+    _decoders: OrderedDict[Hashable, Decoder] = field(default_factory=OrderedDict, repr=False)
 
     def run(self, call: DecodeCall) -> tuple[Tensor, Tensor]:
         """See ``decode``."""
         q = call.q
-        out = torch.empty(
-            (q.shape[0], q.shape[2], q.shape[1], call.v.shape[3]), dtype=q.dtype, device=q.device
-        ).transpose(1, 2)
-        lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
-        if out.numel():
-            if call.binding is not None and call.block_table is not None and call.block_table.device.type == "cpu":
-                for cohort in call.cohorts():
-                    check_kept_pages(cohort)
-            _Launch(self, call, self.text(call)).start(out, lse)
+        out = _heads_inside(q, call.v.shape[3])
+        if not out.numel():
+            return out, torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
+        if call.binding is not None and call.block_table is not None and call.block_table.device.type == "cpu":
+            for cohort in call.cohorts():
+                check_kept_pages(cohort)
+        text = self._text(call)
+        softmax = self.program.normalizer.kind == "softmax"
+        lse = (torch.empty if softmax else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
+        results = {"out_ptr": out, "whole_ptr": lse}
+        if self.program.output is not OUTPUT:
+            results["plain_ptr"] = _heads_inside(q, call.v.shape[3])
+        # The kernels take the largest score of a row before they scale it, so the factor has to be positive.
+        q, scale = (q, call.scale) if call.scale > 0 else (q * call.scale, 1.0)
+        tensors = {"q_ptr": q, "k_ptr": call.k, "v_ptr": call.v, **results, **_moving(call, text)}
+        decoder = self._decoder(call, text, tensors)
+        if text.listed:
+            tensors |= _listed(call, decoder)
+        decoder.start(tensors, scale)
         return out, lse
 
-    def text(self, call: DecodeCall) -> tuple[CachedSpec, Kernel, Kernel]:
-        """What the kernels are written from, and both of them."""
-        return self._texts(tuple(sorted(call.compiled.args.items())), call.binding is not None)
+    def _text(self, call: DecodeCall) -> _Text:
+        known = call.binding is not None
+        if known not in self._texts:
+            self._texts[known] = self._written(specialised(self.program, call.compiled.args), known)
+        return self._texts[known]
 
-    @functools.cache  # noqa: B019  # lives as long as the op
-    def _texts(self, args: tuple[tuple[str, Any], ...], known: bool) -> tuple[CachedSpec, Kernel, Kernel]:
-        program = specialised(self.program, dict(args))
-        ranges, exact = key_ranges(program.mask)
-        listed = known and not exact if self.listed is None else self.listed
-        spec = CachedSpec(KernelSpec(program, self.batched), None if listed else ranges, self.program.cross)
-        return spec, write_cached(spec), write_merge(spec)
+    def _written(self, program: Program, known: bool) -> _Text:
+        listed = known and lists_pay(program) if self.listed is None else self.listed
+        spec = KernelSpec(program, self.batched, listed=listed)
+        kernels = kernel_of("decode", spec), kernel_of("merge", KernelSpec(program, self.batched))
+        every = [a for kernel in kernels for a in kernel.arguments]
+        tables = {a.table: a.name for a in every if a.table is not None}
+        sizes = {a.name.removeprefix("size_").removesuffix("_of"): a.name for a in every if a.name.startswith("size_")}
+        return _Text(kernels, listed, tables, sizes, pair_values(program, None))
 
-
-class _Launch:
-    """One call."""
-
-    def __init__(self, owner: CachedKernels, call: DecodeCall, text: tuple[CachedSpec, Kernel, Kernel]) -> None:
-        self.owner, self.call = owner, call
-        self.spec, self.kernel, self.merge = text
-        q = call.q
-        self.batch, self.heads, self.rows, dim = q.shape
-        self.device = q.device
-        group = self.heads // call.kv_heads
-        self.pack = max(n for n in range(1, min(group, _MOST_ROWS) + 1) if group % n == 0)
-        values = pair_values(self.spec.kernel.program, None)
-        chosen = owner.config or default_config("decode", self.device, dim, call.v.shape[3], q.dtype, values)
-        self.q_tile = min(_MOST_ROWS, pad(self.rows * self.pack))
-        self.chosen = Config(self.q_tile, chosen.k_tile, chosen.warps, chosen.stages)
-        tiles = -(-self.rows // (self.q_tile // self.pack))
-        self.instances = self.batch * (self.heads // self.pack) * tiles
-        self.splits = owner.splits or splits_for(self.instances, call.capacity, self.device)
-
-    def start(self, out: Tensor, lse: Tensor) -> None:
-        call = self.call
-        parts = torch.empty((self.splits, *out.shape), dtype=torch.float32, device=self.device)
-        lses = torch.empty(parts.shape[:4], dtype=torch.float32, device=self.device)
-        values: dict[str, Any] = {
-            **self._tensors(),
-            **self._numbers(),
-            **self._sizes(),
-            "part_ptr": parts,
-            "lse_ptr": lses,
-        }
-        q, scale = (call.q, call.scale) if call.scale > 0 else (call.q * call.scale, 1.0)
-        # The kernels take the largest score of a row before they scale it, so the factor has to be positive.
-        values |= {"q_ptr": q, "scale": float(scale), **strides("q", q)}
-        if self.spec.ranges is None:
-            values |= self._tiles()
-        first = {**values, **self._tables(self.kernel)}
-        launch(self.kernel, self.instances * self.splits, first, self.chosen, self.device)
-        last = {**values, **self._tables(self.merge), "out_ptr": out, "whole_ptr": lse, **strides("o", out)}
-        launch(self.merge, self.instances, last, self.chosen, self.device)
-
-    def _tensors(self) -> dict[str, Any]:
-        call = self.call
-        lengths = self._on_device(call.lengths)
-        starts = lengths if call.start is None else self._on_device(call.start)
-        table = lengths[None] if call.block_table is None else self._on_device(call.block_table)
-        values: dict[str, Any] = {"k_ptr": call.k, "v_ptr": call.v}
-        values |= {"lengths": lengths, "starts": starts, "block_table": table}
-        values |= {"table_sb": table.stride(0), "table_sn": table.stride(1)}
-        axes = "bhnd" if call.block_table is None else "bnhd"  # of pages, "b" is the page
-        for name, x in (("k", call.k), ("v", call.v)):
-            values |= {f"{name}_s{axis}": int(s) for axis, s in zip(axes, x.stride(), strict=True)}
-        return values
-
-    def _on_device(self, x: Tensor) -> Tensor:
-        return x.to(self.device, torch.int32, non_blocking=True)
-
-    def _numbers(self) -> dict[str, Any]:
-        call = self.call
-        d, dv = call.q.shape[3], call.v.shape[3]
-        return {
-            **{"rows": self.rows, "batch": self.batch, "heads": self.heads, "splits": self.splits},
-            **{"group": self.heads // call.kv_heads, "layer": call.compiled.layer, "PACK": self.pack},
-            **{"capacity": call.capacity, "pages": call.k.shape[0], "PAGE": call.block_size},
-            **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.owner.precision},
-            **{"Q_TILE": self.q_tile, "K_TILE": self.chosen.k_tile, "STARTED": call.start is not None},
-            **dict.fromkeys(("RAGGED_Q", "RAGGED_K", "FULL_RUN", "PART_RUN"), False),
-        }
-
-    def _sizes(self) -> dict[str, Tensor]:
-        """The extents of segments and axes, of each entry."""
-        asked = {a.name for kernel in (self.kernel, self.merge) for a in kernel.arguments if a.name.startswith("size_")}
-        names = [name.removeprefix("size_").removesuffix("_of") for name in asked]
-        extents = np.zeros((len(names), self.batch), np.int32)
-        if names and self.call.binding is not None:
-            for cohort in self.call.cohorts():
-                for i, name in enumerate(names):
-                    extents[i, list(cohort.entries)] = cohort.binding.sizes[name]
-        elif names:
-            found = self._given_sizes(names)
-            extents[:] = [[found[name]] for name in names]
-        rows = self._on_device(torch.from_numpy(extents)) if names else extents
-        return {f"size_{name}_of": rows[i] for i, name in enumerate(names)}
-
-    def _given_sizes(self, names: list[str]) -> Mapping[str, int]:
-        found = dict(self.call.sizes)
-        for space in (self.call.program.q_space, self.call.program.k_space):
-            for s in space.segments:
-                if s.name and s.axes and all(a in found for a in s.axes):
-                    found[s.name] = int(np.prod([found[a] for a in s.axes]))
-        for name in names:
-            if name not in found:
-                why = f"the extent of {name} follows from the length, which is on a device"
-                raise fail("E506", why, f'give sizes={{"{name}": ...}}, or lengths on the CPU')
+    def _decoder(self, call: DecodeCall, text: _Text, tensors: Mapping[str, Tensor]) -> Decoder:
+        """The kernels for such tensors; kept for the kinds of calls met last."""
+        like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
+        extents = _given_extents(call, text) if call.binding is None and text.sizes else ()
+        key = (text.listed, call.q.device, call.start is None, call.block_table is None, extents, like)
+        found = self._decoders.pop(key, None) or self._prepared(call, text, tensors, extents)
+        # Taken out and put back, which is safe with other threads about; the one used last is at the end.
+        self._decoders[key] = found
+        while len(self._decoders) > _PREPARED:
+            self._decoders.popitem(last=False)
         return found
 
-    def _tables(self, kernel: Kernel) -> dict[str, Any]:
-        """The tables and inputs that a kernel reads; those on a device as they are."""
-        call = self.call
-        known, fixed, host = dict(call.floats), list[str](), list[str]()
-        for name in kernel.tables:
-            x = call.inputs.get(name)
-            if name in call.floats:
-                host.append(name)
-            elif isinstance(x, Tensor) and (call.binding is None or x.device.type != "cpu"):
-                known[name] = x.to(torch.int8) if x.dtype == torch.bool else x.to(torch.int32)
-                host.append(name)
-            else:
-                (fixed if name in call.compiled.tables else host).append(name)
-        static = Binding(0, 0, tables=call.compiled.tables)
-        make = functools.partial(table_arguments, call.program, static, {}, tuple(fixed), self.device)
-        found = call.compiled.remember(("triton decode tables", tuple(fixed), self.device), None, make)
-        return {**found, **table_arguments(call.program, call.binding or static, known, tuple(host), self.device)}
-
-    def _tiles(self) -> dict[str, Tensor]:
-        """The live tiles of keys of every entry and pack of heads, planned."""
-        call, packs = self.call, self.heads // self.pack
-        lists = [np.zeros(0, np.int32)] * (self.batch * packs)
-        for cohort in call.cohorts():
-            plan = make_plan(*cohort.one(), q_tile=pad(self.rows), k_tile=self.chosen.k_tile)
-            for pack in range(packs):
-                heads = set(range(pack * self.pack, (pack + 1) * self.pack))
-                runs = [g.runs for g in plan.groups if heads & set(g.heads)]
-                tiles = [
-                    concatenated_ranges(r.start.astype(np.int64), (r.end - r.start).astype(np.int64)) for r in runs
-                ]
-                union = np.unique(np.concatenate([np.zeros(0, np.int64), *tiles])).astype(np.int32)
-                for entry in cohort.entries:
-                    lists[entry * packs + pack] = union
-        first = np.cumsum([0, *(x.size for x in lists)]).astype(np.int32)
-        every = np.concatenate([*lists, np.zeros(1, np.int32)])
-        return {
-            "tiles_first": self._on_device(torch.from_numpy(first)),
-            "tiles": self._on_device(torch.from_numpy(every)),
+    def _prepared(self, call: DecodeCall, text: _Text, tensors: Mapping[str, Tensor], extents: _Extents) -> Decoder:
+        q, program = call.q, call.program
+        sharing = sharing_of(q, call.kv_heads, call.capacity, self.splits)
+        chosen = self.config or default_config(
+            "decode", q.device, q.shape[3], call.v.shape[3], q.dtype, text.pair_values
+        )
+        static = tuple(n for n in text.tables if n in call.compiled.tables)
+        held = Binding(0, 0, tables=call.compiled.tables)
+        fixed = call.compiled.remember(
+            ("triton decode tables", static, q.device),
+            None,
+            lambda: table_arguments(program, held, {}, static, q.device),
+        )
+        moving = {n: tensors[argument].shape for n, argument in text.tables.items() if argument in tensors}
+        rows = {argument: on_device(np.full(q.shape[0], x, np.int32), q.device) for argument, x in extents}
+        shared = {
+            **{**fixed, **rows},
+            **{extent_name(n, d, program.params): x for n, shape in moving.items() for d, x in enumerate(shape)},
+            **cache_arguments(call.k, call.v, call.block_table),
+            **{"group": q.shape[1] // call.kv_heads, "layer": call.compiled.layer, "STARTED": call.start is not None},
         }
+        return Decoder(text.kernels, sharing, chosen, q, tensors["out_ptr"], shared, self.precision)
+
+
+def _heads_inside(q: Tensor, width: int) -> Tensor:
+    """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
+    batch, heads, rows, _ = q.shape
+    return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)
+
+
+def _moving(call: DecodeCall, text: _Text) -> dict[str, Tensor]:
+    """What a call brings beside q, caches and results, by argument: as it is where it lies on the device of ``q``."""
+    lengths = _here(call, call.lengths)
+    found = {
+        "lengths": lengths,
+        "starts": lengths if call.start is None else _here(call, call.start),
+        "block_table": lengths if call.block_table is None else _here(call, call.block_table),
+    }
+    if text.sizes and call.binding is not None:
+        found |= zip(text.sizes.values(), _extents(call, text), strict=True)
+    for name, argument in text.tables.items():
+        if name not in call.compiled.tables:
+            found[argument] = _input(call, name, argument)
+    return found
+
+
+def _here(call: DecodeCall, x: Tensor) -> Tensor:
+    return x if x.device == call.q.device else x.to(call.q.device, torch.int32, non_blocking=True)
+
+
+def _input(call: DecodeCall, name: str, argument: str) -> Tensor:
+    """An input as kernels read it. Raises WideIntegers where it lies on the CPU."""
+    x = call.floats.get(name)
+    if x is None:
+        x = call.inputs.get(name)
+        if call.binding is not None and not (isinstance(x, Tensor) and x.device.type != "cpu"):
+            return cast("Tensor", table_arguments(call.program, call.binding, {}, (name,), call.q.device)[argument])
+        assert isinstance(x, Tensor)
+        x = x.to(torch.int8 if x.dtype == torch.bool else torch.int32)
+    return x.contiguous() if x.numel() else x.new_zeros((1,) * x.ndim)
+
+
+def _extents(call: DecodeCall, text: _Text) -> Tensor:
+    """The extents of segments and axes of each entry, (names, B): they follow from its length."""
+    extents = np.zeros((len(text.sizes), call.q.shape[0]), np.int32)
+    for cohort in call.cohorts():
+        for i, name in enumerate(text.sizes):
+            extents[i, list(cohort.entries)] = cohort.binding.sizes[name]
+    return _here(call, torch.from_numpy(extents))
+
+
+def _given_extents(call: DecodeCall, text: _Text) -> _Extents:
+    """Extents that are the same for all entries, where lengths are on a device. Raises E506 where one is not given."""
+    found = dict(call.sizes)
+    for space in (call.program.q_space, call.program.k_space):
+        for s in space.segments:
+            if s.name and s.axes and all(a in found for a in s.axes):
+                found[s.name] = int(np.prod([found[a] for a in s.axes]))
+    for name in text.sizes:
+        if name not in found:
+            why = f"the extent of {name} follows from the length, which is on a device"
+            raise fail("E506", why, f'give sizes={{"{name}": ...}}, or lengths on the CPU')
+    return tuple((argument, found[name]) for name, argument in text.sizes.items())
+
+
+def _listed(call: DecodeCall, decoder: Decoder) -> dict[str, Tensor]:
+    """The live tiles of keys of every entry and pack of heads, planned."""
+    batch, heads, rows, _ = call.q.shape
+    packs = range(0, heads, decoder.sharing.pack)
+    lists = [np.zeros(0, np.int32)] * (batch * len(packs))
+    for cohort in call.cohorts():
+        plan = make_plan(*cohort.one(), q_tile=pad(rows), k_tile=decoder.k_tile)
+        for i, first in enumerate(packs):
+            tiles = live_tiles(plan, range(first, first + decoder.sharing.pack))
+            for entry in cohort.entries:
+                lists[entry * len(packs) + i] = tiles
+    return {name: _here(call, torch.from_numpy(x)) for name, x in tile_lists(lists).items()}

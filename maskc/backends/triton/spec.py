@@ -26,6 +26,7 @@ class Form(NamedTuple):
     packed: bool = False
     shared: bool = False
     boxed: bool = False
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class KernelSpec:
         packed: a tile of the forward kernel holds several heads: see ``packing``.
         shared: the longest rows of tiles are cut into shares: see ``shares``.
         boxed: partial tiles keep the keys of a box for each query: see ``boxes``.
+        listed: when decoding, live tiles are read off a list, and not found from the length.
     """
 
     program: Program
@@ -54,6 +56,7 @@ class KernelSpec:
     packed: bool = False
     shared: bool = False
     boxed: bool = False
+    listed: bool = False
     cleared: bool = True
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 
 from maskc.backends.triton.backward import write_dkv, write_dq
+from maskc.backends.triton.cached import write_cached, write_merge
 from maskc.backends.triton.expressions import Unsupported
-from maskc.backends.triton.forward import write_decode, write_forward
+from maskc.backends.triton.forward import write_forward
 from maskc.backends.triton.pairs import write_pairs
 from maskc.backends.triton.spec import Kernel, KernelSpec
 from maskc.dump import dump_kernel
@@ -15,7 +16,14 @@ from maskc.ir.program import Program
 __all__ = ["STAGES", "kernel_of", "refusal_of"]
 
 #: What writes a kernel, in the order in which they are listed.
-STAGES = {"forward": write_forward, "decode": write_decode, "dq": write_dq, "dkv": write_dkv, "pairs": write_pairs}
+STAGES = {
+    "forward": write_forward,
+    "decode": write_cached,
+    "merge": write_merge,
+    "dq": write_dq,
+    "dkv": write_dkv,
+    "pairs": write_pairs,
+}
 
 
 @functools.lru_cache(maxsize=256)

@@ -159,20 +159,10 @@ def _wrapped(args: list[Argument]) -> str:
     return "\n".join([*lines, line])
 
 
-def bounds_lines(kind: str, indent: int, split: bool = False) -> list[str]:
+def bounds_lines(kind: str, indent: int) -> list[str]:
     """Where the loop over the tiles of ``kind`` starts and ends: tiles themselves, or places in the list of them."""
     pad = "    " * indent
-    lines = [
-        f"{pad}{kind}_a = tl.load({kind}_first + at)",
-        f"{pad}{kind}_z = tl.load({kind}_last + at)",
-    ]
-    if split:
-        lines += [
-            f"{pad}{kind}_n = {kind}_z - {kind}_a",
-            f"{pad}{kind}_z = {kind}_a + {kind}_n * (split + 1) // splits",
-            f"{pad}{kind}_a = {kind}_a + {kind}_n * split // splits",
-        ]
-    return lines
+    return [f"{pad}{kind}_a = tl.load({kind}_first + at)", f"{pad}{kind}_z = tl.load({kind}_last + at)"]
 
 
 def loop_lines(kind: str, indent: int) -> list[str]:
@@ -236,6 +226,7 @@ def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orien
 TWICE = [
     "",
     "    # The second round is for a NaN. It may be in a key that no query of a partial tile keeps.",
+    "    poisoned = 0",
     "    for careful in tl.static_range(ROUNDS):",
     "        if not careful or poisoned != 0:",
 ]
@@ -246,11 +237,10 @@ def poisoned_line(name: str) -> str:
     return f"            poisoned = tl.max(tl.max(({name} != {name}).to(tl.int32), 1), 0)"
 
 
-def hide_lines(block: Block, name: str, axis: int, transposed: bool, twice: bool) -> None:
-    """Set to 0 what is in the tile ``name`` of keys that no pair of ``keep`` needs. ``twice``: in the second round."""
-    line = f"{name} = visible({name}, keep, {axis}, {transposed})"
-    for each in ["if careful:", f"    {line}"] if twice else [line]:
-        block.add(each)
+def hide_lines(block: Block, name: str, axis: int, transposed: bool) -> None:
+    """In the second round, set to 0 what is in the tile ``name`` of keys that no pair of ``keep`` needs."""
+    block.add("if careful:")
+    block.add(f"    {name} = visible({name}, keep, {axis}, {transposed})")
 
 
 def keep_lines(
