@@ -34,8 +34,8 @@ _TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma")
 class Shape:
     """What a compiled kernel is for: dtype and dimensions; whether lengths are multiples of the tiles, and whether
     a row's full and partial tiles are one run each; ``ones``: all integers are 1, which Triton makes constants;
-    ``page``: keys a page of a cache, 0 where it has no pages; ``rounds``: 1 leaves out the second round of the loops,
-    which is for a NaN."""
+    ``page``: keys a page of a cache, 0 where it has no pages; ``careful``: as it is
+    started for rows with a NaN."""
 
     dtype: str = "bfloat16"
     head_dim: int = 128
@@ -44,7 +44,7 @@ class Shape:
     one_run: bool = False
     ones: bool = False
     page: int = 16
-    rounds: int = 2
+    careful: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:
         "FULL_RUN": shape.one_run,
         "PART_RUN": shape.one_run,
         "PRECISION": "ieee",
-        "ROUNDS": shape.rounds,
+        "CAREFUL": shape.careful,
     }
 
 

@@ -19,10 +19,11 @@ from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import (
-    TWICE,
+    CAREFUL,
     arguments,
     assemble,
     bounds_lines,
+    careful_rows,
     hide_lines,
     interval_lines,
     item_name,
@@ -30,7 +31,6 @@ from maskc.backends.triton.writer import (
     key_tile_lines,
     loop_lines,
     origin,
-    poisoned_line,
     query_tile_lines,
     row_lines,
     share_lines,
@@ -45,7 +45,6 @@ __all__ = ["clears_empty_rows", "score_lookups", "sums_delta_again", "write_dkv"
 _S = Symbol("s")
 
 _DQ_HEAD = """
-    program = tl.program_id(0)
     bh = program // tile_rows
     b = bh // heads
     h = bh % heads
@@ -191,8 +190,8 @@ def write_dq(spec: KernelSpec) -> Kernel:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     loops: list[str] = []
     for kind in ("full", "part"):
-        loops += _loop_head(kind, 3) + _dq_body(spec, used, before, lookups, kind == "part")
-    lines += [*before.lines, *TWICE, *(f"            {line}" for line in start), *loops, poisoned_line("dq")]
+        loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
+    lines += [*(f"    {line}" for line in start), *before.lines, *loops]
     if spec.shared:
         lines += share_lines("q", [("share_dq_ptr", "dq * scale", "d")], [])
     lines += ["", *_lines(rows.fill(_DQ_STORE))]
@@ -203,7 +202,8 @@ def write_dq(spec: KernelSpec) -> Kernel:
     given = [("out_ptr", "data"), ("lse_grad_ptr", "float32")] if softmax else []
     given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
-    args += [Argument(name, "constexpr") for name in ("ROUNDS", *(("LSE_GRAD",) if softmax else ()))]
+    args += [*CAREFUL, *([Argument("LSE_GRAD", "constexpr")] if softmax else [])]
+    lines = careful_rows(lines, "dq")
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
 
 
@@ -301,7 +301,7 @@ def delta_line(place: str, orient: str, whole: bool) -> str:
 
 
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
-    block = Block(indent=4)
+    block = Block(indent=2)
     k_there, v_there, k_masked, v_masked = "d[:, None] < D", "dv[:, None] < DV", "D != D_PAD", "DV != DV_PAD"
     keys = inner_text("k", spec.k_steps, _KEYS)
     key_tile_lines(block, keys, partial or not spec.plain_score)
@@ -340,17 +340,17 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
     place = f"row + {queries.row}"
     for line in lse_lines(place, "[None, :]", whole=not partial) if _is_softmax(spec) else ():
         block.add(line)
-    weigh(spec, used, block, before, partial)
     block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
-    if partial and not clears_empty_rows(spec):
-        block.add("query = visible(query, keep, 0, True)")
-        block.add("grad_out = visible(grad_out, keep, 0, False)")
-    # Products in this order, and delta as late as that, keep the fewest numbers at once.
-    block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
+    # Before the weights, so that the tensor cores have work while those are computed.
     block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
+    weigh(spec, used, block, before, partial)
     if _is_softmax(spec):
         block.add(delta_line(place, "[None, :]", whole=not partial))
     grad = _grad_score(spec, used, block, before, lookups, partial)
+    if partial and not clears_empty_rows(spec):
+        block.add("query = visible(query, keep, 0, True)")
+        block.add("grad_out = visible(grad_out, keep, 0, False)")
+    block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
     block.add(f"grad_key = tl.dot(tl.cast({grad}, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)")
     return block.lines
 

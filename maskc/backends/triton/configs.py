@@ -1,7 +1,7 @@
 """Tiles, warps and stages by architecture: one row each.
 
-Chosen so that the kernels fit the chip's shared memory and registers without spilling (see
-``docs/benchmarks/kernels.md``); which of those that fit is fastest is for a GPU to say.
+Rows for 90 are what was fastest on an H100 (``docs/benchmarks/gpu-nvidia-h100-80gb-hbm3.md``); the others are chosen
+so that kernels fit a chip's shared memory and registers without spilling (``docs/benchmarks/kernels.md``).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
         ("dq", 128): Config(64, 64, 4, 2),
         ("dq", 256): Config(64, 32, 8, 1),
         ("dkv", 64): Config(64, 64, 4, 3),
-        ("dkv", 128): Config(64, 64, 4, 2),
+        ("dkv", 128): Config(32, 64, 4, 3),
         ("dkv", 256): Config(32, 64, 8, 1),
     },
     100: {
@@ -104,6 +104,13 @@ _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
         ("dkv", 256): Config(16, 32, 4, 1),
     },
 }
+#: For 90, where what rows read neither stays in the cache nor is masked much: it is read half as often.
+_TALL: dict[tuple[str, int], Config] = {
+    ("forward", 64): Config(128, 64, 8, 3),
+    ("forward", 128): Config(128, 64, 8, 3),
+    ("dq", 128): Config(128, 64, 8, 3),
+    ("dkv", 128): Config(64, 128, 8, 3),
+}
 #: Architectures without a row of their own use that of another.
 _LIKE: dict[int | str, int | str] = {86: 80, 89: 80, 103: 100, 120: 80, 121: 80}
 
@@ -111,9 +118,9 @@ _LIKE: dict[int | str, int | str] = {86: 80, 89: 80, 103: 100, 120: 80, 121: 80}
 #: What else may be faster than the table's row, by stage; ``fits`` leaves what a chip and a head dimension allow.
 _OTHERS: dict[str, tuple[Config, ...]] = {
     "forward": (
+        Config(64, 64, 4, 3),
         Config(128, 64, 8, 3),
         Config(128, 64, 4, 3),
-        Config(64, 64, 4, 3),
         Config(128, 128, 8, 2),
         Config(128, 32, 4, 4),
         Config(64, 32, 4, 3),
@@ -127,14 +134,16 @@ _OTHERS: dict[str, tuple[Config, ...]] = {
         Config(16, 32, 2, 3),
     ),
     "dq": (
+        Config(128, 64, 8, 3),
+        Config(64, 64, 4, 3),
         Config(128, 64, 8, 2),
         Config(64, 64, 4, 2),
-        Config(64, 64, 8, 3),
         Config(128, 32, 8, 3),
         Config(64, 128, 8, 2),
         Config(64, 32, 4, 2),
     ),
     "dkv": (
+        Config(64, 128, 8, 3),
         Config(64, 128, 8, 2),
         Config(32, 128, 8, 3),
         Config(64, 64, 4, 2),
@@ -166,11 +175,13 @@ def shared_memory(target: Target) -> int:
     return _SHARED.get(target.arch, 65536 if target.kind == "hip" else 101376)
 
 
-def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_values: int = 1) -> Config:
+def config(
+    stage: str, target: Target | None, head_dim: int, dtype: str, pair_values: int = 1, tall: bool = False
+) -> Config:
     """The configuration for ``stage`` ("forward", "decode", "dq", "dkv" or "pairs"); target None: the interpreter.
 
     ``pair_values``: values that mask and score compute of a pair. Where they are many, tiles are smaller, so
-    that registers do not spill.
+    that registers do not spill. ``tall``: tiles of more rows, if there are such for the chip.
     """
     if target is None:
         return _SMALL
@@ -189,6 +200,8 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
         side = 16 if shared_memory(target) < 1 << 17 else 32
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
     chosen = rows[stage, wanted]
+    if tall and rows is _TABLE[90] and pair_values <= _MANY:
+        chosen = _TALL.get((stage, wanted), chosen)
     if stage == "dkv":
         keys, queries = chosen.k_tile, 32
         if wanted > 64 and pair_values > _MANY:
@@ -205,11 +218,17 @@ def config(stage: str, target: Target | None, head_dim: int, dtype: str, pair_va
 
 
 def candidates(
-    stage: str, target: Target | None, head_dim: int, value_dim: int, dtype: str, pair_values: int = 1
+    stage: str,
+    target: Target | None,
+    head_dim: int,
+    value_dim: int,
+    dtype: str,
+    pair_values: int = 1,
+    tall: bool = False,
 ) -> tuple[Config, ...]:
     """The configurations that are worth measuring, that of ``config`` first. Dimensions are padded."""
     width = max(head_dim, value_dim)
-    default = config(stage, target, width, dtype, pair_values)
+    default = config(stage, target, width, dtype, pair_values, tall)
     if target is None:
         return _INTERPRETED
     size = 4 if dtype == "float32" else 2

@@ -52,6 +52,7 @@ __all__ = ["Entry"]
 
 Tensor = torch.Tensor
 _T = TypeVar("_T")
+_ROWS_EACH = 1024  # that an instance looks at for a NaN
 _Arguments = tuple[Kernel, int, dict[str, Any]]
 
 
@@ -138,7 +139,7 @@ class Entry:
                 values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
                 return kernel, batch * (heads // pack) * plan.rows, values
 
-            self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments)
+            self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, plan.partial)
             if plan.joint is not None:
                 self._join(plan.joint, shares, out, lse, pack)
 
@@ -166,21 +167,27 @@ class Entry:
         scale: float,
         more: Mapping[str, Tensor],
         arguments: Callable[[], _Arguments],
+        careful: bool,
     ) -> None:
         """Start a kernel, prepared once for tensors like these. ``what``: its stage, and what else tells its text
         from others. ``more``: its other tensors, by name. ``arguments``: the kernel, how many instances, and what
-        they share from call to call."""
+        they share from call to call. ``careful``: start it again for rows with a NaN."""
         named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
         tensors = {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named, **more}
 
-        def prepared() -> Prepared:
+        def prepared() -> tuple[Prepared, ...]:
             kernel, programs, values = arguments()
-            shared = {n: x for n, x in values.items() if n not in tensors}
-            return Prepared(kernel, programs, shared, chosen, q.device)
+            shared = {n: x for n, x in values.items() if n not in tensors} | {"programs": programs, "CAREFUL": False}
+            first = Prepared(kernel, programs, shared, chosen, q.device)
+            few = max(workers_of(q.device, chosen) or 2, -(-programs // _ROWS_EACH))
+            again = Prepared(kernel, min(few, programs), {**shared, "CAREFUL": True}, chosen, q.device)
+            return (first, again) if careful else (first,)
 
         like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
         ready = self._remembered(("launch", chosen, what, q.device, like), prepared)
-        ready.start(tensors, {"scale": float(scale)})
+        tensors["poisoned"] = torch.empty(ready[0].programs, dtype=torch.int32, device=q.device)
+        for each in ready:
+            each.start(tensors, {"scale": float(scale)})
 
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
@@ -287,7 +294,8 @@ class Entry:
                     return kernel, q.shape[0] * heads * plan.rows, values
 
                 what = (stage, wanted, grad_lse is None)
-                self._start(what, chosen, q, k, v, tables, scale, {**moving, **shares}, arguments)
+                careful = plan.partial and not by_keys
+                self._start(what, chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, careful)
                 if (joint := plan.joint) is None:
                     return
                 for name in widths:
@@ -377,7 +385,7 @@ class Entry:
             **{key: value for name, x in (("q", q), ("k", k), ("v", v)) for key, value in strides(name, x).items()},
             **{"q_ptr": q, "k_ptr": k, "v_ptr": v, "q_len": b.q_len, "k_len": b.k_len, "offset": b.offset},
             **{"heads": q.shape[1], "group": q.shape[1] // k.shape[1], "layer": b.layer},
-            **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision, "ROUNDS": 2},
+            **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision},
             **{"Q_TILE": plan.config.q_tile, "K_TILE": plan.config.k_tile},
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }

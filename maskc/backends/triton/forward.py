@@ -6,10 +6,11 @@ from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import OuterText, inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.writer import (
-    TWICE,
+    CAREFUL,
     arguments,
     assemble,
     bounds_lines,
+    careful_rows,
     hide_lines,
     interval_lines,
     item_name,
@@ -17,7 +18,6 @@ from maskc.backends.triton.writer import (
     key_tile_lines,
     loop_lines,
     origin,
-    poisoned_line,
     row_lines,
     share_lines,
 )
@@ -26,7 +26,6 @@ from maskc.ir.program import OUTPUT
 __all__ = ["kind_of", "weight_lines", "write_forward"]
 
 _HEAD = """
-    program = tl.program_id(0)
     bh = program // tile_rows
     b = bh // heads
     h = bh % heads
@@ -49,7 +48,6 @@ _HEAD = """
 _SHIFT = "    # Where a tile starts is computed in 64 bits, places within it in 32.\n"
 
 _PACKED_HEAD = """
-    program = tl.program_id(0)
     packs = heads // PACK
     b = program // tile_rows // packs
     # A row is one query of one of the PACK heads that share a key head and a plan.
@@ -87,9 +85,8 @@ def write_forward(spec: KernelSpec) -> Kernel:
     rows = outer_text("q", spec.q_steps, near, size)
     fields = {"note": _SHIFT if rows.shift else "", "taken": row_lines(spec), "item": item_name(spec)}
     head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, **fields)
-    lines = [*head.strip("\n").split("\n"), *_keys(spec), *sink, *hoisted, *TWICE]
-    lines += [f"            {line}" for line in (_ACC, *start)]
-    lines += [*loops, poisoned_line("acc"), *_finish(spec, used, rows)]
+    lines = [*head.strip("\n").split("\n"), *_keys(spec), *(f"    {line}" for line in (_ACC, *sink, *start))]
+    lines = careful_rows([*lines, *hoisted, *loops, *_finish(spec, used, rows)], "acc")
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
     if spec.program.output is not OUTPUT:
         tensors.append(("plain_ptr", "data"))
@@ -97,9 +94,9 @@ def write_forward(spec: KernelSpec) -> Kernel:
         tensors.append(("lse_ptr", "float32"))
     if spec.shared:
         tensors += [("share_out_ptr", "float32"), *([("share_lse_ptr", "float32")] if _softmax(spec) else [])]
-    args = arguments(tensors, spec, used, "q k v o")
+    args = [*arguments(tensors, spec, used, "q k v o"), *CAREFUL]
     args += [Argument("shares", "int")] if spec.shared and spec.program.normalizer.sink is not None else []
-    args += [Argument(name, "constexpr") for name in ("ROUNDS", *(("PACK",) if spec.packed else ()))]
+    args += [Argument("PACK", "constexpr")] if spec.packed else []
     return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
 
 
@@ -135,7 +132,10 @@ def _start(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
         block.add(
             'sink = tl.where(tl.maximum(share, 0) % shares == 0, sink, float("-inf"))  # in the first share alone'
         )
-    return block.lines, ["top = tl.maximum(sink, LOWEST)", "total = tl.exp2(sink - top)"]
+    return [line.removeprefix("    ") for line in block.lines], [
+        "top = tl.maximum(sink, LOWEST)",
+        "total = tl.exp2(sink - top)",
+    ]
 
 
 _ACC = "acc = tl.zeros((Q_TILE, DV_PAD), tl.float32)"
@@ -157,7 +157,7 @@ def _loops(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-        lines += ["", f"            # {note}", *bounds_lines(kind, 3), *loop_lines(kind, 3)]
+        lines += ["", f"    # {note}", *bounds_lines(kind, 1), *loop_lines(kind, 1)]
         lines += _body(spec, used, before, kind == "part")
     return before.lines, lines
 
@@ -167,7 +167,7 @@ def _keys(spec: KernelSpec) -> list[str]:
 
 
 def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
-    block = Block(indent=4)
+    block = Block(indent=2)
     keys = inner_text("k", spec.k_steps, _KEY_ADDRESSES)
     there, masked = "d[:, None] < D", "D != D_PAD"
     key_tile_lines(block, keys, partial or not spec.plain_score)

@@ -73,12 +73,13 @@ def pad(dim: int) -> int:
 @dataclass(frozen=True, eq=False)
 class DevicePlan:
     """A ``KernelPlan`` on a device, with the configuration that it was made for. ``joint``: where the rows belong that
-    are cut into shares."""
+    are cut into shares. ``partial``: whether there are partial tiles."""
 
     arguments: dict[str, Any]
     config: Config
     rows: int
     joint: Joint | None = None
+    partial: bool = True
     streams: set[int] = field(default_factory=set)
 
 
@@ -135,7 +136,7 @@ def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device, joint
     if plan.intervals is not None:
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
     arguments["tile_rows"] = plan.rows
-    return DevicePlan(arguments, chosen, plan.rows, joint)
+    return DevicePlan(arguments, chosen, plan.rows, joint, bool((plan.part[1] > plan.part[0]).any()))
 
 
 def box_arguments(boxes: Packed, device: torch.device) -> dict[str, Any]:
@@ -212,7 +213,7 @@ class Prepared:
     def __init__(
         self, kernel: Kernel, programs: int, shared: Mapping[str, Any], chosen: Config, device: torch.device
     ) -> None:
-        self._kernel, self._programs, self._chosen, self._device = kernel, programs, chosen, device
+        self._kernel, self.programs, self._chosen, self._device = kernel, programs, chosen, device
         self._shared = {a.name: shared[a.name] for a in kernel.arguments if a.name in shared}
         self._tensors = [a.name for a in kernel.arguments if a.name not in shared and a.kind != "float"]
         self._streams: set[int] = set()
@@ -226,7 +227,7 @@ class Prepared:
         found = self._codes.get(aligned)
         if found is None:
             values = {**self._shared, **tensors, **floats}
-            code = launch(self._kernel, self._programs, values, self._chosen, self._device)
+            code = launch(self._kernel, self.programs, values, self._chosen, self._device)
             if code is not None:
                 self._codes[aligned] = (code, *self._arguments(code))
             return
@@ -236,7 +237,7 @@ class Prepared:
         for i, name in places:
             arguments[i] = addresses[name]
         with current(self._device):
-            code[self._programs, 1, 1](*arguments)
+            code[self.programs, 1, 1](*arguments)
 
     def _arguments(self, code: Any) -> tuple[list[Any], list[tuple[int, str]]]:
         """The arguments in the order in which compiled code takes them, tensors by their addresses; and the places of

@@ -19,7 +19,8 @@ __all__ = ["Joint", "Shares", "join_averages", "join_sums", "shared_rows"]
 Array = npt.NDArray[Any]
 Tensor = torch.Tensor
 _LEAST = 16  # tiles that a share is worth
-_UNFAIR = 2.0  # times what a worker does in all: rows below are left whole
+_LONG = 0.5  # of what a worker does in all: shorter rows are left whole
+_SHARE = 0.25  # of that, about: what a share is
 _MOST = 64  # shares of a row
 _PARTIAL = 1.5  # tiles of work that a partial tile is
 
@@ -61,10 +62,10 @@ def shared_rows(plan: KernelPlan, workers: int, group: int = 1) -> tuple[KernelP
     copies = np.bincount(plan.plan_of, minlength=masks)
     fair = float(work.sum(axis=1) @ copies) / workers
     longest = group * work.max(axis=0, initial=0.0)
-    rows = np.flatnonzero(longest > max(_UNFAIR * fair, 2 * _LEAST))
+    rows = np.flatnonzero(longest > max(_LONG * fair, 2 * _LEAST))
     if not rows.size:
         return plan, None
-    count = int(min(_MOST, np.ceil(longest.max() / max(fair, _LEAST))))
+    count = int(min(_MOST, np.ceil(longest.max() / max(_SHARE * fair, _LEAST))))
     whole = np.setdiff1d(np.arange(plan.rows), rows)
     row_of = np.concatenate([whole, np.repeat(rows, count)]).astype(np.int32)
     share_of = np.concatenate([np.full(whole.size, -1), np.arange(rows.size * count)]).astype(np.int32)

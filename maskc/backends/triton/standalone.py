@@ -89,7 +89,7 @@ def run(kernel, stage, programs_a_row, given, values, q, v):
     if q.device.type == "cpu":
         q_tile, k_tile = 16, 16
     found = plan(given, q.shape[0], q.shape[1], q_tile, k_tile, q.device, stage == "dkv")
-    values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee", "ROUNDS": 2}
+    values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee"}
     values.update({"heads": q.shape[1], "group": q.shape[1] // values["k_ptr"].shape[1]})
     values.update({"RAGGED_Q": given["q_len"] % q_tile != 0, "RAGGED_K": given["k_len"] % k_tile != 0})
     for name, prefix in (("q_ptr", "q"), ("k_ptr", "k"), ("v_ptr", "v"), ("out_ptr", "o"), ("do_ptr", "do"),
@@ -103,10 +103,13 @@ def run(kernel, stage, programs_a_row, given, values, q, v):
             (1,) * table.ndim, dtype=dtype, device=table.device)
         values.update({f"{TABLES[name]}_n{i}": n for i, n in enumerate(values[TABLES[name]].shape)})
     programs = programs_a_row * found["tile_rows"]
-    if programs:
+    values.update({"programs": programs, "poisoned": torch.empty(programs, dtype=torch.int32, device=q.device)})
+    # The second time for rows with a NaN, which a few instances look for.
+    for careful in (False, True) if programs and "CAREFUL" in kernel.arg_names else (False,) if programs else ():
+        values["CAREFUL"], instances = careful, min(programs, max(256, -(-programs // 1024))) if careful else programs
         arguments = {name: values[name] for name in kernel.arg_names}
         with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-            kernel[(programs,)](**arguments, num_warps=warps, num_stages=stages)
+            kernel[(instances,)](**arguments, num_warps=warps, num_stages=stages)
 
 
 def forward(q, k, v, scale, given):

@@ -26,6 +26,7 @@ from maskc.diagnostics import MaskcError
 from maskc.ir.nodes import Symbol, postorder
 from maskc.ir.text import print_program
 from maskc.tiles.cost import plan_cost, row_costs
+from maskc.tiles.plan import PARTIAL
 
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
@@ -38,6 +39,7 @@ Timer = Callable[[Callable[[], None]], float]
 
 _ROUNDS = 9
 _HOPELESS = 1.5  # times the fastest, each at its best: not measured again
+_LONG_ROWS, _MOSTLY_FULL = 4096, 0.25  # keys a row at least, and partial tiles at most, where tall tiles are faster
 _CLEARLY = 0.98  # of the default's time: only then is another configuration taken
 
 
@@ -133,7 +135,10 @@ def choose(
     values = pair_values(entry.text_program, None)
     name = str(q.dtype).removeprefix("torch.")
     target = target_of(q.device)
-    configs = candidates(stage, target, pad(q.shape[3]), pad(v.shape[3]), name, values)
+    dims = pad(q.shape[3]), pad(v.shape[3])
+    configs = candidates(stage, target, *dims, name, values)
+    if stage != "decode" and configs[0] != (tall := candidates(stage, target, *dims, name, values, True))[0]:
+        configs = tall if streams(entry, configs[0], k, v) else configs
     if entry.autotune == "off" or len(configs) == 1:
         return Choice(stage, configs[0], "default")
     situation = situation_of(entry, stage, q, k, v)
@@ -151,6 +156,20 @@ def choose(
     record = Record(situation, found.config, found.seconds, trials[0].seconds)
     store([record])
     return Choice(stage, found.config, "measured", trials, record)
+
+
+def streams(entry: Entry, chosen: Config, k: Tensor, v: Tensor) -> bool:
+    """Whether rows of tiles read so much that it does not stay in the cache, and of that little in partial tiles."""
+    cache = getattr(torch.cuda.get_device_properties(k.device), "L2_cache_size", 1 << 26)
+    if k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2:
+        return False
+    plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
+    tiles = partial = rows = 0
+    for g in plan.groups:
+        lengths = g.runs.end - g.runs.start
+        tiles, partial = tiles + int(lengths.sum()), partial + int(lengths[g.runs.kind == PARTIAL].sum())
+        rows += g.runs.offsets.size - 1
+    return tiles * chosen.k_tile > _LONG_ROWS * rows and partial < _MOSTLY_FULL * tiles
 
 
 def situation_of(entry: Entry, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:

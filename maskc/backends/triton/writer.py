@@ -13,11 +13,12 @@ from maskc.ir.nodes import Node
 from maskc.ir.text import print_node
 
 __all__ = [
+    "CAREFUL",
     "CONSTANTS",
-    "TWICE",
     "arguments",
     "assemble",
     "bounds_lines",
+    "careful_rows",
     "hide_lines",
     "interval_lines",
     "item_name",
@@ -25,7 +26,6 @@ __all__ = [
     "key_tile_lines",
     "loop_lines",
     "origin",
-    "poisoned_line",
     "query_tile_lines",
     "row_lines",
     "share_lines",
@@ -65,7 +65,8 @@ def share_lines(side: str, matrices: Sequence[tuple[str, str, str]], vectors: Se
     for the stores that follow. ``matrices``: buffer, value, and the name of the places in its last axis, whose width
     is that name in capitals. ``vectors``: buffer, value."""
     tile = f"{side.upper()}_TILE"
-    place = f"tl.cast(share * (tl.num_programs(0) // tile_rows) + program // tile_rows, tl.int64) * {tile}"
+    programs = "programs" if side == "q" else "tl.num_programs(0)"
+    place = f"tl.cast(share * ({programs} // tile_rows) + program // tile_rows, tl.int64) * {tile}"
     lines = [
         "",
         f"    place = {place} + tl.arange(0, {tile})",
@@ -221,25 +222,35 @@ def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orien
         block.add(f"high_{c} = tl.load(interval_high + place, mask={there}, other=0){orient}")
 
 
-#: The loops stand twice in the compiled code. Setting keys to 0 costs as much as half of a partial tile, and is for a
-#: NaN alone; so that it is done only where there was one.
-TWICE = [
-    "",
-    "    # The second round is for a NaN. It may be in a key that no query of a partial tile keeps.",
-    "    poisoned = 0",
-    "    for careful in tl.static_range(ROUNDS):",
-    "        if not careful or poisoned != 0:",
-]
+_ROWS = """
+    first, last, step = 0, 1, 1
+    if CAREFUL:
+        # Once more, and slowly, for rows with a NaN: it may be in a key that no query of a partial tile keeps.
+        first, step = tl.program_id(0), tl.num_programs(0)
+        mine = first + tl.arange(0, 1024) * step
+        last = tl.where(tl.max(tl.load(poisoned + mine, mask=mine < programs, other=0), 0) > 0, programs, 0)
+    for number in tl.range(first, last, step):
+        program = number if CAREFUL else tl.program_id(0)
+        if not CAREFUL or tl.load(poisoned + program) != 0:
+"""
+#: Arguments of kernels that are started a second time for rows with a NaN.
+CAREFUL = (Argument("poisoned", "int32"), Argument("programs", "int"), Argument("CAREFUL", "constexpr"))
 
 
-def poisoned_line(name: str) -> str:
-    """Whether there is a NaN in the matrix ``name``, as the last line of a round."""
-    return f"            poisoned = tl.max(tl.max(({name} != {name}).to(tl.int32), 1), 0)"
+def careful_rows(body: Sequence[str], result: str) -> list[str]:
+    """The body of a kernel for ``program``, which computes the matrix ``result``, so that it can be started a second
+    time for the rows that got a NaN. With the care that this takes in every partial tile, it would be half as fast."""
+    inside = [f"        {line}" if line else "" for text in body for line in text.split("\n")]
+    note = [
+        "            if not CAREFUL:",
+        f"                tl.store(poisoned + program, tl.max(tl.max(({result} != {result}).to(tl.int32), 1), 0))",
+    ]
+    return [*_ROWS.strip("\n").split("\n"), *inside, *note]
 
 
 def hide_lines(block: Block, name: str, axis: int, transposed: bool) -> None:
-    """In the second round, set to 0 what is in the tile ``name`` of keys that no pair of ``keep`` needs."""
-    block.add("if careful:")
+    """With care, set to 0 what is in the tile ``name`` of keys that no pair of ``keep`` needs."""
+    block.add("if CAREFUL:")
     block.add(f"    {name} = visible({name}, keep, {axis}, {transposed})")
 
 
