@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, TimeoutError
 from pathlib import Path
 from typing import Any
 
@@ -113,19 +115,32 @@ def places() -> list[tuple[str, str, int]]:
     return sorted(every, key=lambda p: (p[0] != "causal", p[1] != "cuda:90"))
 
 
-def rows(only: str, known: dict[str, Row], deadline: float) -> Iterator[Row]:
+def rows(only: str, known: dict[str, Row], deadline: float, jobs: int = 1) -> Iterator[Row]:
     """A row for each pattern, chip, head dimension and kernel. ``known``: what is compiled already; it grows."""
     every = programs()
-    for name, target, dim in places():
-        for each in kernels(every[name], target, dim) if only in name else ():
-            key, c = identity(each, target, dim), each.config
-            if key not in known and time.monotonic() > deadline:
-                continue
-            if key not in known:
-                known[key] = compiled(each, every[name], target, dim)
-            tile = {"tile": [c.q_tile, c.k_tile], "warps": c.warps, "stages": c.stages}
-            where = {"pattern": name, "chip": target, "dim": dim, "kernel": each.stage, "identity": key}
-            yield {**where, **tile, **known[key]}
+    wanted = [(*p, e) for p in places() if only in p[0] for e in kernels(every[p[0]], *p[1:])]
+    missing = {identity(e, chip, dim): (name, chip, dim, e.stage) for name, chip, dim, e in wanted}
+    missing = {key: where for key, where in missing.items() if key not in known}
+    with ProcessPoolExecutor(jobs) as pool:
+        waiting = {key: pool.submit(compiled_at, *where) for key, where in missing.items()}
+        for name, chip, dim, each in wanted:
+            key, c = identity(each, chip, dim), each.config
+            if key in waiting:
+                try:
+                    known[key] = waiting.pop(key).result(max(0.0, deadline - time.monotonic()))
+                except TimeoutError:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    waiting.clear()
+            if key in known:
+                tile = {"tile": [c.q_tile, c.k_tile], "warps": c.warps, "stages": c.stages}
+                where = {"pattern": name, "chip": chip, "dim": dim, "kernel": each.stage, "identity": key}
+                yield {**where, **tile, **known[key]}
+
+
+def compiled_at(name: str, target: str, dim: int, stage: str) -> Row:
+    """What one kernel of a pattern takes of a chip; in a process of a pool."""
+    program = programs()[name]
+    return next(compiled(e, program, target, dim) for e in kernels(program, target, dim) if e.stage == stage)
 
 
 def read() -> tuple[str, list[Row]]:
@@ -187,7 +202,7 @@ def main() -> int:
     version, old = read()
     known = facts(old) if version == triton.__version__ and not asked.fresh else {}
     found = []
-    for row in rows(asked.only, known, deadline):
+    for row in rows(asked.only, known, deadline, os.cpu_count() or 1):
         found.append(row)
         print(line(row), flush=True)
     if not asked.only:

@@ -243,7 +243,7 @@ def careful_rows(body: Sequence[str], result: str) -> list[str]:
     inside = [f"        {line}" if line else "" for text in body for line in text.split("\n")]
     note = [
         "            if not CAREFUL:",
-        f"                tl.store(poisoned + program, tl.max(tl.max(({result} != {result}).to(tl.int32), 1), 0))",
+        f"                tl.store(poisoned + program, tl.max(({result} != {result}).to(tl.int32)))",
     ]
     return [*_ROWS.strip("\n").split("\n"), *inside, *note]
 
