@@ -1,4 +1,4 @@
-"""The process of benchmarks/gpu.py that uses the GPU: python _gpu_work.py check|measure cuda|cpu ROUNDS NAME...
+"""The process of benchmarks/gpu.py that uses the GPU: python _gpu_work.py check|warm|measure cuda|cpu ROUNDS NAME...
 
 Writes a line of JSON to standard output where a row starts and where more of it is known: nothing is lost at its end.
 """
@@ -25,6 +25,8 @@ FAILED = 75  # exit status after a failure that was told
 Row = dict[str, Any]
 _sdpa: Any = torch.nn.functional.scaled_dot_product_attention
 SLOW_MS, FEW = 150.0, 3  # what takes longer than this is measured this often only
+TILE = 64  # of queries and of keys, in which work is counted
+FLUSHES = 6  # so that the host has submitted all kernels before the device comes to the first
 
 
 def say(kind: str, what: Any) -> None:
@@ -63,20 +65,15 @@ def measure(p: Pattern, device: str, rounds: int) -> None:
         short: Row = {"sizes": p.small and {"t": 3, "y": 4, "x": 5}, "length": 60, "batch": 1}
         p = replace(p, heads=2, kv_heads=max(1, 2 * p.kv_heads // p.heads), dim=16, **short)
     row: Row = {"name": p.name, "times": {}, "peak": {}, "notes": []}
-    n, dtype, clock = p.length, torch.bfloat16 if device == "cuda" else torch.float16, Clock(device)
-    inputs = p.inputs(n)
-    arguments = {} if device == "cuda" else {a: min(v, 3) for a, v in p.small_arguments.items()}
-    op, given = op_of(p, inputs, p.sizes, arguments)
-    rows = n if p.queries is None else p.queries
-    q = torch.randn(p.batch, p.heads, rows, p.dim, device=device, dtype=dtype)
-    k, v = (torch.randn(p.batch, p.kv_heads, n, p.dim, device=device, dtype=dtype) for _ in range(2))
-    leaves = tuple(x.requires_grad_(p.queries is None) for x in (q, k, v))
+    n, clock = p.length, Clock(device)
+    op, leaves, inputs, given = prepared(p, device)
+    rows = leaves[0].shape[2]
     start = time.perf_counter()
-    plan = op.plan(rows, n, q_tile=128, k_tile=64, layout=p.layout, **given)
+    plan = op.plan(rows, n, q_tile=TILE, k_tile=TILE, layout=p.layout, **given)
     row["plan_ms"] = 1e3 * (time.perf_counter() - start)
-    row["pairs"] = 128 * 64 * live_tiles(plan) * p.batch / plan.binding.batch
+    row["pairs"] = TILE * TILE * live_tiles(plan) * p.batch / plan.binding.batch
     row["work"] = 4 * row["pairs"] * p.dim
-    row["tiles"] = row["pairs"] / (p.batch * p.heads * plan.rows * 128 * plan.cols * 64)
+    row["tiles"] = row["pairs"] / (p.batch * p.heads * plan.rows * TILE * plan.cols * TILE)
     start = time.perf_counter()
     run_once(lambda: op(*leaves, **given), leaves)
     clock.wait()
@@ -92,7 +89,41 @@ def measure(p: Pattern, device: str, rounds: int) -> None:
         lengths = torch.full((p.batch,), n, dtype=torch.int32)
         attempt("decode()", row, lambda: add_cached(op, forwards, leaves, lengths, given))
     contend(forwards, leaves, row, rounds, clock)
+    row["host"] = {name: submitted(forwards[name], leaves, clock) for name in ("maskc", "flex") if name in forwards}
     say("row", row)
+
+
+def submitted(forward: Callable[[], Tensor], leaves: tuple[Tensor, ...], clock: Clock) -> float:
+    """Microseconds that the host takes to submit a forward pass, the median of some."""
+    taken = []
+    with contextlib.nullcontext() if leaves[0].requires_grad else torch.no_grad():
+        for _ in range(9):
+            clock.wait()
+            start = time.perf_counter()
+            forward()
+            taken.append(1e6 * (time.perf_counter() - start))
+    return sorted(taken)[len(taken) // 2]
+
+
+def prepared(p: Pattern, device: str) -> tuple[Any, tuple[Tensor, ...], Row, Row]:
+    """The op of a row, its q, k and v, all inputs of the pattern, and those that come with calls, on the device."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float16
+    inputs = p.inputs(p.length)
+    arguments = {} if device == "cuda" else {a: min(v, 3) for a, v in p.small_arguments.items()}
+    op, given = op_of(p, inputs, p.sizes, arguments)
+    rows = p.length if p.queries is None else p.queries
+    q = torch.randn(p.batch, p.heads, rows, p.dim, device=device, dtype=dtype)
+    k, v = (torch.randn(p.batch, p.kv_heads, p.length, p.dim, device=device, dtype=dtype) for _ in range(2))
+    leaves = tuple(x.requires_grad_(p.queries is None) for x in (q, k, v))
+    return op, leaves, inputs, {name: x.to(device) for name, x in given.items()}
+
+
+def warm(p: Pattern, device: str) -> None:
+    """Compile what ``measure`` runs, for the processes to come: most of the time goes into that."""
+    if device == "cuda":
+        op, leaves, inputs, given = prepared(p, device)
+        run_once(lambda: op(*leaves, **given), leaves)
+        add_flex(p, {}, leaves, {name: x.to(device) for name, x in inputs.items()})
 
 
 def live_tiles(plan: Any) -> int:
@@ -215,13 +246,15 @@ def one_turn(
     if clock.cuda:
         torch.cuda.reset_peak_memory_stats()
     with contextlib.nullcontext() if grads else torch.no_grad():
-        flush.zero_()
+        for _ in range(FLUSHES):
+            flush.zero_()
         marks = [clock.mark()]
         out = forward()
         marks.append(clock.mark())
     if grads:
         grad = torch.ones_like(out)
-        flush.zero_()
+        for _ in range(FLUSHES):
+            flush.zero_()
         marks.append(clock.mark())
         torch.autograd.grad(out, leaves, grad)
         marks.append(clock.mark())
@@ -240,15 +273,16 @@ def main() -> None:
         say("start", name)
         one = named(name)
         try:
-            if mode == "measure":
+            if mode in ("measure", "warm"):
                 assert isinstance(one, Pattern)
-                measure(one, device, int(rounds))
+                measure(one, device, int(rounds)) if mode == "measure" else warm(one, device)
             else:
                 found = check_pattern(one, device) if isinstance(one, Pattern) else check_call(one, device)
                 say("row", {"name": name, **found})
         except Exception as error:
             text = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
-            say("row", {"name": name, **({"failed": text} if mode == "measure" else {"correct": text})})
+            if mode != "warm":
+                say("row", {"name": name, **({"failed": text} if mode == "measure" else {"correct": text})})
             if device == "cuda":  # which may be of no use any more
                 sys.exit(FAILED)
         if device == "cuda":

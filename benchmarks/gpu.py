@@ -45,9 +45,10 @@ class Run:
     rows: dict[str, Row] = field(default_factory=dict)
     news: queue.Queue[Row | None] = field(default_factory=queue.Queue)
 
-    def note(self, name: str, **found: Any) -> None:
-        """More is known of a row."""
-        self.news.put({"name": name, **found})
+    def note(self, mode: str, name: str, why: str) -> None:
+        """What became of a row that could not be done."""
+        if mode != "warm":
+            self.news.put({"name": name, "correct" if mode == "check" else "failed": why})
 
 
 def supervise(run: Run, mode: str, names: list[str], seconds: float) -> None:
@@ -57,7 +58,7 @@ def supervise(run: Run, mode: str, names: list[str], seconds: float) -> None:
         number = _one_process(run, mode, left, seconds)
         left = left[number:]
     for name in left:
-        run.note(name, **({"correct": "not reached"} if mode == "check" else {"failed": "not reached"}))
+        run.note(mode, name, "not reached")
     run.news.put(None)
 
 
@@ -90,7 +91,7 @@ def _one_process(run: Run, mode: str, names: list[str], seconds: float) -> int:
         errors.seek(0)
         last = errors.read().strip().splitlines()[-1:] or [""]
         why = why or f"the process ended with {code}: {last[0]}"[:200]
-        run.note(names[max(0, started - 1)], **({"correct": why} if mode == "check" else {"failed": why}))
+        run.note(mode, names[max(0, started - 1)], why)
         return max(1, started)
 
 
@@ -137,7 +138,7 @@ def start(run: Run, mode: str, shares: list[list[str]], seconds: float) -> int:
 _DENSE = ("flash causal", "cudnn causal", "flash full", "cudnn full")
 HEADS = (
     "pattern | correct | fwd | flex | x | SDPA | masked | TFLOP/s | bwd | flex | x | SDPA | masked | TFLOP/s"
-    " | tiles | compile s | plan ms | first s | MiB | flex MiB | notes"
+    " | tiles | compile s | plan ms | first s | host us | flex | MiB | flex MiB | notes"
 )
 
 
@@ -154,6 +155,7 @@ def table(rows: Iterable[Row]) -> list[str]:
             cells.append(_number(factor * r["work"] / mine / 1e9 if mine else None, 0))
         cells += [_number(100 * r["tiles"], 1) + " %" if "tiles" in r else "", _number(r.get("compile_s"), 1)]
         cells += [_number(r.get("plan_ms"), 1), _number(r.get("first_s"), 1)]
+        cells += [_number(r.get("host", {}).get(n), 0) for n in ("maskc", "flex")]
         cells += [_number(peak[n] / 2**20 if n in peak else None, 0) for n in ("maskc", "flex")]
         notes = [*r.get("notes", []), *([r["failed"]] if "failed" in r else [])]
         notes += [f"decode(): {times['decode() forward']:.3f} ms"] if "decode() forward" in times else []
@@ -247,8 +249,9 @@ def head_of(device: str) -> tuple[str, str]:
 By `python benchmarks/gpu.py`; {versions}; bfloat16; times in ms, medians of runs that take turns.
 fwd and bwd are maskc's; "x" is how many times as long compiled FlexAttention takes. SDPA is the faster of its flash and
 cuDNN kernels over all keys (causal where the pattern is); "masked" is SDPA with a dense mask. TFLOP/s count computed
-tiles of 128 x 64. "compile s": first forward and backward pass at a small length with nothing compiled yet; "first s":
-the first one at this length after that. MiB: allocated during a forward and a backward pass beyond what was there.
+tiles of 64 x 64. "compile s": first forward and backward pass at a small length with little compiled yet; "first s":
+the first one at this length after that. "host us": what submitting a forward pass takes of the processor. MiB:
+allocated during a forward and a backward pass beyond what was there.
 """,
     )
 
@@ -275,14 +278,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as caches:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "MASKC_CACHE_DIR": f"{caches}/maskc"}
         environment |= {"TRITON_CACHE_DIR": f"{caches}/triton", "MASKC_CHECK": "0"}
+        environment |= {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         environment |= {"TRITON_INTERPRET": "1"} if asked.dry_run else {}
         run = Run(device, begun + 60 * asked.minutes, environment)
         run.rows = {n: {"name": n} for n in timed} | {n: {"name": n, "check": True} for n in checked}
-        # Compiling takes most of the time of a check, and what one process compiles the others find.
-        workers = 1 if asked.dry_run else max(1, min(6, (os.cpu_count() or 1) // 2))
-        names = [*timed, *checked]
-        shares = [names[i::workers] for i in range(workers) if names[i::workers]]
-        gather(run, start(run, "check", shares, CHECK_SECONDS), path, head)
+        # Compiling takes most of the time, and what one process compiles the others find.
+        workers = 1 if asked.dry_run else max(1, min(7, (os.cpu_count() or 1) // 2))
+        threads = 0
+        for mode, names in (("check", [*timed, *checked]), ("warm", [] if asked.dry_run else timed)):
+            shares = [names[i::workers] for i in range(workers) if names[i::workers]]
+            threads += start(run, mode, shares, CHECK_SECONDS)
+        gather(run, threads, path, head)
         right = [n for n in timed if run.rows[n].get("correct") == "yes"]
         gather(run, start(run, "measure", [right], ROW_SECONDS), path, head)
     if path is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -36,14 +37,18 @@ class Values:
     """
 
     def __init__(self, program: Program, binding: Binding, tables: Mapping[str, Tensor], device: torch.device) -> None:
-        self._program, self._binding, self._tables = program, binding, tables
-        axes = (binding.batch, 0), (binding.heads, 0), (binding.q_len, binding.offset), (binding.k_len, 0)
+        self._program, self._binding, self._tables, self._device = program, binding, tables, device
+
+    @functools.cached_property
+    def _points(self) -> Points:
+        """Every one; made when they are first asked for, since most programs leave nothing to torch."""
+        b = self._binding
         points = []
-        for axis, (extent, start) in enumerate(axes):
+        for axis, (extent, start) in enumerate(((b.batch, 0), (b.heads, 0), (b.q_len, b.offset), (b.k_len, 0))):
             shape = [1, 1, 1, 1]
             shape[axis] = extent
-            points.append(torch.arange(start, start + extent, device=device).view(shape))
-        self._points = Points(*points)
+            points.append(torch.arange(start, start + extent, device=self._device).view(shape))
+        return Points(*points)
 
     def of(self, node: Node, out: Tensor | None = None, at: Points | None = None) -> Tensor:
         """The value, with axes of length 1 where it does not vary. ``out``: output elements (B, H, Nq, Dv).
