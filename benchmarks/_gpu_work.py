@@ -24,7 +24,8 @@ Tensor = torch.Tensor
 FAILED = 75  # exit status after a failure that was told
 Row = dict[str, Any]
 _sdpa: Any = torch.nn.functional.scaled_dot_product_attention
-SLOW_MS, FEW = 150.0, 3  # what takes longer than this is measured this often only
+SLOW_MS, FEW = 150.0, 1  # what takes longer than this is measured this often only
+LONG = 65536  # keys beyond which only the faster of SDPA's kernels is measured, which takes a second there
 TILE = 64  # of queries and of keys, in which work is counted
 FLUSHES = 6  # so that the host has submitted all kernels before the device comes to the first
 
@@ -155,6 +156,8 @@ def add_sdpa(p: Pattern, forwards: dict[str, Any], leaves: tuple[Tensor, ...], d
 
     grouped = {"enable_gqa": True} if p.kv_heads != p.heads else {}
     kinds = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+    if p.length > LONG:
+        del kinds["flash"]
     for name, kind in kinds.items() if device == "cuda" else [("math", SDPBackend.MATH)]:
         for way in ("full", "causal") if p.causal else ("full",):
 

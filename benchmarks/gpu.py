@@ -1,6 +1,6 @@
 """Attention on a GPU: correct first, then against compiled FlexAttention and SDPA. Needs torch, triton and lark.
 
-    python benchmarks/gpu.py [--minutes 7.5] [--only WORD] [--out FILE] [--dry-run]
+    python benchmarks/gpu.py [--minutes 7.5] [--rounds 12] [--only WORD] [--out FILE] [--dry-run]
 
 Prints a table last, and writes it to docs/benchmarks/gpu-<device>.md as it grows. Every figure is the median of runs
 that take turns with those of the others. Other processes use the GPU, so that a row that fails, hangs or brings the
@@ -41,6 +41,8 @@ class Run:
 
     device: str
     deadline: float
+    warmed: float  # when compiling ahead ends
+    rounds: int
     environment: dict[str, str]
     rows: dict[str, Row] = field(default_factory=dict)
     news: queue.Queue[Row | None] = field(default_factory=queue.Queue)
@@ -54,18 +56,19 @@ class Run:
 def supervise(run: Run, mode: str, names: list[str], seconds: float) -> None:
     """Have all ``names`` worked off, by one process as long as it lives, else by others."""
     left = list(names)
-    while left and time.monotonic() < run.deadline:
-        number = _one_process(run, mode, left, seconds)
+    end = run.warmed if mode == "warm" else run.deadline
+    while left and time.monotonic() < end:
+        number = _one_process(run, mode, left, seconds, end)
         left = left[number:]
     for name in left:
         run.note(mode, name, "not reached")
     run.news.put(None)
 
 
-def _one_process(run: Run, mode: str, names: list[str], seconds: float) -> int:
+def _one_process(run: Run, mode: str, names: list[str], seconds: float, end: float) -> int:
     """How many of the names are done when the process has ended."""
     with tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, str(WORK), mode, run.device, str(ROUNDS if run.device == "cuda" else 1), *names]
+        command = [sys.executable, str(WORK), mode, run.device, str(run.rounds), *names]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=run.environment, cwd=ROOT
         )
@@ -73,11 +76,11 @@ def _one_process(run: Run, mode: str, names: list[str], seconds: float) -> int:
         threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
         started, since, why = 0, time.monotonic(), ""
         while True:
-            limit = min(since + seconds, run.deadline)
+            limit = min(since + seconds, end)
             try:
                 line = lines.get(timeout=max(0.1, limit - time.monotonic()))
             except queue.Empty:
-                why = "took too long" if time.monotonic() < run.deadline else "not finished in time"
+                why = "took too long" if time.monotonic() < end else "not finished in time"
                 process.kill()
                 break
             if line is None:
@@ -259,6 +262,7 @@ allocated during a forward and a backward pass beyond what was there.
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=7.5, help="what is not reached by then is left out")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="how often everything is measured")
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--out", type=Path, help="the page; by default docs/benchmarks/gpu-<device>.md")
     parser.add_argument("--dry-run", action="store_true", help="tiny inputs, without a GPU")
@@ -276,11 +280,14 @@ def main() -> int:
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         path = ROOT / "docs" / "benchmarks" / f"gpu-{slug}.md"
     with tempfile.TemporaryDirectory() as caches:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "MASKC_CACHE_DIR": f"{caches}/maskc"}
+        path_of = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path_of, "MASKC_CACHE_DIR": f"{caches}/maskc"}
         environment |= {"TRITON_CACHE_DIR": f"{caches}/triton", "MASKC_CHECK": "0"}
         environment |= {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         environment |= {"TRITON_INTERPRET": "1"} if asked.dry_run else {}
-        run = Run(device, begun + 60 * asked.minutes, environment)
+        rounds = asked.rounds if device == "cuda" else 1
+        seconds = 60 * asked.minutes
+        run = Run(device, begun + seconds, begun + 0.45 * seconds, rounds, environment)
         run.rows = {n: {"name": n} for n in timed} | {n: {"name": n, "check": True} for n in checked}
         # Compiling takes most of the time, and what one process compiles the others find.
         workers = 1 if asked.dry_run else max(1, min(7, (os.cpu_count() or 1) // 2))
