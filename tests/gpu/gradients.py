@@ -14,7 +14,9 @@ from maskc.backends.triton.entry import Entry
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
+from maskc.lower import lower_text
 from maskc.reference.attention import attention
+from maskc.tiles.binding import bind
 from tests.gpu.interpreted import _difference
 
 Tensor = torch.Tensor
@@ -174,3 +176,19 @@ def only_wanted() -> list[bool]:
     some = any(key[0] == "pairs" for key in found._memory)
     assert alone is not None
     return [none, some, bool(torch.equal(alone * 2, gain.grad if gain.grad is not None else alone))]
+
+
+def distance_error(dtype: str) -> float:
+    """The error of the gradient of a slope by which far keys weigh most, relative to the gradient."""
+    program = lower_text("pattern p(slope: float[head]) { attend causal\n score s + slope[h] * (k - q) }")[0]
+    slope = torch.tensor([-0.4, 0.02])
+    binding = bind(program, 160, 160, heads=2, layer=0, batch=2, sizes={}, values={})
+    generator = torch.Generator().manual_seed(4)
+    q, k, v, grad = (torch.randn(2, 2, 160, 16, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
+    entry = Entry(program, binding, ("slope",), configs=_CONFIGS, splits=0)
+    out, lse, _ = entry.forward(q, k, v, [slope], 0.25)
+    found = entry.backward(q, k, v, [slope], out, lse, grad, None, 0.25)[3][0]
+    leaf = slope.double().requires_grad_()
+    wanted, _ = attention(program, binding, q.double(), k.double(), v.double(), scale=0.25, floats={"slope": leaf})
+    (exact,) = torch.autograd.grad(wanted, leaf, grad.double())
+    return float(((found - exact).abs() / exact.abs()).max())

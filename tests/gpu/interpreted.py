@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskc.backends.triton import entry as entry_module
 from maskc.backends.triton import masks
+from maskc.backends.triton import plans as plans_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.masks import mask_form
@@ -193,7 +193,7 @@ def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor]
         cost = masks.mask_cost(entry.text_program)
         form = None if case.clauses is None else masks._clauses(plan, cost), None
     assert (form[0], form[1] is not None) == (case.clauses, case.boxed)
-    entry_module.mask_form = lambda program, plan: form  # type: ignore[assignment]
+    plans_module.mask_form = lambda program, plan: form  # type: ignore[assignment]
     if case.pack is not None:
         assert entry._forward_pack(configs["forward"], case.heads // case.kv_heads) == case.pack
     q = tensor(case.heads, case.q_len, case.dim)
@@ -235,7 +235,7 @@ def main() -> None:
             answer: dict[str, Any] = {"answer": (functions.get(name) or _elsewhere(name))(*args)}
         except Exception:
             answer = {"error": traceback.format_exc()}
-        entry_module.mask_form = mask_form  # a case may have replaced it
+        plans_module.mask_form = mask_form  # a case may have replaced it
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -40,6 +40,11 @@ def test_only_inputs_that_need_a_gradient_get_one(interpreter: Interpreter) -> N
     assert interpreter.call("gradients.only_wanted") == [True, True, True]
 
 
+def test_gradients_of_distances_survive_an_output_of_16_bits(interpreter: Interpreter) -> None:
+    """With a delta from the rounded output the error is as large as the gradient."""
+    assert interpreter.call("gradients.distance_error", "float16") < 2e-3
+
+
 @pytest.mark.parametrize(("dim", "value_dim"), [(16, 40), (72, 24)])
 def test_dimensions(interpreter: Interpreter, dim: int, value_dim: int) -> None:
     assert interpreter.call("gradients.dimension", dim, value_dim) < 1e-5

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import maskc
 from maskc.backends.triton import entry as entry_module
 from maskc.backends.triton import launch as launch_module
+from maskc.backends.triton import pulling as pulling_module
 from maskc.backends.triton import spec as spec_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
@@ -63,7 +64,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, capturing: bool = False) -> list[t
         assert {x.device for x in tensors} == {device}
         launches.append((kernel.name, {a.name: values[a.name] for a in kernel.arguments}))
 
-    monkeypatch.setattr(entry_module, "launch", launch)
+    monkeypatch.setattr(pulling_module, "launch", launch)
     monkeypatch.setattr(launch_module, "launch", launch)
     monkeypatch.setattr(entry_module, "used_here", lambda *args: None)
     monkeypatch.setattr(launch_module, "used_here", lambda *args: None)

@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from maskc import knobs
-from maskc.backends.triton import records
+from maskc.backends.triton import records, tune
 from maskc.backends.triton.configs import Config, candidates, config, fits, parse_target, shared_memory
 from maskc.backends.triton.entry import Entry
+from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, dump_records, known_records, load_records, recall, store
+from maskc.backends.triton.spec import specialised
 from maskc.backends.triton.tune import best, choose, compare, predicted_cost, situation_of
 from maskc.cli.app import run
 from maskc.lower import lower_text
@@ -333,3 +335,33 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
         (tmp_path / "a.mask").write_text("causal")
         assert run(["tune", str(tmp_path / "a.mask")]) == 2
         assert "no GPU here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "stage", "tall"),
+    [
+        ("causal", 16384, "dq", True),
+        ("causal", 16384, "dkv", True),
+        ("causal", 16384, "forward", False),  # keys and values stay in the cache
+        ("causal", 131072, "forward", True),
+        ("sliding_window(1024)", 131072, "forward", False),
+        ("sliding_window(1024)", 131072, "dq", False),
+        ("causal & hash(q // 64, k // 64) % 2 == 0 & q - k < 3000", 8192, "dq", False),
+    ],
+)
+def test_tiles_are_taller_where_rows_are_long(
+    text: str, length: int, stage: str, tall: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Properties:
+        L2_cache_size = 50 << 20
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(tune, "target_of", lambda device: parse_target("cuda:90"))
+    program = lower_text(text)[0]
+    binding = bind(program, length, length, heads=1, layer=0, batch=1, sizes={}, values={})
+    q = torch.empty(1, 1, length, 128, device="meta", dtype=torch.bfloat16)
+    found = tune.choose(Entry(program, binding, ()), stage, q, q, q, lambda chosen: None)
+    values = pair_values(specialised(program, {}), None)
+    assert found.config == config(stage, parse_target("cuda:90"), 128, "bfloat16", values, tall)
+    if tall:
+        assert found.config != config(stage, parse_target("cuda:90"), 128, "bfloat16", values)

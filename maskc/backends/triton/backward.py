@@ -18,6 +18,15 @@ from typing import NamedTuple
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.weights import (
+    delta_line,
+    derivatives,
+    is_softmax,
+    lse_lines,
+    slope_lines,
+    times,
+    weigh,
+)
 from maskc.backends.triton.writer import (
     CAREFUL,
     arguments,
@@ -30,15 +39,12 @@ from maskc.backends.triton.writer import (
     keep_lines,
     key_tile_lines,
     loop_lines,
-    origin,
     query_tile_lines,
     row_lines,
     share_lines,
 )
-from maskc.ir.derivative import derivative, float_lookups
+from maskc.ir.derivative import float_lookups
 from maskc.ir.nodes import Const, Lookup, Node, Symbol
-from maskc.ir.rewrite import rebuild
-from maskc.passes.fold import fold_node
 
 __all__ = ["clears_empty_rows", "score_lookups", "sums_delta_again", "write_dkv", "write_dq"]
 
@@ -168,7 +174,7 @@ def clears_empty_rows(spec: KernelSpec) -> bool:
     The log-sum-exp tells which those are, beside a sink that of the sink; where it does not, the kernel of dK and dV
     takes care in every partial tile, at the cost of registers.
     """
-    return _is_softmax(spec) and (spec.cleared or spec.program.normalizer.sink is None)
+    return is_softmax(spec) and (spec.cleared or spec.program.normalizer.sink is None)
 
 
 def write_dq(spec: KernelSpec) -> Kernel:
@@ -177,7 +183,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
     used = _expressions(spec, "q", lookups)
     before = Block(hoisted=True)
     rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE")
-    softmax, exact = _is_softmax(spec), sums_delta_again(spec)
+    softmax, exact = is_softmax(spec), sums_delta_again(spec)
     lines = _lines(rows.fill(_DQ_HEAD, taken=row_lines(spec), item=item_name(spec)))
     if softmax:
         lines += [*_lines(rows.fill(_DELTA)), *([] if exact else [_DELTA_STORE]), "    delta = delta_row[:, None]"]
@@ -241,22 +247,13 @@ def _lines(text: str) -> list[str]:
 
 def tensors(spec: KernelSpec, grads: str) -> list[tuple[str, str]]:
     out = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "do")]
-    if _is_softmax(spec):
+    if is_softmax(spec):
         out += [("lse_ptr", "float32"), ("delta_ptr", "float32")]
     return out + [(f"{name}_ptr", "data") for name in grads.split()]
 
 
 def buffers(lookups: Sequence[Node]) -> list[tuple[str, str]]:
     return [(f"table_{i}_ptr", "float32") for i in range(len(lookups))]
-
-
-def _is_softmax(spec: KernelSpec) -> bool:
-    return spec.program.normalizer.kind == "softmax"
-
-
-def derivatives(spec: KernelSpec, lookups: Sequence[Node]) -> list[Node]:
-    """By the scaled dot product, and by each look-up."""
-    return [rebuild(derivative(spec.program.score, by), fold_node) for by in (_S, *lookups)]
 
 
 def _expressions(spec: KernelSpec, outer: str, lookups: Sequence[Node]) -> Expressions:
@@ -273,31 +270,7 @@ def _loop_head(kind: str, indent: int) -> list[str]:
 
 def sums_delta_again(spec: KernelSpec) -> bool:
     """Whether the kernel of dQ leaves a delta that it has summed from the weights: see the head of this file."""
-    return _is_softmax(spec) and any(score_lookups(spec))
-
-
-def lse_lines(place: str, orient: str, whole: bool = False) -> list[str]:
-    """Log-sum-exp of the queries of a tile; ``whole``: all are there, and none is empty."""
-    if whole:
-        return [f"lse = tl.load(lse_ptr + {place}){orient} * LOG2E"]
-    return [
-        f'lse = tl.load(lse_ptr + {place}, mask=q_there, other=float("inf")){orient} * LOG2E',
-        "# The weights of a row that keeps nothing are 0.",
-        'lse = tl.where(lse == float("-inf"), float("inf"), lse)',
-    ]
-
-
-def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
-    """Log-sum-exp and delta of the queries of a tile, where the score's gradient reads them."""
-    if not _is_softmax(spec):
-        return []
-    return [*lse_lines(place, orient, whole), delta_line(place, orient, whole)]
-
-
-def delta_line(place: str, orient: str, whole: bool) -> str:
-    """Delta of the queries of a tile."""
-    mask = "" if whole else ", mask=q_there, other=0.0"
-    return f"delta = tl.load(delta_ptr + {place}{mask}){orient}"
+    return is_softmax(spec) and any(score_lookups(spec))
 
 
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
@@ -338,13 +311,13 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
             interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
         keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
     place = f"row + {queries.row}"
-    for line in lse_lines(place, "[None, :]", whole=not partial) if _is_softmax(spec) else ():
+    for line in lse_lines(place, "[None, :]", whole=not partial) if is_softmax(spec) else ():
         block.add(line)
     block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
     # Before the weights, so that the tensor cores have work while those are computed.
     block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
     weigh(spec, used, block, before, partial)
-    if _is_softmax(spec):
+    if is_softmax(spec):
         block.add(delta_line(place, "[None, :]", whole=not partial))
     grad = _grad_score(spec, used, block, before, lookups, partial)
     if partial and not clears_empty_rows(spec):
@@ -382,42 +355,3 @@ def _sum_again(
     block.add(f"exact += tl.sum({f'tl.where(keep, {product}, 0.0)' if partial else product}, 1)")
     for i, node in enumerate(derivatives(spec, lookups)[1:]):
         block.add(f"share_{i} += tl.sum({times(used, node, block, before, partial, of='weight')}, 1)")
-
-
-def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
-    """From ``score`` to ``weight``."""
-    program = spec.program
-    if not (spec.plain_score and _is_softmax(spec)):
-        block.add("score = score * scale")
-    for line in [] if spec.plain_score else origin(("score", program.score)):
-        block.add(line)
-    logit = "score" if spec.plain_score else used.write(program.score, block, before)
-    unit = "(scale * LOG2E)" if spec.plain_score else "LOG2E"
-    kind = program.normalizer.kind
-    if kind == "softmax":
-        block.add(f"weight = tl.exp2({logit} * {unit} - lse)")
-    else:
-        block.add(f"weight = {f'tl.sigmoid({logit})' if kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
-    if partial:
-        block.add("weight = tl.where(keep, weight, 0.0)")
-
-
-def slope_lines(spec: KernelSpec, block: Block, partial: bool) -> None:
-    """From ``weight`` and ``grad_weight`` to ``grad_score``, the gradient of the modified score."""
-    slope = {
-        "softmax": "weight * (grad_weight - delta)",
-        "sigmoid": "weight * (1.0 - weight) * grad_weight",
-        "relu": "tl.where(weight > 0.0, grad_weight, 0.0)",
-    }[spec.program.normalizer.kind]
-    block.add(f"grad_score = {slope}")
-    if partial:
-        # Not only weights of 0: what is computed of pairs that are not kept may be NaN.
-        block.add("grad_score = tl.where(keep, grad_score, 0.0)")
-
-
-def times(used: Expressions, factor: Node, block: Block, before: Block, partial: bool, of: str = "grad_score") -> str:
-    """What is called ``of`` times ``factor``, 0 for pairs that are not kept."""
-    if isinstance(factor, Const):
-        return of if factor.value == 1.0 else f"{of} * {factor.value!r}"
-    text = f"{of} * {used.write(factor, block, before)}"
-    return f"tl.where(keep, {text}, 0.0)" if partial else text

@@ -104,7 +104,7 @@ _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
         ("dkv", 256): Config(16, 32, 4, 1),
     },
 }
-#: For 90, where what rows read neither stays in the cache nor is masked much: it is read half as often.
+#: For 90, where rows are long and little is masked: what they read is read half as often. See ``tune.reads_much``.
 _TALL: dict[tuple[str, int], Config] = {
     ("forward", 64): Config(128, 64, 8, 3),
     ("forward", 128): Config(128, 64, 8, 3),

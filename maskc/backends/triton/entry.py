@@ -13,38 +13,29 @@ import torch
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
-from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
-    box_arguments,
-    default_config,
-    joint_of,
-    launch,
     on_device,
     pad,
-    plan_arguments,
     strides,
     table_arguments,
     used_here,
-    workers_of,
 )
-from maskc.backends.triton.masks import every_query_keeps_a_key, mask_form
+from maskc.backends.triton.masks import every_query_keeps_a_key
 from maskc.backends.triton.packing import forward_pack
-from maskc.backends.triton.pairs import grouping
-from maskc.backends.triton.places import places_of
+from maskc.backends.triton.plans import device_plan, workers_of
 from maskc.backends.triton.pull import Values
-from maskc.backends.triton.shares import Joint, join_averages, join_sums, shared_rows
+from maskc.backends.triton.pulling import pull_pairs
+from maskc.backends.triton.shares import join_results, join_sums, share_buffers
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
-from maskc.backends.triton.tiles import kernel_plan
 from maskc.backends.triton.tune import Choice, choose
 from maskc.ir.program import OUTPUT
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
     from maskc.ir.binding import Binding
-    from maskc.ir.nodes import Lookup
     from maskc.ir.program import Program
     from maskc.tiles.plan import TilePlan
 
@@ -131,7 +122,7 @@ class Entry:
         def start(chosen: Config) -> None:
             pack = self._forward_pack(chosen, heads // k.shape[1])
             plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=not self.plain_output)
-            shares = _buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
+            shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
 
             def arguments() -> _Arguments:
                 kernel = self.kernel("forward", form)
@@ -141,20 +132,11 @@ class Entry:
 
             self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, plan.partial)
             if plan.joint is not None:
-                self._join(plan.joint, shares, out, lse, pack)
+                join_results(plan.joint, shares, out, lse, pack, self.program.normalizer.kind == "softmax")
 
         if out.numel():
             start(self._config("forward", q, k, v, start))
         return out, lse, plain
-
-    def _join(self, joint: Joint, shares: Mapping[str, Tensor], out: Tensor, lse: Tensor, pack: int) -> None:
-        """Put what the shares of long rows left where it belongs."""
-        if self.program.normalizer.kind != "softmax":
-            joint.put(join_sums(shares["share_out_ptr"], joint.count), out, pack)
-            return
-        average, whole = join_averages(shares["share_out_ptr"], shares["share_lse_ptr"], joint.count)
-        joint.put(average, out, pack)
-        joint.put(whole, lse, pack)
 
     def _start(
         self,
@@ -284,7 +266,7 @@ class Entry:
                 plan, form = self._device_plan(chosen, q.device, by_keys=by_keys, group=group, whole=whole)
                 tile = chosen.k_tile if by_keys else chosen.q_tile
                 widths = {"dk": k.shape[3], "dv": v.shape[3]} if by_keys else {"dq": q.shape[3]}
-                shares = _buffers(plan.joint, q.shape[0] * heads, tile, q.device, **widths)
+                shares = share_buffers(plan.joint, q.shape[0] * heads, tile, q.device, **widths)
 
                 def arguments() -> _Arguments:
                     kernel = self.kernel(stage, form, wanted)
@@ -306,7 +288,7 @@ class Entry:
                 value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
         if found.pairs:
             more = {"do_ptr": grad, "lse_ptr": lse, "delta_ptr": delta, **strides("do", grad)}
-            self._pull_pairs(found.pairs, q, k, v, tables, value, sums, scale, more)
+            pull_pairs(self, found.pairs, (q, k, v), tables, value, sums, scale, more)
         return dq, dk, dv, delta
 
     def _empty_rows(self, lse: Tensor, value: Values) -> Tensor:
@@ -316,37 +298,6 @@ class Entry:
             return empty
         logit = value.of(sink)
         return empty | ((lse[..., None] - logit).abs() <= 1e-6 * logit.abs().clamp(min=1.0))
-
-    def _pull_pairs(
-        self,
-        lookups: tuple[Lookup, ...],
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tables: Mapping[str, Tensor],
-        value: Values,
-        sums: dict[str, Tensor],
-        scale: float,
-        more: dict[str, Any],
-    ) -> None:
-        """Add to ``sums`` what look-ups by query and key together get: some blocks of pairs after others."""
-        chosen = self.configs.get("pairs") or default_config("pairs", q.device, q.shape[3], v.shape[3], q.dtype, 1)
-        apart = grouping(lookups, self.binding.batched, chosen.q_tile == chosen.k_tile)
-        jobs = self._remembered(
-            ("jobs", apart, chosen, q.device),
-            lambda: jobs_on(pair_jobs(self.plan(chosen.q_tile, chosen.k_tile), apart), q.device),
-        )
-        kernel = self.kernel("pairs", Form(), frozenset(sums))
-        shape = chosen.q_tile, chosen.k_tile
-        for some in jobs.chunks(most_blocks(apart, *shape)):
-            blocks = [torch.empty((some.count, *shape), device=q.device) for _ in lookups]
-            plan = DevicePlan({**some.arguments, "FULL_RUN": False, "PART_RUN": False}, chosen, some.count)
-            values = {**self._values(plan, kernel, q, k, v, tables), **more, "scale": float(scale)}
-            values |= {f"table_{i}_ptr": x for i, x in enumerate(blocks)}
-            launch(kernel, some.count, values, chosen, q.device)
-            first = some.first(q.shape[1], *shape)
-            for node, each in zip(lookups, blocks, strict=True):
-                value.pull_blocks(node, each, first, apart.by_difference, sums)
 
     def _outside(self, tables: Mapping[str, Tensor], device: torch.device) -> Values:
         """What is left to torch. Tables of the binding are copied to the device once."""
@@ -437,25 +388,7 @@ class Entry:
         """
 
         def make() -> tuple[DevicePlan, Form]:
-            plan = self.plan(chosen.q_tile // pack, chosen.k_tile, self.layout)
-            clauses, boxes = mask_form(self.text_program, plan)
-            rows = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
-            queries = places_of("q", plan.q_order, plan.q_tile, self.binding.offset)
-            keys = places_of("k", plan.k_order, plan.k_tile, 0)
-            workers, shares, joint = self.workers or workers_of(device, chosen), None, None
-            if workers and not whole and queries.steps is None and keys.steps is None:
-                rows, shares = shared_rows(rows, max(1, workers * pack), group)
-            if shares is not None:
-                tile, length = (plan.k_tile, self.binding.k_len) if by_keys else (plan.q_tile, self.binding.q_len)
-                joint = joint_of(shares, tile, length, device)
-            made = plan_arguments(rows, chosen, device, joint)
-            made.arguments.update(queries.on(device) | keys.on(device))
-            if boxes is not None:
-                made.arguments.update(box_arguments(boxes, device))
-            if shares is not None:
-                lists = {name: on_device(getattr(shares, name), device) for name in ("row_of", "share_of")}
-                made.arguments.update({**lists, "shares": shares.count})
-            return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
+            return device_plan(self, chosen, device, by_keys=by_keys, pack=pack, group=group, whole=whole)
 
         return self._remembered(("device", chosen, device, by_keys, pack, whole), make)
 
@@ -463,19 +396,6 @@ class Entry:
         if key not in self._memory:
             self._memory[key] = make()
         return cast("_T", self._memory[key])
-
-
-def _buffers(
-    joint: Joint | None, programs: int, tile: int, device: torch.device, **widths: int | None
-) -> dict[str, Tensor]:
-    """Where shares leave their parts, float32, by the names of arguments. ``widths``: of what; None: one number."""
-    if joint is None:
-        return {}
-    shape = joint.size, programs, tile
-    return {
-        f"share_{name}_ptr": torch.empty(shape if width is None else (*shape, width), device=device)
-        for name, width in widths.items()
-    }
 
 
 def _heads_inside(q: Tensor, width: int) -> Tensor:

@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from maskc.backends.triton.boxes import Packed
 from maskc.backends.triton.configs import Config, Target, config
 from maskc.backends.triton.expressions import extent_name, table_name
 from maskc.backends.triton.loading import load_kernel
-from maskc.backends.triton.shares import Joint, Shares
+from maskc.backends.triton.shares import Joint
 from maskc.backends.triton.spec import Kernel
-from maskc.backends.triton.tiles import KernelPlan
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
@@ -27,20 +25,16 @@ __all__ = [
     "DevicePlan",
     "Prepared",
     "WideIntegers",
-    "box_arguments",
     "capturing",
     "default_config",
     "interpreting",
-    "joint_of",
     "launch",
     "on_device",
     "pad",
-    "plan_arguments",
     "strides",
     "table_arguments",
     "target_of",
     "used_here",
-    "workers_of",
 ]
 
 Tensor = torch.Tensor
@@ -110,45 +104,6 @@ def used_here(arguments: Mapping[str, Any], streams: set[int], device: torch.dev
         for x in arguments.values():
             if isinstance(x, Tensor):
                 x.record_stream(stream)
-
-
-def workers_of(device: torch.device, chosen: Config) -> int | None:
-    """Program instances that run at once, about; None where there is no GPU."""
-    if device.type != "cuda":
-        return None
-    return torch.cuda.get_device_properties(device).multi_processor_count * max(1, 8 // chosen.warps)
-
-
-def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device, joint: Joint | None = None) -> DevicePlan:
-    """The plan's arrays as arguments."""
-
-    def tensor(array: Any) -> Tensor:
-        if array is None or array.size == 0:
-            return torch.zeros(1, dtype=torch.int32, device=device)
-        return on_device(np.ascontiguousarray(array, np.int32), device)
-
-    arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "row_order": tensor(plan.row_order)}
-    for kind, (first, last, tiles) in (("full", plan.full), ("part", plan.part)):
-        arguments |= {f"{kind}_first": tensor(first), f"{kind}_last": tensor(last), f"{kind}_tiles": tensor(tiles)}
-        arguments[f"{kind.upper()}_RUN"] = tiles is None
-    if plan.skips is not None:
-        arguments |= {"part_tiles": tensor(plan.skips), "PART_RUN": 2}
-    if plan.intervals is not None:
-        arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
-    arguments["tile_rows"] = plan.rows
-    return DevicePlan(arguments, chosen, plan.rows, joint, bool((plan.part[1] > plan.part[0]).any()))
-
-
-def box_arguments(boxes: Packed, device: torch.device) -> dict[str, Any]:
-    """Boxes as arguments."""
-    arrays = {f"box_{name}": on_device(getattr(boxes, name), device) for name in ("low", "high", "point")}
-    return {**arrays, "box_guard": boxes.guard}
-
-
-def joint_of(shares: Shares, tile: int, length: int, device: torch.device) -> Joint:
-    """Where the rows of tiles of ``tile`` tokens belong that are cut."""
-    tokens, places = shares.tokens(tile, length)
-    return Joint(shares.count, shares.size, tile, on_device(tokens, device), on_device(places, device))
 
 
 def table_arguments(

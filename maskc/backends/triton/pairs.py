@@ -11,18 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maskc.backends.triton.backward import (
-    buffers,
-    derivatives,
-    row_statistics,
-    score_lookups,
-    slope_lines,
-    tensors,
-    times,
-    weigh,
-)
+from maskc.backends.triton.backward import buffers, score_lookups, tensors
 from maskc.backends.triton.expressions import Block, Expressions, Unsupported
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.weights import derivatives, row_statistics, slope_lines, times, weigh
 from maskc.backends.triton.writer import PLAN, arguments, assemble, keep_lines
 from maskc.ir.nodes import Lookup, Node, Symbol, Type, postorder
 from maskc.passes.linear import linear

@@ -5,6 +5,7 @@ alone at the end; what the shares leave is joined in a fixed order.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from maskc.backends.triton.tiles import KernelPlan
 
-__all__ = ["Joint", "Shares", "join_averages", "join_sums", "shared_rows"]
+__all__ = ["Joint", "Shares", "join_averages", "join_results", "join_sums", "share_buffers", "shared_rows"]
 
 Array = npt.NDArray[Any]
 Tensor = torch.Tensor
@@ -93,6 +94,31 @@ def _cut(plan: KernelPlan, shares: Shares, masks: int) -> KernelPlan:
     found = replace(plan, full=full, part=part, skips=skips, rows=shares.row_of.size)
     order = np.argsort(-_work(found).reshape(masks, -1), axis=1, kind="stable")
     return replace(found, row_order=order.astype(np.int32).ravel())
+
+
+def share_buffers(
+    joint: Joint | None, programs: int, tile: int, device: torch.device, **widths: int | None
+) -> dict[str, Tensor]:
+    """Where shares leave their parts, float32, by the names of arguments. ``widths``: of what; None: one number."""
+    if joint is None:
+        return {}
+    shape = joint.size, programs, tile
+    return {
+        f"share_{name}_ptr": torch.empty(shape if width is None else (*shape, width), device=device)
+        for name, width in widths.items()
+    }
+
+
+def join_results(
+    joint: Joint, shares: Mapping[str, Tensor], out: Tensor, lse: Tensor, pack: int, softmax: bool
+) -> None:
+    """Put what the shares of long rows left of outputs (B, H, Nq, Dv) and log-sum-exps (B, H, Nq) where it belongs."""
+    if not softmax:
+        joint.put(join_sums(shares["share_out_ptr"], joint.count), out, pack)
+        return
+    average, whole = join_averages(shares["share_out_ptr"], shares["share_lse_ptr"], joint.count)
+    joint.put(average, out, pack)
+    joint.put(whole, lse, pack)
 
 
 def join_sums(parts: Tensor, count: int) -> Tensor:

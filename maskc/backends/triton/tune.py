@@ -39,7 +39,8 @@ Timer = Callable[[Callable[[], None]], float]
 
 _ROUNDS = 9
 _HOPELESS = 1.5  # times the fastest, each at its best: not measured again
-_LONG_ROWS, _MOSTLY_FULL = 4096, 0.25  # keys a row at least, and partial tiles at most, where tall tiles are faster
+#: Keys a row at least, and share of partial tiles at most, where tiles of more rows were faster on an H100.
+_LONG_ROWS, _MOSTLY_FULL = {"forward": 4096, "dq": 2048, "dkv": 4096}, 0.25
 _CLEARLY = 0.98  # of the default's time: only then is another configuration taken
 
 
@@ -138,7 +139,7 @@ def choose(
     dims = pad(q.shape[3]), pad(v.shape[3])
     configs = candidates(stage, target, *dims, name, values)
     if stage != "decode" and configs[0] != (tall := candidates(stage, target, *dims, name, values, True))[0]:
-        configs = tall if streams(entry, configs[0], k, v) else configs
+        configs = tall if reads_much(entry, stage, configs[0], k, v) else configs
     if entry.autotune == "off" or len(configs) == 1:
         return Choice(stage, configs[0], "default")
     situation = situation_of(entry, stage, q, k, v)
@@ -158,10 +159,11 @@ def choose(
     return Choice(stage, found.config, "measured", trials, record)
 
 
-def streams(entry: Entry, chosen: Config, k: Tensor, v: Tensor) -> bool:
-    """Whether rows of tiles read so much that it does not stay in the cache, and of that little in partial tiles."""
+def reads_much(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> bool:
+    """Whether tiles of more rows are faster: where little is masked and rows are long. The forward kernel gains only if
+    what rows read does not stay in the cache."""
     cache = getattr(torch.cuda.get_device_properties(k.device), "L2_cache_size", 1 << 26)
-    if k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2:
+    if stage == "forward" and k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2:
         return False
     plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
     tiles = partial = rows = 0
@@ -169,7 +171,7 @@ def streams(entry: Entry, chosen: Config, k: Tensor, v: Tensor) -> bool:
         lengths = g.runs.end - g.runs.start
         tiles, partial = tiles + int(lengths.sum()), partial + int(lengths[g.runs.kind == PARTIAL].sum())
         rows += g.runs.offsets.size - 1
-    return tiles * chosen.k_tile > _LONG_ROWS * rows and partial < _MOSTLY_FULL * tiles
+    return tiles * chosen.k_tile >= _LONG_ROWS[stage] * rows and partial < _MOSTLY_FULL * tiles
 
 
 def situation_of(entry: Entry, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:

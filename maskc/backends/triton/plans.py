@@ -1,0 +1,88 @@
+"""A tile plan on a device: the arrays that kernels read, and what they ask of a kernel's text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from maskc.backends.triton.boxes import Packed
+from maskc.backends.triton.configs import Config
+from maskc.backends.triton.launch import DevicePlan, on_device
+from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.places import places_of
+from maskc.backends.triton.shares import Joint, Shares, shared_rows
+from maskc.backends.triton.spec import Form
+from maskc.backends.triton.tiles import KernelPlan, kernel_plan
+
+if TYPE_CHECKING:
+    from maskc.backends.triton.entry import Entry
+
+__all__ = ["device_plan", "plan_arguments", "workers_of"]
+
+Tensor = torch.Tensor
+
+
+def device_plan(
+    entry: Entry, chosen: Config, device: torch.device, *, by_keys: bool, pack: int, group: int, whole: bool
+) -> tuple[DevicePlan, Form]:
+    """The plan of an entry for a configuration. Arguments as those of ``Entry._device_plan``."""
+    plan = entry.plan(chosen.q_tile // pack, chosen.k_tile, entry.layout)
+    clauses, boxes = mask_form(entry.text_program, plan)
+    rows = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
+    queries = places_of("q", plan.q_order, plan.q_tile, entry.binding.offset)
+    keys = places_of("k", plan.k_order, plan.k_tile, 0)
+    workers, shares, joint = entry.workers or workers_of(device, chosen), None, None
+    if workers and not whole and queries.steps is None and keys.steps is None:
+        rows, shares = shared_rows(rows, max(1, workers * pack), group)
+    if shares is not None:
+        tile, length = (plan.k_tile, entry.binding.k_len) if by_keys else (plan.q_tile, entry.binding.q_len)
+        joint = _joint(shares, tile, length, device)
+    made = plan_arguments(rows, chosen, device, joint)
+    made.arguments.update(queries.on(device) | keys.on(device))
+    if boxes is not None:
+        made.arguments.update(_box_arguments(boxes, device))
+    if shares is not None:
+        lists = {name: on_device(getattr(shares, name), device) for name in ("row_of", "share_of")}
+        made.arguments.update({**lists, "shares": shares.count})
+    return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
+
+
+def workers_of(device: torch.device, chosen: Config) -> int | None:
+    """Program instances that run at once, about; None where there is no GPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).multi_processor_count * max(1, 8 // chosen.warps)
+
+
+def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device, joint: Joint | None = None) -> DevicePlan:
+    """The plan's arrays as arguments."""
+
+    def tensor(array: Any) -> Tensor:
+        if array is None or array.size == 0:
+            return torch.zeros(1, dtype=torch.int32, device=device)
+        return on_device(np.ascontiguousarray(array, np.int32), device)
+
+    arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "row_order": tensor(plan.row_order)}
+    for kind, (first, last, tiles) in (("full", plan.full), ("part", plan.part)):
+        arguments |= {f"{kind}_first": tensor(first), f"{kind}_last": tensor(last), f"{kind}_tiles": tensor(tiles)}
+        arguments[f"{kind.upper()}_RUN"] = tiles is None
+    if plan.skips is not None:
+        arguments |= {"part_tiles": tensor(plan.skips), "PART_RUN": 2}
+    if plan.intervals is not None:
+        arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
+    arguments["tile_rows"] = plan.rows
+    return DevicePlan(arguments, chosen, plan.rows, joint, bool((plan.part[1] > plan.part[0]).any()))
+
+
+def _box_arguments(boxes: Packed, device: torch.device) -> dict[str, Any]:
+    """Boxes as arguments."""
+    arrays = {f"box_{name}": on_device(getattr(boxes, name), device) for name in ("low", "high", "point")}
+    return {**arrays, "box_guard": boxes.guard}
+
+
+def _joint(shares: Shares, tile: int, length: int, device: torch.device) -> Joint:
+    """Where the rows of tiles of ``tile`` tokens belong that are cut."""
+    tokens, places = shares.tokens(tile, length)
+    return Joint(shares.count, shares.size, tile, on_device(tokens, device), on_device(places, device))
