@@ -1,6 +1,8 @@
-"""The process of benchmarks/gpu.py that uses the GPU: python _gpu_work.py check|warm|measure cuda|cpu ROUNDS NAME...
+"""The process of benchmarks/gpu.py that uses the GPU: python _gpu_work.py check|measure cuda|cpu ROUNDS NAME...
 
 Writes a line of JSON to standard output where a row starts and where more of it is known: nothing is lost at its end.
+To measure, a process compiles everything, says that it is ready, and waits for a line on standard input: then no other
+one uses the GPU.
 """
 
 from __future__ import annotations
@@ -89,6 +91,12 @@ def measure(p: Pattern, device: str, rounds: int) -> None:
     if p.queries is not None:
         lengths = torch.full((p.batch,), n, dtype=torch.int32)
         attempt("decode()", row, lambda: add_cached(op, forwards, leaves, lengths, given))
+    clock.wait()
+    if clock.cuda:
+        torch.cuda.empty_cache()
+    say("ready", p.name)
+    if not sys.stdin.readline():  # nobody waits for it any more
+        return
     contend(forwards, leaves, row, rounds, clock)
     row["host"] = {name: submitted(forwards[name], leaves, clock) for name in ("maskc", "flex") if name in forwards}
     say("row", row)
@@ -117,14 +125,6 @@ def prepared(p: Pattern, device: str) -> tuple[Any, tuple[Tensor, ...], Row, Row
     k, v = (torch.randn(p.batch, p.kv_heads, p.length, p.dim, device=device, dtype=dtype) for _ in range(2))
     leaves = tuple(x.requires_grad_(p.queries is None) for x in (q, k, v))
     return op, leaves, inputs, {name: x.to(device) for name, x in given.items()}
-
-
-def warm(p: Pattern, device: str) -> None:
-    """Compile what ``measure`` runs, for the processes to come: most of the time goes into that."""
-    if device == "cuda":
-        op, leaves, inputs, given = prepared(p, device)
-        run_once(lambda: op(*leaves, **given), leaves)
-        add_flex(p, {}, leaves, {name: x.to(device) for name, x in inputs.items()})
 
 
 def live_tiles(plan: Any) -> int:
@@ -276,16 +276,15 @@ def main() -> None:
         say("start", name)
         one = named(name)
         try:
-            if mode in ("measure", "warm"):
+            if mode == "measure":
                 assert isinstance(one, Pattern)
-                measure(one, device, int(rounds)) if mode == "measure" else warm(one, device)
+                measure(one, device, int(rounds))
             else:
                 found = check_pattern(one, device) if isinstance(one, Pattern) else check_call(one, device)
                 say("row", {"name": name, **found})
         except Exception as error:
             text = f"{type(error).__name__}: {error}"[:300].replace("\n", " ")
-            if mode != "warm":
-                say("row", {"name": name, **({"failed": text} if mode == "measure" else {"correct": text})})
+            say("row", {"name": name, **({"failed": text} if mode == "measure" else {"correct": text})})
             if device == "cuda":  # which may be of no use any more
                 sys.exit(FAILED)
         if device == "cuda":

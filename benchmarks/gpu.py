@@ -41,7 +41,6 @@ class Run:
 
     device: str
     deadline: float
-    warmed: float  # when compiling ahead ends
     rounds: int
     environment: dict[str, str]
     rows: dict[str, Row] = field(default_factory=dict)
@@ -49,70 +48,125 @@ class Run:
 
     def note(self, mode: str, name: str, why: str) -> None:
         """What became of a row that could not be done."""
-        if mode != "warm":
-            self.news.put({"name": name, "correct" if mode == "check" else "failed": why})
+        self.news.put({"name": name, "correct" if mode == "check" else "failed": why})
 
 
-def supervise(run: Run, mode: str, names: list[str], seconds: float) -> None:
-    """Have all ``names`` worked off, by one process as long as it lives, else by others."""
-    left = list(names)
-    end = run.warmed if mode == "warm" else run.deadline
-    while left and time.monotonic() < end:
-        number = _one_process(run, mode, left, seconds, end)
-        left = left[number:]
-    for name in left:
-        run.note(mode, name, "not reached")
-    run.news.put(None)
+class Worker:
+    """A process that uses the GPU, and what it says."""
 
-
-def _one_process(run: Run, mode: str, names: list[str], seconds: float, end: float) -> int:
-    """How many of the names are done when the process has ended."""
-    with tempfile.TemporaryFile("w+") as errors:
+    def __init__(self, run: Run, mode: str, names: list[str]) -> None:
+        self.run, self.mode, self.names = run, mode, names
+        self.started, self.ready = 0, False
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed when the process has ended
         command = [sys.executable, str(WORK), mode, run.device, str(run.rounds), *names]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=run.environment, cwd=ROOT
-        )
-        lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-        started, since, why = 0, time.monotonic(), ""
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors, "text": True}
+        self._process = subprocess.Popen(command, env=run.environment, cwd=ROOT, **pipes)
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=_read, args=(self._process.stdout, self._lines), daemon=True).start()
+
+    def hear(self, seconds: float, until_ready: bool = False) -> bool:
+        """Take in what it says until it ends, or is ready; False where it has ended. A row may take ``seconds``."""
+        since, why = time.monotonic(), ""
         while True:
-            limit = min(since + seconds, end)
+            limit = min(since + seconds, self.run.deadline)
             try:
-                line = lines.get(timeout=max(0.1, limit - time.monotonic()))
+                line = self._lines.get(timeout=max(0.1, limit - time.monotonic()))
             except queue.Empty:
-                why = "took too long" if time.monotonic() < end else "not finished in time"
-                process.kill()
+                why = "took too long" if time.monotonic() < self.run.deadline else "not finished in time"
+                self._process.kill()
                 break
             if line is None:
                 break
-            started, since = _heard(run, line, started, since)
-        code = process.wait()
-        if code == 0:
-            return len(names)
-        if code == FAILED:  # and said so
-            return max(1, started)
-        errors.seek(0)
-        last = errors.read().strip().splitlines()[-1:] or [""]
+            before = self.started
+            self._take(line)
+            since = time.monotonic() if self.started > before else since
+            if self.ready and until_ready:
+                return True
+        self._ended(why)
+        return False
+
+    def go(self) -> None:
+        """Let it measure."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def _take(self, line: str) -> None:
+        try:
+            told = json.loads(line) if line.startswith("{") else {}
+        except ValueError:
+            return
+        self.started += "start" in told
+        self.ready = self.ready or "ready" in told
+        if "row" in told:
+            self.run.news.put(told["row"])
+
+    def _ended(self, why: str) -> None:
+        code = self._process.wait()
+        with self._errors:
+            if code in (0, FAILED):  # all done, or it said why not
+                return
+            self._errors.seek(0)
+            last = self._errors.read().strip().splitlines()[-1:] or [""]
         why = why or f"the process ended with {code}: {last[0]}"[:200]
-        run.note(mode, names[max(0, started - 1)], why)
-        return max(1, started)
+        self.run.note(self.mode, self.names[max(0, self.started - 1)], why)
+
+
+def check(run: Run, names: list[str]) -> None:
+    """Have all ``names`` checked, by one process as long as it lives, else by others."""
+    left = list(names)
+    while left and time.monotonic() < run.deadline:
+        worker = Worker(run, "check", left)
+        worker.hear(CHECK_SECONDS)
+        left = left[max(1, worker.started) :]
+    for name in left:
+        run.note("check", name, "not reached")
+    run.news.put(None)
+
+
+class Measured:
+    """A row that is to be measured by a process of its own: compiled beside others, then alone on the GPU."""
+
+    def __init__(self, run: Run, name: str, slots: threading.Semaphore) -> None:
+        self.run, self.name, self._slots = run, name, slots
+        self.worker: Worker | None = None
+        self._compiled, self._thread = threading.Event(), threading.Thread(target=self._compile, daemon=True)
+        self._thread.start()
+
+    def _compile(self) -> None:
+        with self._slots:
+            if time.monotonic() < self.run.deadline:
+                worker = Worker(self.run, "measure", [self.name])
+                self.worker = worker if worker.hear(CHECK_SECONDS, until_ready=True) else None
+        self._compiled.set()
+
+    def wait(self) -> None:
+        """Until it is compiled, or never will be."""
+        self._compiled.wait()
+
+    def measure(self) -> None:
+        """Now."""
+        if time.monotonic() > self.run.deadline:
+            self.run.note("measure", self.name, "not reached")
+        elif self.worker is not None:
+            self.worker.go()
+            self.worker.hear(ROW_SECONDS)
+
+
+def measure(run: Run, rows: list[Measured]) -> None:
+    """Measure rows that are right, one after another, once all are compiled."""
+    for row in rows:
+        row.wait()
+    for row in rows:
+        if run.rows[row.name].get("correct") == "yes":
+            row.measure()
+    run.news.put(None)
 
 
 def _read(pipe: Any, lines: queue.Queue[str | None]) -> None:
     for line in pipe:
         lines.put(line)
     lines.put(None)
-
-
-def _heard(run: Run, line: str, started: int, since: float) -> tuple[int, float]:
-    """Take in a line; how many rows have been started, and when the last one was."""
-    try:
-        told = json.loads(line) if line.startswith("{") else {}
-    except ValueError:
-        told = {}
-    if "row" in told:
-        run.news.put(told["row"])
-    return (started + 1, time.monotonic()) if "start" in told else (started, since)
 
 
 def gather(run: Run, threads: int, path: Path | None, head: str) -> None:
@@ -127,13 +181,6 @@ def gather(run: Run, threads: int, path: Path | None, head: str) -> None:
         print(f"{row['name']}: {what}", flush=True)
         if path is not None:
             write_page(path, head, run.rows.values())
-
-
-def start(run: Run, mode: str, shares: list[list[str]], seconds: float) -> int:
-    """A thread for every share of the names."""
-    for names in shares:
-        threading.Thread(target=supervise, args=(run, mode, names, seconds), daemon=True).start()
-    return len(shares)
 
 
 # -- The page ------------------------------------------------------------------------------------------------------
@@ -286,18 +333,18 @@ def main() -> int:
         environment |= {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
         environment |= {"TRITON_INTERPRET": "1"} if asked.dry_run else {}
         rounds = asked.rounds if device == "cuda" else 1
-        seconds = 60 * asked.minutes
-        run = Run(device, begun + seconds, begun + 0.45 * seconds, rounds, environment)
+        run = Run(device, begun + 60 * asked.minutes, rounds, environment)
         run.rows = {n: {"name": n} for n in timed} | {n: {"name": n, "check": True} for n in checked}
-        # Compiling takes most of the time, and what one process compiles the others find.
+        # Compiling takes most of the time: of rows to be measured beside the checks.
         workers = 1 if asked.dry_run else max(1, min(7, (os.cpu_count() or 1) // 2))
-        threads = 0
-        for mode, names in (("check", [*timed, *checked]), ("warm", [] if asked.dry_run else timed)):
-            shares = [names[i::workers] for i in range(workers) if names[i::workers]]
-            threads += start(run, mode, shares, CHECK_SECONDS)
-        gather(run, threads, path, head)
-        right = [n for n in timed if run.rows[n].get("correct") == "yes"]
-        gather(run, start(run, "measure", [right], ROW_SECONDS), path, head)
+        rows = [Measured(run, name, slots) for slots in [threading.Semaphore(workers)] for name in timed]
+        names = [*timed, *checked]
+        shares = [names[i::workers] for i in range(workers) if names[i::workers]]
+        for share in shares:
+            threading.Thread(target=check, args=(run, share), daemon=True).start()
+        gather(run, len(shares), path, head)
+        threading.Thread(target=measure, args=(run, rows), daemon=True).start()
+        gather(run, 1, path, head)
     if path is not None:
         print(f"\nwritten to {path}")
     print("\n" + page_text(head, run.rows.values()))
