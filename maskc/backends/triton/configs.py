@@ -38,7 +38,7 @@ class Config:
 
 
 #: Values of a pair from which on tiles are smaller.
-_SOME, _MANY, _MOST = 2, 7, 16
+_SOME, _MANY, _MORE, _MOST = 2, 7, 11, 16
 _SMALL = Config(16, 16, 4, 1)
 
 #: Most shared memory of one block in bytes.
@@ -207,7 +207,9 @@ def config(
         keys, queries = chosen.k_tile, 32
         if wanted > 64 and pair_values > _MANY:
             keys = min(keys, 64)
-            if pair_values >= _MOST:  # the matrix units of some chips take no less than 64 rows
+            if pair_values >= (
+                _MORE if rows is _TABLE[90] else _MOST
+            ):  # the matrix units of some chips take no less than 64 rows
                 keys, queries = (keys, 16) if rows in (_TABLE[90], _TABLE[100]) else (32, 32)
         return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=keys) if pair_values > _SOME else chosen
     wide = stage == "forward" and wanted > 64

@@ -13,6 +13,7 @@ import torch
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
+from maskc.backends.triton.gradients import BackwardPass, start_gradients
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
@@ -27,7 +28,7 @@ from maskc.backends.triton.packing import forward_pack
 from maskc.backends.triton.plans import device_plan, workers_of
 from maskc.backends.triton.pull import Values
 from maskc.backends.triton.pulling import pull_pairs
-from maskc.backends.triton.shares import join_results, join_sums, share_buffers
+from maskc.backends.triton.shares import join_results, share_buffers
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
 from maskc.backends.triton.tune import Choice, choose
@@ -44,7 +45,8 @@ __all__ = ["Entry"]
 Tensor = torch.Tensor
 _T = TypeVar("_T")
 _ROWS_EACH = 1024  # that an instance looks at for a NaN
-_Arguments = tuple[Kernel, int, dict[str, Any]]
+#: A kernel, how many instances there are, and the arguments that they share from call to call.
+Arguments = tuple[Kernel, int, dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +126,7 @@ class Entry:
             plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=not self.plain_output)
             shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
 
-            def arguments() -> _Arguments:
+            def arguments() -> Arguments:
                 kernel = self.kernel("forward", form)
                 values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
                 values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
@@ -148,7 +150,7 @@ class Entry:
         tables: Mapping[str, Tensor],
         scale: float,
         more: Mapping[str, Tensor],
-        arguments: Callable[[], _Arguments],
+        arguments: Callable[[], Arguments],
         careful: bool,
     ) -> None:
         """Start a kernel, prepared once for tensors like these. ``what``: its stage, and what else tells its text
@@ -251,38 +253,11 @@ class Entry:
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
             empty = self._empty_rows(lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
+        of = BackwardPass(q, k, v, out, lse, delta, grad, grad_lse, dq, dk, dv)
+        whole = bool(any(found))  # sums over rows and columns are not cut
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
-            moving = {"do_ptr": grad, "out_ptr": out, "dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv}
-            moving |= {"lse_ptr": lse, "delta_ptr": delta, "lse_grad_ptr": delta if grad_lse is None else grad_lse}
-            moving |= {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
-            heads = q.shape[1] if stage == "dq" else k.shape[1]
-
-            def start(
-                chosen: Config, stage: str = stage, heads: int = heads, moving: dict[str, Tensor] = moving
-            ) -> None:
-                by_keys, group = stage == "dkv", q.shape[1] // heads
-                whole = bool(any(found))  # sums over rows and columns are not cut
-                plan, form = self._device_plan(chosen, q.device, by_keys=by_keys, group=group, whole=whole)
-                tile = chosen.k_tile if by_keys else chosen.q_tile
-                widths = {"dk": k.shape[3], "dv": v.shape[3]} if by_keys else {"dq": q.shape[3]}
-                shares = share_buffers(plan.joint, q.shape[0] * heads, tile, q.device, **widths)
-
-                def arguments() -> _Arguments:
-                    kernel = self.kernel(stage, form, wanted)
-                    values = {**self._values(plan, kernel, q, k, v, tables), "LSE_GRAD": grad_lse is not None}
-                    for name, x in (("do", grad), ("o", out), ("dq", dq), ("dk", dk), ("dv", dv)):
-                        values |= strides(name, x)
-                    return kernel, q.shape[0] * heads * plan.rows, values
-
-                what = (stage, wanted, grad_lse is None)
-                careful = plan.partial and not by_keys
-                self._start(what, chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, careful)
-                if (joint := plan.joint) is None:
-                    return
-                for name in widths:
-                    joint.put(join_sums(shares[f"share_{name}_ptr"], joint.count), moving[f"{name}_ptr"])
-
+            start = functools.partial(start_gradients, self, stage, of, tables, scale, wanted, buffers, whole)
             start(self._config(stage, q, k, v, start))
             for node, total in zip(lookups, buffers, strict=True):
                 value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
