@@ -16,7 +16,18 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Entry", "Source", "attention", "call", "find_source", "handle_of", "name_call"]
+__all__ = [
+    "Entry",
+    "Source",
+    "attention",
+    "call",
+    "compute",
+    "compute_backward",
+    "find_source",
+    "handle_of",
+    "name_call",
+    "save",
+]
 
 Tensor = torch.Tensor
 
@@ -115,7 +126,7 @@ def find_source(named: str) -> tuple[Any, list[str], dict[str, int]]:
     return _find(handle), inputs.split(",") if inputs else [], sizes
 
 
-def _attention(
+def compute(
     q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention by what is called ``handle``: output, log-sum-exp, output before the output expression."""
@@ -124,7 +135,7 @@ def _attention(
     return _heads_inside(out), lse.contiguous(), _heads_inside(plain) if plain.ndim == 4 else plain
 
 
-def _attention_backward(
+def compute_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -185,7 +196,8 @@ def _attention_backward_fake(
     return [*(torch.empty_like(x) for x in (q, k, v)), *(x.new_empty(x.shape) for x in inputs)]
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """What the backward pass needs."""
     q, k, v, given, ctx.handle, ctx.scale = inputs
     out, lse, plain = output
     ctx.found = _find(ctx.handle)  # alive until the backward pass
@@ -231,11 +243,11 @@ _GIVEN = "Tensor out, Tensor lse, Tensor grad, Tensor? grad_lse"
 _define: Any = _LIBRARY.define
 _define(f"attention({_TENSORS}, str handle, float scale) -> (Tensor, Tensor, Tensor)")
 _define(f"attention_backward({_TENSORS}, {_GIVEN}, str handle, float scale, bool[] wanted) -> Tensor[]")
-_LIBRARY.impl("attention", _attention, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-_LIBRARY.impl("attention_backward", _attention_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("attention", compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_LIBRARY.impl("attention_backward", compute_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("maskc::attention", _attention_fake, lib=_LIBRARY)
 torch.library.register_fake("maskc::attention_backward", _attention_backward_fake, lib=_LIBRARY)
-torch.library.register_autograd("maskc::attention", _backward, setup_context=_setup, lib=_LIBRARY)
+torch.library.register_autograd("maskc::attention", _backward, setup_context=save, lib=_LIBRARY)
 torch.library.register_autograd("maskc::attention_backward", _once, lib=_LIBRARY)
 torch.library.register_vmap("maskc::attention", _vmap, lib=_LIBRARY)
 attention: Any = torch.ops.maskc.attention.default

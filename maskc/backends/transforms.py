@@ -1,4 +1,5 @@
-"""Attention under the transforms of ``torch.func``, which do not see through an operator's autograd formula.
+"""Attention as autograd sees it: under the transforms of ``torch.func``, which do not see through an operator's
+autograd formula; and in plain calls, for which the way through the operator would cost more than to start a kernel.
 
 ``grad``, ``vjp``, ``jacrev``, ``vmap`` and ``functional_call`` work, also one inside another; forward
 mode (``jvp``, dual tensors) and a second derivative are refused.
@@ -31,11 +32,42 @@ def attention(
         for x in (q, k, v, *inputs):
             if x.is_floating_point() and tangent_of(x).tangent is not None:
                 raise RuntimeError(_FORWARD_MODE)
-    return library.attention(q, k, v, inputs, handle, scale)  # type: ignore[no-any-return]
+    tensors = (q, k, v, *inputs)
+    if torch._C._len_torch_dispatch_stack() or not all(type(x) in _PLAIN for x in tensors):
+        return library.attention(q, k, v, inputs, handle, scale)  # type: ignore[no-any-return]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return _apply(_Plain, handle, scale, *tensors)  # type: ignore[no-any-return]
+    return library.compute(q, k, v, inputs, handle, scale)
 
 
 def _apply(function: Any, *given: Any) -> Any:
     return function.apply(*given)
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class _Plain(torch.autograd.Function):
+    """What the operator does, of plain tensors that nobody else looks at."""
+
+    @staticmethod
+    def forward(ctx: Any, handle: str, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
+        output = library.compute(q, k, v, inputs, handle, scale)
+        library.save(ctx, (q, k, v, inputs, handle, scale), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> Any:
+        q, k, v, *inputs, out, lse = ctx.saved_tensors
+        if grad is None and grad_lse is None:
+            return None, None, None, None, None, *(None for _ in inputs)
+        given = torch.zeros_like(out) if grad is None else grad
+        wanted = list(ctx.needs_input_grad[5:])
+        # The operator where gradients of gradients are asked for: it says that there are none.
+        run: Any = torch.ops.maskc.attention_backward if torch.is_grad_enabled() else library.compute_backward
+        found = run(q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale, wanted)
+        floats = (g if needed else None for g, needed in zip(found[3:], wanted, strict=True))
+        return None, None, *found[:3], *floats
 
 
 class _Attention(torch.autograd.Function):
