@@ -281,7 +281,8 @@ def keep_lines(
     if used.depends(spec.program.mask) >= {"q", "k"}:
         block.add(f"keep = {without_brackets(text)}")
     else:
-        block.add(f"keep = tl.full({whole}, 1, tl.int1) & {text}")
+        # By way of an integer: the interpreter takes a comparison of two floats of no shape for a float.
+        block.add(f"keep = (tl.zeros({whole}, tl.int32) + tl.where({without_brackets(text)}, 1, 0)) != 0")
     _ragged_lines(spec, block, ragged)
 
 
