@@ -142,8 +142,9 @@ def test_next_to_nothing_spills_on_hopper(
     chosen = config(stage, target, dim, shape.dtype, pair_values(spec.program, None))
     found = compile_kernel(STAGES[stage](spec), program, target, chosen, shape)
     # At D = 128 the forward kernel has no register left for where laid-out keys are: a few are kept in memory.
-    # That of dK and dV spills in the tiles that were the fastest on an H100.
-    allowed = 128 if dim == 128 and (stage == "dkv" or (stage == "forward" and form.k_steps)) else 0
+    allowed = 128 if (stage, dim) == ("forward", 128) and form.k_steps else 0
+    if (stage, dim, form) == ("dkv", 128, FORMS[0]):
+        allowed = 96  # in the tiles that were the fastest on an H100: see docs/decisions/0004-gpu.md
     assert found.spilled is not None
     assert found.spilled <= allowed
     assert "wgmma.mma_async" in found.tensor_cores

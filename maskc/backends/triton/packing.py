@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from maskc.backends.triton.tiles import PARTIAL_WORK
 from maskc.diagnostics import MaskcError
 from maskc.tiles.plan import PARTIAL
 
@@ -21,7 +22,6 @@ __all__ = ["forward_pack", "shares_masks", "work"]
 
 _LEAST_QUERIES = 16
 _GAIN = 0.95  # of the work of heads apart: packed they must take less
-_PARTIAL = 1.5  # times as much as a full tile
 
 
 def shares_masks(plan: TilePlan, group: int) -> bool:
@@ -36,7 +36,7 @@ def work(plan: TilePlan) -> tuple[float, float]:
         tiles, some = g.runs.end - g.runs.start, g.runs.kind == PARTIAL
         times = len(g.heads) * len(g.batches) * plan.q_tile * plan.k_tile
         whole += times * int(tiles[~some].sum())
-        partial += times * _PARTIAL * int(tiles[some].sum())
+        partial += times * PARTIAL_WORK * int(tiles[some].sum())
     return whole + partial, partial
 
 

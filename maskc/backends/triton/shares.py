@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from maskc.backends.triton.tiles import KernelPlan
+from maskc.backends.triton.tiles import PARTIAL_WORK, KernelPlan
 
 __all__ = ["Joint", "Shares", "join_averages", "join_results", "join_sums", "share_buffers", "shared_rows"]
 
@@ -23,7 +23,6 @@ _LEAST = 16  # tiles that a share is worth
 _LONG = 0.8  # of what a worker does in all: shorter rows are left whole
 _SHARE = 0.25  # of that, about: what a share is
 _MOST = 64  # shares of a row
-_PARTIAL = 1.5  # tiles of work that a partial tile is
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ def shared_rows(plan: KernelPlan, workers: int, group: int = 1) -> tuple[KernelP
 
 
 def _work(plan: KernelPlan) -> Array:
-    found: Array = (plan.full[1] - plan.full[0]) + _PARTIAL * (plan.part[1] - plan.part[0])
+    found: Array = (plan.full[1] - plan.full[0]) + PARTIAL_WORK * (plan.part[1] - plan.part[0])
     return found
 
 

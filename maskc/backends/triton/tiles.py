@@ -17,9 +17,11 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.tiles.plan import FULL, Group, Runs, TilePlan
 from maskc.tiles.runs import assemble, concatenated_ranges, rectangles, row_of_runs
 
-__all__ = ["KernelPlan", "distinct_groups", "kernel_plan", "transposed_runs"]
+__all__ = ["PARTIAL_WORK", "KernelPlan", "distinct_groups", "kernel_plan", "transposed_runs"]
 
 Array = npt.NDArray[Any]
+#: Times as much as a full tile that a partial one takes, about.
+PARTIAL_WORK = 1.5
 #: Longest list of tiles: beyond it the list alone would fill a GPU's memory.
 MAX_TILES = 1 << 28
 
@@ -150,8 +152,7 @@ def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:
 
 def _order(full: _Kind, part: _Kind) -> Array:
     work = np.zeros(full[3])
-    # A partial tile costs about half as much again.
-    for (row, start, end, _), weight in ((full, 1.0), (part, 1.5)):
+    for (row, start, end, _), weight in ((full, 1.0), (part, PARTIAL_WORK)):
         np.add.at(work, row, weight * (end - start))
     return np.argsort(-work, kind="stable").astype(np.int32)
 
