@@ -29,7 +29,7 @@ _sdpa: Any = torch.nn.functional.scaled_dot_product_attention
 SLOW_MS, FEW = 150.0, 1  # what takes longer than this is measured this often only
 LONG = 65536  # keys beyond which only the faster of SDPA's kernels is measured, which takes a second there
 TILE = 64  # of queries and of keys, in which work is counted
-FLUSHES = 6  # so that the host has submitted all kernels before the device comes to the first
+FLUSHES = 10  # so that the host has submitted all kernels before the device comes to the first
 
 
 def say(kind: str, what: Any) -> None:

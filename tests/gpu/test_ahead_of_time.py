@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from maskc.backends.triton.aot import Compiled, Shape, check_kernel
+from maskc.backends.triton.aot import Compiled, Shape, check_kernel, disassembly
 from maskc.backends.triton.configs import Config, parse_target
 from maskc.backends.triton.emit import STAGES, Emitted, emit
 from maskc.backends.triton.masks import is_box
@@ -69,6 +70,38 @@ def test_forward_for_hopper_has_no_predicate_in_the_loop_over_full_tiles() -> No
     for word in ("arith.cmpi", "arith.cmpf", "arith.select", "arith.andi"):
         assert word not in loop, loop
     assert "arith.cmpi" in found.compiled.ttir[found.compiled.ttir.index(loop) + len(loop) :]
+
+
+def loops(found: Emitted) -> list[int]:
+    """Instructions of the innermost loops with a product, in machine code: over full tiles, then over partial ones."""
+    code = disassembly(found.compiled.binary)
+    if code is None:
+        pytest.skip("no disassembler")
+    lines = [line.strip() for line in code.split("\n")]
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.startswith(".L") and line.endswith(":")}
+    spans: list[tuple[int, int]] = []
+    for i, line in enumerate(lines):
+        to = re.search(r"BRA.*`\((\.L\w+)\)", line)
+        if to and labels.get(to.group(1), i) < i:
+            spans.append((labels[to.group(1)], i))
+    inner = [(a, z) for a, z in spans if not any(a <= b and y <= z and (a, z) != (b, y) for b, y in spans)]
+    return [z - a for a, z in inner if any("HGMMA" in line for line in lines[a:z])]
+
+
+@pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
+def test_a_list_of_tiles_is_read_ahead(stage: str) -> None:
+    """Else the loads of a tile wait for its place, and fewer of them are under way."""
+    run, listed = (compiled("causal", "cuda:90", stage, 128, one_run=one) for one in (True, False))
+    assert run.compiled.shared <= listed.compiled.shared < run.compiled.shared + 2048
+
+
+@pytest.mark.parametrize(("stage", "most"), [("forward", 1.5), ("dq", 1.6), ("dkv", 1.6)])
+@pytest.mark.parametrize("name", ["causal", "window", "3-D grid"])
+def test_a_mask_takes_a_few_instructions_a_pair(name: str, stage: str, most: float) -> None:
+    """What is known of pairs must not be kept beside a product: there are few registers for it."""
+    text = {**PATTERNS, "window": "sliding_window(1024)"}[name]
+    full, part = loops(compiled(text, "cuda:90", stage, 128, one_run=True))
+    assert full < part < (most + 0.3 * ("grid" in name)) * full
 
 
 @pytest.mark.slow

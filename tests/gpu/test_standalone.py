@@ -130,15 +130,17 @@ def test_runs_and_lists(tmp_path: Path) -> None:
     module = load(write_standalone(lower_text("causal")[0], {}), tmp_path / "causal.py")
     kinds = torch.tensor([[1, 0, 0], [2, 1, 0], [2, 2, 1]], dtype=torch.int8)
     found = module.plan_tiles([kinds])
-    assert (found["FULL_RUN"], found["PART_RUN"]) == (True, True)
-    assert found["full_first"].tolist()[1:] == [0, 0]
-    assert found["full_last"].tolist() == [found["full_first"].tolist()[0], 1, 2]
-    assert [found["part_first"].tolist(), found["part_last"].tolist()] == [[0, 1, 2], [1, 2, 3]]
-    assert found["row_order"].tolist() == [2, 1, 0]
+    assert (found["FULL_RUN"], found["PART_RUN"], found["ONE_PLAN"]) == (True, True, True)
+    # Rows with most work first: the row, and where its full and its partial tiles start and end.
+    assert found["schedule"][0, :2, :5].tolist() == [[2, 0, 2, 2, 3], [1, 0, 1, 1, 2]]
+    row, first, last, *part = found["schedule"][0, 2, :5].tolist()
+    assert (row, last - first, part) == (0, 0, [0, 1])
     found = module.plan_tiles([kinds, torch.tensor([[1, 2, 1]] * 3, dtype=torch.int8)])
-    assert (found["FULL_RUN"], found["PART_RUN"]) == (True, False)
-    listed = [found["part_tiles"][a:z].tolist() for a, z in zip(found["part_first"], found["part_last"], strict=True)]
-    assert listed == [[0], [1], [2], [0, 2], [0, 2], [0, 2]]
+    assert (found["FULL_RUN"], found["PART_RUN"], found["ONE_PLAN"]) == (True, False, False)
+    ends = found["schedule"][:, :, [0, 3, 4]].flatten(0, 1).tolist()
+    listed = [(row, found["part_tiles"][a:z].tolist()) for row, a, z in ends]
+    assert listed == [(2, [2]), (1, [1]), (0, [0]), (2, [0, 2]), (1, [0, 2]), (0, [0, 2])]
+    assert len(found["part_tiles"]) == 10  # one behind the last: kernels read ahead
 
 
 def test_plans_are_kept_until_an_input_changes(tmp_path: Path) -> None:
@@ -156,7 +158,8 @@ def test_plans_are_kept_until_an_input_changes(tmp_path: Path) -> None:
     doc[:] = 0
     changed = plan(doc)
     assert changed is not first
-    assert changed["full_last"].sum() > first["full_last"].sum()
+    full = [(plan["schedule"][:, :, 2] - plan["schedule"][:, :, 1]).sum() for plan in (first, changed)]
+    assert full[1] > full[0]
     with torch.inference_mode():
         fixed = torch.zeros(64, dtype=torch.int64)
         assert plan(fixed) is not plan(fixed)

@@ -14,7 +14,7 @@ import torch
 
 from maskc import knobs
 from maskc.backends.triton import records, tune
-from maskc.backends.triton.configs import Config, candidates, config, fits, parse_target, shared_memory
+from maskc.backends.triton.configs import Config, Rows, candidates, config, fits, parse_target, shared_memory
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, dump_records, known_records, load_records, recall, store
@@ -338,20 +338,22 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    ("text", "length", "stage", "tall"),
+    ("text", "length", "stage", "kind"),
     [
-        ("causal", 16384, "dq", True),
-        ("causal", 16384, "dkv", True),
-        ("causal", 16384, "forward", False),  # keys and values stay in the cache
-        ("causal", 131072, "forward", True),
-        ("sliding_window(1024)", 131072, "forward", False),
-        ("sliding_window(1024)", 131072, "dq", False),
-        ("causal & hash(q // 64, k // 64) % 2 == 0 & q - k < 3000", 8192, "dq", False),
+        ("causal", 16384, "dq", "long"),
+        ("causal", 16384, "dkv", "long"),
+        ("causal", 16384, "forward", "usual"),  # keys and values stay in the cache
+        ("all", 16384, "forward", "long"),  # and yet every row reads all of them
+        ("causal", 131072, "forward", "long"),
+        ("sliding_window(1024)", 131072, "forward", "usual"),
+        ("sliding_window(1024)", 131072, "dq", "usual"),
+        ("sliding_window(2048)", 131072, "dkv", "long"),
+        ("causal & hash(q // 64, k // 64) % 2 == 0 & q - k < 3000", 8192, "dq", "usual"),
+        ("causal & (q - k) % 40 < 30", 8192, "forward", "masked"),
+        ("causal & (q - k) % 40 < 30", 8192, "dkv", "masked"),
     ],
 )
-def test_tiles_are_taller_where_rows_are_long(
-    text: str, length: int, stage: str, tall: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tiles_suit_the_rows(text: str, length: int, stage: str, kind: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
     class Properties:
         L2_cache_size = 50 << 20
 
@@ -362,6 +364,6 @@ def test_tiles_are_taller_where_rows_are_long(
     q = torch.empty(1, 1, length, 128, device="meta", dtype=torch.bfloat16)
     found = tune.choose(Entry(program, binding, ()), stage, q, q, q, lambda chosen: None)
     values = pair_values(specialised(program, {}), None)
-    assert found.config == config(stage, parse_target("cuda:90"), 128, "bfloat16", values, tall)
-    if tall:
+    assert found.config == config(stage, parse_target("cuda:90"), 128, "bfloat16", values, kind)
+    if kind != "usual":
         assert found.config != config(stage, parse_target("cuda:90"), 128, "bfloat16", values)

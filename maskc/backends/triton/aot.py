@@ -32,10 +32,10 @@ _TENSOR_CORES = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma")
 
 @dataclass(frozen=True)
 class Shape:
-    """What a compiled kernel is for: dtype and dimensions; whether lengths are multiples of the tiles, and whether
-    a row's full and partial tiles are one run each; ``ones``: all integers are 1, which Triton makes constants;
-    ``page``: keys a page of a cache, 0 where it has no pages; ``careful``: as it is
-    started for rows with a NaN."""
+    """What a compiled kernel is for: dtype and dimensions; whether lengths are multiples of the tiles; ``one_run``:
+    whether a row's full and partial tiles are one run each, and all heads have one mask;
+    ``ones``: all integers are 1, which Triton makes constants; ``page``: keys a page of a cache, 0 where it has no
+    pages; ``careful``: as it is started for rows with a NaN."""
 
     dtype: str = "bfloat16"
     head_dim: int = 128
@@ -120,6 +120,7 @@ def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:
         "RAGGED_K": shape.ragged,
         "FULL_RUN": shape.one_run,
         "PART_RUN": shape.one_run,
+        "ONE_PLAN": shape.one_run,
         "PRECISION": "ieee",
         "CAREFUL": shape.careful,
     }

@@ -1,7 +1,9 @@
 """The backward kernels: dQ by rows of tiles, dK with dV by columns. Nothing is accumulated by atomics.
 
 Under softmax the gradient of a score is the weight times the difference between its own dot product and *delta*, the
-average of all of them in its row. The kernel of dQ computes delta from the output and leaves it for the others.
+average of all of them in its row. The kernel of dQ computes delta from the output and leaves it for the others, and
+with it the *level* of a row: its log-sum-exp in units of log 2, or infinity where it keeps nothing, so that its weights
+are 0.
 
 Gradients of the float tensors in a score: what a look-up reads is taken for a variable, and the sum of its
 derivative over a row (or a column) is written to a buffer of its own; where each element of the tensor is
@@ -18,12 +20,12 @@ from typing import NamedTuple
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
+from maskc.backends.triton.tiles import RECORD
 from maskc.backends.triton.weights import (
-    delta_line,
     derivatives,
     is_softmax,
-    lse_lines,
     slope_lines,
+    statistic_line,
     times,
     weigh,
 )
@@ -35,10 +37,10 @@ from maskc.backends.triton.writer import (
     careful_rows,
     hide_lines,
     interval_lines,
-    item_name,
     keep_lines,
     key_tile_lines,
     loop_lines,
+    plan_line,
     query_tile_lines,
     row_lines,
     share_lines,
@@ -54,9 +56,8 @@ _DQ_HEAD = """
     bh = program // tile_rows
     b = bh // heads
     h = bh % heads
-    plan = tl.load(plan_of + bh)
+    {plan}
 {taken}
-    at = plan * tile_rows + {item}
 
     q_in = tl.arange(0, Q_TILE)
     q_idx = tile_row * Q_TILE + q_in
@@ -73,14 +74,24 @@ _DQ_HEAD = """
     row = tl.cast(bh, tl.int64) * q_len + {row}
 """
 
-_DELTA = """
+_OUT = """
     o_at = {near}[:, None] * o_sn + dv[None, :] * o_sd
     o_base = out_ptr + tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh{o_start}
     out = load(o_base + o_at, out_there, RAGGED_Q or DV != DV_PAD)
+    if LSE_GRAD:
+        lse_grad = tl.load(lse_grad_ptr + row, mask=q_there, other=0.0)
+    lse = tl.load(lse_ptr + row, mask=q_there, other=float("-inf"))
+"""
+_DELTA = """
     average = tl.sum(tl.cast(out, tl.float32) * tl.cast(grad_out, tl.float32), 1)
     delta_row = average
     if LSE_GRAD:
-        delta_row -= tl.load(lse_grad_ptr + row, mask=q_there, other=0.0)
+        delta_row -= lse_grad
+"""
+_LEVEL = """
+    level_row = tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
+    tl.store(level_ptr + row, level_row, mask=q_there)
+    level = level_row[:, None]
 """
 _DELTA_STORE = "    tl.store(delta_ptr + row, delta_row, mask=q_there)"
 _EXACT_DELTA = """
@@ -106,7 +117,7 @@ _DKV_HEAD = """
     kv_heads = heads // group
     b = program // tile_rows // kv_heads
     kv_head = program // tile_rows % kv_heads
-    first_plan = tl.load(plan_of + b * heads + kv_head * group)
+    {plan}
 {taken}
 
     k_in = tl.arange(0, K_TILE)
@@ -124,17 +135,27 @@ _DKV_HEAD = """
     grad_key = tl.zeros((K_TILE, D_PAD), tl.float32)
     grad_value = tl.zeros((K_TILE, DV_PAD), tl.float32)
 
+    whole = 0  # tiles that are kept whole
     # The query heads that share this key head, one after another: the order of the sum never changes.
     for member in range(group):
         h = kv_head * group + member
         bh = b * heads + h
-        plan = tl.load(plan_of + bh)
-        at = plan * tile_rows + {item}
+        {plan_of_head}
+        line = schedule + (plan * tile_rows + program % tile_rows) * {record}
+{bounds}
+        whole += full_z - full_a
         q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh
         do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
         row = tl.cast(bh, tl.int64) * q_len
 """
 _QUERIES = (("q", "{}[None, :] * q_sn + d[:, None] * q_sd"), ("do", "{}[:, None] * do_sn + dv[None, :] * do_sd"))
+
+_UNKEPT = """
+    if whole == 0:
+        # Else every key is kept by some query. One that is not gets 0, also if its value is not finite.
+        unkept = tl.max(tl.abs(grad_value), 1) == 0.0
+        grad_key = tl.where(unkept[:, None] & (grad_key != grad_key), 0.0, grad_key)
+"""
 
 _DKV_STORE = """
     dk_at = {near}[:, None] * dk_sn + d[None, :] * dk_sd
@@ -184,10 +205,12 @@ def write_dq(spec: KernelSpec) -> Kernel:
     before = Block(hoisted=True)
     rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE")
     softmax, exact = is_softmax(spec), sums_delta_again(spec)
-    lines = _lines(rows.fill(_DQ_HEAD, taken=row_lines(spec), item=item_name(spec)))
+    taken = [*row_lines(spec), *bounds_lines()]
+    lines = _lines(rows.fill(_DQ_HEAD, plan=plan_line("bh"), taken=_indented(taken, 1)))
+    delta = []
     if softmax:
-        lines += [*_lines(rows.fill(_DELTA)), *([] if exact else [_DELTA_STORE]), "    delta = delta_row[:, None]"]
-        lines += [f"    {x}" for x in lse_lines("row", "[:, None]")]
+        lines += _lines(rows.fill(_OUT))
+        delta = [*_lines(_LEVEL), *_lines(_DELTA), *([] if exact else [_DELTA_STORE]), "    delta = delta_row[:, None]"]
     lines += [*_lines(_DQ_KEYS), *(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS).before)]
     sums = [f"table_{i}" for i in range(len(lookups))]
     sums += ["exact", *(f"share_{i}" for i in range(len(lookups)))] if exact else []
@@ -197,7 +220,8 @@ def write_dq(spec: KernelSpec) -> Kernel:
     loops: list[str] = []
     for kind in ("full", "part"):
         loops += _loop_head(kind, 1) + _dq_body(spec, used, before, lookups, kind == "part")
-    lines += [*(f"    {line}" for line in start), *before.lines, *loops]
+    # All loads come before the first result of one, so that they are under way together.
+    lines += [*(f"    {line}" for line in start), *before.lines, *delta, *loops]
     if spec.shared:
         lines += share_lines("q", [("share_dq_ptr", "dq * scale", "d")], [])
     lines += ["", *_lines(rows.fill(_DQ_STORE))]
@@ -205,7 +229,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
         lines += [*_EXACT_DELTA.rstrip().split("\n"), _DELTA_STORE]
         lines += [f"    table_{i} -= lacking * share_{i}" for i in range(len(lookups))]
     lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
-    given = [("out_ptr", "data"), ("lse_grad_ptr", "float32")] if softmax else []
+    given = [("out_ptr", "data"), ("lse_ptr", "float32"), ("lse_grad_ptr", "float32")] if softmax else []
     given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
     args += [*CAREFUL, *([Argument("LSE_GRAD", "constexpr")] if softmax else [])]
@@ -224,12 +248,16 @@ def write_dkv(spec: KernelSpec) -> Kernel:
         loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
     columns = outer_text("k", spec.k_steps, "k_in", "K_TILE")
     queries = "\n".join(f"    {x}" for x in inner_text("q", spec.q_steps, _QUERIES).before)
-    fields = {"taken": row_lines(spec, "first_plan"), "item": item_name(spec)}
-    lines = _lines(columns.fill(_DKV_HEAD, queries=queries, **fields)) + inner + before.lines + loops
+    fields = {"plan": plan_line("b * heads + kv_head * group", "first_plan"), "plan_of_head": plan_line("bh")}
+    fields |= {"taken": _indented(row_lines(spec, "first_plan"), 1), "bounds": _indented(bounds_lines(), 2)}
+    lines = (
+        _lines(columns.fill(_DKV_HEAD, queries=queries, record=str(RECORD), **fields)) + inner + before.lines + loops
+    )
     lines += [
         f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, mask=k_there)"
         for i in range(len(lookups))
     ]
+    lines += _UNKEPT.rstrip().split("\n") if clears_empty_rows(spec) else []
     given = []
     if spec.shared:
         pair = [("share_dk_ptr", "grad_key * scale", "d"), ("share_dv_ptr", "grad_value", "dv")]
@@ -245,10 +273,14 @@ def _lines(text: str) -> list[str]:
     return text.strip("\n").split("\n")
 
 
+def _indented(lines: Sequence[str], indent: int) -> str:
+    return "\n".join(f"{'    ' * indent}{line}" for line in lines)
+
+
 def tensors(spec: KernelSpec, grads: str) -> list[tuple[str, str]]:
     out = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "do")]
     if is_softmax(spec):
-        out += [("lse_ptr", "float32"), ("delta_ptr", "float32")]
+        out += [("level_ptr", "float32"), ("delta_ptr", "float32")]
     return out + [(f"{name}_ptr", "data") for name in grads.split()]
 
 
@@ -265,7 +297,7 @@ def _expressions(spec: KernelSpec, outer: str, lookups: Sequence[Node]) -> Expre
 
 def _loop_head(kind: str, indent: int) -> list[str]:
     note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-    return ["", f"{'    ' * indent}# {note}", *bounds_lines(kind, indent), *loop_lines(kind, indent)]
+    return ["", *(f"{'    ' * indent}{line}" for line in (f"# {note}", *loop_lines(kind)))]
 
 
 def sums_delta_again(spec: KernelSpec) -> bool:
@@ -283,10 +315,10 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
         k_masked, v_masked = f"RAGGED_K or {k_masked}", f"RAGGED_K or {v_masked}"
     block.add(f"key = load({keys.pointer.format('k')}, {k_there}, {k_masked})")
     block.add("score = tl.dot(query, key, input_precision=PRECISION)")
-    if partial:
-        keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
     block.add(f"value = load({keys.pointer.format('v')}, {v_there}, {v_masked})")
     block.add("grad_weight = tl.dot(grad_out, value, input_precision=PRECISION)")
+    if partial:
+        keep_lines(spec, used, block, before, [("RAGGED_K", "k_idx < k_len")])
     weigh(spec, used, block, before, partial)
     grad = _grad_score(spec, used, block, before, lookups, partial)
     if sums_delta_again(spec):
@@ -306,19 +338,18 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
     do_there = "q_there[:, None] & (dv[None, :] < DV)" if partial else "dv[None, :] < DV"
     block.add(f"query = load({queries.pointer.format('q')}, {q_there}, {masked}D != D_PAD)")
     block.add("score = tl.dot(key, query, input_precision=PRECISION)")
+    place = f"row + {queries.row}"
+    if is_softmax(spec):
+        block.add(statistic_line("level", place, "[None, :]", whole=not partial))
+    block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
+    block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
     if partial:
         if spec.masked_by_plan:
             interval_lines(spec, block, "q_idx", "q_there", "[None, :]")
         keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[None, :]")])
-    place = f"row + {queries.row}"
-    for line in lse_lines(place, "[None, :]", whole=not partial) if is_softmax(spec) else ():
-        block.add(line)
-    block.add(f"grad_out = load({queries.pointer.format('do')}, {do_there}, {masked}DV != DV_PAD)")
-    # Before the weights, so that the tensor cores have work while those are computed.
-    block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
     weigh(spec, used, block, before, partial)
     if is_softmax(spec):
-        block.add(delta_line(place, "[None, :]", whole=not partial))
+        block.add(statistic_line("delta", place, "[None, :]", whole=not partial))
     grad = _grad_score(spec, used, block, before, lookups, partial)
     if partial and not clears_empty_rows(spec):
         block.add("query = visible(query, keep, 0, True)")
@@ -337,7 +368,8 @@ def _grad_score(
     partial: bool,
 ) -> str:
     """From ``weight`` and ``grad_weight`` to the gradient by the dot product; its name."""
-    slope_lines(spec, block, partial)
+    hidden = "if CAREFUL" if used.outer == "q" else "" if clears_empty_rows(spec) else "always"
+    slope_lines(spec, block, hidden if partial else "")
     by_score, *by_lookups = derivatives(spec, lookups)
     for i, node in enumerate(by_lookups):
         block.add(f"table_{i} += tl.sum({times(used, node, block, before, partial)}, 1)")

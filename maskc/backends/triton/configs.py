@@ -7,8 +7,9 @@ so that kernels fit a chip's shared memory and registers without spilling (``doc
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-__all__ = ["Config", "Target", "candidates", "config", "fits", "parse_target", "shared_memory"]
+__all__ = ["Config", "Rows", "Target", "candidates", "config", "fits", "parse_target", "shared_memory"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Config:
     warps: int
     stages: int
 
+
+#: What a plan's rows of tiles are like: long and little masked, mostly masked, or neither.
+Rows = Literal["usual", "long", "masked"]
 
 #: Values of a pair from which on tiles are smaller.
 _SOME, _MANY, _MORE, _MOST = 2, 7, 11, 16
@@ -104,12 +108,16 @@ _TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
         ("dkv", 256): Config(16, 32, 4, 1),
     },
 }
-#: For 90, where rows are long and little is masked: what they read is read half as often. See ``tune.reads_much``.
-_TALL: dict[tuple[str, int], Config] = {
-    ("forward", 64): Config(128, 64, 8, 3),
-    ("forward", 128): Config(128, 64, 8, 3),
-    ("dq", 128): Config(128, 64, 8, 3),
-    ("dkv", 128): Config(64, 128, 8, 3),
+#: For 90. Where rows are long and little is masked, tiles have more rows: what they read is read half as often. Where
+#: most tiles are masked, arithmetic takes longer than loads, and three small instances a multiprocessor overlap more of
+#: it. See ``tune.rows_of``.
+_BY_ROWS: dict[tuple[Rows, str, int], Config] = {
+    ("long", "forward", 64): Config(128, 64, 8, 3),
+    ("long", "forward", 128): Config(128, 64, 8, 3),
+    ("long", "dq", 128): Config(128, 64, 8, 3),
+    ("long", "dkv", 128): Config(64, 128, 8, 3),
+    ("masked", "forward", 128): Config(64, 32, 4, 3),
+    ("masked", "dkv", 128): Config(64, 64, 4, 2),
 }
 #: Architectures without a row of their own use that of another.
 _LIKE: dict[int | str, int | str] = {86: 80, 89: 80, 103: 100, 120: 80, 121: 80}
@@ -176,12 +184,12 @@ def shared_memory(target: Target) -> int:
 
 
 def config(
-    stage: str, target: Target | None, head_dim: int, dtype: str, pair_values: int = 1, tall: bool = False
+    stage: str, target: Target | None, head_dim: int, dtype: str, pair_values: int = 1, kind: Rows = "usual"
 ) -> Config:
     """The configuration for ``stage`` ("forward", "decode", "dq", "dkv" or "pairs"); target None: the interpreter.
 
     ``pair_values``: values that mask and score compute of a pair. Where they are many, tiles are smaller, so
-    that registers do not spill. ``tall``: tiles of more rows, if there are such for the chip.
+    that registers do not spill. ``kind``: of the plan's rows.
     """
     if target is None:
         return _SMALL
@@ -201,8 +209,8 @@ def config(
         side = 16 if shared_memory(target) < 1 << 17 else 32
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
     chosen = rows[stage, wanted]
-    if tall and rows is _TABLE[90] and pair_values <= _MANY:
-        chosen = _TALL.get((stage, wanted), chosen)
+    if rows is _TABLE[90] and pair_values <= _MANY and (kind, stage, wanted) in _BY_ROWS:
+        return _BY_ROWS[kind, stage, wanted]
     if stage == "dkv":
         keys, queries = chosen.k_tile, 32
         if wanted > 64 and pair_values > _MANY:
@@ -227,11 +235,11 @@ def candidates(
     value_dim: int,
     dtype: str,
     pair_values: int = 1,
-    tall: bool = False,
+    kind: Rows = "usual",
 ) -> tuple[Config, ...]:
     """The configurations that are worth measuring, that of ``config`` first. Dimensions are padded."""
     width = max(head_dim, value_dim)
-    default = config(stage, target, width, dtype, pair_values, tall)
+    default = config(stage, target, width, dtype, pair_values, kind)
     if target is None:
         return _INTERPRETED
     size = 4 if dtype == "float32" else 2

@@ -107,7 +107,6 @@ class Decoder:
             **{"rows": sharing.rows, "batch": sharing.batch, "heads": sharing.heads, "splits": sharing.splits},
             **{"PACK": sharing.pack, "Q_TILE": sharing.q_tile, "K_TILE": chosen.k_tile, "PRECISION": precision},
             **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv)},
-            **dict.fromkeys(("RAGGED_Q", "RAGGED_K", "FULL_RUN", "PART_RUN"), False),
             **strides("q", q),
             **strides("o", out),
         }

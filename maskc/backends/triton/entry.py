@@ -245,7 +245,7 @@ class Entry:
             delta = torch.zeros_like(lse) if grad_lse is None else -grad_lse
             return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), delta
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-        delta = torch.empty_like(lse)  # by the kernel of dQ, which runs first
+        level, delta = torch.empty_like(lse), torch.empty_like(lse)  # by the kernel of dQ, which runs first
         wanted = frozenset(sums)
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
         found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
@@ -253,7 +253,7 @@ class Entry:
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
             empty = self._empty_rows(lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
-        of = BackwardPass(q, k, v, out, lse, delta, grad, grad_lse, dq, dk, dv)
+        of = BackwardPass(q, k, v, out, lse, level, delta, grad, grad_lse, dq, dk, dv)
         whole = bool(any(found))  # sums over rows and columns are not cut
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
@@ -262,7 +262,7 @@ class Entry:
             for node, total in zip(lookups, buffers, strict=True):
                 value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
         if found.pairs:
-            more = {"do_ptr": grad, "lse_ptr": lse, "delta_ptr": delta, **strides("do", grad)}
+            more = {"do_ptr": grad, "level_ptr": level, "delta_ptr": delta, **strides("do", grad)}
             pull_pairs(self, found.pairs, (q, k, v), tables, value, sums, scale, more)
         return dq, dk, dv, delta
 

@@ -13,11 +13,11 @@ from maskc.backends.triton.writer import (
     careful_rows,
     hide_lines,
     interval_lines,
-    item_name,
     keep_lines,
     key_tile_lines,
     loop_lines,
     origin,
+    plan_line,
     row_lines,
     share_lines,
 )
@@ -29,10 +29,8 @@ _HEAD = """
     bh = program // tile_rows
     b = bh // heads
     h = bh % heads
-    plan = tl.load(plan_of + bh)
-    # Rows with much work come first, so that none of them is left for the end.
+    {plan}
 {taken}
-    at = plan * tile_rows + {item}
 
     q_idx = tile_row * Q_TILE + tl.arange(0, Q_TILE)
     q_there = q_idx < q_len
@@ -52,10 +50,8 @@ _PACKED_HEAD = """
     b = program // tile_rows // packs
     # A row is one query of one of the PACK heads that share a key head and a plan.
     first_head = program // tile_rows % packs * PACK
-    plan = tl.load(plan_of + b * heads + first_head)
-    # Rows with much work come first, so that none of them is left for the end.
+    {plan}
 {taken}
-    at = plan * tile_rows + {item}
 
     row = tl.arange(0, Q_TILE)
     head = first_head + row % PACK
@@ -83,7 +79,9 @@ def write_forward(spec: KernelSpec) -> Kernel:
     hoisted, loops = _loops(spec, used)
     near, size = ("q_in", "(Q_TILE // PACK)") if spec.packed else ("tl.arange(0, Q_TILE)", "Q_TILE")
     rows = outer_text("q", spec.q_steps, near, size)
-    fields = {"note": _SHIFT if rows.shift else "", "taken": row_lines(spec), "item": item_name(spec)}
+    taken = "\n".join(f"    {line}" for line in [*row_lines(spec), *bounds_lines()])
+    plan = plan_line("b * heads + first_head" if spec.packed else "bh")
+    fields = {"note": _SHIFT if rows.shift else "", "taken": taken, "plan": plan}
     head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, **fields)
     lines = [*head.strip("\n").split("\n"), *_keys(spec), *(f"    {line}" for line in (_ACC, *sink, *start))]
     lines = careful_rows([*lines, *hoisted, *loops, *_finish(spec, used, rows)], "acc")
@@ -157,7 +155,7 @@ def _loops(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-        lines += ["", f"    # {note}", *bounds_lines(kind, 1), *loop_lines(kind, 1)]
+        lines += ["", f"    # {note}", *(f"    {line}" for line in loop_lines(kind))]
         lines += _body(spec, used, before, kind == "part")
     return before.lines, lines
 

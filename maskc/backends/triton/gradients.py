@@ -27,6 +27,7 @@ class BackwardPass(NamedTuple):
     v: Tensor
     out: Tensor
     lse: Tensor
+    level: Tensor
     delta: Tensor
     grad: Tensor
     grad_lse: Tensor | None
@@ -36,7 +37,7 @@ class BackwardPass(NamedTuple):
 
     def named(self) -> dict[str, Tensor]:
         """Those that kernels take besides q, k and v, by their names there."""
-        names = {"do": self.grad, "out": self.out, "lse": self.lse, "delta": self.delta}
+        names = {"do": self.grad, "out": self.out, "lse": self.lse, "level": self.level, "delta": self.delta}
         names |= {"lse_grad": self.delta if self.grad_lse is None else self.grad_lse}
         names |= {"dq": self.dq, "dk": self.dk, "dv": self.dv}
         return {f"{name}_ptr": x for name, x in names.items()}

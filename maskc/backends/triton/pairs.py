@@ -14,7 +14,7 @@ from typing import NamedTuple
 from maskc.backends.triton.backward import buffers, score_lookups, tensors
 from maskc.backends.triton.expressions import Block, Expressions, Unsupported
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
-from maskc.backends.triton.weights import derivatives, row_statistics, slope_lines, times, weigh
+from maskc.backends.triton.weights import derivatives, is_softmax, slope_lines, statistic_line, times, weigh
 from maskc.backends.triton.writer import PLAN, arguments, assemble, keep_lines
 from maskc.ir.nodes import Lookup, Node, Symbol, Type, postorder
 from maskc.passes.linear import linear
@@ -87,10 +87,10 @@ def write_pairs(spec: KernelSpec) -> Kernel:
     before, block = Block(indent=3, hoisted=True), Block(indent=3)
     keep_lines(spec, used, block, before, [("RAGGED_Q", "q_there[:, None]"), ("RAGGED_K", "k_idx < k_len")])
     block.lines += _PRODUCT.strip("\n").split("\n")
-    for line in row_statistics(spec, "row", "[:, None]"):
-        block.add(line)
+    for name in ("level", "delta") if is_softmax(spec) else ():
+        block.add(statistic_line(name, "row", "[:, None]"))
     weigh(spec, used, block, before, True)
-    slope_lines(spec, block, True)
+    slope_lines(spec, block, "always")
     for i, slope in enumerate(by_lookups):
         block.add(f"table_{i} += {times(used, slope, block, before, True)}")
     lines = _HEAD.strip("\n").split("\n")

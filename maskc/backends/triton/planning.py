@@ -287,20 +287,27 @@ def tile_kinds(mask: Any, given: Any, b: int, h: int, q_tile: int, k_tile: int, 
 
 def plan_tiles(every: list[Any]) -> dict[str, Any]:
     """The kinds of tile of some masks as the kernels read them: for every row its full and its partial tiles, as
-    two numbers where they are contiguous, else as a list; and the rows, those with most work first."""
-    found: dict[str, Any] = {"tile_rows": every[0].shape[0]}
-    found["row_order"] = torch.cat([torch.argsort(-work_of(kinds), stable=True) for kinds in every])
-    for word, value in (("full", 2), ("part", 1)):
+    two numbers where they are contiguous, else as a list; those with most work first."""
+    rows = every[0].shape[0]
+    work = torch.stack([work_of(kinds) for kinds in every])
+    # One order for all of them: an instance of some kernels does several heads one after another.
+    order = torch.argsort(-work.sum(0), stable=True)
+    lines = torch.zeros((len(every), rows, 8), dtype=torch.int64, device=order.device)
+    lines[:, :, 0] = order
+    found: dict[str, Any] = {"tile_rows": rows, "ONE_PLAN": len(every) == 1}
+    for at, word, value in ((1, "full", 2), (3, "part", 1)):
         live = torch.cat([kinds == value for kinds in every])
         count, columns = live.sum(1), live.shape[1]
         first = live.to(torch.uint8).argmax(1) if columns else torch.zeros_like(count)
         behind = columns - 1 - live.flip(1).to(torch.uint8).argmax(1) if columns else first
         run = bool(((count == 0) | (behind - first + 1 == count)).all())
         last = first + count if run else count.cumsum(0)
-        tiles = torch.zeros(1) if run else live.nonzero()[:, 1]
-        found |= {f"{word}_first": last - count, f"{word}_last": last, f"{word}_tiles": tiles}
-        found[f"{word.upper()}_RUN"] = run
-    return found
+        for place, ends in ((at, last - count), (at + 1, last)):
+            lines[:, :, place] = ends.view(-1, rows)[:, order]
+        # Kernels read a tile ahead, and so one behind the last.
+        tiles = torch.nn.functional.pad(live.nonzero()[:, 1] if not run else count[:0], (0, 1))
+        found |= {f"{word}_tiles": tiles, f"{word.upper()}_RUN": run}
+    return found | {"schedule": lines}
 
 
 def work_of(kinds: Any) -> Any:

@@ -14,10 +14,11 @@ from maskc.backends.triton.masks import mask_form
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.shares import Joint, Shares, shared_rows
 from maskc.backends.triton.spec import Form
-from maskc.backends.triton.tiles import KernelPlan, kernel_plan
+from maskc.backends.triton.tiles import KernelPlan, kernel_plan, schedule
 
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
+    from maskc.tiles.plan import TilePlan
 
 __all__ = ["device_plan", "plan_arguments", "workers_of"]
 
@@ -39,13 +40,12 @@ def device_plan(
     if shares is not None:
         tile, length = (plan.k_tile, entry.binding.k_len) if by_keys else (plan.q_tile, entry.binding.q_len)
         joint = _joint(shares, tile, length, device)
-    made = plan_arguments(rows, chosen, device, joint)
+    made = plan_arguments(rows, chosen, device, shares, joint)
     made.arguments.update(queries.on(device) | keys.on(device))
     if boxes is not None:
-        made.arguments.update(_box_arguments(boxes, device))
+        made.arguments.update(_box_arguments(boxes, plan, device))
     if shares is not None:
-        lists = {name: on_device(getattr(shares, name), device) for name in ("row_of", "share_of")}
-        made.arguments.update({**lists, "shares": shares.count})
+        made.arguments["shares"] = shares.count
     return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
 
 
@@ -56,30 +56,35 @@ def workers_of(device: torch.device, chosen: Config) -> int | None:
     return torch.cuda.get_device_properties(device).multi_processor_count * max(1, 8 // chosen.warps)
 
 
-def plan_arguments(plan: KernelPlan, chosen: Config, device: torch.device, joint: Joint | None = None) -> DevicePlan:
+def plan_arguments(
+    plan: KernelPlan, chosen: Config, device: torch.device, shares: Shares | None = None, joint: Joint | None = None
+) -> DevicePlan:
     """The plan's arrays as arguments."""
 
-    def tensor(array: Any) -> Tensor:
-        if array is None or array.size == 0:
-            return torch.zeros(1, dtype=torch.int32, device=device)
-        return on_device(np.ascontiguousarray(array, np.int32), device)
+    def tensor(*arrays: Any) -> Tensor:
+        whole = np.concatenate([np.ravel(a) for a in arrays]).astype(np.int32)
+        return on_device(whole, device) if whole.size else torch.zeros(1, dtype=torch.int32, device=device)
 
-    arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "row_order": tensor(plan.row_order)}
-    for kind, (first, last, tiles) in (("full", plan.full), ("part", plan.part)):
-        arguments |= {f"{kind}_first": tensor(first), f"{kind}_last": tensor(last), f"{kind}_tiles": tensor(tiles)}
+    lines = schedule(plan) if shares is None else schedule(plan, shares.row_of, shares.share_of)
+    arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "schedule": tensor(lines)}
+    for kind, (_, _, tiles) in (("full", plan.full), ("part", plan.part)):
+        # Kernels read a tile ahead, and so one behind the last.
+        arguments[f"{kind}_tiles"] = tensor([0]) if tiles is None else tensor(tiles, [0])
         arguments[f"{kind.upper()}_RUN"] = tiles is None
     if plan.skips is not None:
-        arguments |= {"part_tiles": tensor(plan.skips), "PART_RUN": 2}
+        arguments["PART_RUN"] = 2
     if plan.intervals is not None:
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
-    arguments["tile_rows"] = plan.rows
+    arguments |= {"tile_rows": plan.rows, "ONE_PLAN": not plan.plan_of.any()}
     return DevicePlan(arguments, chosen, plan.rows, joint, bool((plan.part[1] > plan.part[0]).any()))
 
 
-def _box_arguments(boxes: Packed, device: torch.device) -> dict[str, Any]:
+def _box_arguments(boxes: Packed, plan: TilePlan, device: torch.device) -> dict[str, Any]:
     """Boxes as arguments."""
-    arrays = {f"box_{name}": on_device(getattr(boxes, name), device) for name in ("low", "high", "point")}
-    return {**arrays, "box_guard": boxes.guard}
+    # A ragged tile at the end reads points of keys that do not exist.
+    arrays = {"low": boxes.low, "high": boxes.high, "point": np.pad(boxes.point, (0, plan.k_tile))}
+    placed = {f"box_{name}": on_device(array, device) for name, array in arrays.items()}
+    return {**placed, "box_guard": boxes.guard}
 
 
 def _joint(shares: Shares, tile: int, length: int, device: torch.device) -> Joint:

@@ -45,7 +45,7 @@ def pull_pairs(
     shape = chosen.q_tile, chosen.k_tile
     for some in jobs.chunks(most_blocks(apart, *shape)):
         blocks = [torch.empty((some.count, *shape), device=q.device) for _ in lookups]
-        plan = DevicePlan({**some.arguments, "FULL_RUN": False, "PART_RUN": False}, chosen, some.count)
+        plan = DevicePlan(dict(some.arguments), chosen, some.count)
         values = {**entry._values(plan, kernel, q, k, v, tables), **more, "scale": float(scale)}
         values |= {f"table_{i}_ptr": x for i, x in enumerate(blocks)}
         launch(kernel, some.count, values, chosen, q.device)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from maskc.backends.triton.tiles import PARTIAL_WORK, KernelPlan
+from maskc.backends.triton.tiles import PARTIAL_WORK, KernelPlan, work_order
 
 __all__ = ["Joint", "Shares", "join_averages", "join_results", "join_sums", "share_buffers", "shared_rows"]
 
@@ -91,8 +91,7 @@ def _cut(plan: KernelPlan, shares: Shares, masks: int) -> KernelPlan:
     skips = None if plan.skips is None else plan.skips.reshape(-1, 2)[places].ravel()
     full, part = ((*bounds(*kind[:2]), kind[2]) for kind in (plan.full, plan.part))
     found = replace(plan, full=full, part=part, skips=skips, rows=shares.row_of.size)
-    order = np.argsort(-_work(found).reshape(masks, -1), axis=1, kind="stable")
-    return replace(found, row_order=order.astype(np.int32).ravel())
+    return replace(found, row_order=work_order(_work(found).reshape(masks, -1), plan.by_keys))
 
 
 def share_buffers(

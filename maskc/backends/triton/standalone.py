@@ -137,9 +137,9 @@ class Attention(torch.autograd.Function):
     def backward(ctx, grad):
         q, k, v, out, lse = ctx.saved_tensors
 {clean}        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
-        delta = torch.empty_like(lse)  # by the kernel of dQ, which runs first
+        level, delta = torch.empty_like(lse), torch.empty_like(lse)  # by the kernel of dQ, which runs first
         values = {{"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "do_ptr": grad, "lse_ptr": lse}}
-        values |= {{"delta_ptr": delta, "lse_grad_ptr": delta, "LSE_GRAD": False}}
+        values |= {{"level_ptr": level, "delta_ptr": delta, "lse_grad_ptr": delta, "LSE_GRAD": False}}
         values |= {{"dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv, "scale": ctx.scale}}
         run(attention_dq, "dq", q.shape[0] * q.shape[1], ctx.given, values, q, v)
         run(attention_dkv, "dkv", k.shape[0] * k.shape[1], ctx.given, values, q, v)

@@ -17,13 +17,29 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.tiles.plan import FULL, Group, Runs, TilePlan
 from maskc.tiles.runs import assemble, concatenated_ranges, rectangles, row_of_runs
 
-__all__ = ["PARTIAL_WORK", "KernelPlan", "distinct_groups", "kernel_plan", "transposed_runs"]
+__all__ = [
+    "FULL_ENDS",
+    "PARTIAL_WORK",
+    "PART_ENDS",
+    "PART_SKIP",
+    "RECORD",
+    "SHARE",
+    "KernelPlan",
+    "distinct_groups",
+    "kernel_plan",
+    "schedule",
+    "transposed_runs",
+    "work_order",
+]
 
 Array = npt.NDArray[Any]
 #: Times as much as a full tile that a partial one takes, about.
 PARTIAL_WORK = 1.5
 #: Longest list of tiles: beyond it the list alone would fill a GPU's memory.
 MAX_TILES = 1 << 28
+#: A line of the schedule, in int32: the row of tiles, ends of its runs of full and of partial tiles (excluded), from
+#: which number on partial tiles are how much further, the share of the row. As much as one access to memory brings.
+RECORD, FULL_ENDS, PART_ENDS, PART_SKIP, SHARE = 8, (1, 2), (3, 4), (5, 6), 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +48,8 @@ class KernelPlan:
 
     Attributes:
         plan_of: (batch * heads,): which mask.
-        row_order: (masks * rows,): rows of tiles, those with most work first.
+        row_order: (masks * rows,): rows of tiles, those with most work first; by keys in the same order for all
+            masks, since an instance does the heads of a group one after another.
         full, part: ``(first, last, tiles)``; first and last are (masks * rows,), ends excluded.
             ``tiles`` None: they are tiles; else they are places in ``tiles``.
         intervals: ``(low, high)``, each (masks * clauses * q_len,), or None.
@@ -40,6 +57,7 @@ class KernelPlan:
         clauses: intervals a query; 0 where there are none.
         skips: (masks * rows * 2,), where partial tiles are two runs a row at most: from which number on (the last of
             the first run, excluded) tiles are how much further.
+        by_keys: rows are columns of the mask.
     """
 
     plan_of: Array
@@ -50,6 +68,31 @@ class KernelPlan:
     rows: int
     clauses: int
     skips: Array | None = None
+    by_keys: bool = False
+
+
+def schedule(plan: KernelPlan, row_of: Array | None = None, share_of: Array | None = None) -> Array:
+    """What a kernel reads of each row of tiles, in the order in which rows start: (masks * rows, 8), int32.
+
+    ``row_of``, ``share_of``: see ``shares.Shares``; None: rows are whole.
+    """
+    masks = plan.row_order.size // plan.rows if plan.rows else 0
+    at = (np.arange(masks)[:, None] * plan.rows + plan.row_order.reshape(masks, plan.rows)).ravel()
+    out = np.zeros((at.size, RECORD), np.int32)
+    out[:, 0] = plan.row_order if row_of is None else row_of[plan.row_order]
+    for places, (first, last, _) in ((FULL_ENDS, plan.full), (PART_ENDS, plan.part)):
+        out[:, places[0]], out[:, places[1]] = first[at], last[at]
+    if plan.skips is not None:
+        out[:, PART_SKIP] = plan.skips.reshape(-1, 2)[at]
+    out[:, SHARE] = -1 if share_of is None else share_of[plan.row_order]
+    return out
+
+
+def work_order(work: Array, by_keys: bool) -> Array:
+    """Rows with most ``work``, (masks, rows), first: see ``KernelPlan.row_order``."""
+    if by_keys:
+        work = np.broadcast_to(work.sum(axis=0), work.shape)
+    return np.argsort(-work, axis=1, kind="stable").astype(np.int32).ravel()
 
 
 def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = False) -> KernelPlan:
@@ -69,9 +112,9 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
     full, partial = _joined([p[0] for p in parts]), [p[1] for p in parts]
     first, last, skips = _two_runs(partial) or (None, None, None)
     part = _joined(partial) if first is None or last is None else (first, last, None)
-    order = [_order(f, p) for f, p in parts]
+    order = work_order(np.array([_work(f, p) for f, p in parts]).reshape(len(parts), rows), by_keys)
     found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
-    return KernelPlan(plan_of.ravel(), _concatenate(order), full, part, found, rows, clauses, skips)
+    return KernelPlan(plan_of.ravel(), order, full, part, found, rows, clauses, skips, by_keys)
 
 
 def distinct_groups(plan: TilePlan) -> list[Group]:
@@ -150,11 +193,11 @@ def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:
     return first.astype(np.int32), last.astype(np.int32), _concatenate(tiles)
 
 
-def _order(full: _Kind, part: _Kind) -> Array:
+def _work(full: _Kind, part: _Kind) -> Array:
     work = np.zeros(full[3])
     for (row, start, end, _), weight in ((full, 1.0), (part, PARTIAL_WORK)):
         np.add.at(work, row, weight * (end - start))
-    return np.argsort(-work, kind="stable").astype(np.int32)
+    return work
 
 
 def _concatenate(parts: list[Array]) -> Array:

@@ -18,7 +18,7 @@ import torch
 import triton
 
 import maskc
-from maskc.backends.triton.configs import Config, candidates
+from maskc.backends.triton.configs import Config, Rows, candidates
 from maskc.backends.triton.launch import capturing, pad, target_of
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, recall, store
@@ -31,7 +31,7 @@ from maskc.tiles.plan import PARTIAL
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
 
-__all__ = ["Choice", "Trial", "best", "choose", "compare", "device_timer", "predicted_cost", "situation_of"]
+__all__ = ["Choice", "Trial", "best", "choose", "compare", "device_timer", "predicted_cost", "rows_of", "situation_of"]
 
 Tensor = torch.Tensor
 #: Seconds that what it is given takes on the device.
@@ -39,8 +39,9 @@ Timer = Callable[[Callable[[], None]], float]
 
 _ROUNDS = 9
 _HOPELESS = 1.5  # times the fastest, each at its best: not measured again
-#: Keys a row at least, and share of partial tiles at most, where tiles of more rows were faster on an H100.
-_LONG_ROWS, _MOSTLY_FULL = {"forward": 4096, "dq": 2048, "dkv": 4096}, 0.25
+#: Keys a row at least, and share of partial tiles at most, where tiles of more rows were faster on an H100; and the
+#: share from which on smaller tiles were.
+_LONG_ROWS, _MOSTLY_FULL, _MOSTLY_PARTIAL = {"forward": 4096, "dq": 2304, "dkv": 2048}, 0.25, 0.4
 _CLEARLY = 0.98  # of the default's time: only then is another configuration taken
 
 
@@ -137,9 +138,11 @@ def choose(
     name = str(q.dtype).removeprefix("torch.")
     target = target_of(q.device)
     dims = pad(q.shape[3]), pad(v.shape[3])
-    configs = candidates(stage, target, *dims, name, values)
-    if stage != "decode" and configs[0] != (tall := candidates(stage, target, *dims, name, values, True))[0]:
-        configs = tall if reads_much(entry, stage, configs[0], k, v) else configs
+    kinds: tuple[Rows, ...] = ("usual",) if stage in ("decode", "pairs") else ("usual", "long", "masked")
+    by_kind = {kind: candidates(stage, target, *dims, name, values, kind) for kind in kinds}
+    configs = by_kind["usual"]
+    if len({configs[0] for configs in by_kind.values()}) > 1:
+        configs = by_kind[rows_of(entry, stage, configs[0], k, v)]
     if entry.autotune == "off" or len(configs) == 1:
         return Choice(stage, configs[0], "default")
     situation = situation_of(entry, stage, q, k, v)
@@ -159,19 +162,22 @@ def choose(
     return Choice(stage, found.config, "measured", trials, record)
 
 
-def reads_much(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> bool:
-    """Whether tiles of more rows are faster: where little is masked and rows are long. The forward kernel gains only if
-    what rows read does not stay in the cache."""
-    cache = getattr(torch.cuda.get_device_properties(k.device), "L2_cache_size", 1 << 26)
-    if stage == "forward" and k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2:
-        return False
+def rows_of(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> Rows:
+    """What the plan's rows are like for a stage. The forward kernel gains from tiles of more rows only where every row
+    reads all keys, or what rows read does not stay in the cache."""
     plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
     tiles = partial = rows = 0
     for g in plan.groups:
         lengths = g.runs.end - g.runs.start
         tiles, partial = tiles + int(lengths.sum()), partial + int(lengths[g.runs.kind == PARTIAL].sum())
         rows += g.runs.offsets.size - 1
-    return tiles * chosen.k_tile >= _LONG_ROWS[stage] * rows and partial < _MOSTLY_FULL * tiles
+    if partial > _MOSTLY_PARTIAL * tiles:
+        return "masked"
+    if tiles * chosen.k_tile < _LONG_ROWS[stage] * rows or partial > _MOSTLY_FULL * tiles:
+        return "usual"
+    cache = getattr(torch.cuda.get_device_properties(k.device), "L2_cache_size", 1 << 26)
+    stays = k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2
+    return "usual" if stage == "forward" and stays and tiles < rows * plan.cols else "long"
 
 
 def situation_of(entry: Entry, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:

@@ -13,12 +13,10 @@ from maskc.ir.rewrite import rebuild
 from maskc.passes.fold import fold_node
 
 __all__ = [
-    "delta_line",
     "derivatives",
     "is_softmax",
-    "lse_lines",
-    "row_statistics",
     "slope_lines",
+    "statistic_line",
     "times",
     "weigh",
 ]
@@ -35,32 +33,18 @@ def derivatives(spec: KernelSpec, lookups: Sequence[Node]) -> list[Node]:
     return [rebuild(derivative(spec.program.score, by), fold_node) for by in (_S, *lookups)]
 
 
-def lse_lines(place: str, orient: str, whole: bool = False) -> list[str]:
-    """Log-sum-exp of the queries of a tile; ``whole``: all are there, and none is empty."""
-    if whole:
-        return [f"lse = tl.load(lse_ptr + {place}){orient} * LOG2E"]
-    return [
-        f'lse = tl.load(lse_ptr + {place}, mask=q_there, other=float("inf")){orient} * LOG2E',
-        "# The weights of a row that keeps nothing are 0.",
-        'lse = tl.where(lse == float("-inf"), float("inf"), lse)',
-    ]
-
-
-def delta_line(place: str, orient: str, whole: bool) -> str:
-    """Delta of the queries of a tile."""
-    mask = "" if whole else ", mask=q_there, other=0.0"
-    return f"delta = tl.load(delta_ptr + {place}{mask}){orient}"
-
-
-def row_statistics(spec: KernelSpec, place: str, orient: str, whole: bool = False) -> list[str]:
-    """Log-sum-exp and delta of the queries of a tile, where the score's gradient reads them."""
-    if not is_softmax(spec):
-        return []
-    return [*lse_lines(place, orient, whole), delta_line(place, orient, whole)]
+def statistic_line(name: str, place: str, orient: str, whole: bool = False) -> str:
+    """What the kernel of dQ left of the queries of a tile, "level" or "delta"; ``whole``: all of them are there."""
+    pointer = f"{name}_ptr + {place}"
+    return f"{name} = tl.load({pointer}){orient}" if whole else f"{name} = load({pointer}, q_there, RAGGED_Q){orient}"
 
 
 def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
-    """From ``score`` to ``weight``."""
+    """From ``score`` to ``weight``, 0 for pairs that are not kept.
+
+    No product comes between ``keep`` and its use: what it says of every pair does not fit the registers for such
+    bits, and to put it elsewhere takes longer than to compute it.
+    """
     program = spec.program
     if not (spec.plain_score and is_softmax(spec)):
         block.add("score = score * scale")
@@ -68,25 +52,30 @@ def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, part
         block.add(line)
     logit = "score" if spec.plain_score else used.write(program.score, block, before)
     unit = "(scale * LOG2E)" if spec.plain_score else "LOG2E"
+    if partial:
+        block.add(f'logit = tl.where(keep, {logit}, float("-inf"))')
+        logit = "logit"
     kind = program.normalizer.kind
     if kind == "softmax":
-        block.add(f"weight = tl.exp2({logit} * {unit} - lse)")
+        block.add(f"weight = tl.exp2({logit} * {unit} - level)")
     else:
         block.add(f"weight = {f'tl.sigmoid({logit})' if kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
-    if partial:
-        block.add("weight = tl.where(keep, weight, 0.0)")
 
 
-def slope_lines(spec: KernelSpec, block: Block, partial: bool) -> None:
-    """From ``weight`` and ``grad_weight`` to ``grad_score``, the gradient of the modified score."""
+def slope_lines(spec: KernelSpec, block: Block, hidden: str = "") -> None:
+    """From ``weight`` and ``grad_weight`` to ``grad_score``, the gradient of the modified score: 0 for pairs that are
+    not kept, but NaN where ``grad_weight`` is not finite. ``hidden``: when it is 0 even then, "always" or "if CAREFUL".
+    """
     slope = {
         "softmax": "weight * (grad_weight - delta)",
         "sigmoid": "weight * (1.0 - weight) * grad_weight",
         "relu": "tl.where(weight > 0.0, grad_weight, 0.0)",
     }[spec.program.normalizer.kind]
     block.add(f"grad_score = {slope}")
-    if partial:
-        # Not only weights of 0: what is computed of pairs that are not kept may be NaN.
+    if hidden == "if CAREFUL":
+        block.add("if CAREFUL:")
+        block.add("    grad_score = tl.where(keep, grad_score, 0.0)")
+    elif hidden:
         block.add("grad_score = tl.where(keep, grad_score, 0.0)")
 
 

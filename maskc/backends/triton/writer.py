@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from maskc.backends.triton.expressions import Block, Expressions, table_name, without_brackets
@@ -9,6 +10,7 @@ from maskc.backends.triton.places import InnerText, place_arguments
 from maskc.backends.triton.sides import ends_with_queries
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.spelling import HELPERS
+from maskc.backends.triton.tiles import FULL_ENDS, PART_ENDS, PART_SKIP, RECORD, SHARE
 from maskc.ir.nodes import Node
 from maskc.ir.text import print_node
 
@@ -21,11 +23,11 @@ __all__ = [
     "careful_rows",
     "hide_lines",
     "interval_lines",
-    "item_name",
     "keep_lines",
     "key_tile_lines",
     "loop_lines",
     "origin",
+    "plan_line",
     "query_tile_lines",
     "row_lines",
     "share_lines",
@@ -38,26 +40,43 @@ LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
 """
 
 #: Arguments that every kernel has, in order: the plan, lengths and strides come after the tensors.
-PLAN = ("plan_of", "row_order", "full_first", "full_last", "full_tiles", "part_first", "part_last", "part_tiles")
-
-#: Arguments of kernels whose longest rows are cut into shares: see ``shares``.
-SHARES = ("row_of", "share_of")
+PLAN = ("plan_of", "schedule", "full_tiles", "part_tiles")
 
 
-def row_lines(spec: KernelSpec, plan: str = "plan") -> str:
-    """Which row of tiles an instance works for, as lines of a template; and ``item``, what the plan calls it."""
-    taken = f"tl.load(row_order + {plan} * tile_rows + program % tile_rows)"
-    if not spec.shared:
-        return f"    tile_row = {taken}"
-    return f"""    item = {taken}
-    # Long rows are cut into shares, which leave their part to be joined; -1: a whole row.
-    tile_row = tl.load(row_of + item)
-    share = tl.load(share_of + item)"""
+def plan_line(place: str, name: str = "plan") -> str:
+    """Which mask the head at ``place`` of all heads of batch entries has."""
+    return f"{name} = 0 if ONE_PLAN else tl.load(plan_of + {place})"
 
 
-def item_name(spec: KernelSpec) -> str:
-    """What the plan's arrays are indexed by, besides the mask."""
-    return "item" if spec.shared else "tile_row"
+def row_lines(spec: KernelSpec, plan: str = "plan") -> list[str]:
+    """Which row of tiles a program instance works for, by the plan's schedule. All that an instance has to wait for
+    is read first, at once: each step from one load to the next costs it a good part of the time of a tile."""
+    lines = [
+        "# Rows with much work come first in the schedule, so that none of them is left for the end.",
+        f"line = schedule + ({plan} * tile_rows + program % tile_rows) * {RECORD}",
+        "tile_row = tl.load(line)",
+    ]
+    if spec.shared:
+        lines += [
+            "# Long rows are cut into shares, which leave their part to be joined; -1: a whole row.",
+            f"share = tl.load(line + {SHARE})",
+        ]
+    return lines
+
+
+def bounds_lines() -> list[str]:
+    """Where the loops over full and over partial tiles start and end, by a line of the schedule: tiles themselves, or
+    places in the list of them."""
+    return [
+        f"full_a, full_z = tl.load(line + {FULL_ENDS[0]}), tl.load(line + {FULL_ENDS[1]})",
+        f"part_a, part_z = tl.load(line + {PART_ENDS[0]}), tl.load(line + {PART_ENDS[1]})",
+        "if not FULL_RUN:",
+        "    full_next = tl.load(full_tiles + full_a)",
+        "if PART_RUN == 2:  # two runs of tiles: where the first one ends, and how far it is to the second",
+        f"    part_cut, part_gap = tl.load(line + {PART_SKIP[0]}), tl.load(line + {PART_SKIP[1]})",
+        "elif not PART_RUN:",
+        "    part_next = tl.load(part_tiles + part_a)",
+    ]
 
 
 def share_lines(side: str, matrices: Sequence[tuple[str, str, str]], vectors: Sequence[tuple[str, str]]) -> list[str]:
@@ -96,7 +115,7 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
     ``strides``: the tensors that have strides of their own, as words.
     """
     out = [Argument(name, kind) for name, kind in tensors]
-    out += [Argument(name, "int32") for name in (*PLAN, *(SHARES if spec.shared else ()))]
+    out += [Argument(name, "int32") for name in PLAN]
     if spec.clauses is not None:
         out += [Argument(name, "int32") for name in ("interval_low", "interval_high")]
     if spec.boxed:
@@ -129,13 +148,15 @@ CONSTEXPRS = (
     "RAGGED_K",
     "FULL_RUN",
     "PART_RUN",
+    "ONE_PLAN",
     "PRECISION",
 )
 
 
 def assemble(name: str, purpose: str, args: list[Argument], body: list[str], helpers: Iterable[str]) -> Kernel:
     """The file: header, helper functions, the kernel."""
-    args = [*args, *(Argument(c, "constexpr") for c in CONSTEXPRS)]
+    words = set(re.findall(r"\w+", "\n".join(body)))
+    args = [*args, *(Argument(c, "constexpr") for c in CONSTEXPRS if c in words)]
     wanted = set(helpers)
     ordered = tuple(key for key in HELPERS if key in wanted)
     function = "@triton.jit\ndef " + name + "(\n" + _wrapped(args) + "\n):\n" + "\n".join(body)
@@ -160,31 +181,21 @@ def _wrapped(args: list[Argument]) -> str:
     return "\n".join([*lines, line])
 
 
-def bounds_lines(kind: str, indent: int) -> list[str]:
-    """Where the loop over the tiles of ``kind`` starts and ends: tiles themselves, or places in the list of them."""
-    pad = "    " * indent
-    return [f"{pad}{kind}_a = tl.load({kind}_first + at)", f"{pad}{kind}_z = tl.load({kind}_last + at)"]
-
-
-def loop_lines(kind: str, indent: int) -> list[str]:
+def loop_lines(kind: str) -> list[str]:
     """The head of the loop. A row's tiles of one kind that are contiguous need no list, nor do two runs of partial
-    ones."""
-    pad, run = "    " * indent, f"{kind.upper()}_RUN"
-    head = f"{pad}for i in tl.range({kind}_a, {kind}_z):"
-    one = f"tile = i if {run} else tl.load({kind}_tiles + i)"
-    if kind == "full":
-        return [head, f"{pad}    {one}"]
-    lines = [
-        f"if {run} == 2:  # two runs of tiles: where the first one ends, and how far it is to the second",
-        f"    {kind}_cut = tl.load({kind}_tiles + 2 * at)",
-        f"    {kind}_gap = tl.load({kind}_tiles + 2 * at + 1)",
-        f"for i in tl.range({kind}_a, {kind}_z):",
-        f"    if {run} == 2:",
-        f"        tile = i + tl.where(i >= {kind}_cut, {kind}_gap, 0)",
+    ones. A list is read one tile ahead: the loads of a tile whose place is itself loaded in the same turn would not
+    be under way before that turn, however many stages the pipeline has."""
+    run, lines = f"{kind.upper()}_RUN", [f"for i in tl.range({kind}_a, {kind}_z):"]
+    if kind == "part":
+        lines += [f"    if {run} == 2:", f"        tile = i + tl.where(i >= {kind}_cut, {kind}_gap, 0)"]
+    return [
+        *lines,
+        f"    {'elif' if kind == 'part' else 'if'} {run}:",
+        "        tile = i",
         "    else:",
-        f"        {one}",
+        f"        tile = {kind}_next",
+        f"        {kind}_next = tl.load({kind}_tiles + i + 1)",
     ]
-    return [f"{pad}{line}" for line in lines]
 
 
 def key_tile_lines(block: Block, keys: InnerText, positions: bool) -> None:
@@ -215,11 +226,11 @@ def interval_lines(spec: KernelSpec, block: Block, index: str, there: str, orien
     if spec.boxed:
         block.add(f"place = tl.cast(plan, tl.int64) * q_len + {index}")
         for name in ("low", "high"):
-            block.add(f"{name} = tl.load(box_{name} + place, mask={there}, other=0){orient}")
+            block.add(f"{name} = load(box_{name} + place, {there}, RAGGED_Q){orient}")
     for c in range(spec.clauses or 0):
         block.add(f"place = (tl.cast(plan, tl.int64) * {spec.clauses} + {c}) * q_len + {index}")
-        block.add(f"low_{c} = tl.load(interval_low + place, mask={there}, other=0){orient}")
-        block.add(f"high_{c} = tl.load(interval_high + place, mask={there}, other=0){orient}")
+        block.add(f"low_{c} = load(interval_low + place, {there}, RAGGED_Q){orient}")
+        block.add(f"high_{c} = load(interval_high + place, {there}, RAGGED_Q){orient}")
 
 
 _ROWS = """
@@ -273,8 +284,9 @@ def keep_lines(
         return
     if spec.boxed:
         where, index = (block, "k_idx") if used.outer == "q" else (before, "k_idx[:, None]")
-        where.add(f"point = tl.load(box_point + tl.cast(plan, tl.int64) * k_len + tl.minimum({index}, k_len - 1))")
-        block.add("keep = ((point - low) & (high - point) & box_guard) == box_guard")
+        where.add(f"point = tl.load(box_point + tl.cast(plan, tl.int64) * k_len + {index})")
+        # All bits of the guard in both: one instruction for what is not, and its comparison with 0.
+        block.add("keep = (~((point - low) & (high - point)) & box_guard) == 0")
         _ragged_lines(spec, block, ragged)
         return
     text = used.write(spec.program.mask, block, before, double=True)
