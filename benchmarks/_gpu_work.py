@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +28,9 @@ FAILED = 75  # exit status after a failure that was told
 Row = dict[str, Any]
 _sdpa: Any = torch.nn.functional.scaled_dot_product_attention
 SLOW_MS, FEW = 150.0, 1  # what takes longer than this is measured this often only
+DENSE = 16384  # keys up to which a mask of every pair is made
 LONG = 65536  # keys beyond which only the faster of SDPA's kernels is measured, which takes a second there
+READY_SECONDS = 75  # that a contender may take to be compiled and to run once
 TILE = 64  # of queries and of keys, in which work is counted
 FLUSHES = 10  # so that the host has submitted all kernels before the device comes to the first
 
@@ -75,7 +78,7 @@ def measure(p: Pattern, device: str, rounds: int) -> None:
     plan = op.plan(rows, n, q_tile=TILE, k_tile=TILE, layout=p.layout, **given)
     row["plan_ms"] = 1e3 * (time.perf_counter() - start)
     row["pairs"] = TILE * TILE * live_tiles(plan) * p.batch / plan.binding.batch
-    row["work"] = 4 * row["pairs"] * p.dim
+    row["work"] = 4 * row["pairs"] * p.dim if p.queries is None else 0  # a tile is no measure of a single query
     row["tiles"] = row["pairs"] / (p.batch * p.heads * plan.rows * TILE * plan.cols * TILE)
     start = time.perf_counter()
     run_once(lambda: op(*leaves, **given), leaves)
@@ -143,11 +146,19 @@ def run_once(forward: Callable[[], Tensor], leaves: tuple[Tensor, ...]) -> None:
 
 
 def attempt(what: str, row: Row, add: Callable[[], None]) -> None:
-    """Add a contender, or a note where it fails."""
+    """Add a contender, or a note where it fails or takes too long."""
+
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"not ready in {READY_SECONDS} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(READY_SECONDS)
     try:
         add()
     except Exception as error:
         row["notes"].append(f"{what}: {type(error).__name__}: {error}".splitlines()[0][:100])
+    finally:
+        signal.alarm(0)
 
 
 def add_sdpa(p: Pattern, forwards: dict[str, Any], leaves: tuple[Tensor, ...], device: str) -> None:
@@ -178,7 +189,7 @@ def mask_mod(p: Pattern, inputs: Row) -> Callable[..., Any]:
 
 def add_masked(p: Pattern, forwards: dict[str, Any], leaves: tuple[Tensor, ...], inputs: Row) -> None:
     """SDPA with a dense mask, where that is not too large."""
-    if p.length > 16384 or p.queries is not None or p.kv_heads != p.heads:
+    if p.length > DENSE or p.queries is not None or p.kv_heads != p.heads:
         return
     place = torch.arange(p.length, device="cuda", dtype=torch.int32)
     kept = mask_mod(p, inputs)(0, 0, place[:, None], place[None, :])
@@ -193,8 +204,9 @@ def add_flex(p: Pattern, forwards: dict[str, Any], leaves: tuple[Tensor, ...], i
     torch._dynamo.reset()  # else it stops compiling after a few masks, without a word
     mod, heads = mask_mod(p, inputs), p.heads if "w" in inputs else None
     rows = p.queries or p.length
-    # Evaluated at every pair of blocks at once where it is not compiled.
-    block = torch.compile(create_block_mask)(mod, None, heads, rows, p.length, device="cuda")
+    # Evaluated at every pair at once where it is not compiled; at 16,384 tokens, compiling did not end.
+    make: Any = torch.compile(create_block_mask) if p.length > DENSE else create_block_mask
+    block = make(mod, None, heads, rows, p.length, device="cuda")
     flex: Any = torch.compile(flex_attention)
     grouped = {"enable_gqa": True} if p.kv_heads != p.heads else {}
     forward = lambda: flex(*leaves, block_mask=block, **grouped)  # noqa: E731

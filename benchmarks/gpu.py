@@ -202,7 +202,7 @@ def table(rows: Iterable[Row]) -> list[str]:
             mine, flex = times.get(f"maskc {way}"), times.get(f"flex {way}")
             cells += [_number(mine), _number(flex), _number(flex / mine if mine and flex else None)]
             cells += [_dense(times, way), _number(times.get(f"masked {way}"))]
-            cells.append(_number(factor * r["work"] / mine / 1e9 if mine else None, 0))
+            cells.append(_number(factor * r["work"] / mine / 1e9 if mine and r["work"] else None, 0))
         cells += [_number(100 * r["tiles"], 1) + " %" if "tiles" in r else "", _number(r.get("compile_s"), 1)]
         cells += [_number(r.get("plan_ms"), 1), _number(r.get("first_s"), 1)]
         cells += [_number(r.get("host", {}).get(n), 0) for n in ("maskc", "flex")]

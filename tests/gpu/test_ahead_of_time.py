@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from maskc.backends.triton import aot
 from maskc.backends.triton.aot import Compiled, Shape, check_kernel, disassembly
 from maskc.backends.triton.configs import Config, parse_target
 from maskc.backends.triton.emit import STAGES, Emitted, emit
@@ -86,6 +87,28 @@ def loops(found: Emitted) -> list[int]:
             spans.append((labels[to.group(1)], i))
     inner = [(a, z) for a, z in spans if not any(a <= b and y <= z and (a, z) != (b, y) for b, y in spans)]
     return [z - a for a, z in inner if any("HGMMA" in line for line in lines[a:z])]
+
+
+def test_triton_3_2_is_asked_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Source:
+        def __init__(self, fn: object, signature: dict[str, str], constants: dict[str, object], attrs: object) -> None:
+            self.signature, self.constants, self.attrs = signature, constants, attrs
+
+    class Attributes:
+        @classmethod
+        def from_hints(cls, hints: dict[int, int]) -> dict[int, int]:
+            return hints
+
+    program = lower_text("causal")[0]
+    kernel = STAGES["forward"](KernelSpec(specialised(program, {})))
+    monkeypatch.setattr(aot, "ASTSource", Source)
+    monkeypatch.setattr(aot.triton.backends.compiler, "AttrsDescriptor", Attributes, raising=False)
+    found, _ = aot._source(kernel, program, parse_target("cuda:90"), Config(64, 64, 4, 3), Shape())
+    assert (found.signature["q_ptr"], found.signature["scale"]) == ("*bf16", "fp32")
+    assert (found.constants["Q_TILE"], found.constants["q_sd"]) == (64, 1)
+    assert not set(found.signature) & set(found.constants)
+    assert set(found.signature) | set(found.constants) == {a.name for a in kernel.arguments}
+    assert found.attrs[0] == 16
 
 
 @pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])

@@ -26,6 +26,7 @@ def test_case(interpreter: Interpreter, name: str) -> None:
         "pattern p { attend causal & k < 21 & q < 21 }",
         "pattern p { attend causal & k < 21 & q < 21\n normalize softmax(sink = 0.5) }",
         "pattern p { attend window(4, 4) & k < 21 & q < 21\n normalize sigmoid }",
+        "pattern p(bias: float[k], m: float[q]) { attend causal & k < 21 & q < 21\n score s * m[q] + bias[k] }",
     ],
 )
 def test_nan_in_tokens_that_nobody_sees_reaches_nothing(interpreter: Interpreter, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -104,8 +105,15 @@ def _source(
         signature[a.name] = _type(a.kind, a.table, program, shape.dtype)
         if signature[a.name].startswith("*") or re.fullmatch(r"[a-z]+_s[bhn]", a.name):
             attributes[i,] = [["tt.divisibility", 16]]
-    source = ASTSource(function, signature=signature, constexprs=constexprs, attrs=attributes)
-    return source, GPUTarget(target.kind, target.arch, target.warp_size)
+    gpu = GPUTarget(target.kind, target.arch, target.warp_size)
+    if "constexprs" in inspect.signature(ASTSource).parameters:
+        return ASTSource(function, signature=signature, constexprs=constexprs, attrs=attributes), gpu
+    # Triton 3.2.
+    names = [a.name for a in kernel.arguments]
+    plain = {name: kind for name, kind in signature.items() if kind != "constexpr"}
+    fixed = {names[i]: value for (i,), value in constexprs.items()}
+    aligned = triton.backends.compiler.AttrsDescriptor.from_hints({i: 16 for (i,) in attributes})
+    return ASTSource(function, signature=plain, constants=fixed, attrs=aligned), gpu
 
 
 def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
-from maskc.backends.triton.tiles import RECORD
+from maskc.backends.triton.tiles import FULL_ENDS, RECORD
 from maskc.backends.triton.weights import (
     derivatives,
     is_softmax,
@@ -135,7 +135,6 @@ _DKV_HEAD = """
     grad_key = tl.zeros((K_TILE, D_PAD), tl.float32)
     grad_value = tl.zeros((K_TILE, DV_PAD), tl.float32)
 
-    whole = 0  # tiles that are kept whole
     # The query heads that share this key head, one after another: the order of the sum never changes.
     for member in range(group):
         h = kv_head * group + member
@@ -143,7 +142,6 @@ _DKV_HEAD = """
         {plan_of_head}
         line = schedule + (plan * tile_rows + program % tile_rows) * {record}
 {bounds}
-        whole += full_z - full_a
         q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh
         do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
         row = tl.cast(bh, tl.int64) * q_len
@@ -151,8 +149,9 @@ _DKV_HEAD = """
 _QUERIES = (("q", "{}[None, :] * q_sn + d[:, None] * q_sd"), ("do", "{}[:, None] * do_sn + dv[None, :] * do_sd"))
 
 _UNKEPT = """
-    if whole == 0:
-        # Else every key is kept by some query. One that is not gets 0, also if its value is not finite.
+    line = schedule + (first_plan * tile_rows + program % tile_rows) * {record}
+    if tl.load(line + {full_first}) == tl.load(line + {full_last}):
+        # Else a tile is kept whole, and so is every key by some query. One that is not gets 0, even for a value of NaN.
         unkept = tl.max(tl.abs(grad_value), 1) == 0.0
         grad_key = tl.where(unkept[:, None] & (grad_key != grad_key), 0.0, grad_key)
 """
@@ -257,7 +256,8 @@ def write_dkv(spec: KernelSpec) -> Kernel:
         f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, mask=k_there)"
         for i in range(len(lookups))
     ]
-    lines += _UNKEPT.rstrip().split("\n") if clears_empty_rows(spec) else []
+    if clears_empty_rows(spec):
+        lines += _UNKEPT.format(record=RECORD, full_first=FULL_ENDS[0], full_last=FULL_ENDS[1]).rstrip().split("\n")
     given = []
     if spec.shared:
         pair = [("share_dk_ptr", "grad_key * scale", "d"), ("share_dv_ptr", "grad_value", "dv")]
@@ -368,7 +368,7 @@ def _grad_score(
     partial: bool,
 ) -> str:
     """From ``weight`` and ``grad_weight`` to the gradient by the dot product; its name."""
-    hidden = "if CAREFUL" if used.outer == "q" else "" if clears_empty_rows(spec) else "always"
+    hidden = "if CAREFUL" if used.outer == "q" else "" if clears_empty_rows(spec) and not lookups else "always"
     slope_lines(spec, block, hidden if partial else "")
     by_score, *by_lookups = derivatives(spec, lookups)
     for i, node in enumerate(by_lookups):

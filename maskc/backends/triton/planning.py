@@ -303,7 +303,7 @@ def plan_tiles(every: list[Any]) -> dict[str, Any]:
         run = bool(((count == 0) | (behind - first + 1 == count)).all())
         last = first + count if run else count.cumsum(0)
         for place, ends in ((at, last - count), (at + 1, last)):
-            lines[:, :, place] = ends.view(-1, rows)[:, order]
+            lines[:, :, place] = ends.view(len(every), rows)[:, order]
         # Kernels read a tile ahead, and so one behind the last.
         tiles = torch.nn.functional.pad(live.nonzero()[:, 1] if not run else count[:0], (0, 1))
         found |= {f"{word}_tiles": tiles, f"{word.upper()}_RUN": run}

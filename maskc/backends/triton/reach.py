@@ -109,7 +109,9 @@ def _range_lines(i: int, clause: Clause, used: Expressions, block: Block) -> tup
         block.add(line)
     there, low, high = "q_there[:, None]", "k_start", "k_len"
     if clause.residual is not TRUE:
-        there += f" & ({used.write(clause.residual, block, block, double=True)})"
+        # By way of an integer: see ``writer.keep_lines``.
+        kept = f"tl.where({used.write(clause.residual, block, block, double=True)}, 1, 0)"
+        there += f" & ((tl.zeros((Q_TILE, 1), tl.int32) + {kept}) != 0)"
     if clause.lo is not None:
         block.add(f"lows_{i} = tl.maximum({used.write(clause.lo, block, block)}, k_start)")
         low = f"lows_{i}"
