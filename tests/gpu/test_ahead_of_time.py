@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from maskc.backends.triton import aot
-from maskc.backends.triton.aot import Compiled, Shape, check_kernel, disassembly
-from maskc.backends.triton.configs import Config, parse_target
+from maskc.backends.triton import aot, configs
+from maskc.backends.triton.aot import Compiled, Shape, check_kernel, compile_kernel, disassembly
+from maskc.backends.triton.configs import Config, Rows, config, parse_target, shared_memory
 from maskc.backends.triton.emit import STAGES, Emitted, emit
-from maskc.backends.triton.masks import is_box
+from maskc.backends.triton.masks import is_box, pair_values
 from maskc.backends.triton.spec import KernelSpec, specialised
 from maskc.lower import lower_text
 from tests.gpu.cases import CASES
@@ -145,6 +145,20 @@ def test_patterns_compile_for_hopper(name: str, stage: str) -> None:
     assert found.compiled.tensor_cores
     if stage in ("forward", "dq") and "grid" not in name:
         assert found.compiled.spilled == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["causal", "documents", "3-D grid"])
+@pytest.mark.parametrize(("kind", "stage", "dim"), configs._BY_ROWS)
+def test_tiles_for_long_and_for_masked_rows_fit(kind: Rows, stage: str, dim: int, name: str) -> None:
+    program, target = lower_text(PATTERNS[name])[0], parse_target("cuda:90")
+    text_program = specialised(program, {})
+    chosen = config(stage, target, dim, "bfloat16", pair_values(text_program, None), kind)
+    assert chosen == configs._BY_ROWS[kind, stage, dim]
+    kernel = STAGES[stage](KernelSpec(text_program, boxed=is_box(text_program)))
+    found = compile_kernel(kernel, program, target, chosen, Shape(head_dim=dim, value_dim=dim))
+    assert found.shared <= shared_memory(target)
+    assert MATRIX["cuda:90"] in found.tensor_cores
 
 
 @pytest.mark.slow

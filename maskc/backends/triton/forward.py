@@ -221,7 +221,7 @@ _MINUS = '"-inf"'
 _SOFTMAX_TAIL = """
     empty = total == 0.0
     total = tl.where(empty, 1.0, total)
-    out = acc / total[:, None]
+    out = acc * (1.0 / total)[:, None]
     lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
 """
 _LSE_STORE = "    tl.store(lse_ptr + tl.cast({bh}, tl.int64) * q_len + {row}, lse, mask=q_there)"

@@ -254,7 +254,8 @@ def careful_rows(body: Sequence[str], result: str) -> list[str]:
     inside = [f"        {line}" if line else "" for text in body for line in text.split("\n")]
     note = [
         "            if not CAREFUL:",
-        f"                tl.store(poisoned + program, tl.max(({result} != {result}).to(tl.int32)))",
+        f"                nothing = tl.sum({result} * 0.0, 1)  # but for NaN and infinity",
+        "                tl.store(poisoned + program, tl.max((nothing != nothing).to(tl.int32)))",
     ]
     return [*_ROWS.strip("\n").split("\n"), *inside, *note]
 
