@@ -347,7 +347,9 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("causal", 131072, "forward", "long"),
         ("sliding_window(1024)", 131072, "forward", "usual"),
         ("sliding_window(1024)", 131072, "dq", "usual"),
-        ("sliding_window(2048)", 131072, "dkv", "long"),
+        ("sliding_window(1024)", 131072, "dkv", "long"),
+        ("sliding_window(512)", 131072, "dkv", "usual"),
+        ("sinks(4) & causal | sliding_window(1024)", 131072, "dkv", "usual"),  # more of it is masked
         ("causal & hash(q // 64, k // 64) % 2 == 0 & q - k < 3000", 8192, "dq", "usual"),
         ("causal & (q - k) % 40 < 30", 8192, "forward", "masked"),
         ("causal & (q - k) % 40 < 30", 8192, "dkv", "masked"),

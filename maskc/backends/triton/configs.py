@@ -208,24 +208,39 @@ def config(
     if dtype == "float32" and head_dim > 128:  # as wide as 16 bits and 512: no row is made for that
         side = 16 if shared_memory(target) < 1 << 17 else 32
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
-    chosen = rows[stage, wanted]
     if rows is _TABLE[90] and pair_values <= _MANY and (kind, stage, wanted) in _BY_ROWS:
         return _BY_ROWS[kind, stage, wanted]
+    chosen = rows[stage, wanted]
+    if pair_values <= _SOME:
+        return chosen
     if stage == "dkv":
-        keys, queries = chosen.k_tile, 32
-        if wanted > 64 and pair_values > _MANY:
-            keys = min(keys, 64)
-            if pair_values >= (
-                _MORE if rows is _TABLE[90] else _MOST
-            ):  # the matrix units of some chips take no less than 64 rows
-                keys, queries = (keys, 16) if rows in (_TABLE[90], _TABLE[100]) else (32, 32)
-        return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=keys) if pair_values > _SOME else chosen
+        queries, keys = _dkv_limits(chosen, rows, wanted, pair_values)
+    else:
+        queries, keys = _row_limits(chosen, rows, stage, wanted, pair_values)
+    return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=min(chosen.k_tile, keys))
+
+
+_Rows = dict[tuple[str, int], Config]
+
+
+def _dkv_limits(chosen: Config, rows: _Rows, wanted: int, pair_values: int) -> tuple[int, int]:
+    """Most queries and keys in a tile of dK and dV, where a pair has ``pair_values``."""
+    hopper = rows is _TABLE[90]
+    if wanted <= 64 or pair_values <= _MANY:
+        return (64 if hopper and wanted <= 64 and pair_values <= _MANY else 32), chosen.k_tile
+    if pair_values < (_MORE if hopper else _MOST):
+        return 32, 64
+    # The matrix units of some chips take no less than 64 rows.
+    return (16, 64) if hopper or rows is _TABLE[100] else (32, 32)
+
+
+def _row_limits(chosen: Config, rows: _Rows, stage: str, wanted: int, pair_values: int) -> tuple[int, int]:
+    """Most queries and keys in a tile of the forward kernel and that of dQ."""
     wide = stage == "forward" and wanted > 64
     few_keys = _SOME if wide and rows is _TABLE[100] else _MANY
     few_queries = _MANY if wide and rows in (_TABLE[80], _TABLE["gfx942"]) else _MOST
-    keys = 32 if pair_values > few_keys else 64 if pair_values > _SOME else chosen.k_tile
     queries = 64 if pair_values > few_queries and wanted > 64 else chosen.q_tile
-    return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=min(chosen.k_tile, keys))
+    return queries, 32 if pair_values > few_keys else 64
 
 
 def candidates(

@@ -40,8 +40,9 @@ Timer = Callable[[Callable[[], None]], float]
 _ROUNDS = 9
 _HOPELESS = 1.5  # times the fastest, each at its best: not measured again
 #: Keys a row at least, and share of partial tiles at most, where tiles of more rows were faster on an H100; and the
-#: share from which on smaller tiles were.
-_LONG_ROWS, _MOSTLY_FULL, _MOSTLY_PARTIAL = {"forward": 4096, "dq": 2304, "dkv": 2048}, 0.25, 0.4
+#: share from which on smaller tiles were. Where tokens are laid out in another order, rows have to be twice as long.
+_LONG_ROWS = {"forward": 4096, "dq": 2304, "dkv": 1024}
+_MOSTLY_FULL, _MOSTLY_PARTIAL = {"forward": 0.25, "dq": 0.25, "dkv": 0.15}, 0.4
 _CLEARLY = 0.98  # of the default's time: only then is another configuration taken
 
 
@@ -164,7 +165,7 @@ def choose(
 
 def rows_of(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> Rows:
     """What the plan's rows are like for a stage. The forward kernel gains from tiles of more rows only where every row
-    reads all keys, or what rows read does not stay in the cache."""
+    reads all keys, or what rows read does not stay in the cache, in the tokens' own order."""
     plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
     tiles = partial = rows = 0
     for g in plan.groups:
@@ -173,11 +174,12 @@ def rows_of(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> R
         rows += g.runs.offsets.size - 1
     if partial > _MOSTLY_PARTIAL * tiles:
         return "masked"
-    if tiles * chosen.k_tile < _LONG_ROWS[stage] * rows or partial > _MOSTLY_FULL * tiles:
+    laid_out = plan.q_order.index is not None or plan.k_order.index is not None
+    if tiles * chosen.k_tile < (1 + laid_out) * _LONG_ROWS[stage] * rows or partial > _MOSTLY_FULL[stage] * tiles:
         return "usual"
     cache = getattr(torch.cuda.get_device_properties(k.device), "L2_cache_size", 1 << 26)
     stays = k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2
-    return "usual" if stage == "forward" and stays and tiles < rows * plan.cols else "long"
+    return "usual" if stage == "forward" and (laid_out or (stays and tiles < rows * plan.cols)) else "long"
 
 
 def situation_of(entry: Entry, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:
