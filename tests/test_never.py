@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -182,3 +183,12 @@ def test_every_public_name_is_there():
         assert getattr(maskc, name).__module__.startswith("maskc"), name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         maskc.nothing  # noqa: B018
+
+
+def test_files_have_plain_names() -> None:
+    """What a slip of a shell leaves behind has not."""
+    whole = ROOT.parent
+    hidden = {path.name for path in whole.iterdir() if path.name.startswith(".")} | {"out", "build", "dist"}
+    files = [f.relative_to(whole) for f in whole.rglob("*") if f.relative_to(whole).parts[0] not in hidden]
+    odd = [str(f) for f in files if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", f.name)]
+    assert [name for name in odd if "__pycache__" not in name] == []
