@@ -15,11 +15,11 @@ _SINK_AND_GATE = (
 )
 #: Name -> text of the pattern, stage, form of the plan, float inputs with a gradient.
 GOLDEN: dict[str, tuple[str, str, Form, frozenset[str]]] = {
-    "causal-forward": ("causal", "forward", Form(), frozenset()),
+    "causal-forward": ("causal", "forward", Form(steady=True), frozenset()),
     "causal-decode": ("causal", "decode", Form(), frozenset()),
     "sink-and-gate-merge": (_SINK_AND_GATE, "merge", Form(), frozenset()),
-    "causal-dq": ("causal", "dq", Form(), frozenset()),
-    "causal-dkv": ("causal", "dkv", Form(), frozenset()),
+    "causal-dq": ("causal", "dq", Form(steady=True), frozenset()),
+    "causal-dkv": ("causal", "dkv", Form(steady=True), frozenset()),
     "window-and-sinks-forward": ("sinks(4) | sliding_window(1024)", "forward", Form(), frozenset()),
     "documents-by-intervals-forward": (
         "pattern p(doc: int[token]) { attend same(doc) & causal }",

@@ -76,6 +76,28 @@ def nan_reaches(text: str, length: int) -> bool:
     return not all(bool(x.isfinite().all()) for x in (out, *grads, *rest)) or bool(lse.isnan().any())
 
 
+def other_strides() -> dict[str, float]:
+    """How much results and gradients differ for tensors (token, batch, head, dim) from those for contiguous ones; the
+    texts of kernels differ, too."""
+    program = lower_text("pattern p(bias: float[head, 9]) { attend sliding_window(9)\n score s + bias[h, q - k] }")[0]
+    generator = torch.Generator().manual_seed(0)
+    bias = torch.randn(2, 9, generator=generator)
+    plain = [torch.randn(3, 2, 37, 32, generator=generator) for _ in range(4)]
+    moved = [x.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3) for x in plain]
+    results, texts = [], []
+    for q, k, v, grad in (plain, moved):
+        binding = bind(program, 37, 37, heads=2, layer=0, batch=3, sizes={}, values={})
+        stages = ("forward", "dq", "dkv", "pairs")
+        entry = Entry(program, binding, ("bias",), configs={s: Config(16, 16, 4, 1) for s in stages})
+        out, lse, _ = entry.forward(q, k, v, [bias], 0.2)
+        *grads, more = entry.backward(q, k, v, [bias], out, lse, grad, None, 0.2)
+        results.append([out, lse, *grads, *more])
+        texts.append({key[0]: value.text for key, value in entry._memory.items() if key[0] in stages})
+    assert all(texts[0][stage] != texts[1][stage] for stage in texts[0])
+    names = ("out", "lse", "dq", "dk", "dv", "bias")
+    return {n: float((a - b).abs().max()) for n, a, b in zip(names, *results, strict=True)}
+
+
 def random_masks(count: int) -> int:
     """Try ``count`` random programs of ``tests.strategies``, forward and decoding; the number that could be written."""
     from hypothesis import HealthCheck, given, settings
@@ -230,7 +252,7 @@ def _elsewhere(name: str) -> Any:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    functions = {f.__name__: f for f in (differences, nan_reaches, random_masks, backend_call)}
+    functions = {f.__name__: f for f in (differences, nan_reaches, other_strides, random_masks, backend_call)}
     for line in sys.stdin:
         name, *args = json.loads(line)
         try:

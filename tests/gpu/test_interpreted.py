@@ -19,6 +19,13 @@ def test_case(interpreter: Interpreter, name: str) -> None:
     assert {k: v for k, v in found.items() if not v <= bound} == {}
 
 
+def test_tokens_before_batch_entries_give_the_same_results(interpreter: Interpreter) -> None:
+    """Their strides depend on the batch size: they are no constants of a kernel."""
+    found = interpreter.call("other_strides")
+    assert len(found) == 6
+    assert set(found.values()) == {0.0}
+
+
 @pytest.mark.parametrize(
     "text",
     [

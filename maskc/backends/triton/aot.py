@@ -131,6 +131,8 @@ def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:
         "ONE_PLAN": shape.one_run,
         "PRECISION": "ieee",
         "CAREFUL": shape.careful,
+        **{f"{name}_sn": shape.head_dim for name in ("q", "k", "dq", "dk")},
+        **{f"{name}_sn": shape.value_dim for name in ("v", "o", "do", "dv")},
     }
 
 

@@ -121,7 +121,7 @@ def written(
     """
     text_program = specialised(program, args)
     tables = frozenset(p.name for p in program.params)
-    spec = KernelSpec(text_program, batched, None, tables, boxed=is_box(text_program))
+    spec = KernelSpec(text_program, batched, None, tables, boxed=is_box(text_program), steady=True)
     out = []
     for stage in stages:
         if stage == "pairs" and not score_lookups(spec).pairs:

@@ -19,6 +19,7 @@ from maskc.backends.triton.launch import (
     Prepared,
     on_device,
     pad,
+    steady,
     strides,
     table_arguments,
     used_here,
@@ -127,7 +128,7 @@ class Entry:
             shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
 
             def arguments() -> Arguments:
-                kernel = self.kernel("forward", form)
+                kernel = self.kernel("forward", form._replace(steady=steady(q, k, v, out)))
                 values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
                 values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
                 return kernel, batch * (heads // pack) * plan.rows, values

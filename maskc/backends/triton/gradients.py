@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from maskc.backends.triton.launch import strides
+from maskc.backends.triton.launch import steady, strides
 from maskc.backends.triton.shares import join_sums, share_buffers
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def start_gradients(
     tables_of = {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
 
     def arguments() -> Arguments:
-        kernel = entry.kernel(stage, form, wanted)
+        kernel = entry.kernel(stage, form._replace(steady=steady(q, k, v, of.out, of.grad)), wanted)
         values = {**entry._values(plan, kernel, q, k, v, tables), "LSE_GRAD": of.grad_lse is not None}
         for name, x in (("do", of.grad), ("o", of.out), ("dq", of.dq), ("dk", of.dk), ("dv", of.dv)):
             values |= strides(name, x)

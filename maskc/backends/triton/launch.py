@@ -31,6 +31,7 @@ __all__ = [
     "launch",
     "on_device",
     "pad",
+    "steady",
     "strides",
     "table_arguments",
     "target_of",
@@ -136,6 +137,12 @@ def table_arguments(
 def strides(name: str, tensor: Tensor) -> dict[str, int]:
     """The strides of a (B, H, N, D) tensor as arguments."""
     return {f"{name}_s{axis}": int(s) for axis, s in zip("bhnd", tensor.stride(), strict=True)}
+
+
+def steady(*tensors: Tensor) -> bool:
+    """Whether a token is no farther from the next one than a batch entry is: then how far does not depend on the number
+    of either, and may be a constant of a kernel. It does in (token, batch, head, dim)."""
+    return all(x.shape[0] == 1 or x.stride(2) <= x.stride(0) for x in tensors)
 
 
 def launch(kernel: Kernel, programs: int, values: Mapping[str, Any], chosen: Config, device: torch.device) -> Any:

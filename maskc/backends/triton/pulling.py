@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskc.backends.triton.jobs import jobs_on, most_blocks, pair_jobs
-from maskc.backends.triton.launch import DevicePlan, default_config, launch
+from maskc.backends.triton.launch import DevicePlan, default_config, launch, steady
 from maskc.backends.triton.pairs import grouping
 from maskc.backends.triton.spec import Form
 
@@ -41,7 +41,7 @@ def pull_pairs(
         ("jobs", apart, chosen, q.device),
         lambda: jobs_on(pair_jobs(entry.plan(chosen.q_tile, chosen.k_tile), apart), q.device),
     )
-    kernel = entry.kernel("pairs", Form(), frozenset(sums))
+    kernel = entry.kernel("pairs", Form(steady=steady(q, k, v, more["do_ptr"])), frozenset(sums))
     shape = chosen.q_tile, chosen.k_tile
     for some in jobs.chunks(most_blocks(apart, *shape)):
         blocks = [torch.empty((some.count, *shape), device=q.device) for _ in lookups]

@@ -27,6 +27,7 @@ class Form(NamedTuple):
     shared: bool = False
     boxed: bool = False
     listed: bool = False
+    steady: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class KernelSpec:
         shared: the longest rows of tiles are cut into shares: see ``shares``.
         boxed: partial tiles keep the keys of a box for each query: see ``boxes``.
         listed: when decoding, live tiles are read off a list, and not found from the length.
+        steady: how far apart tokens lie in the tensors is the same for all lengths and batch sizes, and a constant when
+            compiling: most of the arithmetic of addresses is done then, and few registers hold the rest.
     """
 
     program: Program
@@ -57,6 +60,7 @@ class KernelSpec:
     shared: bool = False
     boxed: bool = False
     listed: bool = False
+    steady: bool = False
     cleared: bool = True
 
     @property

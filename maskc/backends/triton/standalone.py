@@ -175,7 +175,7 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
 
     Raises MaskcError E702 where the pattern has no kernel.
     """
-    spec = KernelSpec(specialised(program, args), cleared=False)
+    spec = KernelSpec(specialised(program, args), steady=True, cleared=False)
     differentiable = spec.program.output is OUTPUT
     try:
         kernels = [write_forward(spec), *([write_dq(spec), write_dkv(spec)] if differentiable else [])]

@@ -133,7 +133,8 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
     out += [*place_arguments("q", spec.q_steps), *place_arguments("k", spec.k_steps)]
     out.append(Argument("scale", "float"))
     for tensor in strides.split():
-        out += [Argument(f"{tensor}_s{axis}", "int") for axis in "bhnd"]
+        kinds = {"n": "constexpr"} if spec.steady else {}
+        out += [Argument(f"{tensor}_s{axis}", kinds.get(axis, "int")) for axis in "bhnd"]
     return out
 
 
