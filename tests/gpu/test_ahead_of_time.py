@@ -155,10 +155,14 @@ def test_tiles_for_long_and_for_masked_rows_fit(kind: Rows, stage: str, dim: int
     text_program = specialised(program, {})
     chosen = config(stage, target, dim, "bfloat16", pair_values(text_program, None), kind)
     assert chosen == configs._BY_ROWS[kind, stage, dim]
-    kernel = STAGES[stage](KernelSpec(text_program, boxed=is_box(text_program)))
+    kernel = STAGES[stage](KernelSpec(text_program, boxed=is_box(text_program), steady=True))
     found = compile_kernel(kernel, program, target, chosen, Shape(head_dim=dim, value_dim=dim))
     assert found.shared <= shared_memory(target)
     assert MATRIX["cuda:90"] in found.tensor_cores
+    if (kind, stage) == ("masked", "forward"):  # three instances a multiprocessor
+        assert found.registers is not None
+        assert 3 * 32 * chosen.warps * found.registers <= 1 << 16
+        assert 3 * (found.shared + 1024) <= 228 << 10
 
 
 @pytest.mark.slow
