@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from maskc.backends.triton import aot
+from maskc.backends.triton.configs import Config, parse_target
+from maskc.backends.triton.join import write_join
 from maskc.backends.triton.shares import shared_rows
 from maskc.backends.triton.tiles import kernel_plan
 from maskc.lower import lower_text
@@ -57,6 +62,22 @@ def test_no_share_is_much_longer_than_a_fair_part() -> None:
     total = 16 * int((whole.part[1] - whole.part[0]).sum() + (whole.full[1] - whole.full[0]).sum())
     assert max(longest(*whole.full), longest(*whole.part)) > 2 * total / 264
     assert max(longest(*found.full), longest(*found.part)) < 1.5 * total / 264
+
+
+@pytest.mark.parametrize("pack", [1, 4])
+@pytest.mark.parametrize("averages", [False, True])
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
+def test_the_kernel_that_joins_compiles(
+    target: str, averages: bool, pack: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    sizes = {"TILE": 64, "PACK": pack, "WIDTH": 80, "WIDTH_PAD": 128}
+    monkeypatch.setattr(aot, "_constants", lambda *given: sizes)
+    program, chosen = lower_text("causal")[0], Config(64, 64, 8, 1)
+    found = aot.compile_kernel(write_join(averages), program, parse_target(target), chosen, aot.Shape())
+    assert found.spilled == 0
+    assert found.shared <= 65536
 
 
 @pytest.mark.parametrize("name", SHARED)

@@ -14,6 +14,7 @@ from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.gradients import BackwardPass, start_gradients
+from maskc.backends.triton.join import start_join
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
@@ -29,7 +30,7 @@ from maskc.backends.triton.packing import forward_pack
 from maskc.backends.triton.plans import device_plan, workers_of
 from maskc.backends.triton.pull import Values
 from maskc.backends.triton.pulling import pull_pairs
-from maskc.backends.triton.shares import join_results, share_buffers
+from maskc.backends.triton.shares import share_buffers
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
 from maskc.backends.triton.tune import Choice, choose
@@ -135,7 +136,9 @@ class Entry:
 
             self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, plan.partial)
             if plan.joint is not None:
-                join_results(plan.joint, shares, out, lse, pack, self.program.normalizer.kind == "softmax")
+                softmax = self.program.normalizer.kind == "softmax"
+                lses = (shares["share_lse_ptr"], lse) if softmax else None
+                start_join(self, plan.joint, chosen, shares["share_out_ptr"], out, pack, lses)
 
         if out.numel():
             start(self._config("forward", q, k, v, start))

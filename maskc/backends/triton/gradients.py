@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from maskc.backends.triton.join import start_join
 from maskc.backends.triton.launch import steady, strides
-from maskc.backends.triton.shares import join_sums, share_buffers
+from maskc.backends.triton.shares import share_buffers
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
@@ -75,4 +76,4 @@ def start_gradients(
     entry._start(what, chosen, q, k, v, tables, scale, {**of.named(), **tables_of, **shares}, arguments, careful)
     if plan.joint is not None:
         for name in widths:
-            plan.joint.put(join_sums(shares[f"share_{name}_ptr"], plan.joint.count), of.named()[f"{name}_ptr"])
+            start_join(entry, plan.joint, chosen, shares[f"share_{name}_ptr"], of.named()[f"{name}_ptr"])

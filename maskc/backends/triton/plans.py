@@ -38,8 +38,7 @@ def device_plan(
     if workers and not whole and queries.steps is None and keys.steps is None:
         rows, shares = shared_rows(rows, max(1, workers * pack), group)
     if shares is not None:
-        tile, length = (plan.k_tile, entry.binding.k_len) if by_keys else (plan.q_tile, entry.binding.q_len)
-        joint = _joint(shares, tile, length, device)
+        joint = Joint(shares.count, on_device(shares.rows.astype(np.int32), device))
     made = plan_arguments(rows, chosen, device, shares, joint)
     made.arguments.update(queries.on(device) | keys.on(device))
     if boxes is not None:
@@ -85,9 +84,3 @@ def _box_arguments(boxes: Packed, plan: TilePlan, device: torch.device) -> dict[
     arrays = {"low": boxes.low, "high": boxes.high, "point": np.pad(boxes.point, (0, plan.k_tile))}
     placed = {f"box_{name}": on_device(array, device) for name, array in arrays.items()}
     return {**placed, "box_guard": boxes.guard}
-
-
-def _joint(shares: Shares, tile: int, length: int, device: torch.device) -> Joint:
-    """Where the rows of tiles of ``tile`` tokens belong that are cut."""
-    tokens, places = shares.tokens(tile, length)
-    return Joint(shares.count, shares.size, tile, on_device(tokens, device), on_device(places, device))

@@ -5,7 +5,6 @@ alone at the end; what the shares leave is joined in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 
 from maskc.backends.triton.tiles import PARTIAL_WORK, KernelPlan, work_order
 
-__all__ = ["Joint", "Shares", "join_averages", "join_results", "join_sums", "share_buffers", "shared_rows"]
+__all__ = ["Joint", "Shares", "share_buffers", "shared_rows"]
 
 Array = npt.NDArray[Any]
 Tensor = torch.Tensor
@@ -44,12 +43,6 @@ class Shares:
     def size(self) -> int:
         """How many shares there are."""
         return int(self.rows.size) * self.count
-
-    def tokens(self, tile: int, length: int) -> tuple[Array, Array]:
-        """The tokens of the rows that are cut, and their places one row of ``tile`` after another."""
-        every = (self.rows[:, None].astype(np.int64) * tile + np.arange(tile)).ravel()
-        there = np.flatnonzero(every < length)
-        return every[there], there
 
 
 def shared_rows(plan: KernelPlan, workers: int, group: int = 1) -> tuple[KernelPlan, Shares | None]:
@@ -100,55 +93,16 @@ def share_buffers(
     """Where shares leave their parts, float32, by the names of arguments. ``widths``: of what; None: one number."""
     if joint is None:
         return {}
-    shape = joint.size, programs, tile
+    shape = joint.rows.numel() * joint.count, programs, tile
     return {
         f"share_{name}_ptr": torch.empty(shape if width is None else (*shape, width), device=device)
         for name, width in widths.items()
     }
 
 
-def join_results(
-    joint: Joint, shares: Mapping[str, Tensor], out: Tensor, lse: Tensor, pack: int, softmax: bool
-) -> None:
-    """Put what the shares of long rows left of outputs (B, H, Nq, Dv) and log-sum-exps (B, H, Nq) where it belongs."""
-    if not softmax:
-        joint.put(join_sums(shares["share_out_ptr"], joint.count), out, pack)
-        return
-    average, whole = join_averages(shares["share_out_ptr"], shares["share_lse_ptr"], joint.count)
-    joint.put(average, out, pack)
-    joint.put(whole, lse, pack)
-
-
-def join_sums(parts: Tensor, count: int) -> Tensor:
-    """Sums (rows, ...) of the shares (rows * count, ...) of each row."""
-    return parts.view(-1, count, *parts.shape[1:]).sum(dim=1)
-
-
-def join_averages(parts: Tensor, lses: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Averages (rows, ..., D) and log-sum-exps (rows, ...) from those of the shares; 0 and minus infinity where a query
-    keeps nothing."""
-    parts, lses = parts.view(-1, count, *parts.shape[1:]), lses.view(-1, count, *lses.shape[1:])
-    lse = torch.logsumexp(lses, dim=1)
-    weight = torch.where(lses == -torch.inf, 0.0, torch.exp(lses - lse[:, None]))
-    return (torch.where(weight[..., None] > 0, parts, 0.0) * weight[..., None]).sum(dim=1), lse
-
-
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """Where on a device the rows that are cut belong: the tokens of ``count`` shares each, and their places in joined
-    rows of ``tile``, one after another."""
+    """The rows of tiles that are cut into ``count`` shares each, int32, on a device."""
 
     count: int
-    size: int
-    tile: int
-    tokens: Tensor
-    places: Tensor
-
-    def put(self, joined: Tensor, into: Tensor, pack: int = 1) -> None:
-        """Write joined rows (rows, batch * heads / pack, tile * pack, ...) to the tokens of ``into``, (batch, heads,
-        length, ...)."""
-        batch, heads = into.shape[:2]
-        inner = joined.shape[3:]
-        found = joined.view(-1, batch, heads // pack, self.tile, pack, *inner)
-        found = found.permute(1, 2, 4, 0, 3, *range(5, 5 + len(inner))).reshape(batch, heads, -1, *inner)
-        into.index_copy_(2, self.tokens, found.index_select(2, self.places).to(into.dtype))
+    rows: Tensor
