@@ -133,7 +133,7 @@ def test_a_mask_takes_a_few_instructions_a_pair(name: str, stage: str, most: flo
 @pytest.mark.parametrize("dim", [64, 128])
 def test_causal_fits_every_chip(target: str, stage: str, dim: int) -> None:
     # The fastest tile on an H100 spills a little: see docs/decisions/0004-gpu.md.
-    check(compiled("causal", target, stage, dim), target, 32 * ((target, stage, dim) == ("cuda:90", "dkv", 128)))
+    check(compiled("causal", target, stage, dim), target, 8 * ((target, stage, dim) == ("cuda:90", "dkv", 128)))
 
 
 @pytest.mark.slow

@@ -137,14 +137,12 @@ def test_next_to_nothing_spills_on_hopper(
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     program = lower_text("dilated(64, 16) & causal")[0]
-    spec = KernelSpec(specialised(program, {}), **form._asdict())
+    spec = KernelSpec(specialised(program, {}), **form._replace(steady=True)._asdict())
     target, shape = parse_target("cuda:90"), Shape(head_dim=dim, value_dim=dim)
     chosen = config(stage, target, dim, shape.dtype, pair_values(spec.program, None))
     found = compile_kernel(STAGES[stage](spec), program, target, chosen, shape)
-    # At D = 128 the forward kernel has no register left for where laid-out keys are: a few are kept in memory.
-    allowed = 128 if (stage, dim) == ("forward", 128) and form.k_steps else 0
-    if (stage, dim, form) == ("dkv", 128, FORMS[0]):
-        allowed = 96  # in the tiles that were the fastest on an H100: see docs/decisions/0004-gpu.md
+    # In the tiles of dK and dV that were the fastest on an H100: see docs/decisions/0004-gpu.md.
+    allowed = {FORMS[0]: 80, FORMS[1]: 16}.get(form, 0) if (stage, dim) == ("dkv", 128) else 0
     assert found.spilled is not None
     assert found.spilled <= allowed
     assert "wgmma.mma_async" in found.tensor_cores

@@ -69,11 +69,11 @@ def test_few_kernels_spill() -> None:
     """Masks with loops and with many bounds a query do, on some chips; the page names them. The kernel of dK and dV on
     cuda:90 does a little in the tiles that were the fastest on an H100."""
     spilling = {key: row["spilled"] for key, row in said().items() if row["spilled"] > SMALL}
+    assert {key for key in spilling if key[0] == "causal"} == set()
     measured = {key for key in spilling if key[1:] == ("cuda:90", 128, "dkv")}
-    assert max(spilling[key] for key in measured if key[0] == "causal") <= 32
+    assert {key[0] for key in measured if spilling[key] > 64} <= {"bias of pairs"}
     others = set(spilling) - measured
-    assert {key for key in others if key[0] == "causal"} == set()
-    assert {key[0] for key in others if key[1] == "cuda:90"} <= {"bigbird", "bigbird_drawn", "t5_decoder"}
+    assert {key[0] for key in others if key[1] == "cuda:90"} <= {"bigbird_drawn", "t5_encoder"}
     assert len(others) <= 0.025 * len(said())
 
 
