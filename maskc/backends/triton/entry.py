@@ -14,7 +14,7 @@ from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.gradients import BackwardPass, start_gradients
-from maskc.backends.triton.join import start_join
+from maskc.backends.triton.join import prepared_join
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
@@ -38,6 +38,7 @@ from maskc.ir.program import OUTPUT
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
+    from maskc.backends.triton.shares import Joint
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.tiles.plan import TilePlan
@@ -138,7 +139,7 @@ class Entry:
             if plan.joint is not None:
                 softmax = self.program.normalizer.kind == "softmax"
                 lses = (shares["share_lse_ptr"], lse) if softmax else None
-                start_join(self, plan.joint, chosen, shares["share_out_ptr"], out, pack, lses)
+                self._join(plan.joint, chosen, shares["share_out_ptr"], out, pack, lses)
 
         if out.numel():
             start(self._config("forward", q, k, v, start))
@@ -176,6 +177,23 @@ class Entry:
         tensors["poisoned"] = torch.empty(ready[0].programs, dtype=torch.int32, device=q.device)
         for each in ready:
             each.start(tensors, {"scale": float(scale)})
+
+    def _join(
+        self,
+        joint: Joint,
+        chosen: Config,
+        part: Tensor,
+        into: Tensor,
+        pack: int = 1,
+        lses: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Join what the shares of rows left, ``part``, in ``into`` (B, H, N, width). ``chosen``: what they were
+        computed with. ``lses``: the log-sum-exps of the parts, and where that of all goes, (B, H, N); None: parts are
+        added up."""
+        key = ("launch", chosen, "join", joint, into.shape, into.stride(), into.dtype, pack, lses is None)
+        ready = self._remembered(key, lambda: prepared_join(joint, part, into, pack, lses is not None))
+        more = {} if lses is None else {"part_lse_ptr": lses[0], "lse_ptr": lses[1]}
+        ready.start({"part_ptr": part, "into_ptr": into, **more}, {})
 
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from maskc.backends.triton.join import start_join
 from maskc.backends.triton.launch import steady, strides
 from maskc.backends.triton.shares import share_buffers
 
@@ -76,4 +75,4 @@ def start_gradients(
     entry._start(what, chosen, q, k, v, tables, scale, {**of.named(), **tables_of, **shares}, arguments, careful)
     if plan.joint is not None:
         for name in widths:
-            start_join(entry, plan.joint, chosen, shares[f"share_{name}_ptr"], of.named()[f"{name}_ptr"])
+            entry._join(plan.joint, chosen, shares[f"share_{name}_ptr"], of.named()[f"{name}_ptr"])

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.launch import Prepared, pad
+from maskc.backends.triton.shares import Joint
 from maskc.backends.triton.spec import Argument, Kernel
 from maskc.backends.triton.writer import assemble
 
-if TYPE_CHECKING:
-    from maskc.backends.triton.entry import Entry
-    from maskc.backends.triton.shares import Joint
-
-__all__ = ["start_join", "write_join"]
+__all__ = ["prepared_join", "write_join"]
 
 Tensor = torch.Tensor
 
@@ -77,28 +72,12 @@ def write_join(averages: bool) -> Kernel:
     return assemble("attention_join", "The shares of long rows, joined.", args, lines, [])
 
 
-def start_join(
-    entry: Entry,
-    joint: Joint,
-    chosen: Config,
-    part: Tensor,
-    into: Tensor,
-    pack: int = 1,
-    lses: tuple[Tensor, Tensor] | None = None,
-) -> None:
-    """Join ``part`` (rows * count, programs, tile, width) into the rows of ``into`` (B, H, N, width) that were cut.
-    ``chosen``: what the parts were computed with. ``lses``: the log-sum-exps of the parts, and where that of all goes,
-    (B, H, N); None: parts are added up."""
-    kind = (into.shape, into.stride(), into.dtype, pack, lses is None)
-
-    def prepared() -> Prepared:
-        kernel, (_, programs, tile, width) = write_join(lses is not None), part.shape
-        shared = {"rows": joint.rows, "count": joint.count, "programs": programs, "heads": into.shape[1]}
-        shared |= {"length": into.shape[2], "TILE": tile, "PACK": pack, "WIDTH": width, "WIDTH_PAD": pad(width)}
-        shared |= {f"s_{axis}": int(s) for axis, s in zip("bhnd", into.stride(), strict=True)}
-        return Prepared(kernel, joint.rows.numel() * programs, shared, Config(tile, tile, 8, 1), into.device)
-
-    tensors = {"part_ptr": part, "into_ptr": into}
-    if lses is not None:
-        tensors |= {"part_lse_ptr": lses[0], "lse_ptr": lses[1]}
-    entry._remembered(("launch", chosen, "join", joint, kind), prepared).start(tensors, {})
+def prepared_join(joint: Joint, part: Tensor, into: Tensor, pack: int, averages: bool) -> Prepared:
+    """The kernel of ``write_join``, ready for tensors like ``part`` (rows * count, programs, tile, width) and ``into``
+    (B, H, N, width), whose rows in ``joint`` were cut. ``pack``: heads that share a row of tiles."""
+    _, programs, tile, width = part.shape
+    shared = {"rows": joint.rows, "count": joint.count, "programs": programs, "heads": into.shape[1]}
+    shared |= {"length": into.shape[2], "TILE": tile, "PACK": pack, "WIDTH": width, "WIDTH_PAD": pad(width)}
+    shared |= {f"s_{axis}": int(s) for axis, s in zip("bhnd", into.stride(), strict=True)}
+    count = joint.rows.numel() * programs
+    return Prepared(write_join(averages), count, shared, Config(tile, tile, 8, 1), into.device)
