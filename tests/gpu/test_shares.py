@@ -40,7 +40,7 @@ def test_shares_are_the_row(text: str, by_keys: bool) -> None:
                 pieces = [i for item in items for i in range(first[item], last[item])]
                 at = mask * whole.rows + row
                 assert pieces == list(range(getattr(whole, kind)[0][at], getattr(whole, kind)[1][at]))
-    assert set(shares.share_of[shares.share_of >= 0]) == set(range(shares.size))
+    assert set(shares.share_of[shares.share_of >= 0]) == set(range(shares.rows.size * shares.count))
 
 
 def test_rows_of_equal_length_are_left_whole() -> None:

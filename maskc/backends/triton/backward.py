@@ -20,8 +20,9 @@ from typing import NamedTuple
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
-from maskc.backends.triton.tiles import FULL_ENDS, RECORD
+from maskc.backends.triton.tiles import FULL_ENDS
 from maskc.backends.triton.weights import (
+    Hidden,
     derivatives,
     is_softmax,
     slope_lines,
@@ -39,6 +40,7 @@ from maskc.backends.triton.writer import (
     interval_lines,
     keep_lines,
     key_tile_lines,
+    line_of,
     loop_lines,
     plan_line,
     query_tile_lines,
@@ -140,7 +142,7 @@ _DKV_HEAD = """
         h = kv_head * group + member
         bh = b * heads + h
         {plan_of_head}
-        line = schedule + (plan * tile_rows + program % tile_rows) * {record}
+        {line}
 {bounds}
         q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh
         do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
@@ -149,7 +151,7 @@ _DKV_HEAD = """
 _QUERIES = (("q", "{}[None, :] * q_sn + d[:, None] * q_sd"), ("do", "{}[:, None] * do_sn + dv[None, :] * do_sd"))
 
 _UNKEPT = """
-    line = schedule + (first_plan * tile_rows + program % tile_rows) * {record}
+    {line}
     if tl.load(line + {full_first}) == tl.load(line + {full_last}):
         # Else a tile is kept whole, and so is every key by some query. One that is not gets 0, even for a value of NaN.
         unkept = tl.max(tl.abs(grad_value), 1) == 0.0
@@ -250,14 +252,17 @@ def write_dkv(spec: KernelSpec) -> Kernel:
     fields = {"plan": plan_line("b * heads + kv_head * group", "first_plan"), "plan_of_head": plan_line("bh")}
     fields |= {"taken": _indented(row_lines(spec, "first_plan"), 1), "bounds": _indented(bounds_lines(), 2)}
     lines = (
-        _lines(columns.fill(_DKV_HEAD, queries=queries, record=str(RECORD), **fields)) + inner + before.lines + loops
+        _lines(columns.fill(_DKV_HEAD, queries=queries, line=line_of("plan"), **fields)) + inner + before.lines + loops
     )
     lines += [
         f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, mask=k_there)"
         for i in range(len(lookups))
     ]
     if clears_empty_rows(spec):
-        lines += _UNKEPT.format(record=RECORD, full_first=FULL_ENDS[0], full_last=FULL_ENDS[1]).rstrip().split("\n")
+        lines += [
+            "",
+            *_lines(_UNKEPT.format(line=line_of("first_plan"), full_first=FULL_ENDS[0], full_last=FULL_ENDS[1])),
+        ]
     given = []
     if spec.shared:
         pair = [("share_dk_ptr", "grad_key * scale", "d"), ("share_dv_ptr", "grad_value", "dv")]
@@ -368,8 +373,12 @@ def _grad_score(
     partial: bool,
 ) -> str:
     """From ``weight`` and ``grad_weight`` to the gradient by the dot product; its name."""
-    hidden = "if CAREFUL" if used.outer == "q" else "" if clears_empty_rows(spec) and not lookups else "always"
-    slope_lines(spec, block, hidden if partial else "")
+    hidden: Hidden = "never"
+    if partial and used.outer == "q":
+        hidden = "if CAREFUL"
+    elif partial and (lookups or not clears_empty_rows(spec)):
+        hidden = "always"
+    slope_lines(spec, block, hidden)
     by_score, *by_lookups = derivatives(spec, lookups)
     for i, node in enumerate(by_lookups):
         block.add(f"table_{i} += tl.sum({times(used, node, block, before, partial)}, 1)")

@@ -287,11 +287,12 @@ def tile_kinds(mask: Any, given: Any, b: int, h: int, q_tile: int, k_tile: int, 
 
 def plan_tiles(every: list[Any]) -> dict[str, Any]:
     """The kinds of tile of some masks as the kernels read them: for every row its full and its partial tiles, as
-    two numbers where they are contiguous, else as a list; those with most work first."""
+    two numbers where they are contiguous, else as a list; rows with most work come first."""
     rows = every[0].shape[0]
     work = torch.stack([work_of(kinds) for kinds in every])
     # One order for all of them: an instance of some kernels does several heads one after another.
     order = torch.argsort(-work.sum(0), stable=True)
+    # A line: the row, where its full tiles start and end, and where its partial ones do.
     lines = torch.zeros((len(every), rows, 8), dtype=torch.int64, device=order.device)
     lines[:, :, 0] = order
     found: dict[str, Any] = {"tile_rows": rows, "ONE_PLAN": len(every) == 1}

@@ -39,11 +39,6 @@ class Shares:
     row_of: Array
     share_of: Array
 
-    @property
-    def size(self) -> int:
-        """How many shares there are."""
-        return int(self.rows.size) * self.count
-
 
 def shared_rows(plan: KernelPlan, workers: int, group: int = 1) -> tuple[KernelPlan, Shares | None]:
     """The plan with its longest rows cut, if they would keep others waiting.

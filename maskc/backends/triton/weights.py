@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.spec import KernelSpec
@@ -13,6 +14,7 @@ from maskc.ir.rewrite import rebuild
 from maskc.passes.fold import fold_node
 
 __all__ = [
+    "Hidden",
     "derivatives",
     "is_softmax",
     "slope_lines",
@@ -22,6 +24,7 @@ __all__ = [
 ]
 
 _S = Symbol("s")
+Hidden = Literal["never", "if CAREFUL", "always"]
 
 
 def is_softmax(spec: KernelSpec) -> bool:
@@ -62,9 +65,9 @@ def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, part
         block.add(f"weight = {f'tl.sigmoid({logit})' if kind == 'sigmoid' else f'tl.maximum({logit}, 0.0)'}")
 
 
-def slope_lines(spec: KernelSpec, block: Block, hidden: str = "") -> None:
+def slope_lines(spec: KernelSpec, block: Block, hidden: Hidden = "never") -> None:
     """From ``weight`` and ``grad_weight`` to ``grad_score``, the gradient of the modified score: 0 for pairs that are
-    not kept, but NaN where ``grad_weight`` is not finite. ``hidden``: when it is 0 even then, "always" or "if CAREFUL".
+    not kept, but NaN where ``grad_weight`` is not finite. ``hidden``: when it is 0 even then.
     """
     slope = {
         "softmax": "weight * (grad_weight - delta)",
@@ -75,7 +78,7 @@ def slope_lines(spec: KernelSpec, block: Block, hidden: str = "") -> None:
     if hidden == "if CAREFUL":
         block.add("if CAREFUL:")
         block.add("    grad_score = tl.where(keep, grad_score, 0.0)")
-    elif hidden:
+    elif hidden == "always":
         block.add("grad_score = tl.where(keep, grad_score, 0.0)")
 
 

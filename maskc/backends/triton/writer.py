@@ -25,6 +25,7 @@ __all__ = [
     "interval_lines",
     "keep_lines",
     "key_tile_lines",
+    "line_of",
     "loop_lines",
     "origin",
     "plan_line",
@@ -48,12 +49,17 @@ def plan_line(place: str, name: str = "plan") -> str:
     return f"{name} = 0 if ONE_PLAN else tl.load(plan_of + {place})"
 
 
+def line_of(plan: str) -> str:
+    """A line of the schedule: that of the row of tiles that an instance works for, under a mask."""
+    return f"line = schedule + ({plan} * tile_rows + program % tile_rows) * {RECORD}"
+
+
 def row_lines(spec: KernelSpec, plan: str = "plan") -> list[str]:
     """Which row of tiles a program instance works for, by the plan's schedule. All that an instance has to wait for
     is read first, at once: each step from one load to the next costs it a good part of the time of a tile."""
     lines = [
         "# Rows with much work come first in the schedule, so that none of them is left for the end.",
-        f"line = schedule + ({plan} * tile_rows + program % tile_rows) * {RECORD}",
+        line_of(plan),
         "tile_row = tl.load(line)",
     ]
     if spec.shared:
