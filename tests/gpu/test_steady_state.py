@@ -57,7 +57,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, capturing: bool = False) -> list[t
     """The launches to come, which are not made."""
     launches: list[tuple[str, Any]] = []
 
-    def launch(kernel: Any, programs: int, values: Any, chosen: Config, device: torch.device) -> None:
+    def launch(kernel: Any, grid: Any, values: Any, chosen: Config, device: torch.device) -> None:
         missing = {a.name for a in kernel.arguments} - set(values)
         assert not missing, missing
         tensors = [x for x in values.values() if isinstance(x, torch.Tensor)]
@@ -154,7 +154,7 @@ def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch
             current.pop()
 
     class Function:
-        def __getitem__(self, grid: tuple[int]) -> Any:
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
             return lambda **given: seen.append((grid, current[-1]))
 
     seen: list[Any] = []
@@ -162,8 +162,8 @@ def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     monkeypatch.setattr(launch_module, "load_kernel", lambda kernel, interpret: Function())
     kernel = entry_module.Kernel("f", "", ())
-    launch_module.launch(kernel, 7, {}, Config(16, 16, 4, 1), torch.device("cuda", 1))
-    assert seen == [((7,), 1)]
+    launch_module.launch(kernel, (7, 1, 1), {}, Config(16, 16, 4, 1), torch.device("cuda", 1))
+    assert seen == [((7, 1, 1), 1)]
     assert current == [0]
 
 
@@ -182,7 +182,7 @@ def test_compiled_code_is_started_without_asking_triton_again(constants: bool, m
         def __getitem__(self, grid: tuple[int, int, int]) -> Any:
             return lambda *arguments: started.append((grid, arguments))
 
-    def launch(kernel: Any, programs: int, values: Any, chosen: Config, device: torch.device) -> Code:
+    def launch(kernel: Any, grid: Any, values: Any, chosen: Config, device: torch.device) -> Code:
         asked.append(values["x_ptr"].data_ptr() % 16)
         return Code()
 
@@ -190,7 +190,7 @@ def test_compiled_code_is_started_without_asking_triton_again(constants: bool, m
     kinds = {"x_ptr": "data", "n": "int", "plan": "int32", "scale": "float", "D": "constexpr"}
     kernel = spec_module.Kernel("f", "", tuple(spec_module.Argument(*a) for a in kinds.items()))
     plan, x = torch.zeros(4, dtype=torch.int32), torch.zeros(64, dtype=torch.float16)
-    ready = launch_module.Prepared(kernel, 7, {"n": 5, "plan": plan, "D": 64}, Config(16, 16, 4, 1), x.device)
+    ready = launch_module.Prepared(kernel, (7, 1, 1), {"n": 5, "plan": plan, "D": 64}, Config(16, 16, 4, 1), x.device)
     for tensor, scale in ((x, 0.5), (x[8:], 0.25), (x[1:], 0.5), (x[9:], 2.0)):
         ready.start({"x_ptr": tensor, "unused_ptr": tensor}, {"scale": scale})
     assert asked == [0, 2]

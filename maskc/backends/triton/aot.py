@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from maskc.backends.triton.configs import Config, Target
-from maskc.backends.triton.launch import pad
+from maskc.backends.triton.launch import at_once, pad
 from maskc.backends.triton.loading import load_kernel
 from maskc.backends.triton.spec import Kernel
 from maskc.ir.nodes import Type
@@ -93,7 +93,12 @@ def _source(
     kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape
 ) -> tuple[ASTSource, GPUTarget]:
     function = load_kernel(kernel, interpret=False)
-    constants = _constants(chosen, shape) | {"PACK": 4, "LSE_GRAD": False, "PAGE": shape.page, "STARTED": shape.ragged}
+    constants = _constants(chosen, shape, target) | {
+        "PACK": 4,
+        "LSE_GRAD": False,
+        "PAGE": shape.page,
+        "STARTED": shape.ragged,
+    }
     signature: dict[str, str] = {}
     constexprs: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -116,8 +121,9 @@ def _source(
     return ASTSource(function, signature=plain, constants=fixed, attrs=aligned), gpu
 
 
-def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:
+def _constants(chosen: Config, shape: Shape, target: Target) -> dict[str, Any]:
     return {
+        "AT_ONCE": at_once(chosen, 4 if shape.dtype == "float32" else 2, target),
         "D": shape.head_dim,
         "D_PAD": pad(shape.head_dim),
         "DV": shape.value_dim,
@@ -131,6 +137,7 @@ def _constants(chosen: Config, shape: Shape) -> dict[str, Any]:
         "ONE_PLAN": shape.one_run,
         "PRECISION": "ieee",
         "CAREFUL": shape.careful,
+        "FLAT": False,
         **{f"{name}_sn": shape.head_dim for name in ("q", "k", "dq", "dk")},
         **{f"{name}_sn": shape.value_dim for name in ("v", "o", "do", "dv")},
     }

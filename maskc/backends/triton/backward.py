@@ -37,6 +37,7 @@ from maskc.backends.triton.writer import (
     bounds_lines,
     careful_rows,
     hide_lines,
+    instance_lines,
     interval_lines,
     keep_lines,
     key_tile_lines,
@@ -46,6 +47,7 @@ from maskc.backends.triton.writer import (
     query_tile_lines,
     row_lines,
     share_lines,
+    stored_ragged,
 )
 from maskc.ir.derivative import float_lookups
 from maskc.ir.nodes import Const, Lookup, Node, Symbol
@@ -55,9 +57,7 @@ __all__ = ["clears_empty_rows", "score_lookups", "sums_delta_again", "write_dkv"
 _S = Symbol("s")
 
 _DQ_HEAD = """
-    bh = program // tile_rows
-    b = bh // heads
-    h = bh % heads
+    bh = b * heads + h
     {plan}
 {taken}
 
@@ -66,10 +66,10 @@ _DQ_HEAD = """
     q_there = q_idx < q_len
 {tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
-{shift}    q_at = {near}[:, None] * q_sn + d[None, :] * q_sd
+{shift}    q_at = {q_rows} + d[None, :] * q_sd
     q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh{q_start}
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
-    do_at = {near}[:, None] * do_sn + dv[None, :] * do_sd
+    do_at = {do_rows} + dv[None, :] * do_sd
     do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh{do_start}
     out_there = q_there[:, None] & (dv[None, :] < DV)
     grad_out = load(do_base + do_at, out_there, RAGGED_Q or DV != DV_PAD)
@@ -77,12 +77,12 @@ _DQ_HEAD = """
 """
 
 _OUT = """
-    o_at = {near}[:, None] * o_sn + dv[None, :] * o_sd
+    o_at = {o_rows} + dv[None, :] * o_sd
     o_base = out_ptr + tl.cast(b, tl.int64) * o_sb + tl.cast(h, tl.int64) * o_sh{o_start}
     out = load(o_base + o_at, out_there, RAGGED_Q or DV != DV_PAD)
     if LSE_GRAD:
-        lse_grad = tl.load(lse_grad_ptr + row, mask=q_there, other=0.0)
-    lse = tl.load(lse_ptr + row, mask=q_there, other=float("-inf"))
+        lse_grad = load(lse_grad_ptr + row, q_there, RAGGED_Q)
+    lse = load(lse_ptr + row, q_there, RAGGED_Q, float("-inf"))
 """
 _DELTA = """
     average = tl.sum(tl.cast(out, tl.float32) * tl.cast(grad_out, tl.float32), 1)
@@ -92,10 +92,10 @@ _DELTA = """
 """
 _LEVEL = """
     level_row = tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
-    tl.store(level_ptr + row, level_row, mask=q_there)
+    store(level_ptr + row, level_row, q_there, RAGGED_Q)
     level = level_row[:, None]
 """
-_DELTA_STORE = "    tl.store(delta_ptr + row, delta_row, mask=q_there)"
+_DELTA_STORE = "    store(delta_ptr + row, delta_row, q_there, RAGGED_Q)"
 _EXACT_DELTA = """
     # What the average lacks for having been taken of a rounded output.
     lacking = exact - average
@@ -106,19 +106,17 @@ _DQ_KEYS = """
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
 """
-_KEYS = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[None, :] * v_sn + dv[:, None] * v_sd"))
+_KEYS = (("k", "[None, :]"), ("v", "[None, :]"))
 
 _DQ_STORE = """
-    dq_at = {near}[:, None] * dq_sn + d[None, :] * dq_sd
+    dq_at = {dq_rows} + d[None, :] * dq_sd
     dq_base = dq_ptr + tl.cast(b, tl.int64) * dq_sb + tl.cast(h, tl.int64) * dq_sh{dq_start}
-    tl.store(dq_base + dq_at, tl.cast(dq * scale, dq_ptr.dtype.element_ty), mask=q_there[:, None] & (d[None, :] < D))
+    store(dq_base + dq_at, dq * scale, q_there[:, None] & (d[None, :] < D), {ragged} or D != D_PAD)
 """
 
 _DKV_HEAD = """
-    program = tl.program_id(0)
     kv_heads = heads // group
-    b = program // tile_rows // kv_heads
-    kv_head = program // tile_rows % kv_heads
+{instance}
     {plan}
 {taken}
 
@@ -127,10 +125,10 @@ _DKV_HEAD = """
     k_there = k_idx < k_len
 {tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
-{shift}    k_at = {near}[:, None] * k_sn + d[None, :] * k_sd
+{shift}    k_at = {k_rows} + d[None, :] * k_sd
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(kv_head, tl.int64) * k_sh{k_start}
     key = load(k_base + k_at, k_there[:, None] & (d[None, :] < D), RAGGED_K or D != D_PAD)
-    v_at = {near}[:, None] * v_sn + dv[None, :] * v_sd
+    v_at = {v_rows} + dv[None, :] * v_sd
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(kv_head, tl.int64) * v_sh{v_start}
     value = load(v_base + v_at, k_there[:, None] & (dv[None, :] < DV), RAGGED_K or DV != DV_PAD)
 {queries}
@@ -148,7 +146,7 @@ _DKV_HEAD = """
         do_base = do_ptr + tl.cast(b, tl.int64) * do_sb + tl.cast(h, tl.int64) * do_sh
         row = tl.cast(bh, tl.int64) * q_len
 """
-_QUERIES = (("q", "{}[None, :] * q_sn + d[:, None] * q_sd"), ("do", "{}[:, None] * do_sn + dv[None, :] * do_sd"))
+_QUERIES = (("q", "[None, :]"), ("do", "[:, None]"))
 
 _UNKEPT = """
     {line}
@@ -159,14 +157,14 @@ _UNKEPT = """
 """
 
 _DKV_STORE = """
-    dk_at = {near}[:, None] * dk_sn + d[None, :] * dk_sd
+    dk_at = {dk_rows} + d[None, :] * dk_sd
     dk_base = dk_ptr + tl.cast(b, tl.int64) * dk_sb + tl.cast(kv_head, tl.int64) * dk_sh{dk_start}
     dk_there = k_there[:, None] & (d[None, :] < D)
-    tl.store(dk_base + dk_at, tl.cast(grad_key * scale, dk_ptr.dtype.element_ty), mask=dk_there)
-    dv_at = {near}[:, None] * dv_sn + dv[None, :] * dv_sd
+    store(dk_base + dk_at, grad_key * scale, dk_there, {ragged} or D != D_PAD)
+    dv_at = {dv_rows} + dv[None, :] * dv_sd
     dv_base = dv_ptr + tl.cast(b, tl.int64) * dv_sb + tl.cast(kv_head, tl.int64) * dv_sh{dv_start}
     dv_there = k_there[:, None] & (dv[None, :] < DV)
-    tl.store(dv_base + dv_at, tl.cast(grad_value, dv_ptr.dtype.element_ty), mask=dv_there)
+    store(dv_base + dv_at, grad_value, dv_there, {ragged} or DV != DV_PAD)
 """
 
 
@@ -204,7 +202,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
     lookups = score_lookups(spec).rows
     used = _expressions(spec, "q", lookups)
     before = Block(hoisted=True)
-    rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE")
+    rows = outer_text("q", spec.q_steps, "q_in", "Q_TILE", spec.steady)
     softmax, exact = is_softmax(spec), sums_delta_again(spec)
     taken = [*row_lines(spec), *bounds_lines()]
     lines = _lines(rows.fill(_DQ_HEAD, plan=plan_line("bh"), taken=_indented(taken, 1)))
@@ -212,7 +210,7 @@ def write_dq(spec: KernelSpec) -> Kernel:
     if softmax:
         lines += _lines(rows.fill(_OUT))
         delta = [*_lines(_LEVEL), *_lines(_DELTA), *([] if exact else [_DELTA_STORE]), "    delta = delta_row[:, None]"]
-    lines += [*_lines(_DQ_KEYS), *(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS).before)]
+    lines += [*_lines(_DQ_KEYS), *(f"    {x}" for x in inner_text("k", spec.k_steps, _KEYS, spec.steady).before)]
     sums = [f"table_{i}" for i in range(len(lookups))]
     sums += ["exact", *(f"share_{i}" for i in range(len(lookups)))] if exact else []
     start = ["dq = tl.zeros((Q_TILE, D_PAD), tl.float32)", *(f"{s} = tl.zeros((Q_TILE,), tl.float32)" for s in sums)]
@@ -225,17 +223,21 @@ def write_dq(spec: KernelSpec) -> Kernel:
     lines += [*(f"    {line}" for line in start), *before.lines, *delta, *loops]
     if spec.shared:
         lines += share_lines("q", [("share_dq_ptr", "dq * scale", "d")], [])
-    lines += ["", *_lines(rows.fill(_DQ_STORE))]
+    ragged = stored_ragged(spec, "q")
+    lines += ["", *_lines(rows.fill(_DQ_STORE, ragged=ragged))]
     if exact:
         lines += [*_EXACT_DELTA.rstrip().split("\n"), _DELTA_STORE]
         lines += [f"    table_{i} -= lacking * share_{i}" for i in range(len(lookups))]
-    lines += [f"    tl.store(table_{i}_ptr + row, table_{i}, mask=q_there)" for i in range(len(lookups))]
+    lines += [f"    store(table_{i}_ptr + row, table_{i}, q_there, {ragged})" for i in range(len(lookups))]
     given = [("out_ptr", "data"), ("lse_ptr", "float32"), ("lse_grad_ptr", "float32")] if softmax else []
     given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
     args += [*CAREFUL, *([Argument("LSE_GRAD", "constexpr")] if softmax else [])]
-    lines = careful_rows(lines, "dq")
-    return assemble("attention_dq", "Attention, backward: dQ.", args, lines, ["load", "visible", *used.helpers])
+    lines, helpers = (
+        careful_rows(lines, "dq", instance_lines("h", "heads", careful=True)),
+        ["load", "store", "spread", "visible", *used.helpers],
+    )
+    return assemble("attention_dq", "Attention, backward: dQ.", args, lines, helpers)
 
 
 def write_dkv(spec: KernelSpec) -> Kernel:
@@ -247,15 +249,16 @@ def write_dkv(spec: KernelSpec) -> Kernel:
     loops: list[str] = []
     for kind in ("full", "part"):
         loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
-    columns = outer_text("k", spec.k_steps, "k_in", "K_TILE")
-    queries = "\n".join(f"    {x}" for x in inner_text("q", spec.q_steps, _QUERIES).before)
+    columns = outer_text("k", spec.k_steps, "k_in", "K_TILE", spec.steady)
+    queries = "\n".join(f"    {x}" for x in inner_text("q", spec.q_steps, _QUERIES, spec.steady).before)
     fields = {"plan": plan_line("b * heads + kv_head * group", "first_plan"), "plan_of_head": plan_line("bh")}
+    fields |= {"instance": _indented(instance_lines("kv_head", "kv_heads", numbered=spec.shared), 1)}
     fields |= {"taken": _indented(row_lines(spec, "first_plan"), 1), "bounds": _indented(bounds_lines(), 2)}
     lines = (
         _lines(columns.fill(_DKV_HEAD, queries=queries, line=line_of("plan"), **fields)) + inner + before.lines + loops
     )
     lines += [
-        f"        tl.store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, mask=k_there)"
+        f"        store(table_{i}_ptr + tl.cast(bh, tl.int64) * k_len + {columns.row}, table_{i}, k_there, RAGGED_K)"
         for i in range(len(lookups))
     ]
     if clears_empty_rows(spec):
@@ -268,9 +271,10 @@ def write_dkv(spec: KernelSpec) -> Kernel:
         pair = [("share_dk_ptr", "grad_key * scale", "d"), ("share_dv_ptr", "grad_value", "dv")]
         lines += share_lines("k", pair, [])
         given = [(name, "float32") for name, _, _ in pair]
-    lines += ["", *_lines(columns.fill(_DKV_STORE))]
+    lines += ["", *_lines(columns.fill(_DKV_STORE, ragged=stored_ragged(spec, "k")))]
     args = arguments([*tensors(spec, "dk dv"), *given, *buffers(lookups)], spec, used, "q k v do dk dv")
-    helpers = ["load", "visible", *used.helpers]
+    args += [Argument("programs", "int")] if spec.shared else []
+    helpers = ["load", "store", "spread", "visible", *used.helpers]
     return assemble("attention_dkv", "Attention, backward: dK and dV.", args, lines, helpers)
 
 
@@ -313,7 +317,7 @@ def sums_delta_again(spec: KernelSpec) -> bool:
 def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
     block = Block(indent=2)
     k_there, v_there, k_masked, v_masked = "d[:, None] < D", "dv[:, None] < DV", "D != D_PAD", "DV != DV_PAD"
-    keys = inner_text("k", spec.k_steps, _KEYS)
+    keys = inner_text("k", spec.k_steps, _KEYS, spec.steady)
     key_tile_lines(block, keys, partial or not spec.plain_score)
     if partial:
         k_there, v_there = f"(k_idx < k_len) & ({k_there})", f"(k_idx < k_len) & ({v_there})"
@@ -336,7 +340,7 @@ def _dq_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequen
 
 def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Sequence[Node], partial: bool) -> list[str]:
     block = Block(indent=3)
-    queries = inner_text("q", spec.q_steps, _QUERIES)
+    queries = inner_text("q", spec.q_steps, _QUERIES, spec.steady)
     query_tile_lines(block, queries, partial, partial or not spec.plain_score)
     masked = "RAGGED_Q or " if partial else ""
     q_there = "q_there[None, :] & (d[:, None] < D)" if partial else "d[:, None] < D"

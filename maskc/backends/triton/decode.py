@@ -112,8 +112,8 @@ class Decoder:
         }
         tile = replace(chosen, q_tile=sharing.q_tile)
         parts, merge = kernels
-        self._parts = Prepared(parts, sharing.tiles * sharing.splits, every, tile, q.device)
-        self._merge = Prepared(merge, sharing.tiles, every, tile, q.device)
+        self._parts = Prepared(parts, (sharing.tiles * sharing.splits, 1, 1), every, tile, q.device)
+        self._merge = Prepared(merge, (sharing.tiles, 1, 1), every, tile, q.device)
 
     def start(self, tensors: Mapping[str, Tensor], scale: float) -> None:
         """Start both on the current stream. ``tensors``: those that calls bring, by the names of arguments."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -18,11 +19,14 @@ from maskc.backends.triton.join import prepared_join
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
+    at_once,
+    grid_of,
     on_device,
     pad,
     steady,
     strides,
     table_arguments,
+    target_of,
     used_here,
 )
 from maskc.backends.triton.masks import every_query_keeps_a_key
@@ -48,8 +52,9 @@ __all__ = ["Entry"]
 Tensor = torch.Tensor
 _T = TypeVar("_T")
 _ROWS_EACH = 1024  # that an instance looks at for a NaN
-#: A kernel, how many instances there are, and the arguments that they share from call to call.
-Arguments = tuple[Kernel, int, dict[str, Any]]
+#: A kernel, the rows of tiles, heads and batch entries that it has instances for, and the arguments that they share
+#: from call to call.
+Arguments = tuple[Kernel, tuple[int, int, int], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +138,7 @@ class Entry:
                 kernel = self.kernel("forward", form._replace(steady=steady(q, k, v, out)))
                 values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
                 values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
-                return kernel, batch * (heads // pack) * plan.rows, values
+                return kernel, (plan.rows, heads // pack, batch), values
 
             self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, plan.partial)
             if plan.joint is not None:
@@ -165,16 +170,17 @@ class Entry:
         tensors = {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named, **more}
 
         def prepared() -> tuple[Prepared, ...]:
-            kernel, programs, values = arguments()
-            shared = {n: x for n, x in values.items() if n not in tensors} | {"programs": programs, "CAREFUL": False}
-            first = Prepared(kernel, programs, shared, chosen, q.device)
-            few = max(workers_of(q.device, chosen) or 2, -(-programs // _ROWS_EACH))
-            again = Prepared(kernel, min(few, programs), {**shared, "CAREFUL": True}, chosen, q.device)
+            kernel, extents, values = arguments()
+            (grid, flat), programs = grid_of(*extents), math.prod(extents)
+            shared = {n: x for n, x in values.items() if n not in tensors} | {"programs": programs, "FLAT": flat}
+            first = Prepared(kernel, grid, {**shared, "CAREFUL": False}, chosen, q.device)
+            few = min(programs, max(workers_of(q.device, chosen) or 2, -(-programs // _ROWS_EACH)))
+            again = Prepared(kernel, (few, 1, 1), {**shared, "CAREFUL": True}, chosen, q.device)
             return (first, again) if careful else (first,)
 
         like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
         ready = self._remembered(("launch", chosen, what, q.device, like), prepared)
-        tensors["poisoned"] = torch.empty(ready[0].programs, dtype=torch.int32, device=q.device)
+        tensors["poisoned"] = torch.empty(math.prod(ready[0].grid), dtype=torch.int32, device=q.device)
         for each in ready:
             each.start(tensors, {"scale": float(scale)})
 
@@ -335,6 +341,7 @@ class Entry:
             **{"heads": q.shape[1], "group": q.shape[1] // k.shape[1], "layer": b.layer},
             **{"D": d, "D_PAD": pad(d), "DV": dv, "DV_PAD": pad(dv), "PRECISION": self.precision},
             **{"Q_TILE": plan.config.q_tile, "K_TILE": plan.config.k_tile},
+            "AT_ONCE": at_once(plan.config, q.element_size(), target_of(q.device)),
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }
 

@@ -12,6 +12,7 @@ from maskc.backends.triton.writer import (
     bounds_lines,
     careful_rows,
     hide_lines,
+    instance_lines,
     interval_lines,
     keep_lines,
     key_tile_lines,
@@ -20,15 +21,14 @@ from maskc.backends.triton.writer import (
     plan_line,
     row_lines,
     share_lines,
+    stored_ragged,
 )
 from maskc.ir.program import OUTPUT
 
 __all__ = ["kind_of", "weight_lines", "write_forward"]
 
 _HEAD = """
-    bh = program // tile_rows
-    b = bh // heads
-    h = bh % heads
+    bh = b * heads + h
     {plan}
 {taken}
 
@@ -37,7 +37,7 @@ _HEAD = """
 {tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
 {note}{shift}    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb + tl.cast(h, tl.int64) * q_sh{q_start}
-    q_at = {near}[:, None] * q_sn + d[None, :] * q_sd
+    q_at = {q_rows} + d[None, :] * q_sd
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(h // group, tl.int64) * k_sh
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(h // group, tl.int64) * v_sh
@@ -46,10 +46,8 @@ _HEAD = """
 _SHIFT = "    # Where a tile starts is computed in 64 bits, places within it in 32.\n"
 
 _PACKED_HEAD = """
-    packs = heads // PACK
-    b = program // tile_rows // packs
     # A row is one query of one of the PACK heads that share a key head and a plan.
-    first_head = program // tile_rows % packs * PACK
+    first_head = pack * PACK
     {plan}
 {taken}
 
@@ -62,13 +60,13 @@ _PACKED_HEAD = """
 {tokens}    d = tl.arange(0, D_PAD)
     dv = tl.arange(0, DV_PAD)
 {note}{shift}    q_base = q_ptr + tl.cast(b, tl.int64) * q_sb{q_start}
-    q_at = tl.cast(h, tl.int64) * q_sh + {near}[:, None] * q_sn + d[None, :] * q_sd
+    q_at = tl.cast(h, tl.int64) * q_sh + {q_rows} + d[None, :] * q_sd
     query = load(q_base + q_at, q_there[:, None] & (d[None, :] < D), RAGGED_Q or D != D_PAD)
     k_base = k_ptr + tl.cast(b, tl.int64) * k_sb + tl.cast(first_head // group, tl.int64) * k_sh
     v_base = v_ptr + tl.cast(b, tl.int64) * v_sb + tl.cast(first_head // group, tl.int64) * v_sh
 """
 
-_KEY_ADDRESSES = (("k", "{}[None, :] * k_sn + d[:, None] * k_sd"), ("v", "{}[:, None] * v_sn + dv[None, :] * v_sd"))
+_KEYS = (("k", "[None, :]"), ("v", "[:, None]"))
 
 
 def write_forward(spec: KernelSpec) -> Kernel:
@@ -78,13 +76,15 @@ def write_forward(spec: KernelSpec) -> Kernel:
     sink, start = _start(spec, used)
     hoisted, loops = _loops(spec, used)
     near, size = ("q_in", "(Q_TILE // PACK)") if spec.packed else ("tl.arange(0, Q_TILE)", "Q_TILE")
-    rows = outer_text("q", spec.q_steps, near, size)
+    rows = outer_text("q", spec.q_steps, near, size, spec.steady and not spec.packed)
     taken = "\n".join(f"    {line}" for line in [*row_lines(spec), *bounds_lines()])
     plan = plan_line("b * heads + first_head" if spec.packed else "bh")
     fields = {"note": _SHIFT if rows.shift else "", "taken": taken, "plan": plan}
     head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, **fields)
     lines = [*head.strip("\n").split("\n"), *_keys(spec), *(f"    {line}" for line in (_ACC, *sink, *start))]
-    lines = careful_rows([*lines, *hoisted, *loops, *_finish(spec, used, rows)], "acc")
+    lines = [*lines, *hoisted, *loops, *_finish(spec, used, rows)]
+    instance = instance_lines(*(("pack", "packs") if spec.packed else ("h", "heads")), careful=True)
+    lines = careful_rows(lines, "acc", ["packs = heads // PACK", *instance] if spec.packed else instance)
     tensors = [(f"{name}_ptr", "data") for name in ("q", "k", "v", "out")]
     if spec.program.output is not OUTPUT:
         tensors.append(("plain_ptr", "data"))
@@ -95,7 +95,9 @@ def write_forward(spec: KernelSpec) -> Kernel:
     args = [*arguments(tensors, spec, used, "q k v o"), *CAREFUL]
     args += [Argument("shares", "int")] if spec.shared and spec.program.normalizer.sink is not None else []
     args += [Argument("PACK", "constexpr")] if spec.packed else []
-    return assemble("attention_forward", "Attention, forward.", args, lines, ["load", "visible", *used.helpers])
+    return assemble(
+        "attention_forward", "Attention, forward.", args, lines, ["load", "store", "spread", "visible", *used.helpers]
+    )
 
 
 def _expressions(spec: KernelSpec) -> Expressions:
@@ -161,12 +163,12 @@ def _loops(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
 
 
 def _keys(spec: KernelSpec) -> list[str]:
-    return [f"    {line}" for line in inner_text("k", spec.k_steps, _KEY_ADDRESSES).before]
+    return [f"    {line}" for line in inner_text("k", spec.k_steps, _KEYS, spec.steady).before]
 
 
 def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
     block = Block(indent=2)
-    keys = inner_text("k", spec.k_steps, _KEY_ADDRESSES)
+    keys = inner_text("k", spec.k_steps, _KEYS, spec.steady)
     there, masked = "d[:, None] < D", "D != D_PAD"
     key_tile_lines(block, keys, partial or not spec.plain_score)
     if partial:
@@ -224,14 +226,14 @@ _SOFTMAX_TAIL = """
     out = acc * (1.0 / total)[:, None]
     lse = tl.where(empty, float("-inf"), (top + tl.log2(total)) * LN2)
 """
-_LSE_STORE = "    tl.store(lse_ptr + tl.cast({bh}, tl.int64) * q_len + {row}, lse, mask=q_there)"
+_LSE_STORE = "    store(lse_ptr + tl.cast({bh}, tl.int64) * q_len + {row}, lse, q_there, {ragged})"
 
 _PLACE = [
-    "    o_base = tl.cast(b, tl.int64) * o_sb{of_head}{start}",
-    "    o_at = o_base + {of_row}{near}[:, None] * o_sn + dv[None, :] * o_sd",
+    "    o_base = tl.cast(b, tl.int64) * o_sb{of_head}{o_start}",
+    "    o_at = o_base + {of_row}{o_rows} + dv[None, :] * o_sd",
     "    o_there = q_there[:, None] & (dv[None, :] < DV)",
 ]
-_STORE = "    tl.store({} + o_at, tl.cast(out, {}.dtype.element_ty), mask=o_there)"
+_STORE = "    store({name} + o_at, out, o_there, {ragged} or DV != DV_PAD)"
 
 
 def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
@@ -242,13 +244,13 @@ def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
     if spec.shared:
         vectors = [("share_lse_ptr", "lse")] if _softmax(spec) else []
         before.lines += share_lines("q", [("share_out_ptr", "out", "dv")], vectors)
-    before.lines += [_LSE_STORE.format(bh=bh, row=rows.row)] if _softmax(spec) else []
+    ragged = stored_ragged(spec, "q")
+    before.lines += [_LSE_STORE.format(bh=bh, row=rows.row, ragged=ragged)] if _softmax(spec) else []
     of_head, of_row = ("", f"{head} + ") if spec.packed else (f" + {head}", "")
-    fields = {"start": rows.start.format("o"), "near": rows.near, "of_head": of_head, "of_row": of_row}
-    place = [line.format(**fields) for line in _PLACE]
+    place = [rows.fill(line, of_head=of_head, of_row=of_row) for line in _PLACE]
     if spec.program.output is not OUTPUT:
         # The backward pass needs the output as it was before.
-        before.lines += [*place, _STORE.format("plain_ptr", "plain_ptr")]
+        before.lines += [*place, _STORE.format(name="plain_ptr", ragged=ragged)]
         for line in origin(("output", spec.program.output)):
             before.add(line)
         block = Block()
@@ -257,4 +259,4 @@ def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
         before.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
     else:
         before.lines += place
-    return [*before.lines, _STORE.format("out_ptr", "out_ptr")]
+    return [*before.lines, _STORE.format(name="out_ptr", ragged=ragged)]

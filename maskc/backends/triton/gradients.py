@@ -69,7 +69,7 @@ def start_gradients(
         values = {**entry._values(plan, kernel, q, k, v, tables), "LSE_GRAD": of.grad_lse is not None}
         for name, x in (("do", of.grad), ("o", of.out), ("dq", of.dq), ("dk", of.dk), ("dv", of.dv)):
             values |= strides(name, x)
-        return kernel, q.shape[0] * heads * plan.rows, values
+        return kernel, (plan.rows, heads, q.shape[0]), values
 
     what, careful = (stage, wanted, of.grad_lse is None), plan.partial and not by_keys
     entry._start(what, chosen, q, k, v, tables, scale, {**of.named(), **tables_of, **shares}, arguments, careful)

@@ -80,4 +80,4 @@ def prepared_join(joint: Joint, part: Tensor, into: Tensor, pack: int, averages:
     shared |= {"length": into.shape[2], "TILE": tile, "PACK": pack, "WIDTH": width, "WIDTH_PAD": pad(width)}
     shared |= {f"s_{axis}": int(s) for axis, s in zip("bhnd", into.stride(), strict=True)}
     count = joint.rows.numel() * programs
-    return Prepared(write_join(averages), count, shared, Config(tile, tile, 8, 1), into.device)
+    return Prepared(write_join(averages), (count, 1, 1), shared, Config(tile, tile, 8, 1), into.device)

@@ -23,10 +23,13 @@ from maskc.knobs import TRITON_INTERPRET
 
 __all__ = [
     "DevicePlan",
+    "Grid",
     "Prepared",
     "WideIntegers",
+    "at_once",
     "capturing",
     "default_config",
+    "grid_of",
     "interpreting",
     "launch",
     "on_device",
@@ -39,6 +42,9 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
+#: How many program instances there are, along each axis.
+Grid = tuple[int, int, int]
+_MOST = 65535  # along all axes but the first
 
 
 class WideIntegers(Exception):
@@ -63,6 +69,19 @@ def target_of(device: torch.device) -> Target | None:
 def pad(dim: int) -> int:
     """The width that a head dimension is computed with: a power of two of at least 16."""
     return max(16, 1 << (dim - 1).bit_length())
+
+
+def grid_of(rows: int, heads: int, batch: int) -> tuple[Grid, bool]:
+    """The grid of a kernel that has an instance for each, and whether it is flat: one axis for all."""
+    flat = max(heads, batch) > _MOST
+    return ((rows * heads * batch, 1, 1) if flat else (rows, heads, batch)), flat
+
+
+def at_once(chosen: Config, element_size: int, target: Target | None) -> int:
+    """Elements that a program instance loads with one instruction, 16 bytes a thread; but as many as the widest token
+    has. ``element_size``: bytes of one."""
+    threads = chosen.warps * (32 if target is None else target.warp_size)
+    return max(256, threads * 16 // element_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,15 +164,15 @@ def steady(*tensors: Tensor) -> bool:
     return all(x.shape[0] == 1 or x.stride(2) <= x.stride(0) for x in tensors)
 
 
-def launch(kernel: Kernel, programs: int, values: Mapping[str, Any], chosen: Config, device: torch.device) -> Any:
-    """Start ``programs`` instances of ``kernel`` on the current stream of ``device``. Returns what Triton compiled
-    for such arguments; None if nothing was."""
-    if programs == 0:
+def launch(kernel: Kernel, grid: Grid, values: Mapping[str, Any], chosen: Config, device: torch.device) -> Any:
+    """Start the instances of ``kernel`` on the current stream of ``device``. Returns what Triton compiled for such
+    arguments; None if nothing was."""
+    if 0 in grid:
         return None
     function = load_kernel(kernel, interpret=interpreting())
     given = {a.name: values[a.name] for a in kernel.arguments}
     with current(device):
-        return function[(programs,)](**given, num_warps=chosen.warps, num_stages=chosen.stages)
+        return function[grid](**given, num_warps=chosen.warps, num_stages=chosen.stages)
 
 
 def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -173,9 +192,9 @@ class Prepared:
     """
 
     def __init__(
-        self, kernel: Kernel, programs: int, shared: Mapping[str, Any], chosen: Config, device: torch.device
+        self, kernel: Kernel, grid: Grid, shared: Mapping[str, Any], chosen: Config, device: torch.device
     ) -> None:
-        self._kernel, self.programs, self._chosen, self._device = kernel, programs, chosen, device
+        self._kernel, self.grid, self._chosen, self._device = kernel, grid, chosen, device
         self._shared = {a.name: shared[a.name] for a in kernel.arguments if a.name in shared}
         self._tensors = [a.name for a in kernel.arguments if a.name not in shared and a.kind != "float"]
         self._streams: set[int] = set()
@@ -189,7 +208,7 @@ class Prepared:
         found = self._codes.get(aligned)
         if found is None:
             values = {**self._shared, **tensors, **floats}
-            code = launch(self._kernel, self.programs, values, self._chosen, self._device)
+            code = launch(self._kernel, self.grid, values, self._chosen, self._device)
             if code is not None:
                 self._codes[aligned] = (code, *self._arguments(code))
             return
@@ -199,7 +218,7 @@ class Prepared:
         for i, name in places:
             arguments[i] = addresses[name]
         with current(self._device):
-            code[self.programs, 1, 1](*arguments)
+            code[self.grid](*arguments)
 
     def _arguments(self, code: Any) -> tuple[list[Any], list[tuple[int, str]]]:
         """The arguments in the order in which compiled code takes them, tensors by their addresses; and the places of

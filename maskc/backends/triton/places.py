@@ -88,6 +88,11 @@ def _token(side: str, steps: int, place: str, *, near: bool = False) -> str:
     return " + ".join(terms)
 
 
+#: The width of a token, as it is loaded.
+_WIDTHS = {"q": "D_PAD", "k": "D_PAD", "v": "DV_PAD", "o": "DV_PAD", "do": "DV_PAD"}
+_WIDTHS |= {"dq": "D_PAD", "dk": "D_PAD", "dv": "DV_PAD"}
+
+
 @dataclass(frozen=True)
 class OuterText:
     """The text of the tile that a program instance works for.
@@ -96,36 +101,48 @@ class OuterText:
         tokens: lines that set the position of every token, as a column.
         row: the name of the tokens' places in the tensors.
         shift: lines that set where the tile starts.
-        near: the places of tokens, seen from there.
         start: what is added to a pointer, with "{}" for the name of the tensor.
+        rows: how far a tensor's tokens are from there, as a column, with "{0}" for its name and "{1}" for their width.
     """
 
     tokens: str
     row: str
     shift: str
-    near: str
     start: str
+    rows: str
 
     def fill(self, template: str, **more: str) -> str:
-        """A template of lines with these texts, and a start for every tensor that it names, such as "{q_start}"."""
-        starts = {f"{name}_start": self.start.format(name) for name in ("q", "k", "v", "o", "do", "dq", "dk", "dv")}
-        return template.format(tokens=self.tokens, row=self.row, shift=self.shift, near=self.near, **starts, **more)
+        """A template of lines with these texts, and a start and rows for every tensor that it names, such as
+        "{q_start}" and "{q_rows}"."""
+        starts = {f"{name}_start": self.start.format(name) for name in _WIDTHS}
+        rows = {f"{name}_rows": self.rows.format(name, width) for name, width in _WIDTHS.items()}
+        return template.format(tokens=self.tokens, row=self.row, shift=self.shift, **starts, **rows, **more)
 
 
-def outer_text(side: str, steps: int | None, near: str, tile: str) -> OuterText:
-    """The text for an order of ``steps``; ``near``: the text of places within a tile, ``tile``: of its size."""
+def outer_text(side: str, steps: int | None, near: str, tile: str, steady: bool) -> OuterText:
+    """The text for an order of ``steps``; ``near``: the text of places within a tile, ``tile``: of its size.
+    ``steady``: how far apart tokens lie is a constant, and a tile has one head."""
     offset = "offset + " if side == "q" else ""
     if steps is None:
         shift = f"    {side}_shift = tl.cast(tile_row * {tile}, tl.int64)\n"
         start = f" + {side}_shift * {{}}_sn"
-        return OuterText(f"    {side}_pos = {offset}{side}_idx[:, None]\n", f"{side}_idx", shift, near, start)
+        rows = _rows(near, tile, "[:, None]", steady)
+        return OuterText(f"    {side}_pos = {offset}{side}_idx[:, None]\n", f"{side}_idx", shift, start, rows)
     found = f"tl.load({side}_index + {side}_idx)" if steps == 0 else _token(side, steps, f"{side}_idx")
     tokens = (
         "    # Tokens are laid out in another order than their own: where each of them is.\n"
         f"    {side}_token = {found}\n"
         f"    {side}_pos = {offset}{side}_token[:, None]\n"
     )
-    return OuterText(tokens, f"{side}_token", "", f"tl.cast({side}_token, tl.int64)", "")
+    rows = _rows(f"tl.cast({side}_token, tl.int64)", tile, "[:, None]", False)
+    return OuterText(tokens, f"{side}_token", "", "", rows)
+
+
+def _rows(places: str, tile: str, orient: str, steady: bool) -> str:
+    """How far the tokens at ``places`` are from the first, with "{0}" for the name of the tensor and "{1}" for their
+    width; ``orient``: how a vector is given two axes. ``steady``: they are the places of a whole tile, in order, and
+    the distance of two is a constant."""
+    return f"spread({tile}, {{0}}_sn, AT_ONCE // {{1}}){orient}" if steady else f"{places}{orient} * {{0}}_sn"
 
 
 @dataclass(frozen=True)
@@ -147,25 +164,37 @@ class InnerText:
     row: str
 
 
-def inner_text(side: str, steps: int | None, addresses: Sequence[tuple[str, str]]) -> InnerText:
-    """The text for an order of ``steps``; ``addresses``: names of tensors, and the addresses within a tile with "{}"
-    for the places of its tokens."""
+def inner_text(side: str, steps: int | None, addresses: Sequence[tuple[str, str]], steady: bool) -> InnerText:
+    """The text for an order of ``steps``; ``addresses``: names of tensors, and which axis of a tile its tokens are, as
+    "[:, None]" or "[None, :]". ``steady``: how far apart tokens lie is a constant."""
+
+    def at(places: str, regular: bool) -> tuple[str, ...]:
+        return tuple(f"{name}_at = {_address(name, orient, places, size, regular)}" for name, orient in addresses)
+
     size = f"{side.upper()}_TILE"
     offset = "offset + " if side == "q" else ""
     places = f"{side}_in = tl.arange(0, {size})"
     moved, shift = "{0}_base + shift * {0}_sn + {0}_at", f"shift = tl.cast(tile * {size}, tl.int64)"
     if steps is None:
-        at = tuple(f"{name}_at = {text.format(f'{side}_in')}" for name, text in addresses)
         index = f"{side}_idx" if side == "k" else f"{side}_idx[None, :]"
-        return InnerText((places, *at), (shift,), (f"{side}_pos = {offset}{index}",), moved, f"{side}_idx")
+        before = (places, *at(f"{side}_in", steady))
+        return InnerText(before, (shift,), (f"{side}_pos = {offset}{index}",), moved, f"{side}_idx")
     if steps == 0:
-        at = tuple(f"{n}_at = {text.format(f'tl.cast({side}_token, tl.int64)')}" for n, text in addresses)
         token = f"{side}_token = tl.load({side}_index + tile * {size} + {side}_in)"
         position = f"{side}_pos = {offset}{side}_token[None, :]"
-        return InnerText((places,), (token, *at), (position,), "{0}_base + {0}_at", f"{side}_token")
+        inside = (token, *at(f"tl.cast({side}_token, tl.int64)", False))
+        return InnerText((places,), inside, (position,), "{0}_base + {0}_at", f"{side}_token")
     near = f"{side}_near = {_token(side, steps, f'{side}_in', near=True)}"
-    at = tuple(f"{n}_at = {text.format(f'tl.cast({side}_near, tl.int64)')}" for n, text in addresses)
     first = (f"{side}_first = tile * {size}", f"{side}_shift = {_token(side, steps, f'{side}_first')}")
     inside = (*first, f"shift = tl.cast({side}_shift, tl.int64)")
     positions = (f"{side}_token = {side}_shift + {side}_near", f"{side}_pos = {offset}{side}_token[None, :]")
-    return InnerText((places, near, *at), inside, positions, moved, f"{side}_token")
+    before = (places, near, *at(f"tl.cast({side}_near, tl.int64)", False))
+    return InnerText(before, inside, positions, moved, f"{side}_token")
+
+
+def _address(name: str, orient: str, places: str, tile: str, regular: bool) -> str:
+    """Where the elements of a tile of the tensor ``name`` are, seen from its first token."""
+    width = _WIDTHS[name]
+    rows = _rows(places, tile, orient, regular).format(name, width)
+    across = "[None, :]" if orient == "[:, None]" else "[:, None]"
+    return f"{rows} + {'d' if width == 'D_PAD' else 'dv'}{across} * {name}_sd"

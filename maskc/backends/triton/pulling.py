@@ -48,7 +48,7 @@ def pull_pairs(
         plan = DevicePlan(dict(some.arguments), chosen, some.count)
         values = {**entry._values(plan, kernel, q, k, v, tables), **more, "scale": float(scale)}
         values |= {f"table_{i}_ptr": x for i, x in enumerate(blocks)}
-        launch(kernel, some.count, values, chosen, q.device)
+        launch(kernel, (some.count, 1, 1), values, chosen, q.device)
         first = some.first(q.shape[1], *shape)
         for node, each in zip(lookups, blocks, strict=True):
             value.pull_blocks(node, each, first, apart.by_difference, sums)

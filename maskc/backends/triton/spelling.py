@@ -67,13 +67,35 @@ def literal(value: bool | int | float) -> str:
 #: Functions that a kernel's file starts with where the kernel calls them.
 HELPERS: dict[str, str] = {
     "load": '''@triton.jit
-def load(pointers, there, MASKED: tl.constexpr):
-    """A tile, with 0 for what is not there; ``MASKED`` says whether anything may be missing."""
+def load(pointers, there, MASKED: tl.constexpr, OTHER: tl.constexpr = 0.0):
+    """A tile, with ``OTHER`` for what is not there; ``MASKED`` says whether anything may be missing."""
     if MASKED:
-        tile = tl.load(pointers, mask=there, other=0.0)
+        tile = tl.load(pointers, mask=there, other=OTHER)
     else:
         tile = tl.load(pointers)
     return tile
+''',
+    "store": '''@triton.jit
+def store(pointers, tile, there, MASKED: tl.constexpr):
+    """Write a tile in the dtype that it is kept in; ``MASKED`` says whether some of it may have no place."""
+    tile = tl.cast(tile, pointers.dtype.element_ty)
+    if MASKED:
+        tl.store(pointers, tile, mask=there)
+    else:
+        tl.store(pointers, tile)
+''',
+    "spread": '''@triton.jit
+def spread(N: tl.constexpr, STRIDE: tl.constexpr, AT_ONCE: tl.constexpr):
+    """0, STRIDE, 2 * STRIDE, ...: how far N tokens are from the first one. ``AT_ONCE`` of them are loaded at once, and
+    the others lie constants away: written as such a sum, all of them take one address."""
+    if AT_ONCE >= N:
+        places = tl.arange(0, N) * STRIDE
+    else:
+        times = tl.arange(0, N // AT_ONCE) * (AT_ONCE * STRIDE)
+        places = tl.reshape(times[:, None] + (tl.arange(0, AT_ONCE) * STRIDE)[None, :], (N,))
+        # The largest power of 2, up to 16, that divides all of them: it does not pass through a reshape by itself.
+        places = tl.multiple_of(places, (STRIDE | 16) & -(STRIDE | 16))
+    return places
 ''',
     "visible": '''@triton.jit
 def visible(tile, keep, AXIS: tl.constexpr, TRANSPOSED: tl.constexpr):

@@ -81,8 +81,8 @@ def plan(given, batch, heads, q_tile, k_tile, device, by_keys):
     return found
 
 
-def run(kernel, stage, programs_a_row, given, values, q, v):
-    """Start a kernel on all rows (or columns) of tiles."""
+def run(kernel, stage, heads, given, values, q, v):
+    """Start a kernel on all rows (or columns) of tiles of ``heads`` heads."""
     dims = {"D": q.shape[3], "DV": v.shape[3]}
     dims.update({f"{n}_PAD": max(16, 1 << (d - 1).bit_length()) for n, d in dims.items()})
     q_tile, k_tile, warps, stages = TILES[stage, min(w for w in (64, 128, 256) if w >= max(dims.values()))]
@@ -91,6 +91,7 @@ def run(kernel, stage, programs_a_row, given, values, q, v):
     found = plan(given, q.shape[0], q.shape[1], q_tile, k_tile, q.device, stage == "dkv")
     values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee"}
     values.update({"heads": q.shape[1], "group": q.shape[1] // values["k_ptr"].shape[1]})
+    values["AT_ONCE"] = max(256, warps * WARP * 16 // q.element_size())
     values.update({"RAGGED_Q": given["q_len"] % q_tile != 0, "RAGGED_K": given["k_len"] % k_tile != 0})
     for name, prefix in (("q_ptr", "q"), ("k_ptr", "k"), ("v_ptr", "v"), ("out_ptr", "o"), ("do_ptr", "do"),
                          ("dq_ptr", "dq"), ("dk_ptr", "dk"), ("dv_ptr", "dv")):
@@ -102,14 +103,16 @@ def run(kernel, stage, programs_a_row, given, values, q, v):
         values[TABLES[name]] = table.to(dtype).contiguous() if table.numel() else torch.zeros(
             (1,) * table.ndim, dtype=dtype, device=table.device)
         values.update({f"{TABLES[name]}_n{i}": n for i, n in enumerate(values[TABLES[name]].shape)})
-    programs = programs_a_row * found["tile_rows"]
+    grid, flat = (found["tile_rows"], heads, q.shape[0]), max(heads, q.shape[0]) > 65535
+    programs = math.prod(grid)
     values.update({"programs": programs, "poisoned": torch.empty(programs, dtype=torch.int32, device=q.device)})
+    values["FLAT"], grid = flat, (programs,) if flat else grid
     # The second time for rows with a NaN, which a few instances look for.
     for careful in (False, True) if programs and "CAREFUL" in kernel.arg_names else (False,) if programs else ():
-        values["CAREFUL"], instances = careful, min(programs, max(256, -(-programs // 1024))) if careful else programs
+        values["CAREFUL"], grid = careful, (min(programs, max(256, -(-programs // 1024))),) if careful else grid
         arguments = {name: values[name] for name in kernel.arg_names}
         with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
-            kernel[(instances,)](**arguments, num_warps=warps, num_stages=stages)
+            kernel[grid](**arguments, num_warps=warps, num_stages=stages)
 
 
 def forward(q, k, v, scale, given):
@@ -117,7 +120,7 @@ def forward(q, k, v, scale, given):
     out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
     lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
     values = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "plain_ptr": torch.empty_like(out), "lse_ptr": lse}
-    run(attention_forward, "forward", q.shape[0] * q.shape[1], given, {**values, "scale": scale}, q, v)
+    run(attention_forward, "forward", q.shape[1], given, {**values, "scale": scale}, q, v)
     return out, lse
 '''
 
@@ -141,8 +144,8 @@ class Attention(torch.autograd.Function):
         values = {{"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "do_ptr": grad, "lse_ptr": lse}}
         values |= {{"level_ptr": level, "delta_ptr": delta, "lse_grad_ptr": delta, "LSE_GRAD": False}}
         values |= {{"dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv, "scale": ctx.scale}}
-        run(attention_dq, "dq", q.shape[0] * q.shape[1], ctx.given, values, q, v)
-        run(attention_dkv, "dkv", k.shape[0] * k.shape[1], ctx.given, values, q, v)
+        run(attention_dq, "dq", q.shape[1], ctx.given, values, q, v)
+        run(attention_dkv, "dkv", k.shape[1], ctx.given, values, q, v)
         return dq, dk, dv, None, None
 '''
 
@@ -189,7 +192,7 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
     example = "".join(f", {n}={n}" for n in names)
     example += ", sizes={" + ", ".join(f'"{n}": {n}' for n in sizes) + "}" if sizes else ""
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
-    imports = ["import contextlib", *(["import math"] if clean else []), "from typing import Any"]
+    imports = ["import contextlib", "import math", "from typing import Any"]
     pattern = _ascii(print_program(program, docs=False)).rstrip()
     parts = [
         "".join(f"# {line}".rstrip() + "\n" for line in pattern.split("\n")),
@@ -243,7 +246,8 @@ def _tables(spec: KernelSpec, names: tuple[str, ...], sizes: tuple[str, ...], ta
         for width in (64, 128, 256):
             c = config(stage, target, width, "bfloat16")
             tiles[stage, width] = (c.q_tile, c.k_tile, c.warps, c.stages)
-    lines = ["# Queries and keys a tile, warps and pipeline stages, by kernel and head dimension.", "TILES = {"]
+    lines = ["# Threads of a warp.", f"WARP = {target.warp_size}"]
+    lines += ["# Queries and keys a tile, warps and pipeline stages, by kernel and head dimension.", "TILES = {"]
     lines += [f'    ("{stage}", {width}): {value!r},' for (stage, width), value in tiles.items()]
     lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))

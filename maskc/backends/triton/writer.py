@@ -22,6 +22,7 @@ __all__ = [
     "bounds_lines",
     "careful_rows",
     "hide_lines",
+    "instance_lines",
     "interval_lines",
     "keep_lines",
     "key_tile_lines",
@@ -32,6 +33,7 @@ __all__ = [
     "query_tile_lines",
     "row_lines",
     "share_lines",
+    "stored_ragged",
 ]
 
 CONSTANTS = """LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
@@ -51,7 +53,21 @@ def plan_line(place: str, name: str = "plan") -> str:
 
 def line_of(plan: str) -> str:
     """A line of the schedule: that of the row of tiles that an instance works for, under a mask."""
-    return f"line = schedule + ({plan} * tile_rows + program % tile_rows) * {RECORD}"
+    return f"line = schedule + ({plan} * tile_rows + slot) * {RECORD}"
+
+
+def instance_lines(head: str, heads: str, *, careful: bool = False, numbered: bool = True) -> list[str]:
+    """What a program instance works for: its ``slot`` in the schedule, the ``head`` of ``heads``, the batch entry
+    ``b``; where ``numbered`` also its ``program``, one number for all three, which is all that a ``FLAT`` grid has.
+    ``careful``: as the start of ``careful_rows``, by ``number``."""
+    return [
+        f"if {'CAREFUL or FLAT' if careful else 'FLAT'}:",
+        f"    program = {'number if CAREFUL else ' if careful else ''}tl.program_id(0)",
+        f"    slot, {head}, b = program % tile_rows, program // tile_rows % {heads}, program // tile_rows // {heads}",
+        "else:",
+        f"    slot, {head}, b = tl.program_id(0), tl.program_id(1), tl.program_id(2)",
+        *([f"    program = (b * {heads} + {head}) * tile_rows + slot"] if numbered else []),
+    ]
 
 
 def row_lines(spec: KernelSpec, plan: str = "plan") -> list[str]:
@@ -90,8 +106,7 @@ def share_lines(side: str, matrices: Sequence[tuple[str, str, str]], vectors: Se
     for the stores that follow. ``matrices``: buffer, value, and the name of the places in its last axis, whose width
     is that name in capitals. ``vectors``: buffer, value."""
     tile = f"{side.upper()}_TILE"
-    programs = "programs" if side == "q" else "tl.num_programs(0)"
-    place = f"tl.cast(share * ({programs} // tile_rows) + program // tile_rows, tl.int64) * {tile}"
+    place = f"tl.cast(share * (programs // tile_rows) + program // tile_rows, tl.int64) * {tile}"
     lines = [
         "",
         f"    place = {place} + tl.arange(0, {tile})",
@@ -104,6 +119,12 @@ def share_lines(side: str, matrices: Sequence[tuple[str, str, str]], vectors: Se
         )
     lines += [f"    tl.store({buffer} + place, {value}, mask=cut)" for buffer, value in vectors]
     return [*lines, f"    {side}_there = {side}_there & (share < 0)"]
+
+
+def stored_ragged(spec: KernelSpec, side: str) -> str:
+    """Whether some of a tile's tokens have no place in what is written, as text. Where all do, nothing is compared:
+    a place that only goes into addresses is a constant away from the last one's, and takes no register."""
+    return "True" if spec.shared else f"RAGGED_{side.upper()}"
 
 
 def origin(*parts: tuple[str, Node]) -> list[str]:
@@ -145,6 +166,8 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
 
 
 CONSTEXPRS = (
+    "FLAT",
+    "AT_ONCE",
     "D",
     "D_PAD",
     "DV",
@@ -164,7 +187,7 @@ def assemble(name: str, purpose: str, args: list[Argument], body: list[str], hel
     """The file: header, helper functions, the kernel."""
     words = set(re.findall(r"\w+", "\n".join(body)))
     args = [*args, *(Argument(c, "constexpr") for c in CONSTEXPRS if c in words)]
-    wanted = set(helpers)
+    wanted = {key for key in helpers if key in words}
     ordered = tuple(key for key in HELPERS if key in wanted)
     function = "@triton.jit\ndef " + name + "(\n" + _wrapped(args) + "\n):\n" + "\n".join(body)
     parts = [
@@ -248,23 +271,27 @@ _ROWS = """
         mine = first + tl.arange(0, 1024) * step
         last = tl.where(tl.max(tl.load(poisoned + mine, mask=mine < programs, other=0), 0) > 0, programs, 0)
     for number in tl.range(first, last, step):
-        program = number if CAREFUL else tl.program_id(0)
+{instance}
         if not CAREFUL or tl.load(poisoned + program) != 0:
 """
 #: Arguments of kernels that are started a second time for rows with a NaN.
 CAREFUL = (Argument("poisoned", "int32"), Argument("programs", "int"), Argument("CAREFUL", "constexpr"))
 
 
-def careful_rows(body: Sequence[str], result: str) -> list[str]:
-    """The body of a kernel for ``program``, which computes the matrix ``result``, so that it can be started a second
-    time for the rows that got a NaN. With the care that this takes in every partial tile, it would be half as fast."""
+def careful_rows(body: Sequence[str], result: str, instance: Sequence[str]) -> list[str]:
+    """The ``body`` of a kernel that computes the matrix ``result``, so that it can be started a second time for the
+    rows that got a NaN. With the care that this takes in every partial tile, it would be half as fast. ``instance``:
+    the lines that say what a program instance works for: see ``instance_lines``."""
+    start = _ROWS.format(instance="\n".join(f"        {line}" for line in instance))
     inside = [f"        {line}" if line else "" for text in body for line in text.split("\n")]
     note = [
         "            if not CAREFUL:",
+        "                # Times 0 such a key still gives NaN: in every row of a column alike, so the first row tells.",
         f"                nothing = tl.sum({result} * 0.0, 1)  # but for NaN and infinity",
-        "                tl.store(poisoned + program, tl.max((nothing != nothing).to(tl.int32)))",
+        "                at = tl.arange(0, Q_TILE)",
+        "                tl.store(poisoned + program + at * 0, (nothing != nothing).to(tl.int32), mask=at == 0)",
     ]
-    return [*_ROWS.strip("\n").split("\n"), *inside, *note]
+    return [*start.strip("\n").split("\n"), *inside, *note]
 
 
 def hide_lines(block: Block, name: str, axis: int, transposed: bool) -> None:
