@@ -1,8 +1,9 @@
 """Files kept between runs: readable and writable by their owner only, and whole or not there at all.
 
-Kernels and parser tables become code when they are read, so nothing that anybody else could have written is ever
-read: neither from a directory of theirs nor from one that they may write to. Files are written beside their place
-and renamed, so that processes that write one at once all leave the same whole file; a damaged one is made anew.
+Parser tables become objects when they are read, so nothing that anybody else could have written is ever read: neither
+from a directory of theirs nor from one that they may write to, nor from below one in which they may put another in its
+place. Files are written beside their place and renamed, so that processes that write one at once all leave the same
+whole file; a damaged one is made anew.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ def _own_directory(root: Path, name: str) -> Path:
     """Raises OSError where it cannot be made or others may write there."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     above = root.stat()
-    if above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX:
-        raise PermissionError("everybody may write to it")
+    if hasattr(os, "getuid") and above.st_uid not in (os.getuid(), 0):
+        raise PermissionError("it belongs to somebody else")
+    if os.name != "nt" and above.st_mode & _OTHERS_WRITE and not above.st_mode & stat.S_ISVTX:
+        raise PermissionError("others may write to it")
     path = root / name
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()

@@ -66,7 +66,21 @@ def _somebody_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def _open_above(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     root.chmod(0o777)
-    return "everybody may write"
+    return "others may write"
+
+
+def _open_to_a_group(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    root.chmod(0o775)
+    return "others may write"
+
+
+def _somebody_elses_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if os.getuid() == 0:
+        os.chown(root, 65534, -1)
+        root.chmod(0o1777)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: root.stat().st_uid + 1)
+    return "belongs to somebody else"
 
 
 def _a_link(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -82,7 +96,18 @@ def _a_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="about owners and modes of POSIX")
-@pytest.mark.parametrize("spoil", [_others_may_write, _somebody_else, _open_above, _a_link, _a_file])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _others_may_write,
+        _somebody_else,
+        _somebody_elses_root,
+        _open_above,
+        _open_to_a_group,
+        _a_link,
+        _a_file,
+    ],
+)
 def test_refused_with_one_warning_and_worked_around(
     root: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path, pytest.MonkeyPatch], str]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,20 @@ def test_a_damaged_text_is_not_loaded() -> None:
     kernel = Kernel("nothing", _TEXT, ())
     cache.text_file("triton", kernel.text, ".py").write_text("raise SystemExit('not ours')\n")
     assert _name(kernel) == "nothing"
+
+
+def test_neither_a_compiled_copy_nor_a_later_text_is_run() -> None:
+    text = "import triton\n\n\n@triton.jit\ndef one():\n    return 1\n"
+    other = text.replace("1", "2")
+    path = cache.text_file("triton", text, ".py")
+    compiled = Path(importlib.util.cache_from_source(str(path)))
+    compiled.parent.mkdir(exist_ok=True)
+    compiled.write_bytes(b"cut short")
+    function = load_kernel(Kernel("one", text, ()), interpret=False)
+    assert "return 1" in function.src
+    assert compiled.read_bytes() == b"cut short"
+    path.write_text(other)
+    assert "return 1" in inspect.getsource(function.fn)
 
 
 def test_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

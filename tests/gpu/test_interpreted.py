@@ -19,6 +19,12 @@ def test_case(interpreter: Interpreter, name: str) -> None:
     assert {k: v for k, v in found.items() if not v <= bound} == {}
 
 
+@pytest.mark.parametrize("name", ["documents-batch", "packed-by-head"])
+def test_more_batch_entries_than_an_axis_of_the_grid_holds(interpreter: Interpreter, name: str) -> None:
+    found = interpreter.call("flat_differences", name)
+    assert {k: v for k, v in found.items() if not v <= TOLERANCE[CASES[name].dtype]} == {}
+
+
 def test_tokens_before_batch_entries_give_the_same_results(interpreter: Interpreter) -> None:
     """Their strides depend on the batch size: they are no constants of a kernel."""
     found = interpreter.call("other_strides")

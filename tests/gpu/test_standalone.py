@@ -184,6 +184,22 @@ def test_files_are_clean_python(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_tables_may_be_called_like_anything(tmp_path: Path) -> None:
+    names = ("v", "scale", "tables", "class", "doc")
+    params = ", ".join(f"{n}: int[token]" for n in names)
+    mask = " & ".join(f"{n}[q] == {n}[k]" for n in names)
+    text = write_standalone(lower_text(f"pattern p({params}) {{ attend {mask} }}")[0], {})
+    assert 'out = attention(q, k, v, doc=doc, v=v, tables={"class": ..., "scale": ..., "tables": ...})' in text
+    module = load(text, tmp_path / "names.py")
+    given: dict[str, Any] = {}
+    module.Attention = type("Call", (), {"apply": lambda *args: given.update(args[-1])})
+    q, table = torch.zeros(1, 1, 4, 16), torch.arange(4)
+    module.attention(q, q, q, v=table, doc=table, tables=dict.fromkeys(("scale", "tables", "class"), table))
+    assert sorted(given["tables"]) == sorted(names)
+    with pytest.raises(TypeError, match=r"needs class, doc, scale, tables, v"):
+        module.attention(q, q, q)
+
+
 def test_only_what_a_mask_needs_is_in_its_file() -> None:
     causal = write_standalone(lower_text("causal")[0], {})
     assert "def hashed" not in causal

@@ -109,6 +109,15 @@ def test_names_of_a_pattern_cannot_become_code() -> None:
     assert "in_tile" in [a.arg for a in function.args.args]
 
 
+def test_names_of_tables_never_meet_those_of_their_extents() -> None:
+    pattern = (
+        "pattern p(a: int[token], a_n0: int[token], n0_of_in_a: int[token]) { attend a[q] + a_n0[k] < n0_of_in_a[q] }"
+    )
+    kernel = STAGES["forward"](KernelSpec(specialised(lower_text(pattern)[0], {})))
+    names = [a.name for a in kernel.arguments]
+    assert len(set(names)) == len(names)
+
+
 def test_what_cannot_be_written_says_why() -> None:
     with pytest.raises(Unsupported, match="power"):
         text_of("pattern p(a: float[head]) { attend causal\n score (s ** a[h]) }")

@@ -61,8 +61,8 @@ def table_name(name: str, params: Sequence[Parameter]) -> str:
 
 
 def extent_name(name: str, dimension: int, params: Sequence[Parameter]) -> str:
-    """The kernel's argument for an extent of a table."""
-    return f"{table_name(name, params)}_n{dimension}"
+    """The kernel's argument for an extent of a table: no table's own name starts like it."""
+    return f"n{dimension}_of_{table_name(name, params)}"
 
 
 class Expressions:

@@ -7,7 +7,8 @@ import inspect
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from math import isfinite
 from typing import TYPE_CHECKING
 
@@ -102,7 +103,7 @@ def run(kernel, stage, heads, given, values, q, v):
         dtype = torch.float32 if table.is_floating_point() else torch.int8 if table.dtype == torch.bool else torch.int32
         values[TABLES[name]] = table.to(dtype).contiguous() if table.numel() else torch.zeros(
             (1,) * table.ndim, dtype=dtype, device=table.device)
-        values.update({f"{TABLES[name]}_n{i}": n for i, n in enumerate(values[TABLES[name]].shape)})
+        values.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(values[TABLES[name]].shape)})
     grid, flat = (found["tile_rows"], heads, q.shape[0]), max(heads, q.shape[0]) > 65535
     programs = math.prod(grid)
     values.update({"programs": programs, "poisoned": torch.empty(programs, dtype=torch.int32, device=q.device)})
@@ -156,9 +157,10 @@ _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatev
 
 _ENTRY = '''
 
-def attention(q, k, v, *, scale=None, layer=0, sizes=None, **tables):
-    """Attention of (batch, heads, queries, dim) queries; ``tables`` are the pattern's tables and inputs as tensors
-    on the same device, ``sizes`` the extents of its axes and segments, by name."""
+def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **more):
+    """Attention of (batch, heads, queries, dim) queries; ``tables`` and ``more`` are the pattern's tables and inputs
+    as tensors on the same device, ``sizes`` the extents of its axes and segments, by name."""
+    tables = {{**(tables or {{}}), **more}}
     missing = sorted({{*TABLES}} - {{*tables}}) + sorted({{*SIZES}} - {{*(sizes or {{}})}})
     if missing:
         raise TypeError(f"attention() needs {{', '.join(missing)}}")
@@ -189,8 +191,7 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
     clean = _CLEAN if differentiable and clears_empty_rows(spec) else ""
     call = "Attention.apply(q, k, v, scale, given)" if differentiable else "forward(q, k, v, scale, given)[0]"
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program)
-    example = "".join(f", {n}={n}" for n in names)
-    example += ", sizes={" + ", ".join(f'"{n}": {n}' for n in sizes) + "}" if sizes else ""
+    example = _example(names, sizes)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
     imports = ["import contextlib", "import math", "from typing import Any"]
     pattern = _ascii(print_program(program, docs=False)).rstrip()
@@ -211,6 +212,19 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
         _ENTRY.format(offset="0" if program.cross else "k_len - q_len", call=call),
     ]
     return "".join(parts)
+
+
+#: Arguments of ``attention`` that a table may be called like.
+_TAKEN = ("scale", "layer", "sizes", "tables")
+
+
+def _example(names: Sequence[str], sizes: Sequence[str]) -> str:
+    """The arguments of a call after q, k and v. Tables whose names cannot be arguments are given in a mapping."""
+    named = [n for n in names if n.isascii() and n.isidentifier() and not iskeyword(n) and n not in _TAKEN]
+    mappings = (("sizes", sizes), ("tables", [n for n in names if n not in named]))
+    shown = [f"{n}={n}" for n in named]
+    shown += [f"{word}={{{', '.join(f'{json.dumps(n)}: ...' for n in those)}}}" for word, those in mappings if those]
+    return "".join(f", {each}" for each in shown)
 
 
 def _planning(function: str) -> str:
