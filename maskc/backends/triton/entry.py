@@ -21,6 +21,7 @@ from maskc.backends.triton.launch import (
     Prepared,
     at_once,
     grid_of,
+    heads_inside,
     on_device,
     pad,
     steady,
@@ -123,8 +124,8 @@ class Entry:
         if decodes(self) and q.numel() and k.numel():
             return self._decode(q, k, v, tables, scale)
         batch, heads, rows, _ = q.shape
-        out = _heads_inside(q, v.shape[3])
-        plain = q.new_empty(0) if self.plain_output else _heads_inside(q, v.shape[3])
+        out = heads_inside(q, v.shape[3])
+        plain = q.new_empty(0) if self.plain_output else heads_inside(q, v.shape[3])
         whole = out.numel() and self.program.normalizer.kind == "softmax"
         lse = (torch.empty if whole else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
         moving = {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
@@ -204,8 +205,8 @@ class Entry:
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        out = _heads_inside(q, v.shape[3])
-        plain = q.new_empty(0) if self.plain_output else _heads_inside(q, v.shape[3])
+        out = heads_inside(q, v.shape[3])
+        plain = q.new_empty(0) if self.plain_output else heads_inside(q, v.shape[3])
         softmax = self.program.normalizer.kind == "softmax"
         lse = (torch.empty if softmax else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
         named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
@@ -400,9 +401,3 @@ class Entry:
         if key not in self._memory:
             self._memory[key] = make()
         return cast("_T", self._memory[key])
-
-
-def _heads_inside(q: Tensor, width: int) -> Tensor:
-    """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
-    batch, heads, rows, _ = q.shape
-    return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)

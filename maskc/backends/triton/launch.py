@@ -30,6 +30,7 @@ __all__ = [
     "capturing",
     "default_config",
     "grid_of",
+    "heads_inside",
     "interpreting",
     "launch",
     "on_device",
@@ -156,6 +157,12 @@ def table_arguments(
 def strides(name: str, tensor: Tensor) -> dict[str, int]:
     """The strides of a (B, H, N, D) tensor as arguments."""
     return {f"{name}_s{axis}": int(s) for axis, s in zip("bhnd", tensor.stride(), strict=True)}
+
+
+def heads_inside(q: Tensor, width: int) -> Tensor:
+    """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
+    batch, heads, rows, _ = q.shape
+    return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)
 
 
 def steady(*tensors: Tensor) -> bool:

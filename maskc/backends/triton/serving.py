@@ -15,7 +15,7 @@ from maskc.backends.triton.cached import lists_pay
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.decode import Decoder, cache_arguments, live_tiles, sharing_of, tile_lists
 from maskc.backends.triton.expressions import extent_name
-from maskc.backends.triton.launch import default_config, on_device, pad, table_arguments
+from maskc.backends.triton.launch import default_config, heads_inside, on_device, pad, table_arguments
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.stages import kernel_of
@@ -81,7 +81,7 @@ class CachedKernels:
     def run(self, call: DecodeCall) -> tuple[Tensor, Tensor]:
         """See ``decode``."""
         q = call.q
-        out = _heads_inside(q, call.v.shape[3])
+        out = heads_inside(q, call.v.shape[3])
         if not out.numel():
             return out, torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
         if call.binding is not None and call.block_table is not None and call.block_table.device.type == "cpu":
@@ -92,7 +92,7 @@ class CachedKernels:
         lse = (torch.empty if softmax else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
         results = {"out_ptr": out, "whole_ptr": lse}
         if self.program.output is not OUTPUT:
-            results["plain_ptr"] = _heads_inside(q, call.v.shape[3])
+            results["plain_ptr"] = heads_inside(q, call.v.shape[3])
         # The kernels take the largest score of a row before they scale it, so the factor has to be positive.
         q, scale = (q, call.scale) if call.scale > 0 else (q * call.scale, 1.0)
         tensors = {"q_ptr": q, "k_ptr": call.k, "v_ptr": call.v, **results, **_moving(call, text)}
@@ -151,12 +151,6 @@ class CachedKernels:
             **{"group": q.shape[1] // call.kv_heads, "layer": call.compiled.layer, "STARTED": call.start is not None},
         }
         return Decoder(text.kernels, sharing, chosen, q, tensors["out_ptr"], shared, self.precision)
-
-
-def _heads_inside(q: Tensor, width: int) -> Tensor:
-    """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
-    batch, heads, rows, _ = q.shape
-    return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)
 
 
 def _moving(call: DecodeCall, text: _Text) -> dict[str, Tensor]:
