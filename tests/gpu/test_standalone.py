@@ -200,6 +200,34 @@ def test_tables_may_be_called_like_anything(tmp_path: Path) -> None:
         module.attention(q, q, q)
 
 
+def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    pattern = (
+        "pattern p(doc: int[token], w: int[head], t: int[4]) { attend same(doc) & causal & q - k < w[h] + t[k % 4] }"
+    )
+    module = load(write_standalone(lower_text(pattern)[0], {}), tmp_path / "checked.py")
+    q, k = torch.zeros(2, 4, 8, 16), torch.zeros(2, 2, 8, 16)
+    tables = {"doc": torch.zeros(8, dtype=torch.int64), "w": torch.zeros(4), "t": torch.zeros(4)}
+
+    def refused(
+        why: str, q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = k, **changed: torch.Tensor
+    ) -> None:
+        with pytest.raises(ValueError, match=why):
+            module.attention(q, k, v, **{**tables, **changed})
+
+    refused(r"v \(B, Hk, Nk, Dv\), found .*v \(2, 2, 7, 16\)", v=k[:, :, :7])
+    refused(r"found .*k \(1, 2, 8, 16\)", k=k[:1], v=k[:1])
+    refused("in groups of key heads", q=q[:, :3])
+    refused("1 to 256 dimensions", q=torch.zeros(2, 4, 8, 300), k=torch.zeros(2, 2, 8, 300))
+    refused("cannot be more of them", k=k[:, :, :5], v=k[:, :, :5])
+    refused("of one dtype", q=q.double(), k=k.double(), v=k.double())
+    refused("of one dtype", v=k.half())
+    refused(r"'doc' of shape \[8\]", doc=torch.zeros(2, 8))
+    refused(r"'w' of shape \[4\]", w=torch.zeros(2))
+    refused(r"'t' of shape \[4\]", t=torch.zeros(5))
+    refused("'doc' holds integers beyond 32 bits", doc=torch.arange(8) * 2**32)
+    assert module.attention(q[:, :, :0], k, k, **tables).shape == (2, 4, 0, 16)
+
+
 def test_only_what_a_mask_needs_is_in_its_file() -> None:
     causal = write_standalone(lower_text("causal")[0], {})
     assert "def hashed" not in causal

@@ -11,6 +11,7 @@ from maskc.backends.triton.emit import STAGES, with_origin
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.pairs import is_by_difference
 from maskc.backends.triton.spec import KernelSpec, specialised
+from maskc.backends.triton.standalone import write_standalone
 from maskc.ir.derivative import float_lookups
 from maskc.ir.ops import OPS
 from maskc.lower import lower_text
@@ -100,9 +101,8 @@ def test_large_integers_take_64_bits() -> None:
 
 def test_names_of_a_pattern_cannot_become_code() -> None:
     pattern = "pattern p(dök: int[token], tile: int[token]) { attend same(dök) & same(tile) }"
-    text = with_origin(
-        kernel := STAGES["forward"](KernelSpec(specialised(lower_text(pattern)[0], {}))), lower_text(pattern)[0]
-    )
+    program = lower_text(pattern)[0]
+    text = with_origin(kernel := STAGES["forward"](KernelSpec(specialised(program, {}))), program, {})
     assert text.isascii()
     function = ast.parse(kernel.text).body[-1]
     assert isinstance(function, ast.FunctionDef)
@@ -116,6 +116,16 @@ def test_names_of_tables_never_meet_those_of_their_extents() -> None:
     kernel = STAGES["forward"](KernelSpec(specialised(lower_text(pattern)[0], {})))
     names = [a.name for a in kernel.arguments]
     assert len(set(names)) == len(names)
+
+
+def test_files_say_what_they_have_for_good() -> None:
+    params = "w: int = 64, mode: {near, far} = near, f: float = 0.5"
+    pattern = f"pattern p({params}) {{ attend q - k < w & mode == far\n score s * f }}"
+    program = lower_text(pattern)[0]
+    args = {"w": 1024, "mode": 1, "f": 0.25}
+    kernel = STAGES["forward"](KernelSpec(specialised(program, args)))
+    for text in (with_origin(kernel, program, args), write_standalone(program, args)):
+        assert "# with w = 1024, mode = far, f = 0.25\n" in text
 
 
 def test_what_cannot_be_written_says_why() -> None:

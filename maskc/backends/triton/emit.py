@@ -13,10 +13,10 @@ from maskc.backends.triton.configs import Config, Target, config, shared_memory
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import pad
 from maskc.backends.triton.masks import is_box, pair_values
+from maskc.backends.triton.origin import origin_of
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.stages import STAGES, kernel_of
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.text import print_program
 
 if TYPE_CHECKING:
     from maskc.ir.program import Program
@@ -93,7 +93,7 @@ def emit(
             reason = f"{type(why).__name__}: {why}".split("\n")[0][:300]
             message = f"the kernel {each.stage!r} of {program.name!r} does not compile for {target}: {reason}"
             raise MaskcError(Diagnostic("E702", message, hint="try another chip, dimension or dtype")) from why
-        source = with_origin(each.kernel, program)
+        source = with_origin(each.kernel, program, args)
         out.append(Emitted(each.stage, each.kernel, source, each.config, compiled, shared_memory(target)))
     show(len(found), len(found))
     return tuple(out)
@@ -141,8 +141,6 @@ def written(
     return tuple(out)
 
 
-def with_origin(kernel: Kernel, program: Program) -> str:
-    """The source below the pattern that it was written from, as comments of printable ASCII."""
-    text = print_program(program, docs=False).rstrip()
-    lines = ["".join(c if " " <= c <= "~" else "?" for c in line) for line in text.split("\n")]
-    return "".join(f"# {line}".rstrip() + "\n" for line in lines) + "\n" + kernel.text
+def with_origin(kernel: Kernel, program: Program, args: Mapping[str, bool | int | float]) -> str:
+    """The source below the pattern that it was written from."""
+    return origin_of(program, args) + "\n" + kernel.text

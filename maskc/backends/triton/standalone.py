@@ -17,6 +17,7 @@ from maskc.backends.triton.backward import clears_empty_rows, write_dkv, write_d
 from maskc.backends.triton.configs import Target, config
 from maskc.backends.triton.expressions import Unsupported, table_name, without_brackets
 from maskc.backends.triton.forward import write_forward
+from maskc.backends.triton.origin import origin_of
 from maskc.backends.triton.spec import KernelSpec, read_tables, specialised
 from maskc.backends.triton.spelling import HELPERS
 from maskc.backends.triton.writer import CONSTANTS
@@ -24,7 +25,6 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Size, Symbol, postorder
 from maskc.ir.ops import OPS
 from maskc.ir.program import OUTPUT
-from maskc.ir.text import print_program
 
 if TYPE_CHECKING:
     from maskc.ir.program import Program
@@ -75,11 +75,24 @@ def plan(given, batch, heads, q_tile, k_tile, device, by_keys):
     for name, x in found.items():
         if torch.is_tensor(x):
             found[name] = x.to(device, torch.int32).contiguous()
+    for name, table in given["tables"].items():
+        found[TABLES[name]] = readable(name, table)
+        found.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(found[TABLES[name]].shape)})
     if kept:
         while len(_plans) >= 32:
             del _plans[next(iter(_plans))]
         _plans[key] = tables, found  # with the tables, so that nothing else gets their identity
     return found
+
+
+def readable(name, table):
+    """A table as the kernels read it: float32, int32 or int8."""
+    if table.numel() == 0:  # every look-up in it is clamped to the one element that kernels may read: 0
+        table = table.new_zeros((1,) * table.ndim)
+    if table.dtype == torch.int64 and max(-1 - int(table.min()), int(table.max())) >= 2**31:
+        raise ValueError(f"{name!r} holds integers beyond 32 bits, which the kernels do not read")
+    dtype = torch.float32 if table.is_floating_point() else torch.int8 if table.dtype == torch.bool else torch.int32
+    return table.to(dtype).contiguous()
 
 
 def run(kernel, stage, heads, given, values, q, v):
@@ -98,12 +111,6 @@ def run(kernel, stage, heads, given, values, q, v):
                          ("dq_ptr", "dq"), ("dk_ptr", "dk"), ("dv_ptr", "dv")):
         if name in values:
             values.update({f"{prefix}_s{axis}": s for axis, s in zip("bhnd", values[name].stride(), strict=True)})
-    for name in TABLES:
-        table = given["tables"][name]
-        dtype = torch.float32 if table.is_floating_point() else torch.int8 if table.dtype == torch.bool else torch.int32
-        values[TABLES[name]] = table.to(dtype).contiguous() if table.numel() else torch.zeros(
-            (1,) * table.ndim, dtype=dtype, device=table.device)
-        values.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(values[TABLES[name]].shape)})
     grid, flat = (found["tile_rows"], heads, q.shape[0]), max(heads, q.shape[0]) > 65535
     programs = math.prod(grid)
     values.update({"programs": programs, "poisoned": torch.empty(programs, dtype=torch.int32, device=q.device)})
@@ -157,6 +164,28 @@ _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatev
 
 _ENTRY = '''
 
+def check(q, k, v, layer, tables):
+    """Raise a ValueError for tensors that do not fit together, before a kernel reads them."""
+    found = f"found q {{tuple(q.shape)}}, k {{tuple(k.shape)}}, v {{tuple(v.shape)}}"
+    if not q.dim() == k.dim() == v.dim() == 4 or q.shape[::3] != k.shape[::3] or k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"expected q (B, H, Nq, D), k (B, Hk, Nk, D) and v (B, Hk, Nk, Dv), {{found}}")
+    if 0 in k.shape or q.shape[1] % k.shape[1] or not 0 < max(q.shape[3], v.shape[3]) <= 256:
+        raise ValueError(f"expected keys, query heads in groups of key heads, and 1 to 256 dimensions, {{found}}")
+    if not CROSS and q.shape[2] > k.shape[2]:
+        raise ValueError(f"queries are the last tokens of the keys: there cannot be more of them, {{found}}")
+    kinds = {{(x.dtype, x.device) for x in (q, k, v)}}
+    if len(kinds) > 1 or q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ValueError("expected q, k and v of one dtype, float16, bfloat16 or float32, on one device")
+    extents = {{"q": q.shape[2], "k": k.shape[2], "token": k.shape[2], "head": q.shape[1], "batch": q.shape[0]}}
+    for name, domain in DOMAINS.items():
+        shape = tuple(tables[name].shape)
+        wanted = [extents.get(d, d) for d in domain]
+        fits = len(shape) == len(wanted) and all(
+            n > layer if d == "layer" else n == d or isinstance(d, str) for n, d in zip(shape, wanted, strict=True))
+        if not fits or tables[name].device != q.device:
+            raise ValueError(f"expected {{name!r}} of shape {{wanted}} on the device of q, found {{shape}}")
+
+
 def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **more):
     """Attention of (batch, heads, queries, dim) queries; ``tables`` and ``more`` are the pattern's tables and inputs
     as tensors on the same device, ``sizes`` the extents of its axes and segments, by name."""
@@ -164,6 +193,9 @@ def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **mor
     missing = sorted({{*TABLES}} - {{*tables}}) + sorted({{*SIZES}} - {{*(sizes or {{}})}})
     if missing:
         raise TypeError(f"attention() needs {{', '.join(missing)}}")
+    check(q, k, v, layer, tables)
+    if q.numel() == 0:
+        return q.new_empty((*q.shape[:3], v.shape[3]))
     q_len, k_len = q.shape[2], k.shape[2]
     given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
     given.update({{f"size_{{name}}": int(n) for name, n in (sizes or {{}}).items()}})
@@ -194,15 +226,14 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
     example = _example(names, sizes)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
     imports = ["import contextlib", "import math", "from typing import Any"]
-    pattern = _ascii(print_program(program, docs=False)).rstrip()
     parts = [
-        "".join(f"# {line}".rstrip() + "\n" for line in pattern.split("\n")),
+        origin_of(program, args),
         _HEADER.format(
             example=example,
             gradients=_GRADIENTS if differentiable else _NO_GRADIENTS,
             imports="\n".join(imports) + "\n\n",
         ),
-        CONSTANTS + "\n" + _tables(spec, names, sizes, target or Target("cuda", 90)),
+        CONSTANTS + "\n" + _tables(spec, args, names, sizes, target or Target("cuda", 90)),
         "\n\n" + "\n\n".join(text for key, text in HELPERS.items() if key in helpers),
         *("\n\n" + kernel.function + "\n" for kernel in kernels),
         "\n\n" + function,
@@ -249,11 +280,13 @@ def _sizes(program: Program) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _ascii(text: str) -> str:
-    return "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in text)
-
-
-def _tables(spec: KernelSpec, names: tuple[str, ...], sizes: tuple[str, ...], target: Target) -> str:
+def _tables(
+    spec: KernelSpec,
+    args: Mapping[str, bool | int | float],
+    names: tuple[str, ...],
+    sizes: tuple[str, ...],
+    target: Target,
+) -> str:
     mask = list(postorder([spec.program.mask]))
     tiles = {}
     for stage in ("forward", "dq", "dkv"):
@@ -265,7 +298,10 @@ def _tables(spec: KernelSpec, names: tuple[str, ...], sizes: tuple[str, ...], ta
     lines += [f'    ("{stage}", {width}): {value!r},' for (stage, width), value in tiles.items()]
     lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))
+    domains = {n: [args.get(str(d), d) for d in spec.program.parameter(n).domain] for n in names}
+    lines += ["# What they are indexed by.", "DOMAINS = " + json.dumps(domains)]
     lines += ["# The extents of axes and segments that must be given.", "SIZES = " + json.dumps(sizes)]
+    lines += ["# Whether queries and keys are two sequences.", f"CROSS = {spec.program.cross}"]
     for word, name in (("BY_HEAD", "h"), ("BY_BATCH", "b")):
         lines.append(f"{word} = {Symbol(name) in mask}  # whether the mask differs")
     return "\n".join(lines) + "\n"
