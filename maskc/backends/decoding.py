@@ -39,7 +39,6 @@ __all__ = [
     "check_integers",
     "check_kept_pages",
     "check_lengths",
-    "check_pages",
     "key_bounds",
     "key_ranges",
     "speaks_of_batch",
@@ -362,7 +361,7 @@ def check_lengths(call: DecodeCall) -> None:
             )
 
 
-def check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
+def _check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
     """Raises E504 where a page that holds a key that is kept is not one of the cache. Needs the table on the host."""
     found = pages[(pages < 0) | (pages >= call.k.shape[0])]
     if found.size:
@@ -375,7 +374,7 @@ def check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
 
 
 def check_kept_pages(cohort: Cohort) -> None:
-    """``check_pages`` for all entries, in time of the whole mask if a page is none of the cache."""
+    """``_check_pages`` for all entries, in time of the whole mask if a page is none of the cache."""
     call, held = cohort.call, cohort.binding.k_len - cohort.start
     if call.block_table is None:
         return
@@ -386,4 +385,4 @@ def check_kept_pages(cohort: Cohort) -> None:
     kept = np.logical_or.reduce([dense(program, binding, h).any(axis=0) for h in range(binding.heads)])
     needed = np.unique((np.flatnonzero(kept) - cohort.start) // call.block_size)
     for entry, row in zip(cohort.entries, pages, strict=True):
-        check_pages(call, entry, row[needed])
+        _check_pages(call, entry, row[needed])

@@ -62,3 +62,18 @@ def test_fewer_queries_than_keys() -> None:
     one = case("dilated(8, 8)", 70, 150)
     assert laid_out(one, "residues:8", 16, 16).q_order.index is not None
     assert_same(one)
+
+
+@pytest.mark.parametrize("layout", ["auto", "sorted", "residues:16"])
+@pytest.mark.parametrize(
+    "mask",
+    ["same(doc) & see[q, k]", "(q - k) % 16 == 0 & see[q, k]", "same(doc) & any(i in 0..3: near[q, i] == k % 64)"],
+)
+def test_tables_by_query_and_something_else_beside_fewer_queries(mask: str, layout: str) -> None:
+    """Their rows count from the first query given, and not from the first token."""
+    rng = np.random.default_rng(0)
+    see, near = rng.random((100, 230)) < 0.1, rng.integers(0, 64, (100, 3))
+    text = f"pattern p(see: bool[q, k], near: int[q, 3], doc: int[token]) {{ attend {mask} }}"
+    one = case(text, 100, 230, see=see, near=near, doc=rng.integers(0, 7, 230))
+    laid_out(one, layout)
+    assert_same(one)

@@ -205,3 +205,10 @@ def test_through_the_front_door() -> None:
         op(q, k, v, doc=doc, slope=slope),
         reference(op.program, op.bind(90, 90, batch=2, doc=doc), q, k, v, scale=0.25, floats={"slope": slope})[0],
     )
+
+
+def test_a_sink_of_minus_infinity_where_no_key_is_kept_gets_no_gradient() -> None:
+    text = "pattern p(sink: float[head]) { attend q % 5 > 0 & causal; normalize softmax(sink = sink[h]) }"
+    one = case(text, 40, floats={"sink": (4,)})
+    one.floats["sink"].data[1] = -torch.inf
+    assert_same(one)

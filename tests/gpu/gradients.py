@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import maskc
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.ir.binding import Binding
@@ -192,3 +193,59 @@ def distance_error(dtype: str) -> float:
     wanted, _ = attention(program, binding, q.double(), k.double(), v.double(), scale=0.25, floats={"slope": leaf})
     (exact,) = torch.autograd.grad(wanted, leaf, grad.double())
     return float(((found - exact).abs() / exact.abs()).max())
+
+
+def beside_sinks() -> dict[str, float]:
+    """How far gradients are from the reference's beside sinks of minus infinity, far above all scores, and far above
+    them with a gradient of the log-sum-exp, where some queries keep nothing; relative to the largest element."""
+    text = "pattern p(sink: float[head]) {{ attend {} & causal\n normalize softmax(sink = sink[h]) }}"
+    found: dict[str, float] = {}
+    for name, (keep, sinks, factor) in {
+        "minus infinity": ("q % 5 > 0", [0.3, -torch.inf], 1.0),
+        "above all scores": ("q > 0", [0.0, 25.0], -2.0),
+        "below all scores": ("q > 0", [-20.0, -1000.0], 1.0),
+    }.items():
+        results = []
+        for backend in ("reference", "triton"):
+            op = maskc.compile(text.format(keep), heads=2, backend=backend)
+            generator = torch.Generator().manual_seed(1)
+            q, k, v = (torch.rand(1, 2, 20, 16, generator=generator) for _ in range(3))
+            leaves = [2.0 * q, factor * 2.0 * k, v, torch.tensor(sinks)]
+            for x in leaves:
+                x.requires_grad_()
+            out, lse = op(*leaves[:3], sink=leaves[3], return_lse=True)
+            live = lse > -torch.inf
+            grads = torch.autograd.grad(out.sum() + torch.where(live, lse, 0.0).sum(), leaves)
+            results.append([out, torch.where(live, lse, 0.0), *grads])
+        found[name] = max(_difference(b, a.double()) for a, b in zip(*results, strict=True))
+    return found
+
+
+def padding_stays_apart() -> dict[str, bool]:
+    """Whether results are finite where only what no kept pair needs is not: beside queries or keys of a ragged tile
+    that do not exist, in what queries that keep nothing hold, and in the gradient of their log-sum-exp."""
+    left = "pattern p over left -> right {{ attend {}\n normalize {} }}"
+    found: dict[str, bool] = {}
+    for name, text, spoil in [
+        ("keys beside absent queries", left.format("window(0, 4)", "softmax"), {"k": 6, "v": 6}),
+        ("queries beside absent keys", left.format("k >= q + 12", "sigmoid"), {"q": 8}),
+        ("gradients beside absent keys", left.format("k >= q + 12", "relu"), {"grad": 8}),
+        ("gradients of what keeps nothing", left.format("k >= q + 12", "sigmoid"), {"grad": 8}),
+        ("beside a sink", left.format("k >= q + 12", "softmax(sink = 0.5)"), {"q": 8, "grad": 8}),
+        ("log-sum-exp of nothing", left.format("k >= q + 12", "softmax"), {"lse": 8}),
+    ]:
+        rows = 2 if "k" in spoil else 20
+        generator = torch.Generator().manual_seed(0)
+        shapes = {"q": rows, "k": 20, "v": 20, "grad": rows}
+        given = {n: torch.randn(1, 1, length, 16, generator=generator) for n, length in shapes.items()}
+        grad_lse = torch.ones(1, 1, rows)
+        for what, first in spoil.items():
+            (grad_lse if what == "lse" else given[what])[:, :, first:] = torch.nan
+        leaves = [given[n].requires_grad_() for n in ("q", "k", "v")]
+        op = maskc.compile(text, heads=1, backend="triton")
+        softmax = "softmax" in text
+        out, lse = op(*leaves, return_lse=True) if softmax else (op(*leaves), None)
+        outs, grads = ([out, lse], [given["grad"], grad_lse]) if lse is not None else ([out], [given["grad"]])
+        results = [out, *torch.autograd.grad(outs, leaves, grads)]
+        found[name] = all(bool(x.isfinite().all()) for x in results)
+    return found

@@ -45,6 +45,17 @@ def test_gradients_of_distances_survive_an_output_of_16_bits(interpreter: Interp
     assert interpreter.call("gradients.distance_error", "float16") < 2e-3
 
 
+def test_weights_beside_a_sink_however_small_have_gradients(interpreter: Interpreter) -> None:
+    found = interpreter.call("gradients.beside_sinks")
+    assert {name: error for name, error in found.items() if not error < 1e-5} == {}
+
+
+def test_what_no_kept_pair_needs_reaches_nothing(interpreter: Interpreter) -> None:
+    found = interpreter.call("gradients.padding_stays_apart")
+    assert [name for name, finite in found.items() if not finite] == []
+    assert len(found) == 6
+
+
 @pytest.mark.parametrize(("dim", "value_dim"), [(16, 40), (72, 24)])
 def test_dimensions(interpreter: Interpreter, dim: int, value_dim: int) -> None:
     assert interpreter.call("gradients.dimension", dim, value_dim) < 1e-5

@@ -9,6 +9,7 @@ import torch
 
 import maskc
 from maskc.backends import cpu
+from maskc.diagnostics import MaskcError
 from tests.serving.calls import CASES, make
 
 
@@ -120,3 +121,22 @@ def test_inputs_given_when_compiling_and_lists() -> None:
     found = op.decode(q, k, v, [5])
     again = maskc.compile("all", heads=1)(q, k[:, :, 2:5], v[:, :, 2:5])
     torch.testing.assert_close(found, again)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("size", [1, 4, 8])
+def test_pages_beside_a_kept_key_may_be_gone(backend: str, size: int) -> None:
+    """However many keys a tile has in which the kept ones are looked for."""
+    op = maskc.compile("(q - k) % 16 == 0", heads=1, backend=backend)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, n, 16, generator=generator) for n in (1, 32, 32))
+    kept = [p // size for p in (15, 31)]
+    table = torch.full((1, 32 // size), -1, dtype=torch.int32)
+    pages = [torch.zeros(2, size, 1, 16) for _ in range(2)]
+    for i, page in enumerate(kept):
+        table[0, page] = i
+        for cache, x in zip(pages, (k, v), strict=True):
+            cache[i] = x[0, :, page * size : (page + 1) * size].transpose(0, 1)
+    torch.testing.assert_close(op.decode(q, *pages, [32], table), op(q, k, v))
+    with pytest.raises(MaskcError, match="keeps keys on page -1"):
+        op.decode(q, *pages, [32], table.masked_fill(table == 1, -1))

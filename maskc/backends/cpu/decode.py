@@ -17,7 +17,7 @@ from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Ints, Job, Schedule, batch_equal, order_jobs
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.tiles import schedule
-from maskc.backends.decoding import Cohort, DecodeCall, check_pages, key_bounds
+from maskc.backends.decoding import Cohort, DecodeCall, check_kept_pages, key_bounds
 from maskc.tiles.intervals import merged
 
 __all__ = ["decode"]
@@ -147,11 +147,12 @@ class _Part:
         return before + position - a
 
     def _check_pages(self, table: Tensor) -> None:
-        size = self.call.block_size
-        for entry in self.cohort.entries:
-            row = table[entry].numpy()
-            for a, b in self._in_cache():
-                check_pages(self.call, entry, row[a // size : -(-b // size)])
+        size, known = self.call.block_size, self.call.k.shape[0]
+        for a, b in self._in_cache():
+            pages = table[list(self.cohort.entries), a // size : -(-b // size)]
+            if bool(((pages < 0) | (pages >= known)).any()):
+                check_kept_pages(self.cohort)  # a tile that was planned has keys, too, that no query keeps
+                return
 
     def _in_cache(self) -> list[tuple[int, int]]:
         start = self.cohort.start
@@ -191,6 +192,9 @@ class _Part:
 
     def _from_pages(self, cache: Tensor, table: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
         size, entries = self.call.block_size, len(self.cohort.entries)
+        if cache.shape[0] == 0:
+            return cache.new_zeros((entries, cache.shape[2], sum(b - a for a, b in ranges), cache.shape[3]))
+        table = table.clamp(0, cache.shape[0] - 1)  # pages none of whose keys is kept may be any
         if all(a % size == 0 and b % size == 0 for a, b in ranges):
             pages = _joined([table[:, a // size : b // size] for a, b in ranges], dim=1)
             return cache.index_select(0, pages.flatten()).view(entries, -1, *cache.shape[2:]).transpose(1, 2)

@@ -215,7 +215,8 @@ class _Work:
             delta = delta - grad_lse
         sink = self.expressions.sink(self.dtype)
         if sink is not None and tables:
-            self.expressions.pull_sink(-(sink - lse).exp() * delta, tables)
+            share = (sink - lse).exp().masked_fill(lse == -torch.inf, 0.0)
+            self.expressions.pull_sink(-share * delta, tables)
         if 0 in self.q.shape or 0 in self.k.shape or 0 in self.v.shape:
             return (torch.zeros_like(self.q), torch.zeros_like(self.k), torch.zeros_like(self.v)), tables
         order, k_order = self.entry.orders

@@ -88,7 +88,8 @@ _DELTA = """
     average = tl.sum(tl.cast(out, tl.float32) * tl.cast(grad_out, tl.float32), 1)
     delta_row = average
     if LSE_GRAD:
-        delta_row -= lse_grad
+        # Whatever follows from a log-sum-exp of minus infinity.
+        delta_row -= tl.where(lse == float("-inf"), 0.0, lse_grad)
 """
 _LEVEL = """
     level_row = tl.where(lse == float("-inf"), float("inf"), lse * LOG2E)
@@ -233,10 +234,11 @@ def write_dq(spec: KernelSpec) -> Kernel:
     given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
     args += [*CAREFUL, *([Argument("LSE_GRAD", "constexpr")] if softmax else [])]
-    lines, helpers = (
-        careful_rows(lines, "dq", instance_lines("h", "heads", careful=True)),
+    instance, helpers = (
+        instance_lines("h", "heads", careful=True),
         ["load", "store", "spread", "visible", *used.helpers],
     )
+    lines = careful_rows(lines, "dq", instance, alike=clears_empty_rows(spec))
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, helpers)
 
 
@@ -361,8 +363,9 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
         block.add(statistic_line("delta", place, "[None, :]", whole=not partial))
     grad = _grad_score(spec, used, block, before, lookups, partial)
     if partial and not clears_empty_rows(spec):
-        block.add("query = visible(query, keep, 0, True)")
-        block.add("grad_out = visible(grad_out, keep, 0, False)")
+        block.add("needed = keep & k_there[:, None]")
+        block.add("query = visible(query, needed, 0, True)")
+        block.add("grad_out = visible(grad_out, needed, 0, False)")
     block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
     block.add(f"grad_key = tl.dot(tl.cast({grad}, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)")
     return block.lines

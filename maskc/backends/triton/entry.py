@@ -280,8 +280,9 @@ class Entry:
         found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
         grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
-            empty = self._empty_rows(lse, value)
+            empty = self._empty_rows(q, grad, lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
+            lse = lse.masked_fill(empty[..., 0], -torch.inf)
         of = BackwardPass(q, k, v, out, lse, level, delta, grad, grad_lse, dq, dk, dv)
         whole = bool(any(found))  # sums over rows and columns are not cut
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
@@ -295,13 +296,16 @@ class Entry:
             pull_pairs(self, found.pairs, (q, k, v), tables, value, sums, scale, more)
         return dq, dk, dv, delta
 
-    def _empty_rows(self, lse: Tensor, value: Values) -> Tensor:
-        """Which queries keep no key, (B, H, Nq, 1); also those whose sink has all of the weight: no key gets any."""
+    def _empty_rows(self, q: Tensor, grad: Tensor, lse: Tensor, value: Values) -> Tensor:
+        """Which queries keep no key, (B, H, Nq, 1). Beside a sink the log-sum-exp tells that only nearly: there, those
+        to whose keys next to no weight is left, and which hold what is no number or infinite, in q or in the gradient.
+        Finite ones are no harm where they keep nothing, and may keep something."""
         empty, sink = (lse == -torch.inf)[..., None], self.program.normalizer.sink
         if sink is None:
             return empty
         logit = value.of(sink)
-        return empty | ((lse[..., None] - logit).abs() <= 1e-6 * logit.abs().clamp(min=1.0))
+        near = (lse[..., None] - logit).abs() <= 1e-6 * logit.abs().clamp(min=1.0)
+        return empty | (near & logit.isfinite() & ~(_is_finite(q) & _is_finite(grad)))
 
     def _outside(self, tables: Mapping[str, Tensor], device: torch.device) -> Values:
         """What is left to torch. Tables of the binding are copied to the device once."""
@@ -401,3 +405,9 @@ class Entry:
         if key not in self._memory:
             self._memory[key] = make()
         return cast("_T", self._memory[key])
+
+
+def _is_finite(x: Tensor) -> Tensor:
+    """Whether all numbers of a token are, (B, H, N, 1)."""
+    low, high = x.aminmax(dim=-1, keepdim=True)
+    return low.isfinite() & high.isfinite()

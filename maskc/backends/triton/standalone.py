@@ -169,8 +169,9 @@ def check(q, k, v, layer, tables):
     found = f"found q {{tuple(q.shape)}}, k {{tuple(k.shape)}}, v {{tuple(v.shape)}}"
     if not q.dim() == k.dim() == v.dim() == 4 or q.shape[::3] != k.shape[::3] or k.shape[:3] != v.shape[:3]:
         raise ValueError(f"expected q (B, H, Nq, D), k (B, Hk, Nk, D) and v (B, Hk, Nk, Dv), {{found}}")
-    if 0 in k.shape or q.shape[1] % k.shape[1] or not 0 < max(q.shape[3], v.shape[3]) <= 256:
-        raise ValueError(f"expected keys, query heads in groups of key heads, and 1 to 256 dimensions, {{found}}")
+    dims = q.shape[3], v.shape[3]
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1] or min(dims) == 0 or max(dims) > 256:
+        raise ValueError(f"expected query heads in groups of key heads, and 1 to 256 dimensions, {{found}}")
     if not CROSS and q.shape[2] > k.shape[2]:
         raise ValueError(f"queries are the last tokens of the keys: there cannot be more of them, {{found}}")
     kinds = {{(x.dtype, x.device) for x in (q, k, v)}}

@@ -278,26 +278,30 @@ _ROWS = """
 CAREFUL = (Argument("poisoned", "int32"), Argument("programs", "int"), Argument("CAREFUL", "constexpr"))
 
 
-def careful_rows(body: Sequence[str], result: str, instance: Sequence[str]) -> list[str]:
+def careful_rows(body: Sequence[str], result: str, instance: Sequence[str], alike: bool = True) -> list[str]:
     """The ``body`` of a kernel that computes the matrix ``result``, so that it can be started a second time for the
     rows that got a NaN. With the care that this takes in every partial tile, it would be half as fast. ``instance``:
-    the lines that say what a program instance works for: see ``instance_lines``."""
+    the lines that say what a program instance works for: see ``instance_lines``. ``alike``: only keys bring a NaN that
+    is none of a row's own, not what a row that keeps nothing holds itself."""
     start = _ROWS.format(instance="\n".join(f"        {line}" for line in instance))
     inside = [f"        {line}" if line else "" for text in body for line in text.split("\n")]
-    note = [
-        "            if not CAREFUL:",
-        "                # Times 0 such a key still gives NaN: in every row of a column alike, so the first row tells.",
-        f"                nothing = tl.sum({result} * 0.0, 1)  # but for NaN and infinity",
-        "                at = tl.arange(0, Q_TILE)",
-        "                tl.store(poisoned + program + at * 0, (nothing != nothing).to(tl.int32), mask=at == 0)",
-    ]
+    note = ["if not CAREFUL:", f"    nothing = tl.sum({result} * 0.0, 1)  # but for NaN and infinity"]
+    if alike:
+        note += [
+            "    # Times 0 such a key still gives NaN: in every row of a column alike, so the first row tells.",
+            "    at = tl.arange(0, Q_TILE)",
+            "    tl.store(poisoned + program + at * 0, (nothing != nothing).to(tl.int32), mask=at == 0)",
+        ]
+    else:
+        note.append("    tl.store(poisoned + program, tl.max((nothing != nothing).to(tl.int32)))")
+    note = [f"            {line}" for line in note]
     return [*start.strip("\n").split("\n"), *inside, *note]
 
 
 def hide_lines(block: Block, name: str, axis: int, transposed: bool) -> None:
-    """With care, set to 0 what is in the tile ``name`` of keys that no pair of ``keep`` needs."""
+    """With care, set to 0 what is in the tile ``name`` of keys that no query needs which is there."""
     block.add("if CAREFUL:")
-    block.add(f"    {name} = visible({name}, keep, {axis}, {transposed})")
+    block.add(f"    {name} = visible({name}, keep & q_there[:, None], {axis}, {transposed})")
 
 
 def keep_lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,26 @@ def _relaid(c: Classifier, layout: Layout, grid: Grid) -> Classifier:
         tables[table] = values
         params.append(Parameter(table, node.type, (name,)))
         mapping[node] = Lookup(table, node.type, (Symbol(name),))
-    mask = substitute(mask, mapping)
+    mask = _from_first_query(substitute(mask, mapping), c.params, grid.offset)
     known = {n.name for n in postorder([mask]) if isinstance(n, Lookup)}
     rest = {n: t for n, t in c.binding.tables.items() if n in known and n not in tables}
     binding = c.binding.replace(cross=True, tables={**rest, **tables})
     return Classifier(mask, binding, (*params, *(p for p in c.params if p.name not in tables)), c.head, c.batch)
+
+
+def _from_first_query(mask: Node, params: Sequence[Parameter], offset: int) -> Node:
+    """The mask for positions of queries that count from the first one given: what is left to look up by query, along
+    with something else, has indices that count from the first token."""
+    by_query = {p.name: p.domain for p in params if "q" in p.domain}
+
+    def moved(node: Node) -> Node:
+        if not (isinstance(node, Lookup) and node.name in by_query):
+            return node
+        pairs = zip(by_query[node.name], node.indices, strict=True)
+        indices = tuple(apply("sub", i, Const(offset)) if d == "q" else i for d, i in pairs)
+        return Lookup(node.name, node.type, indices)
+
+    return rebuild(mask, moved) if offset and by_query else mask
 
 
 def _apart(node: Node) -> Node:
