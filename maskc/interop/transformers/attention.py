@@ -11,9 +11,18 @@ import torch
 
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
-from maskc.interop.transformers.field import FIELD, Stored, pattern_of, say_so
+from maskc.interop.transformers.field import Stored, pattern_of
 from maskc.interop.transformers.handle import MaskHandle, Request
-from maskc.interop.transformers.inputs import bounds_of, check_dropped, floats_of, inputs_of, real_keys
+from maskc.interop.transformers.inputs import (
+    bounds_of,
+    check_dropped,
+    documents_of,
+    find_documents,
+    floats_of,
+    inputs_of,
+    real_keys,
+)
+from maskc.interop.transformers.parts import FIELD, say_so
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
@@ -59,10 +68,11 @@ def mask(
         return attention_mask  # made ahead, as generating with a static cache does
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
-    stored = pattern_of(config, bidirectional=demand.bidirectional)
+    stored = pattern_of(config, bidirectional=not demand.causal)
     if stored is not None:
         say_so(config)
-    request = Request(demand, stored, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real)
+    masked = attention_mask is not None
+    request = Request(demand, stored, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real, masked)
     return MaskHandle(request, device)
 
 
@@ -86,6 +96,7 @@ def attend(
     """
     _check(module, dropout, more)
     request = _request(module, query, key, attention_mask)
+    find_documents(request, more.get("position_ids"))
     _check_packing(request, more)
     how = _How(
         cross=_is_cross(module, request),
@@ -162,7 +173,7 @@ def _dropout_field(config: Any, dropout: float) -> str:
 
 
 def _check_packing(request: Request, more: Mapping[str, Any]) -> None:
-    if any(more.get(n) is not None for n in _PACKING) and request.demand.doc is None:
+    if any(more.get(n) is not None for n in _PACKING) and documents_of(request) is None:
         hint = "give position_ids that start again with every document, and no attention_mask"
         raise fail("E702", "documents are packed by cu_seq_lens alone", hint)
 
@@ -227,7 +238,8 @@ def _program(request: Request, stored: Stored | None) -> Program:
 
 
 def _fit(program: Program, request: Request, how: _How, *, own: bool) -> Fit:
-    packed = own and request.demand.doc is not None
+    # Where Transformers itself has found the documents, the mask of the model's own code says so already.
+    packed = documents_of(request) is not None and (own or request.demand.doc is None)
     padded = real_keys(request, request.k_offset, how.length) is not None
     bounded = padded and bounds_of(request, request.k_offset, how.length) is not None
     moved = own and not packed and not is_relative(program) and (request.real is not None or request.k_offset > 0)
