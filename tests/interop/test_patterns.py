@@ -490,6 +490,11 @@ def refused(match: str) -> Any:
 def test_a_mask_that_is_made_already_is_refused(plain: Any) -> None:
     with refused(r"made already: Tensor \(2, 1, 26, 26\)"):
         plain(input_ids=tokens(), attention_mask=torch.zeros(2, 1, N, N))
+    bert = transformers.BertConfig(**TINY, num_hidden_layers=1)
+    with refused(r"made already: Tensor \(2, 26, 26\)"):
+        transformers.AutoModel.from_config(bert, attn_implementation="maskc").eval()(
+            input_ids=tokens(), attention_mask=torch.ones(2, N, N)
+        )
 
 
 def test_weights_of_attention_are_refused(plain: Any) -> None:

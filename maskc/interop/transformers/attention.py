@@ -66,6 +66,8 @@ def mask(
     """A handle of the mask that is asked for. Raises E702 for what it cannot carry, and as ``from_spec`` does."""
     if isinstance(attention_mask, MaskHandle):
         return attention_mask  # made ahead, as generating with a static cache does
+    if attention_mask is not None and attention_mask.ndim != 2:
+        raise _made_already(attention_mask)
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
     stored = pattern_of(config, bidirectional=not demand.causal)
@@ -182,12 +184,7 @@ def _request(module: Any, query: torch.Tensor, key: torch.Tensor, given: Any) ->
     if isinstance(given, MaskHandle):
         return given.request
     if given is not None:
-        raise fail(
-            "E702",
-            f"an attention mask that is made already: {type(given).__name__} {tuple(getattr(given, 'shape', ()))}",
-            "give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: "
-            f"config.{FIELD}",
-        )
+        raise _made_already(given)
     # No mask was asked for: eager attention would see every key.
     causal = getattr(module, "is_causal", False) and query.shape[2] > 1
     if causal:
@@ -200,6 +197,14 @@ def _request(module: Any, query: torch.Tensor, key: torch.Tensor, given: Any) ->
     demand = Demand(Program("model", (), space, space, True, TRUE))
     stored = pattern_of(getattr(module, "config", None), bidirectional=True)
     return Request(demand, stored, query.shape[0], query.shape[2], key.shape[2], 0, 0, None)
+
+
+def _made_already(given: Any) -> Exception:
+    return fail(
+        "E702",
+        f"an attention mask that is made already: {type(given).__name__} {tuple(getattr(given, 'shape', ()))}",
+        f"give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: config.{FIELD}",
+    )
 
 
 def _is_cross(module: Any, request: Request) -> bool:

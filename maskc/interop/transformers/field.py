@@ -49,8 +49,8 @@ class PatternField:
         write(config, spec, over=not reading)
         if spec is None:
             return
-        asked = {getattr(part.config, "_attn_implementation", None) for part in leaves(config)} - {NAME}
-        if not reading or getattr(config, "_attn_implementation", None) is None:
+        asked = {Implementation.of(part.config) for part in leaves(config)} - {NAME}
+        if not reading or Implementation.of(config) is None:
             choose(config)
         elif asked:
             _warn(", ".join(sorted(map(repr, asked))))
@@ -74,9 +74,14 @@ class Implementation:
 
     SLOT = "_attn_implementation_internal"
 
+    @classmethod
+    def of(cls, config: Any) -> Any:
+        """What a config has chosen; None where it has not yet."""
+        return vars(config).get(cls.SLOT)
+
     def __set__(self, config: Any, name: Any) -> None:
         held = vars(config)
-        before = held.get(self.SLOT)
+        before = self.of(config)
         patterned = held.get(FIELD) is not None
         if name is None or name is self:  # the latter: what a config is read to have before anything is set
             # A config resets those of its parts when it is made; a pattern has chosen already.
