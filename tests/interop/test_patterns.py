@@ -255,6 +255,23 @@ def test_a_model_of_two_models_has_a_pattern_for_each() -> None:
     assert all(differ(found[i], found[j]) == [True] for i, j in itertools.combinations(range(4), 2))
 
 
+def test_every_config_that_a_side_may_go_by_gets_its_pattern() -> None:
+    """The parts are called otherwise in models of sound, and one config of both stands in those of pictures."""
+    for kind, encoder, decoder in (
+        ("Musicgen", "text_encoder", "decoder"),
+        ("Dia", "encoder_config", "decoder_config"),
+        ("T5Gemma2", "encoder", "decoder"),
+    ):
+        config = getattr(transformers, f"{kind}Config")()
+        set_pattern(config, SIDES)
+        held = [getattr(config, name).attention_pattern for name in (encoder, decoder)]
+        assert held == [config.attention_pattern["encoder"], config.attention_pattern["decoder"]]
+    config = transformers.Florence2Config()
+    set_pattern(config, SIDES)
+    assert config.text_config.attention_pattern == config.attention_pattern
+    assert not hasattr(config.vision_config, "attention_pattern")
+
+
 def test_extents_go_to_the_side_that_has_them() -> None:
     grid = "pattern near over grid(y, x) { attend window(1, 1) on y & window(1, 1) on x }"
     config = transformers.T5Config(**T5)

@@ -26,16 +26,23 @@ def parts(config: Any) -> list[Part]:
     """The configs that carry the pattern of one: it itself, and those of its text, or of its encoder and decoder."""
     found = [Part(config)]
     if getattr(config, "is_encoder_decoder", False):
-        sides = [(getattr(config, side, None), side) for side in SIDES]
-        found += [Part(one, side) for whole, side in sides for one in (whole, _text(whole)) if _is_config(one)]
-    elif _is_config(text := _text(config)):
-        found.append(Part(text))
-    return list({id(part.config): part for part in reversed(found)}.values())[::-1]
+        found += [Part(one, side) for side in SIDES for whole in _named(config, side) for one in (whole, _text(whole))]
+        found += [part for text in _named(config, "text_config") for part in parts(text)]
+    else:
+        found.append(Part(_text(config)))
+    return list({id(part.config): part for part in reversed(found) if _is_config(part.config)}.values())[::-1]
+
+
+def _named(config: Any, name: str) -> list[Any]:
+    """The parts of a config that go by this name, or by a longer one for the same."""
+    found = [getattr(config, one, None) for one in (name, name + "_config", "text_" + name)]
+    return [one for one in found if _is_config(one)]
 
 
 def leaves(config: Any) -> list[Part]:
     """The parts that layers of attention read."""
-    return parts(config)[1:] or [Part(config)]
+    whole = parts(config)
+    return whole if getattr(config, "is_encoder_decoder", False) else whole[1:] or whole
 
 
 def _is_config(value: Any) -> bool:
