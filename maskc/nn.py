@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from maskc.ir.program import Parameter, Program
+from maskc.spec import MAX_JSON, from_spec
 from maskc.tiles.values import fail, suggestion
 
 if TYPE_CHECKING:
@@ -120,22 +121,32 @@ class Attention(nn.Module):
         attend = " ".join(self.pattern.text.partition("{")[2].rpartition("}")[0].split())
         return f"{self.embed_dim}, {heads}{layer}, pattern={self.pattern!r}\n{attend}"
 
-    def get_extra_state(self) -> str:
-        """The spec, as JSON."""
-        return json.dumps(self.pattern.spec())
+    def get_extra_state(self) -> torch.Tensor:
+        """The spec, as bytes of JSON: files of safetensors hold nothing but tensors."""
+        text = json.dumps(self.pattern.spec()).encode()
+        return torch.tensor(list(text), dtype=torch.uint8, device="cpu")
 
-    def set_extra_state(self, state: str) -> None:
+    def set_extra_state(self, state: torch.Tensor | str) -> None:
         """Compare the pattern with the one that the weights were trained under. Raises E601 to E603."""
-        from maskc.spec import from_spec
-
-        stored = from_spec(state)
+        # State dicts of the first releases hold the text itself.
+        stored = from_spec(state if isinstance(state, str) else _text(state))
         if stored != self.pattern:
             raise fail(
                 "E603",
                 f"the state dict is of the pattern {stored!r} ({stored.hash[:12]}...), but this module has "
                 f"{self.pattern!r} ({self.pattern.hash[:12]}...)",
-                "make the module with the pattern of the state dict: its `_extra_state` is the spec",
+                "make the module with the pattern of the state dict: its `_extra_state` is the spec, as bytes of JSON",
             )
+
+
+def _text(state: Any) -> str:
+    """The text of an extra state. Raises E601 for what is none: a state dict may be anybody's."""
+    if not isinstance(state, torch.Tensor) or state.dtype != torch.uint8 or state.ndim != 1 or state.is_meta:
+        hint = "it is a row of bytes (uint8), the JSON text of a spec"
+        raise fail("E601", "malformed spec: the extra state of an Attention is no text", hint)
+    if len(state) > MAX_JSON:
+        raise fail("E601", f"malformed spec: {len(state)} bytes are too many", f"a spec has at most {MAX_JSON}")
+    return state.cpu().numpy().tobytes().decode(errors="replace")
 
 
 def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, head_dim: int | None) -> None:

@@ -19,14 +19,15 @@ from typing import Any, TypedDict
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.pattern import Pattern
 
-__all__ = ["SPEC_VERSION", "Spec", "from_spec", "to_spec"]
+__all__ = ["MAX_JSON", "SPEC_VERSION", "Spec", "from_spec", "to_spec"]
 
 #: The version of the form; the value under "maskc".
 SPEC_VERSION = 1
+#: Characters of a spec given as text.
+MAX_JSON = 1 << 26
 
 _MAX_TEXT = 1 << 16  # characters of the pattern: so many are parsed in well under a second
 _MAX_NAME = 1 << 8  # characters of a key, a name or a label
-_MAX_JSON = 1 << 26  # characters of a spec given as text
 _MAX_VALUES = 1 << 22  # elements of all tables together
 _MAX_DEPTH = 8  # dimensions of a table
 _KEYS = ("maskc", "pattern", "args", "hash")
@@ -83,8 +84,8 @@ def _stored_hash(text: str, args: Mapping[str, Any]) -> str:
 
 
 def _decoded(text: str) -> Mapping[str, Any]:
-    if len(text) > _MAX_JSON:
-        raise _malformed(f"{len(text)} characters are too many", f"a spec has at most {_MAX_JSON}")
+    if len(text) > MAX_JSON:
+        raise _malformed(f"{len(text)} characters are too many", f"a spec has at most {MAX_JSON}")
     try:
         return json.loads(text, parse_constant=_no_constant)  # type: ignore[no-any-return]
     except (ValueError, RecursionError) as error:

@@ -47,12 +47,21 @@ def test_logits_with_padding(kind: str, side: str) -> None:
 
 
 @kinds
-def test_logits_of_packed_documents(kind: str) -> None:
-    positions = torch.cat([torch.arange(n) for n in (5, 12, 1, N - 18)])[None]
-    eager, ours = logits(kind, input_ids=tokens(1), position_ids=positions, use_cache=False)
-    torch.testing.assert_close(ours, eager, atol=1e-5, rtol=1e-5)
-    alone, _ = logits(kind, input_ids=tokens(1), use_cache=False)
-    assert (alone - eager).abs().max() > 1e-3, "the packing is not felt"
+@pytest.mark.parametrize("cached", [False, True])
+def test_logits_of_packed_documents(kind: str, cached: bool) -> None:
+    """Each document has the logits that it has alone. Eager attention agrees where it looks for documents at all."""
+    if kind == "llama4" and cached:
+        pytest.skip("its layers are not told the positions, and Transformers itself looks only where there is no cache")
+    lengths = (5, 12, 1, N - 18)
+    positions = torch.cat([torch.arange(n) for n in lengths])[None]
+    eager, ours = logits(kind, input_ids=tokens(1), position_ids=positions, use_cache=cached)
+    documents = [logits(kind, input_ids=ids, use_cache=False)[0] for ids in tokens(1).split(lengths, 1)]
+    alone = torch.cat(documents, 1)
+    torch.testing.assert_close(ours, alone, atol=1e-5, rtol=1e-5)
+    if not cached and kind != "gpt_oss":  # whose code does not hand the positions to its masks
+        torch.testing.assert_close(eager, alone, atol=1e-5, rtol=1e-5)
+    whole, _ = logits(kind, input_ids=tokens(1), use_cache=False)
+    assert (whole - alone).abs().max() > 1e-3, "the packing is not felt"
 
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2"])

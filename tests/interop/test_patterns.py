@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ transformers = pytest.importorskip("transformers", reason="needs the extra `hf`"
 
 from maskc.interop.transformers import pattern_from_config, set_pattern  # noqa: E402
 
-from .models import TINY, N, W, config_of, left_padded, model_of, tokens  # noqa: E402
+from .models import TINY, N, W, config_of, left_padded, model_of, perturbed, tokens  # noqa: E402
 
 #: Depends on the absolute position, on the layer and on the head.
 SINKS = """
@@ -73,9 +74,57 @@ def test_a_text_means_the_same_with_padding_and_among_others() -> None:
             row = ids if side == "left" else torch.cat([text, ids[:, :padding]], 1)
             padded = net(input_ids=row.expand(2, -1), attention_mask=mask).logits[0]
             torch.testing.assert_close(padded[mask[0].bool()], alone, atol=1e-5, rtol=0)
-        positions = torch.cat([torch.arange(padding), torch.arange(N - padding)])[None]
-        packed = net(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
-    torch.testing.assert_close(packed[padding:], alone, atol=1e-5, rtol=0)
+        for cached in (True, False):
+            packed = net(input_ids=ids, position_ids=packed_at(padding), use_cache=cached).logits[0]
+            torch.testing.assert_close(packed[padding:], alone, atol=1e-5, rtol=0)
+
+
+def packed_at(start: int, batch: int = 1) -> torch.Tensor:
+    """Position ids of two documents in a row, the second from ``start`` on."""
+    return torch.cat([torch.arange(start), torch.arange(N - start)]).expand(batch, -1)
+
+
+#: What a model knows of its pattern: that of its own code, one that counts from the start, and one that reads inputs.
+PACKED = [None, SINKS, "pattern p(doc: int[token], position: int[token]) { attend causal & position[k] % 3 != 1 }"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt_oss"])
+@pytest.mark.parametrize("pattern", PACKED, ids=["own", "sinks", "inputs"])
+def test_documents_are_apart_with_an_empty_cache_too(pattern: str | None, kind: str) -> None:
+    """Models make a cache by default, and Transformers looks for documents only where there is none."""
+    net, ids, start = with_pattern(pattern, kind), tokens(), 10
+    rows = torch.stack([packed_at(start)[0], torch.arange(N)])
+    with torch.no_grad():
+        alone = net(input_ids=ids[:, start:]).logits[0]
+        whole = net(input_ids=ids).logits[1]
+        for how in ({"use_cache": True}, {"use_cache": False}, {"past_key_values": transformers.DynamicCache()}):
+            found = net(input_ids=ids, position_ids=rows, **how).logits
+            torch.testing.assert_close(found[0, start:], alone, atol=1e-5, rtol=0)
+            torch.testing.assert_close(found[1], whole, atol=1e-5, rtol=0)
+
+
+def test_documents_that_follow_what_a_cache_holds() -> None:
+    """The text in the cache may go on, before others start; behind several, nobody knows where the last one started."""
+    net, ids, start = with_pattern(SINKS), tokens(1), 10
+    with torch.no_grad():
+        cache = transformers.DynamicCache()
+        net(input_ids=ids[:, :4], past_key_values=cache)
+        found = net(input_ids=ids[:, 4:], position_ids=packed_at(start)[:, 4:], past_key_values=cache).logits[0]
+        torch.testing.assert_close(found[: start - 4], net(input_ids=ids[:, :start]).logits[0, 4:], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[start - 4 :], net(input_ids=ids[:, start:]).logits[0], atol=1e-5, rtol=0)
+        for position in (0, N - start):
+            with refused(r"but the cache holds \d+ keys: other documents(.|\n)*a cache to each") as raised:
+                net(input_ids=ids[:, :1], position_ids=torch.tensor([[position]]), past_key_values=cache)
+            assert raised.value.codes == ("E702",)
+
+
+def test_a_mask_that_is_given_says_that_each_row_is_one_text() -> None:
+    """As in Transformers; positions that count otherwise, and those of encoders, say nothing about documents."""
+    net, ids, ones = with_pattern(None, layers=1), tokens(), torch.ones(2, N, dtype=torch.long)
+    eager = model_of(config_of("llama", layers=1), "eager")
+    with torch.no_grad():
+        ours, theirs = (m(ids, attention_mask=ones, position_ids=packed_at(9, 2)).logits for m in (net, eager))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -137,33 +186,118 @@ def test_inputs_of_the_pattern_come_with_the_call() -> None:
     torch.testing.assert_close(ours, eager_with(pattern, tokens(), image=image.numpy()), atol=1e-5, rtol=0)
 
 
-def test_encoder_and_decoder_have_a_pattern_each() -> None:
-    config = transformers.BartConfig(
-        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4, decoder_attention_heads=4,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    with pytest.raises(maskc.MaskcError, match="an encoder and a decoder"):
-        set_pattern(config, "causal")
-    found = {}
-    specs = {
-        "none": None,
-        "same": {"encoder": maskc.parse("all").spec()},
-        "window": {"encoder": maskc.parse("window(1, 1)").spec()},
-        "first": {"decoder": maskc.parse("sinks(1)").spec()},
-    }
-    for name, spec in specs.items():
-        config.attention_pattern = spec
-        torch.manual_seed(0)
-        net = transformers.AutoModel.from_config(copy.deepcopy(config), attn_implementation="maskc").eval()
-        for parameter in net.parameters():
-            torch.nn.init.normal_(parameter, std=0.3) if parameter.ndim > 1 else None
+BART = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2,
+}  # fmt: skip
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "dropout_rate": 0.0}
+SIDES = {"encoder": "window(1, 1)", "decoder": "sinks(1)"}
+
+
+def two_sided(kind: str, pattern: Any = None, implementation: str = "maskc") -> Any:
+    """A model with an encoder and a decoder: of one config (BART), of copies (T5), or of two (T5Gemma)."""
+    side = transformers.T5GemmaModuleConfig(**TINY, num_hidden_layers=2, attn_logit_softcapping=None, sliding_window=W)
+    config = {
+        "bart": lambda: transformers.BartConfig(**BART),
+        "t5": lambda: transformers.T5Config(**T5),
+        "t5gemma": lambda: transformers.T5GemmaConfig(encoder=side, decoder=copy.deepcopy(side), vocab_size=64),
+    }[kind]()
+    if pattern is not None:
+        set_pattern(config, pattern)
+    torch.manual_seed(0)
+    return perturbed(transformers.AutoModel.from_config(config, attn_implementation=implementation)).eval()
+
+
+def two_outputs(net: Any) -> Any:
+    with torch.no_grad():
+        out = net(input_ids=tokens(1), decoder_input_ids=tokens(1, 7))
+    return out.encoder_last_hidden_state, out.last_hidden_state
+
+
+def differ(one: Any, other: Any) -> list[bool]:
+    return [bool((x - y).abs().max() > 1e-4) for x, y in zip(one, other, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5", "t5gemma"])
+def test_encoder_and_decoder_have_a_pattern_each(kind: str, tmp_path: Any) -> None:
+    """By their configs, by the models that are made already, and read again; the decoder alone leaves the encoder."""
+    net = two_sided(kind, implementation="eager")
+    plain = two_outputs(net)
+    set_pattern(net, {"decoder": "sinks(1)"})
+    assert differ(two_outputs(net), plain) == [False, True]
+    set_pattern(net, SIDES)
+    both = two_outputs(net)
+    assert differ(both, plain) == [True, True]
+    assert differ(two_outputs(two_sided(kind, SIDES)), both) == [False, False]
+    net.save_pretrained(tmp_path)
+    again = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    assert differ(two_outputs(again), both) == [False, False]
+    set_pattern(net, None)
+    assert differ(two_outputs(net), plain) == [False, False]
+    with refused("an encoder and a decoder") as raised:
+        set_pattern(net, "causal")
+    assert 'set_pattern {"encoder": pattern, "decoder": pattern}' in str(raised.value)
+
+
+def test_a_model_of_two_models_has_a_pattern_for_each() -> None:
+    """Their modules hold other configs than they themselves."""
+    small = {**TINY, "num_hidden_layers": 1}
+    sides = [transformers.BertConfig(**small, is_decoder=d, add_cross_attention=d) for d in (False, True)]
+    torch.manual_seed(0)
+    encoder, decoder = transformers.BertModel(sides[0]), transformers.AutoModelForCausalLM.from_config(sides[1])
+    net = perturbed(transformers.EncoderDecoderModel(encoder=encoder, decoder=decoder)).eval()
+    found = []
+    for pattern in (None, {"encoder": "window(1, 1)"}, {"decoder": "sinks(1)"}, SIDES):
+        set_pattern(net, pattern)
         with torch.no_grad():
-            out = net(input_ids=tokens(1), decoder_input_ids=tokens(1, 7))
-        found[name] = out.encoder_last_hidden_state, out.last_hidden_state
-    torch.testing.assert_close(found["same"], found["none"])
-    assert (found["window"][0] - found["none"][0]).abs().max() > 1e-2
-    torch.testing.assert_close(found["first"][0], found["none"][0])
-    assert (found["first"][1] - found["none"][1]).abs().max() > 1e-2
+            found.append(net(input_ids=tokens(1), decoder_input_ids=tokens(1, 7)).logits)
+    assert all(differ(found[i], found[j]) == [True] for i, j in itertools.combinations(range(4), 2))
+
+
+def test_every_config_that_a_side_may_go_by_gets_its_pattern() -> None:
+    """The parts are called otherwise in models of sound, and one config of both stands in those of pictures."""
+    for kind, encoder, decoder in (
+        ("Musicgen", "text_encoder", "decoder"),
+        ("Dia", "encoder_config", "decoder_config"),
+        ("T5Gemma2", "encoder", "decoder"),
+    ):
+        config = getattr(transformers, f"{kind}Config")()
+        set_pattern(config, SIDES)
+        held = [getattr(config, name).attention_pattern for name in (encoder, decoder)]
+        assert held == [config.attention_pattern["encoder"], config.attention_pattern["decoder"]]
+    config = transformers.Florence2Config()
+    set_pattern(config, SIDES)
+    assert config.text_config.attention_pattern == config.attention_pattern
+    assert not hasattr(config.vision_config, "attention_pattern")
+
+
+def test_extents_go_to_the_side_that_has_them() -> None:
+    grid = "pattern near over grid(y, x) { attend window(1, 1) on y & window(1, 1) on x }"
+    config = transformers.T5Config(**T5)
+    set_pattern(config, {"encoder": grid, "decoder": "sinks(1)"}, sizes={"x": 13})
+    assert config.attention_pattern["encoder"]["sizes"] == {"x": 13}
+    assert "sizes" not in config.attention_pattern["decoder"]
+    other = transformers.T5Config(**T5)
+    set_pattern(other, config.attention_pattern)  # what a config holds is a pattern, too
+    assert other.attention_pattern == config.attention_pattern
+    with refused("no segment or axis 'z'"):
+        set_pattern(config, SIDES, sizes={"z": 3})
+
+
+def test_a_pattern_for_a_side_that_the_model_lacks_is_refused() -> None:
+    spec = maskc.parse("sliding_window(2)").spec()
+    bert = transformers.BertConfig(**TINY, num_hidden_layers=1)
+    for config, has, lacks in ((config_of("llama", layers=1), "decoder", "encoder"), (bert, "encoder", "decoder")):
+        with refused(f"a pattern is given for '{lacks}'"):
+            set_pattern(config, {lacks: spec})
+        for field in ({lacks: spec}, {has: spec, lacks: spec}):
+            config.attention_pattern = field
+            with refused(f"for '{lacks}', but the model is only '{has}'") as raised:
+                transformers.AutoModel.from_config(config).eval()(input_ids=tokens())
+            assert raised.value.codes == ("E702",)
+        config.attention_pattern = {has: spec}
+        transformers.AutoModel.from_config(config).eval()(input_ids=tokens())
 
 
 # Storing
@@ -234,11 +368,87 @@ def test_asking_for_another_implementation_by_name_warns(tmp_path: Any) -> None:
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
 
 
-def test_a_model_of_several_configs_comes_back_with_its_pattern(tmp_path: Any) -> None:
+@pytest.mark.parametrize("first", ["sdpa", None])
+def test_setting_the_field_of_a_running_model_chooses(first: str | None) -> None:
+    """Also where it runs by what Transformers takes by default, which nobody asked for."""
+    torch.manual_seed(0)
+    how = {} if first is None else {"attn_implementation": first}
+    net = perturbed(transformers.AutoModelForCausalLM.from_config(config_of("llama"), **how)).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        net.config.attention_pattern = maskc.parse("sliding_window(2)").spec()
+        ours = net(input_ids=tokens()).logits
+    assert net.config._attn_implementation == "maskc"
+    torch.testing.assert_close(ours, eager_with("sliding_window(2)", tokens()), atol=1e-5, rtol=0)
+
+
+def test_a_running_model_that_is_switched_by_name_warns() -> None:
+    """However that is done; once for each config that loses its pattern, and not where there is none to lose."""
+    net = with_pattern("sliding_window(2)", layers=1)
+    with pytest.warns(UserWarning, match="attn_implementation='eager' was asked for, which does not run it"):
+        net.set_attn_implementation("eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net.set_attn_implementation("sdpa")
+        net.set_attn_implementation("maskc")
+        model_of(config_of("llama", layers=1)).set_attn_implementation("eager")
+    with pytest.warns(UserWarning, match="attn_implementation='sdpa' was asked for"):
+        net.config._attn_implementation = "sdpa"
+    config = config_of("llama", layers=1)
+    set_pattern(config, "sliding_window(2)")
+    with pytest.warns(UserWarning, match="attn_implementation='eager' was asked for"):
+        model_of(config, "eager")
+
+
+def test_setting_the_field_of_a_running_model_of_two_sides_warns() -> None:
+    """The stacks of T5 hold copies of the config, which nothing but the model leads to."""
+    net = two_sided("t5")
+    specs = {side: maskc.parse(text).spec() for side, text in SIDES.items()}
+    with pytest.warns(UserWarning, match=r"copies of it .* use set_pattern\(model, ...\)"):
+        net.config.attention_pattern = specs
+    fresh = transformers.T5Config(**T5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            fresh.attention_pattern = specs
+        set_pattern(net, SIDES)
+
+
+def test_graphs_without_a_pattern_are_traced_whole() -> None:
+    """What is put into the class of configs must not break the graphs of models that run by something else."""
+    net = model_of(config_of("llama", layers=1), "sdpa")
+    torch.compile(net, backend="eager", fullgraph=True)(input_ids=tokens(), use_cache=False)
+
+
+def gemma3(text: Any = None, **more: Any) -> Any:
     vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    config = transformers.Gemma3Config(
-        text_config=config_of("gemma3").to_dict(), vision_config={**vision, "image_size": 28, "patch_size": 14}
+    return transformers.Gemma3Config(
+        text_config={**config_of("gemma3").to_dict(), **(text or {})},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        **more,
     )
+
+
+def test_a_model_of_text_and_pictures_runs_the_pattern_of_either_config() -> None:
+    """Whichever the field is set in, or read from: the layers read the text's."""
+    spec = {"attention_pattern": maskc.parse("sliding_window(2)").spec()}
+    later, inner = gemma3(), gemma3()
+    later.attention_pattern = inner.text_config.attention_pattern = spec["attention_pattern"]
+    found = []
+    for config in (gemma3(), gemma3(**spec), gemma3(spec), later, inner):
+        torch.manual_seed(0)
+        net = perturbed(transformers.Gemma3ForConditionalGeneration(config)).eval()
+        with torch.no_grad():
+            found.append(net(input_ids=tokens()).logits)
+    plain, *ours = found
+    assert [differ([one], [plain]) for one in ours] == [[True]] * 4
+    assert [differ([one], [ours[0]]) for one in ours] == [[False]] * 4
+    with pytest.warns(UserWarning, match="attn_implementation='eager' was asked for"):
+        gemma3(spec, attn_implementation="eager")
+
+
+def test_a_model_of_several_configs_comes_back_with_its_pattern(tmp_path: Any) -> None:
+    config = gemma3()
     set_pattern(config, "sliding_window(3)")
     config.save_pretrained(tmp_path / "first")
     transformers.AutoConfig.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "again")
@@ -297,6 +507,11 @@ def refused(match: str) -> Any:
 def test_a_mask_that_is_made_already_is_refused(plain: Any) -> None:
     with refused(r"made already: Tensor \(2, 1, 26, 26\)"):
         plain(input_ids=tokens(), attention_mask=torch.zeros(2, 1, N, N))
+    bert = transformers.BertConfig(**TINY, num_hidden_layers=1)
+    with refused(r"made already: Tensor \(2, 26, 26\)"):
+        transformers.AutoModel.from_config(bert, attn_implementation="maskc").eval()(
+            input_ids=tokens(), attention_mask=torch.ones(2, N, N)
+        )
 
 
 def test_weights_of_attention_are_refused(plain: Any) -> None:

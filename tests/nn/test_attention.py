@@ -94,16 +94,42 @@ def test_the_state_dict_carries_the_spec() -> None:
     torch.save(made.state_dict(), file)
     file.seek(0)
     state = torch.load(file, weights_only=True)
-    assert maskc.from_spec(state["_extra_state"]) == made.pattern
-    again = Attention(
-        16, 4, state["_extra_state"] and json.loads(state["_extra_state"]), kv_heads=2, learned=["sink_logit"]
-    )
+    spec = bytes(state["_extra_state"]).decode()
+    assert maskc.from_spec(spec) == made.pattern
+    again = Attention(16, 4, json.loads(spec), kv_heads=2, learned=["sink_logit"])
+    again.load_state_dict({**state, "_extra_state": spec})  # as the first releases wrote it
     again.load_state_dict(state)
     assert torch.equal(again(x(), doc=DOC), made(x(), doc=DOC))
     with pytest.raises(maskc.MaskcError) as raised:
         module(arguments={"window": 5}).load_state_dict(state)
     assert raised.value.codes == ("E603",)
     assert "window=2" in str(raised.value)
+
+
+def test_the_state_dict_fits_into_safetensors(tmp_path: Any) -> None:
+    """Their files hold tensors alone."""
+    from safetensors.torch import load_model, save_model
+
+    made, path = module(arguments={"window": 2}), tmp_path / "module.safetensors"
+    save_model(made, path)
+    again = module(arguments={"window": 2})
+    load_model(again, path)
+    assert torch.equal(again(x(), doc=DOC), made(x(), doc=DOC))
+    with pytest.raises(maskc.MaskcError) as raised:
+        load_model(module(arguments={"window": 5}), path)
+    assert raised.value.codes == ("E603",)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [7, None, torch.zeros(3), torch.zeros(2, 2, dtype=torch.uint8), torch.zeros(4, dtype=torch.uint8, device="meta"),
+     torch.full((9,), 255, dtype=torch.uint8), torch.tensor(0, dtype=torch.uint8).expand(1 << 40)],
+    ids=["number", "none", "floats", "table", "meta", "no text", "huge"],
+)  # fmt: skip
+def test_an_extra_state_that_is_no_spec_is_refused(state: Any) -> None:
+    with pytest.raises(maskc.MaskcError) as raised:
+        module().set_extra_state(state)
+    assert raised.value.codes == ("E601",)
 
 
 class Foreign(dict):  # type: ignore[type-arg]

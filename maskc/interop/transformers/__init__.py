@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskc.compiler import PatternLike
+    from maskc.pattern import Pattern
 
 from maskc.interop.configs import pattern_from_config, text_from_config
 
@@ -17,28 +18,36 @@ def register() -> None:
     """Make ``attn_implementation="maskc"`` known to Transformers, and let configs with a pattern choose it.
 
     A config's ``attention_pattern`` is an attribute that chooses the implementation when it is set, as reading a config
-    does. May be called again. Raises E703 where Transformers, or a part of it that is needed, is missing.
+    does, and choosing another by name then warns. May be called again. Raises E703 where Transformers, or a part of it
+    that is needed, is missing.
     """
     configs, interface, masks = _interfaces()
     from maskc.interop.transformers.attention import attend, mask
-    from maskc.interop.transformers.field import FIELD, NAME, PatternField
+    from maskc.interop.transformers.field import Implementation, PatternField
+    from maskc.interop.transformers.parts import FIELD, NAME
 
     # Neither is traced into graphs: a graph breaks at them.
     interface.register(NAME, _untraced(attend))
     masks.register(NAME, _untraced(mask))
-    if not isinstance(vars(configs).get(FIELD), PatternField):
-        setattr(configs, FIELD, PatternField())
+    for field, kept in ((FIELD, PatternField), (Implementation.SLOT, Implementation)):
+        if not isinstance(vars(configs).get(field), kept):
+            setattr(configs, field, kept())
 
 
 def set_pattern(
-    target: Any, pattern: PatternLike | None, name: str | None = None, *, sizes: Mapping[str, int] | None = None
+    target: Any,
+    pattern: PatternLike | Mapping[str, PatternLike | None] | None,
+    name: str | None = None,
+    *,
+    sizes: Mapping[str, int] | None = None,
 ) -> None:
     """Let a model or a config run ``pattern`` by maskc; None: what the config itself implies.
 
     Args:
         target: a Transformers config, or a model, which changes at once.
         pattern: anything that ``maskc.compile`` takes; it is stored as a spec in
-            ``config.attention_pattern``. Its arguments must be given.
+            ``config.attention_pattern``. Its arguments must be given. For a model with an encoder and a decoder:
+            ``{"encoder": pattern, "decoder": pattern}``, either of which may be left out.
         name: which pattern of a file is meant.
         sizes: extents of the pattern's segments and axes; all but one, which follows from the length.
 
@@ -47,37 +56,78 @@ def set_pattern(
     E702 for a model that does not leave attention to its implementation.
     """
     register()
-    from maskc.interop.transformers.field import FIELD, NAME, refuse_own_attention, say_so
+    from maskc.interop.transformers.field import choose, refuse_own_attention
+    from maskc.interop.transformers.parts import has_sides, store
 
-    spec = None if pattern is None else _spec(pattern, name, sizes or {})
+    spec = None if pattern is None else _field(pattern, name, sizes or {})
     model = target if hasattr(target, "set_attn_implementation") else None
     config = target if model is None else target.config
     refuse_own_attention(config)
-    if spec is not None and getattr(config, "is_encoder_decoder", False):
-        from maskc.tiles.values import fail
-
-        hint = f'set config.{FIELD} = {{"encoder": spec, "decoder": spec}}, either of which may be left out'
-        raise fail("E702", "the model has an encoder and a decoder", hint)
+    if spec is not None:
+        _check_sides(config, given=list(spec) if has_sides(spec) else [])
     if model is not None:
         _use(model)
     else:
-        config._attn_implementation = NAME
-    for one in {id(c): c for c in (config, config.get_text_config())}.values():
-        setattr(one, FIELD, spec)
-        say_so(one)
+        choose(config)
+    store(config, spec, model)
 
 
-def _spec(pattern: PatternLike, name: str | None, sizes: Mapping[str, int]) -> dict[str, Any]:
-    from maskc.compiler import as_pattern
+def _field(pattern: Any, name: str | None, sizes: Mapping[str, int]) -> dict[str, Any] | None:
+    """What the config's field will hold; None where both sides are None."""
+    from maskc.interop.transformers.parts import has_sides
     from maskc.tiles.extents import check_extents
 
-    found = as_pattern(pattern, name)
-    checked = check_extents(found.program, sizes)
-    return {**found.spec(), **({"sizes": checked} if checked else {})}
+    if not has_sides(pattern):
+        found, own = _pattern(pattern, name, sizes)
+        return _spec(found, check_extents(found.program, own))
+    sides = {side: _pattern(one, name, sizes) for side, one in pattern.items() if one is not None}
+    known = {name for found, _ in sides.values() for name in _extents(found)}
+    specs = {}
+    for side, (found, own) in sides.items():
+        # Extents that the other side alone has are no mistake.
+        mine = {name: size for name, size in own.items() if name in _extents(found) or name not in known}
+        specs[side] = _spec(found, check_extents(found.program, mine))
+    return specs or None
+
+
+def _pattern(source: Any, name: str | None, sizes: Mapping[str, int]) -> tuple[Pattern, Mapping[str, int]]:
+    """A pattern, and extents: those that are given, and those beside the spec if it is out of a config's field."""
+    from maskc.compiler import as_pattern
+    from maskc.interop.transformers.field import spec_of
+
+    if isinstance(source, Mapping) and "sizes" in source:
+        stored = spec_of(source)
+        return stored.pattern, {**stored.sizes, **sizes}
+    return as_pattern(source, name), sizes
+
+
+def _extents(pattern: Pattern) -> tuple[str, ...]:
+    from maskc.tiles.extents import space_names
+
+    return (*space_names(pattern.program.q_space), *space_names(pattern.program.k_space))
+
+
+def _spec(pattern: Pattern, sizes: Mapping[str, int]) -> dict[str, Any]:
+    return {**pattern.spec(), **({"sizes": dict(sizes)} if sizes else {})}
+
+
+def _check_sides(config: Any, given: list[str]) -> None:
+    """Refuse one pattern for two sides, and a pattern for a side that there is not."""
+    from maskc.tiles.values import fail
+
+    both = getattr(config, "is_encoder_decoder", False)
+    if both and not given:
+        hint = 'give set_pattern {"encoder": pattern, "decoder": pattern}, either of which may be left out'
+        raise fail("E702", "the model has an encoder and a decoder", hint)
+    if given and not both:
+        names = " and ".join(map(repr, given))
+        hint = "give the pattern itself"
+        raise fail("E702", f"a pattern is given for {names}, but the model has no encoder and decoder", hint)
 
 
 def _use(model: Any) -> None:
-    from maskc.interop.transformers.field import NAME, own_attention
+    from maskc.interop.transformers.field import own_attention
+    from maskc.interop.transformers.parts import NAME
 
     if not model._can_set_attn_implementation():
         raise own_attention(type(model).__name__)

@@ -11,9 +11,18 @@ import torch
 
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
-from maskc.interop.transformers.field import FIELD, Stored, pattern_of, say_so
+from maskc.interop.transformers.field import Stored, pattern_of
 from maskc.interop.transformers.handle import MaskHandle, Request
-from maskc.interop.transformers.inputs import bounds_of, check_dropped, floats_of, inputs_of, real_keys
+from maskc.interop.transformers.inputs import (
+    bounds_of,
+    check_dropped,
+    documents_of,
+    find_documents,
+    floats_of,
+    inputs_of,
+    real_keys,
+)
+from maskc.interop.transformers.parts import FIELD, say_so
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
@@ -57,12 +66,15 @@ def mask(
     """A handle of the mask that is asked for. Raises E702 for what it cannot carry, and as ``from_spec`` does."""
     if isinstance(attention_mask, MaskHandle):
         return attention_mask  # made ahead, as generating with a static cache does
+    if attention_mask is not None and attention_mask.ndim != 2:
+        raise _made_already(attention_mask)
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
-    stored = pattern_of(config, bidirectional=demand.bidirectional)
+    stored = pattern_of(config, bidirectional=not demand.causal)
     if stored is not None:
         say_so(config)
-    request = Request(demand, stored, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real)
+    masked = attention_mask is not None
+    request = Request(demand, stored, batch_size, q_length, kv_length, int(q_offset), int(kv_offset), real, masked)
     return MaskHandle(request, device)
 
 
@@ -86,6 +98,7 @@ def attend(
     """
     _check(module, dropout, more)
     request = _request(module, query, key, attention_mask)
+    find_documents(request, more.get("position_ids"))
     _check_packing(request, more)
     how = _How(
         cross=_is_cross(module, request),
@@ -162,7 +175,7 @@ def _dropout_field(config: Any, dropout: float) -> str:
 
 
 def _check_packing(request: Request, more: Mapping[str, Any]) -> None:
-    if any(more.get(n) is not None for n in _PACKING) and request.demand.doc is None:
+    if any(more.get(n) is not None for n in _PACKING) and documents_of(request) is None:
         hint = "give position_ids that start again with every document, and no attention_mask"
         raise fail("E702", "documents are packed by cu_seq_lens alone", hint)
 
@@ -171,12 +184,7 @@ def _request(module: Any, query: torch.Tensor, key: torch.Tensor, given: Any) ->
     if isinstance(given, MaskHandle):
         return given.request
     if given is not None:
-        raise fail(
-            "E702",
-            f"an attention mask that is made already: {type(given).__name__} {tuple(getattr(given, 'shape', ()))}",
-            "give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: "
-            f"config.{FIELD}",
-        )
+        raise _made_already(given)
     # No mask was asked for: eager attention would see every key.
     causal = getattr(module, "is_causal", False) and query.shape[2] > 1
     if causal:
@@ -189,6 +197,14 @@ def _request(module: Any, query: torch.Tensor, key: torch.Tensor, given: Any) ->
     demand = Demand(Program("model", (), space, space, True, TRUE))
     stored = pattern_of(getattr(module, "config", None), bidirectional=True)
     return Request(demand, stored, query.shape[0], query.shape[2], key.shape[2], 0, 0, None)
+
+
+def _made_already(given: Any) -> Exception:
+    return fail(
+        "E702",
+        f"an attention mask that is made already: {type(given).__name__} {tuple(getattr(given, 'shape', ()))}",
+        f"give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: config.{FIELD}",
+    )
 
 
 def _is_cross(module: Any, request: Request) -> bool:
@@ -227,7 +243,8 @@ def _program(request: Request, stored: Stored | None) -> Program:
 
 
 def _fit(program: Program, request: Request, how: _How, *, own: bool) -> Fit:
-    packed = own and request.demand.doc is not None
+    # Where Transformers itself has found the documents, the mask of the model's own code says so already.
+    packed = documents_of(request) is not None and (own or request.demand.doc is None)
     padded = real_keys(request, request.k_offset, how.length) is not None
     bounded = padded and bounds_of(request, request.k_offset, how.length) is not None
     moved = own and not packed and not is_relative(program) and (request.real is not None or request.k_offset > 0)

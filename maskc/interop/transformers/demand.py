@@ -23,6 +23,8 @@ __all__ = ["Demand", "read"]
 
 _Q, _K, _B = Symbol("q"), Symbol("k"), Symbol("b")
 _KNOWN = "transformers.masking_utils:"
+_AND, _OR = _KNOWN + "and_masks.and_mask", _KNOWN + "or_masks.or_mask"
+_REMAP = _KNOWN + "remap_positions_for_packed_sequence"
 _GEMMA3 = "transformers.models.gemma3.modeling_gemma3:"
 
 
@@ -32,6 +34,7 @@ class Demand:
 
     Attributes:
         program: the mask; ``cross`` where it speaks neither of the query nor of the key.
+        causal: whether no query sees a key after it, but for those of its own picture.
         tokens: inputs by token, (B, N) or (1, N), indexed by the absolute position.
         padding: inputs by batch entry that count padding on the left, (B,).
         doc, position: of packed documents, (B, N); None where nothing is packed.
@@ -39,6 +42,7 @@ class Demand:
     """
 
     program: Program
+    causal: bool = False
     tokens: dict[str, torch.Tensor] = field(default_factory=dict)
     padding: dict[str, torch.Tensor] = field(default_factory=dict)
     doc: torch.Tensor | None = None
@@ -59,7 +63,9 @@ def read(function: Callable[..., Any]) -> Demand:
     params += tuple(Parameter(n, Type.INT, ("batch",)) for n in reader.padding)
     space = Space()
     program = Program("model", params, space, space, mask is TRUE, mask)
-    return Demand(program, reader.tokens, reader.padding, reader.doc, reader.position, reader.block)
+    return Demand(
+        program, _is_causal(function), reader.tokens, reader.padding, reader.doc, reader.position, reader.block
+    )
 
 
 class _Reader:
@@ -72,14 +78,12 @@ class _Reader:
 
     def mask(self, function: Callable[..., Any], q: Node, k: Node) -> Node:
         """The expression of a mask function at these positions."""
-        name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
-        name = name.replace(".<locals>.inner_mask", "").replace(".<locals>", "")
-        held = _closure(function)
-        if name == _KNOWN + "and_masks.and_mask":
+        name, held = _name(function), _closure(function)
+        if name == _AND:
             return _all([self.mask(f, q, k) for f in held["mask_functions"]])
-        if name == _KNOWN + "or_masks.or_mask":
+        if name == _OR:
             return _any([self.mask(f, q, k) for f in held["mask_functions"]])
-        if name == _KNOWN + "remap_positions_for_packed_sequence":
+        if name == _REMAP:
             self.position = held["position_ids"]
             at = self._token("position", held["position_ids"])
             return self.mask(held["mask_function"], at(q), at(k))
@@ -128,6 +132,20 @@ class _Reader:
     def _token(self, name: str, ids: Any) -> Callable[[Node], Node]:
         self.tokens[name] = ids
         return lambda at: Lookup(name, Type.INT, (at,))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = f"{getattr(function, '__module__', '')}:{getattr(function, '__qualname__', '')}"
+    return name.replace(".<locals>.inner_mask", "").replace(".<locals>", "")
+
+
+def _is_causal(function: Callable[..., Any]) -> bool:
+    name, held = _name(function), _closure(function)
+    if name == _AND:
+        return any(_is_causal(f) for f in held["mask_functions"])
+    if name == _OR:
+        return all(_is_causal(f) or _name(f) == _KNOWN + "blockwise_overlay" for f in held["mask_functions"])
+    return _is_causal(held["mask_function"]) if name == _REMAP else name == _KNOWN + "causal_mask_function"
 
 
 def _closure(function: Callable[..., Any]) -> dict[str, Any]:

@@ -8,15 +8,23 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
+from maskc.interop.transformers.parts import FIELD, NAME, has_sides, leaves, write
 from maskc.pattern import Pattern
 from maskc.spec import from_spec
 from maskc.tiles.values import fail
 
-__all__ = ["FIELD", "NAME", "PatternField", "Stored", "own_attention", "pattern_of", "refuse_own_attention", "say_so"]
-
-#: The name of the implementation, and the field of a config that holds a pattern.
-NAME, FIELD = "maskc", "attention_pattern"
+__all__ = [
+    "Implementation",
+    "PatternField",
+    "Stored",
+    "choose",
+    "own_attention",
+    "pattern_of",
+    "refuse_own_attention",
+    "spec_of",
+]
 
 
 class PatternField:
@@ -24,6 +32,7 @@ class PatternField:
 
     Reading a config sets its attributes one by one, so that a config with a pattern runs by maskc and says so when it
     is saved again, whatever the file says. Where another implementation was asked for by name, there is a warning.
+    Set later, the pattern chooses whatever was asked for before. The parts of a config that carry its pattern get it.
     """
 
     def __get__(self, config: Any, owner: Any = None) -> Any:
@@ -34,30 +43,77 @@ class PatternField:
         return vars(config)[FIELD]
 
     def __set__(self, config: Any, spec: Any) -> None:
-        vars(config)[FIELD] = spec
+        reading = not vars(config).get("_post_init_done", False)
+        if spec is not None:
+            refuse_own_attention(config)
+        write(config, spec, over=not reading)
         if spec is None:
             return
-        refuse_own_attention(config)
-        asked = getattr(config, "_attn_implementation", None)
-        if asked is None:
-            config._attn_implementation = NAME
-        elif asked != NAME:
+        asked = {Implementation.of(part.config) for part in leaves(config)} - {NAME}
+        if not reading or Implementation.of(config) is None:
+            choose(config)
+        elif asked:
+            _warn(", ".join(sorted(map(repr, asked))))
+        if not reading and _held.get(id(config)) is config and getattr(config, "is_encoder_decoder", False):
             warnings.warn(
-                f"the config has an {FIELD}, but attn_implementation={asked!r} was asked for, which does not run it: "
-                f'leave that out, or use set_pattern(model, ...) or attn_implementation="{NAME}"',
+                f"{FIELD} was set in the config of a model that is made already, whose encoder and decoder may hold "
+                "copies of it (those of T5 do) that have not changed: use set_pattern(model, ...)",
                 stacklevel=2,
             )
-        say_so(config)
 
     def __delete__(self, config: Any) -> None:
         self.__get__(config)
         del vars(config)[FIELD]
 
 
-def say_so(config: Any) -> None:
-    """Let a config with a pattern name the implementation when it is saved; reading one takes that away."""
-    if vars(config).get("attn_implementation") != NAME:
-        config.attn_implementation = NAME
+class Implementation:
+    """The attribute where all configs keep the implementation, so that none with a pattern loses it unseen.
+
+    Reading finds the value in the object itself, as before: there is no ``__get__``.
+    """
+
+    SLOT = "_attn_implementation_internal"
+
+    @classmethod
+    def of(cls, config: Any) -> Any:
+        """What a config has chosen; None where it has not yet."""
+        return vars(config).get(cls.SLOT)
+
+    def __set__(self, config: Any, name: Any) -> None:
+        held = vars(config)
+        before = self.of(config)
+        patterned = held.get(FIELD) is not None
+        if name is None or name is self:  # the latter: what a config is read to have before anything is set
+            # A config resets those of its parts when it is made; a pattern has chosen already.
+            name = before if patterned else None
+        held[self.SLOT] = name
+        if held.get("_post_init_done", False):
+            _held[id(config)] = config
+        if patterned and before == NAME != name:
+            _warn(repr(name))
+
+    def __delete__(self, config: Any) -> None:
+        vars(config).pop(self.SLOT, None)
+
+
+#: Configs whose implementation was set after they were made, as making a model does. They have no hash.
+_held: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+
+def choose(config: Any) -> None:
+    """Let a config, with its parts, name maskc as its implementation."""
+    held = _held.get(id(config)) is config
+    config._attn_implementation = NAME
+    if not held:
+        _held.pop(id(config), None)
+
+
+def _warn(asked: str) -> None:
+    warnings.warn(
+        f"the config has an {FIELD}, but attn_implementation={asked} was asked for, which does not run it: "
+        f'leave that out, or use set_pattern(model, ...) or attn_implementation="{NAME}"',
+        stacklevel=3,
+    )
 
 
 def refuse_own_attention(config: Any) -> None:
@@ -97,23 +153,33 @@ _read: OrderedDict[str, Stored] = OrderedDict()
 def pattern_of(config: Any, *, bidirectional: bool = False) -> Stored | None:
     """What a config's field holds, or None. ``bidirectional``: of the encoder, where there are two sides.
 
-    Equal fields give the same object. Raises E601 to E603, and what parsing the text raises.
+    Equal fields give the same object. Raises E601 to E603, what parsing the text raises, and E702 for a pattern of a
+    side that the model lacks.
     """
     spec = getattr(config, FIELD, None)
+    if has_sides(spec):
+        side = "encoder" if bidirectional else "decoder"
+        _check_sides(config, spec, side)
+        spec = spec.get(side)
     if spec is None:
         return None
-    if isinstance(spec, Mapping) and "maskc" not in spec and set(spec) <= {"encoder", "decoder"} and spec:
-        spec = spec.get("encoder" if bidirectional else "decoder")
-        if spec is None:
-            return None
     key = _key(spec)
     if key is None:
-        return _stored(spec)
-    found = _read.pop(key, None) or _stored(spec)
+        return spec_of(spec)
+    found = _read.pop(key, None) or spec_of(spec)
     _read[key] = found
     while len(_read) > _MOST:
         _read.popitem(last=False)
     return found
+
+
+def _check_sides(config: Any, spec: Mapping[str, Any], side: str) -> None:
+    # Parts of models that have both, and decoders that are given what an encoder says, ask for the other side as well.
+    both = getattr(config, "is_encoder_decoder", False) or getattr(type(config), "is_encoder_decoder", False)
+    lacking = [name for name, one in spec.items() if name != side and one is not None]
+    if lacking and not both and not getattr(config, "is_decoder", False):
+        hint = f"give the spec itself: config.{FIELD} = spec"
+        raise fail("E702", f"the config has a pattern for {lacking[0]!r}, but the model is only {side!r}", hint)
 
 
 def _key(spec: Any) -> str | None:
@@ -133,7 +199,8 @@ def _is_large(values: Any) -> bool:
     return any(isinstance(x, Sized) and len(x) > _LARGE for entry in values.items() for x in entry)
 
 
-def _stored(spec: Any) -> Stored:
+def spec_of(spec: Any) -> Stored:
+    """The pattern and the extents of a spec as a config holds it. Raises as ``from_spec`` does, and for its sizes."""
     if not isinstance(spec, Mapping) or "sizes" not in spec:
         return Stored(from_spec(spec))
     from maskc.tiles.extents import check_extents

@@ -25,6 +25,7 @@ class Request:
         q_len, k_len: queries, and keys that the cache gives (a static one gives more than are written).
         q_offset, k_offset: absolute position of the first query, and of the first key there is.
         real: (B, N) bool by absolute position, False for padding; None where nothing is padding.
+        masked: whether the model was given an ``attention_mask`` at all.
         remembered: inputs that were worked out, which the layers share.
     """
 
@@ -36,6 +37,7 @@ class Request:
     q_offset: int
     k_offset: int
     real: torch.Tensor | None
+    masked: bool = False
     remembered: dict[Any, Any] = field(default_factory=dict)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,10 +16,71 @@ from maskc.ir.program import Program
 from maskc.op import Op
 from maskc.tiles.values import fail
 
-__all__ = ["Bounds", "bounds_of", "check_dropped", "floats_of", "inputs_of", "real_keys", "sink_name"]
+__all__ = [
+    "Bounds",
+    "Documents",
+    "bounds_of",
+    "check_dropped",
+    "documents_of",
+    "find_documents",
+    "floats_of",
+    "inputs_of",
+    "real_keys",
+    "sink_name",
+]
 
 Bounds = tuple[torch.Tensor, torch.Tensor]
 _PAIRS = 1 << 20  # pairs that are evaluated at once
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Several documents in a row: ``doc`` and ``position`` are (B, N), indexed by the absolute position of the key."""
+
+    doc: torch.Tensor
+    position: torch.Tensor
+
+
+def documents_of(request: Request) -> Documents | None:
+    """The documents of the rows; None where each row holds a single text."""
+    demand = request.demand
+    if demand.doc is not None and demand.position is not None:
+        return Documents(demand.doc, demand.position)
+    found: Documents | None = request.remembered.get("documents")
+    return found
+
+
+def find_documents(request: Request, positions: Any) -> None:
+    """Take the documents of a request from its queries' positions, where Transformers has not done so itself.
+
+    Transformers looks for documents only where there is no cache, but models make one by default (``use_cache``).
+    Position ids mean the same with an empty one. As there, an ``attention_mask`` says that each row is one text.
+    Raises E702 where documents before these lie in the cache: it does not say where they start.
+    """
+    request.remember("documents", lambda: _documents(request, positions))
+
+
+def _documents(request: Request, positions: Any) -> Documents | None:
+    demand, past = request.demand, request.q_offset
+    if request.masked or not demand.causal or demand.doc is not None or not isinstance(positions, torch.Tensor):
+        return None
+    if positions.ndim != 2 or positions.shape[1] != request.q_len or not positions.numel():
+        return None  # positions of other kinds, as those of pictures, say nothing about documents
+    steps = positions.diff(dim=1) != 1
+    # Together, so that a device is waited for only once.
+    behind, restarts = torch.stack([(positions[:, 0] < past).any(), steps.any()]).tolist()
+    if past and behind:
+        raise fail(
+            "E702",
+            f"position_ids start at {int(positions[:, 0].min())}, but the cache holds {past} keys: other documents, "
+            "whose places nobody knows any more",
+            "give all documents in one call, or a cache to each; keys of padding: give the attention_mask",
+        )
+    if not restarts:
+        return None
+    before = positions[:, :1] + torch.arange(-past, 0, device=positions.device)
+    numbers = torch.nn.functional.pad(steps.cumsum(1), (past + 1, 0))
+    return Documents(*(x.expand(request.batch, -1) for x in (numbers, torch.cat([before, positions], 1))))
 
 
 def real_keys(request: Request, start: int, length: int) -> torch.Tensor | None:
@@ -99,7 +161,7 @@ def _cropped(value: Any, by_token: bool, start: int, length: int) -> Any:
 
 def _standard(name: str, request: Request, start: int, length: int) -> Any:
     """The inputs that come of the batch itself; None for those that do not."""
-    demand = request.demand
+    demand, documents = request.demand, documents_of(request)
     match name.removeprefix(PREFIX):
         case "first" | "last" if name.startswith(PREFIX):
             bounds = bounds_of(request, start, length)
@@ -108,18 +170,19 @@ def _standard(name: str, request: Request, start: int, length: int) -> Any:
         case "origin" if name.startswith(PREFIX):
             return origin_of(request, start)
         case "padding" if "padding" in demand.padding:
-            return demand.padding["padding"] - start
+            # Positions of packed documents do not count from the first key that there is.
+            return demand.padding["padding"] - (start if documents is None else 0)
         case "real":
             real = real_keys(request, start, length)
             return torch.ones(request.batch, length, dtype=torch.bool) if real is None else real
         case "doc":
-            if demand.doc is not None:
-                return demand.doc
+            if documents is not None:
+                return documents.doc[:, start : start + length]
             # Encoders are not told by position ids where documents end: the caller must say so.
             return None if demand.bidirectional else torch.zeros(length, dtype=torch.long)
         case "position":
-            if demand.position is not None:
-                return demand.position.expand(request.batch, -1)
+            if documents is not None:
+                return documents.position[:, start : start + length].expand(request.batch, -1)
             return torch.arange(length)[None] + origin_of(request, start)[:, None].cpu()
         case "block":
             if demand.block is None:
