@@ -18,13 +18,13 @@ from typing import Any, TypedDict
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.pattern import Pattern
+from maskc.syntax.tokens import MAX_TEXT
 
 __all__ = ["SPEC_VERSION", "Spec", "from_spec", "to_spec"]
 
 #: The version of the form; the value under "maskc".
 SPEC_VERSION = 1
 
-_MAX_TEXT = 1 << 16  # characters of the pattern: so many are parsed in well under a second
 _MAX_NAME = 1 << 8  # characters of a key, a name or a label
 _MAX_JSON = 1 << 26  # characters of a spec given as text
 _MAX_VALUES = 1 << 22  # elements of all tables together
@@ -122,8 +122,8 @@ def _text(spec: Mapping[str, Any]) -> str:
 
 
 def _check_text(text: str) -> None:
-    if len(text) > _MAX_TEXT:
-        raise _malformed(f'"pattern" has {len(text)} characters', f"at most {_MAX_TEXT} are read")
+    if len(text) > MAX_TEXT:
+        raise _malformed(f'"pattern" has {len(text)} characters', f"at most {MAX_TEXT} are read")
 
 
 def _hash(spec: Mapping[str, Any]) -> str | None:
