@@ -37,7 +37,8 @@ Place = tuple[int | None, int | None]
 
 
 def with_claims(program: Program, claims: tuple[str, ...]) -> Program:
-    """``program`` with claims as its only assertions, each written as after ``assert``. Raises as ``parse`` does."""
+    """``program`` with claims as its only assertions, each written as after ``assert`` in a file that defines nothing.
+    Raises as ``parse`` does."""
     from maskc.lower import lower_text
 
     text = print_program(program.replace(assertions=()), name="p", docs=False).rstrip().removesuffix("}")

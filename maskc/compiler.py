@@ -170,7 +170,8 @@ def check_assertions(
 
     Args:
         claims: what to prove instead, each as it would stand after ``assert``: "k <= q" (no query sees the
-            future), "some k" (every query keeps a key), "some q" (every key is kept).
+            future), "some k" (every query keeps a key), "some q" (every key is kept). A claim speaks of the
+            pattern's parameters and spaces and of the vocabulary, not of definitions and ``let`` names of its file.
 
     Raises E513 with the first counterexample of each that does not hold, E801 where planning would cost too
     much, what ``parse`` raises for claims, and as ``make_binding`` does.

@@ -36,10 +36,6 @@ class Span:
     start: int
     end: int
 
-    def to(self, other: Span) -> Span:
-        """From the start of this one to the end of the other."""
-        return Span(self.source, min(self.start, other.start), max(self.end, other.end))
-
 
 @dataclass(frozen=True)
 class Note:

@@ -45,7 +45,7 @@ _ROWS = (
         "A pattern is a page or two of text. To keep reading it bounded in time and memory, larger files than the "
         "message says are refused. Data belongs in tables and inputs, which are given when compiling or calling.",
         "maskc check dump-of-100-megabytes.mask",
-        "error[E002]: dump-of-100-megabytes.mask has more than 1048576 bytes\n"
+        "error[E002]: dump-of-100-megabytes.mask has more than 65536 bytes\n"
         "  help: a pattern is usually under a page; give large tables as arguments",
     ),
     ErrorRow(
@@ -87,7 +87,8 @@ _ROWS = (
         "E103",
         "nested too deeply",
         "Brackets, operators or calls stand more deeply within one another than maskc follows. Give parts of the "
-        "expression a name with `let` or `def`.",
+        "expression a name with `let` or `def`; where it is too deep once all names are expanded, use a table or an "
+        "input.",
         "~~~~~~ ... ~~~~~~causal",
         "<text>:1:9900: error[E103]: this is nested more than 100 deep",
     ),
@@ -429,7 +430,7 @@ _ROWS = (
         "E901",
         "the program is too large",
         "After all definitions are expanded the program has more nodes than the message says. Definitions that use "
-        "one another twice over many levels grow like that.",
+        "one another twice over many levels grow like that. Or it declares more of something than may be declared.",
         "def two = causal & causal & causal & causal & causal & causal & causal & causal\n"
         "def three = two & two & two & two & two & two & two & two\n"
         "def four = three & three & three & three & three & three & three & three\n"

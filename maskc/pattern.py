@@ -18,6 +18,8 @@ __all__ = ["Pattern"]
 
 #: A static argument as a pattern holds it: an enumeration by its label, a table as nested tuples.
 Value = Any
+#: Arguments that are wrong, of which there may be any number in a spec, until no more are looked at.
+_MAX_PROBLEMS = 20
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,7 +50,7 @@ class Pattern:
     @property
     def hash(self) -> str:
         """64 hexadecimal digits that depend on the meaning: neither on formatting nor on names of patterns."""
-        from maskc.ir.canonical import program_hash
+        from maskc.passes.canonical import program_hash
 
         effective = {p.name: _shown(p, p.default.value) for p in self.program.params if p.default is not None}
         args = json.dumps({**effective, **self.args}, sort_keys=True, separators=(",", ":"))
@@ -101,6 +103,8 @@ def checked_args(program: Program, values: Mapping[str, Any]) -> dict[str, Value
     checked: dict[str, Value] = {}
     params = {p.name: p for p in program.params}
     for name, value in values.items():
+        if len(problems) >= _MAX_PROBLEMS:
+            break
         p = params.get(name)
         try:
             if p is None:

@@ -18,6 +18,7 @@ from typing import Any, TypedDict
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.pattern import Pattern
+from maskc.syntax.tokens import MAX_TEXT
 
 __all__ = ["MAX_JSON", "SPEC_VERSION", "Spec", "from_spec", "to_spec"]
 
@@ -26,7 +27,6 @@ SPEC_VERSION = 1
 #: Characters of a spec given as text.
 MAX_JSON = 1 << 26
 
-_MAX_TEXT = 1 << 16  # characters of the pattern: so many are parsed in well under a second
 _MAX_NAME = 1 << 8  # characters of a key, a name or a label
 _MAX_VALUES = 1 << 22  # elements of all tables together
 _MAX_DEPTH = 8  # dimensions of a table
@@ -123,8 +123,8 @@ def _text(spec: Mapping[str, Any]) -> str:
 
 
 def _check_text(text: str) -> None:
-    if len(text) > _MAX_TEXT:
-        raise _malformed(f'"pattern" has {len(text)} characters', f"at most {_MAX_TEXT} are read")
+    if len(text) > MAX_TEXT:
+        raise _malformed(f'"pattern" has {len(text)} characters', f"at most {MAX_TEXT} are read")
 
 
 def _hash(spec: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from maskc.ir.program import Parameter, Program
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
 
-__all__ = ["Interval", "check_overflow", "intervals", "ranges_of", "ranges_under"]
+__all__ = ["Interval", "Intervals", "check_overflow", "intervals", "ranges_of", "ranges_under"]
 
 Interval = tuple["int | float", "int | float"]
 #: What is known of leaves: symbols, sizes and parameters by node, tables and inputs by name.
@@ -27,6 +27,7 @@ UNKNOWN: Interval = (0, 1)
 #: Tokens at most, and the bound that no integer may reach.
 MAX_TOKENS = 1 << 24
 MAX_INT = 1 << 62
+_FAR = 1 << 128
 _INT32: Interval = (-(1 << 31), (1 << 31) - 1)
 
 
@@ -68,22 +69,52 @@ def _declared(p: Parameter) -> Interval:
 
 def intervals(roots: Iterable[Node], ranges: Ranges) -> dict[Node, Interval]:
     """The interval of every node below ``roots``; of floats nothing is known."""
-    found: dict[Node, Interval] = {}
-    bound = _index_ranges(roots := tuple(roots), ranges, found)
-    for node in postorder(roots):
-        if node not in found:
-            found[node] = _interval(node, {**ranges, **bound} if bound else ranges, found)
+    roots = tuple(roots)
+    return _intervals(roots, {**ranges, **_index_ranges(roots, ranges)}, {})
+
+
+def _intervals(roots: Iterable[Node], ranges: Ranges, found: dict[Node, Interval]) -> dict[Node, Interval]:
+    for node in postorder(roots, found.__contains__):
+        found[node] = _loosened(_interval(node, ranges, found))
     return found
 
 
-def _index_ranges(roots: tuple[Node, ...], ranges: Ranges, found: dict[Node, Interval]) -> dict[Node | str, Interval]:
+def _loosened(a: Interval) -> Interval:
+    """Ends far beyond all integers that may be computed with as open ones: a product has as many digits as its
+    factors together, and squares of squares would fill the memory."""
+    low, high = a
+    low = -math.inf if low < -_FAR else min(low, _FAR)
+    return low, math.inf if high > _FAR else max(high, -_FAR)
+
+
+def _index_ranges(roots: tuple[Node, ...], ranges: Ranges) -> dict[Node | str, Interval]:
     """An index runs below the largest count that any ``Exists`` gives it."""
     tops: dict[Node | str, Interval] = {}
+    fixed: dict[Node, Interval] = {}
     for node in postorder(roots):
         if isinstance(node, Exists):
-            top = intervals([node.count], {**ranges, **tops})[node.count][1] - 1
+            # Those within the count come before it, so that the ranges of their indices are known.
+            within = any(isinstance(n, Symbol) and n.name[0] == "i" for n in postorder([node.count]))
+            known = ({**ranges, **tops}, {}) if within else (ranges, fixed)
+            top = _intervals([node.count], *known)[node.count][1] - 1
             tops[node.index] = (0, max(0, top, tops.get(node.index, (0, 0))[1]))
     return tops
+
+
+class Intervals:
+    """``intervals`` of one node after another. What has no ``Exists`` below is looked at once, whoever asks."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self._ranges = ranges
+        self._found: dict[Node, Interval] = {}
+        self._plain: dict[Node, bool] = {}
+
+    def of(self, node: Node) -> Interval:
+        for n in postorder([node], self._plain.__contains__):
+            self._plain[n] = not isinstance(n, Exists) and all(self._plain[c] for c in n.children)
+        if self._plain[node]:
+            return _intervals([node], self._ranges, self._found)[node]
+        return intervals([node], self._ranges)[node]
 
 
 def _interval(node: Node, ranges: Ranges, found: Mapping[Node, Interval]) -> Interval:

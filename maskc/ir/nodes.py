@@ -21,7 +21,7 @@ import enum
 import hashlib
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeVar, cast
 
 __all__ = [
@@ -69,16 +69,18 @@ _N = TypeVar("_N", bound="Node")
 
 
 class Node:
-    """Base of all nodes. ``type`` is the value's type, ``children`` the operands in order."""
+    """Base of all nodes. ``type`` is the value's type, ``children`` the operands in order, ``depth`` how many nodes
+    stand within one another at most, this one counted."""
 
-    __slots__ = ("__weakref__", "_digest", "children", "type")
+    __slots__ = ("__weakref__", "_digest", "children", "depth", "type")
     fields: ClassVar[tuple[str, ...]] = ()
     type: Type
     children: tuple[Node, ...]
+    depth: int
     _digest: str | None
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return type(self), tuple(getattr(self, f) for f in self.fields)
+        return _unpacked, (_packed(self),)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is immutable")
@@ -95,11 +97,10 @@ class Node:
     @property
     def digest(self) -> str:
         """A hash of the structure, equal across processes; orders commutative operands."""
-        for node in postorder([self]):
-            if node._digest is None:
-                leaf = [_leaf_key(getattr(node, f)) for f in node.fields if f not in _OPERAND_FIELDS]
-                text = repr((type(node).__name__, leaf, [c._digest for c in node.children]))
-                object.__setattr__(node, "_digest", hashlib.sha256(text.encode()).hexdigest())
+        for node in postorder([self], lambda n: n._digest is not None):
+            leaf = [_leaf_key(getattr(node, f)) for f in node.fields if f not in _OPERAND_FIELDS]
+            text = repr((type(node).__name__, leaf, [c._digest for c in node.children]))
+            object.__setattr__(node, "_digest", hashlib.sha256(text.encode()).hexdigest())
         return cast(str, self._digest)
 
     def __repr__(self) -> str:
@@ -109,6 +110,31 @@ class Node:
 
 #: Fields that the operands' own digests stand for.
 _OPERAND_FIELDS = frozenset({"args", "indices", "body", "count"})
+
+
+def _packed(root: Node) -> tuple[tuple[Any, ...], ...]:
+    """Every node below ``root``, operands first: its class and fields, with places in this list for the operands.
+    Flat, so that pickling a deep graph does not exhaust the stack, and takes each shared node once."""
+    places: dict[Node, int] = {}
+    packed = []
+    for node in postorder([root]):
+        leaves = tuple(getattr(node, f) for f in node.fields if f not in _OPERAND_FIELDS)
+        packed.append((type(node), leaves, tuple(places[c] for c in node.children)))
+        places[node] = len(places)
+    return tuple(packed)
+
+
+def _unpacked(packed: tuple[tuple[Any, ...], ...]) -> Node:
+    made: list[Node] = []
+    for cls, leaves, places in packed:
+        operands = tuple(made[p] for p in places)
+        if cls is Exists:
+            made.append(Exists(*leaves, *operands))
+        elif cls is Apply:
+            made.append(Apply(leaves[0], operands, leaves[1]))
+        else:
+            made.append(cls(*leaves, *([operands] if cls is Lookup else [])))
+    return made[-1]
 
 
 def _leaf_key(value: object) -> object:
@@ -127,6 +153,7 @@ def _intern(cls: type[_N], key: tuple[Any, ...], type_: Type, children: tuple[No
                 object.__setattr__(found, name, value)
             object.__setattr__(found, "type", type_)
             object.__setattr__(found, "children", children)
+            object.__setattr__(found, "depth", 1 + max((c.depth for c in children), default=0))
             object.__setattr__(found, "_digest", None)
             _interned[full] = found
     return cast(_N, found)
@@ -238,8 +265,9 @@ TRUE = Const(True)
 FALSE = Const(False)
 
 
-def postorder(roots: Iterable[Node]) -> Iterator[Node]:
-    """Every node below ``roots``, each once, operands before the nodes that use them.
+def postorder(roots: Iterable[Node], skip: Callable[[Node], bool] | None = None) -> Iterator[Node]:
+    """Every node below ``roots``, each once, operands before the nodes that use them; but neither those that are to
+    be skipped nor what is below them only.
 
     Iterative, so that a deep graph does not exhaust Python's stack.
     """
@@ -248,7 +276,7 @@ def postorder(roots: Iterable[Node]) -> Iterator[Node]:
         stack: list[tuple[Node, bool]] = [(root, False)]
         while stack:
             node, ready = stack.pop()
-            if node in seen:
+            if node in seen or (skip is not None and not ready and skip(node)):
                 continue
             if ready:
                 seen.add(node)

@@ -13,7 +13,7 @@ from typing import Any
 
 from maskc.ir.nodes import Apply, Const, Node, Type
 
-__all__ = ["OPS", "Op", "apply", "conjunction", "disjunction", "negation"]
+__all__ = ["OPS", "Op", "apply", "conjunction", "disjunction", "flat_length", "negation"]
 
 _INT, _FLOAT, _BOOL = Type.INT, Type.FLOAT, Type.BOOL
 #: Array modules (NumPy, torch) share the few names used here; the module comes first.
@@ -163,6 +163,11 @@ def apply(name: str, *args: Node) -> Node:
     if name == "neg" and isinstance(args[0], Const):  # `-1` is a literal.
         return Const(-args[0].value)
     return Apply(name, args, op.gives or valued[0].type)
+
+
+def flat_length(name: str, args: Iterable[Node]) -> int:
+    """How many operands an ``and`` or ``or`` of these has, those within others of the same name counted."""
+    return sum(len(a.children) if isinstance(a, Apply) and a.op == name else 1 for a in args)
 
 
 def conjunction(masks: Iterable[Node]) -> Node:

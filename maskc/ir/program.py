@@ -63,7 +63,6 @@ class Parameter:
     domain: tuple[str | int, ...] = ()
     labels: tuple[str, ...] = ()
     default: Const | None = None
-    doc: str = field(default="", compare=False)
     low: int | None = None
     high: int | None = None
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
+from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.evaluate import free_indices
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.ops import OPS
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Parameter, Program, Segment, Space
+from maskc.ir.size import MAX_PRINTED
 
-__all__ = ["print_node", "print_parameter", "print_program"]
+__all__ = ["print_node", "print_parameter", "print_program", "text_problem"]
 
 _ATOM = 9
 _PREFIX = OPS["neg"].precedence
 _COMPARISON = OPS["lt"].precedence
 _SUM = OPS["add"].precedence
+#: About how long a name is; and how long a part of a message may be.
+_NAMED = 2
+_LONG = 10_000
 #: Shared expressions whose text is no longer than this are repeated rather than named.
 _SHORT = 10
 
@@ -28,16 +33,25 @@ def print_node(node: Node, names: Mapping[Node, str] | None = None, labels: Labe
     """The expression as text, with as few brackets as the precedences of ``OPS`` allow.
 
     ``names`` gives names to sub-expressions, which then stand for them; ``labels`` to the values of enumerations.
+    A part that would be longer than anybody reads is ``...``: what is shared is written wherever it is used.
     """
-    return _print_all([node], names or {}, labels or {})[node][0]
+    named, lengths = dict(names or {}), dict[Node, int]()
+    for n in postorder([node]):
+        lengths[n] = _NAMED if n in named else _length(n, lengths)
+        if lengths[n] > _LONG and n is not node:
+            named[n], lengths[n] = "...", _NAMED
+    return _print_all([node], named, labels or {})[node][0]
 
 
 def print_program(program: Program, *, name: str | None = None, docs: bool = True) -> str:
     """The program as a ``pattern``. Long expressions that are used more than once become ``let v0 = ...``.
 
-    ``name`` replaces the pattern's name; ``docs`` says whether to write its doc comment.
+    ``name`` replaces the pattern's name; ``docs`` says whether to write its doc comment. Raises MaskcError E901
+    where ``text_problem`` finds one.
     """
-    lets = _lets(program)
+    lets, length = _lets(program)
+    if length > MAX_PRINTED:
+        raise MaskcError(_too_long(program))
     labels = {p.name: p.labels for p in program.params if p.labels}
     texts = _print_all(program.roots(), lets, labels)
     own = _print_all(lets, lets, labels, keep=lets)
@@ -48,6 +62,17 @@ def print_program(program: Program, *, name: str | None = None, docs: bool = Tru
     lines += [f"    let {let} = {own[node][0]}" for node, let in lets.items()]
     lines += [f"    {s}" for s in _statements(program, {n: t for n, (t, _) in texts.items()})]
     return "\n".join([*lines, "}", ""])
+
+
+def text_problem(program: Program) -> Diagnostic | None:
+    """E901, without a place, if the program has no text of a size that can be read: what speaks of the index of an
+    ``any`` cannot be given a name outside, and is written wherever it is used."""
+    return _too_long(program) if _lets(program)[1] > MAX_PRINTED else None
+
+
+def _too_long(program: Program) -> Diagnostic:
+    message = f"{program.name!r} takes more than {MAX_PRINTED} characters once its names are expanded"
+    return Diagnostic("E901", message, hint="use a table or an input in place of repetition")
 
 
 def print_parameter(p: Parameter) -> str:
@@ -93,8 +118,8 @@ def _print_segment(segment: Segment) -> str:
     return ": ".join(part for part in (segment.name, shape) if part)
 
 
-def _lets(program: Program) -> dict[Node, str]:
-    """Names for the expressions worth one, operands before the nodes that use them."""
+def _lets(program: Program) -> tuple[dict[Node, str], int]:
+    """Names for the expressions worth one, operands before the nodes that use them; and about how long the text is."""
     roots = program.roots()
     nodes = list(postorder(roots))
     uses = Counter(c for n in nodes for c in n.children)
@@ -104,12 +129,14 @@ def _lets(program: Program) -> dict[Node, str]:
     stem = next(s for s in ("v", "v_", "v__", "let_v") if not any(t.startswith(s) for t in taken))
     lets: dict[Node, str] = {}
     lengths: dict[Node, int] = {}
+    total = 0
     for n in nodes:
-        lengths[n] = 2 if n in lets else _length(n, lengths)
+        lengths[n] = _length(n, lengths)
         if uses[n] > 1 and n.children and not free[n] and lengths[n] > _SHORT:
+            total += lengths[n]
             lets[n] = f"{stem}{len(lets)}"
-            lengths[n] = 2
-    return lets
+            lengths[n] = _NAMED
+    return lets, total + sum(lengths[r] for r in roots)
 
 
 def _space_names(program: Program) -> set[str]:

@@ -37,12 +37,16 @@ def bind_arguments(
     if given is None:
         return None
     names: dict[str, Binding] = {}
+    earlier = Scope(home)
     ok = True
     for f in formals:
         argument = given.get(f.name.id)
         if isinstance(f, t.Formal):
-            bound = _bind_formal(lower, e, f, argument, names, home, scope, pair, here)
+            lower.ctx.count(e.span)
+            bound = _bind_formal(lower, f, e, argument, earlier, scope, pair, here)
+            earlier = earlier.child({f.name.id: bound})
         else:
+            lower.ctx.count(e.span, 4 + len(f.type.labels))  # Its declaration is read anew.
             bound = _bind_parameter(lower, e, item, f, argument, scope, pair)
         ok = ok and not isinstance(bound, Poison)
         names[f.name.id] = bound
@@ -80,11 +84,10 @@ def _missing(lower: Expressions, e: t.Call, name: str, at: Span) -> Poison:
 
 def _bind_formal(
     lower: Expressions,
-    e: t.Call,
     f: t.Formal,
+    e: t.Call,
     argument: t.Argument | None,
-    earlier: dict[str, Binding],
-    home: Globals,
+    earlier: Scope,
     scope: Scope,
     pair: Pair,
     here: Node | None,
@@ -94,7 +97,7 @@ def _bind_formal(
         if f.default is None:
             return _missing(lower, e, f.name.id, f.span)
         # A default is read where the definition stands, and may speak of the parameters before it.
-        expr, read_in = f.default, Scope(home, dict(earlier))
+        expr, read_in = f.default, earlier
     else:
         expr, read_in = argument.value, scope
     if kind == "mask":

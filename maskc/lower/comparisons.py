@@ -35,7 +35,7 @@ def lower_comparison(lower: Expressions, e: t.Comparison, scope: Scope, pair: Pa
             parts.append(node)
         return Value(conjunction(parts))
 
-    return ops.lift(combine, *values)
+    return ops.lift(lower.ctx, e.span, combine, *values)
 
 
 def _with_enumerators(
@@ -78,7 +78,7 @@ def lower_member(lower: Expressions, e: t.Member, scope: Scope, pair: Pair, here
     value = lower.value(e.value, scope, pair, here)
     if isinstance(e.container, t.Range):
         bounds = e.container
-        return ops.lift(lambda v: within(lower, v, e.value.span, bounds, scope, pair), value)
+        return ops.lift(lower.ctx, e.span, lambda v: within(lower, v, e.value.span, bounds, scope, pair), value)
     container = lower.value(e.container, scope, pair)
     if not isinstance(container, Coord):
         if isinstance(container, Poison):
@@ -97,7 +97,7 @@ def lower_member(lower: Expressions, e: t.Member, scope: Scope, pair: Pair, here
         defined = read.defined if isinstance(read, Value) else None
         return Value(where_defined(both(defined, plain.defined)))
 
-    return ops.lift(inside, value)
+    return ops.lift(lower.ctx, e.span, inside, value)
 
 
 def within(lower: Expressions, v: Valued, span: Span, bounds: t.Range, scope: Scope, pair: Pair) -> Valued:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Span
-from maskc.lower.values import POISON, Frame, Poison
+from maskc.ir.nodes import Node
+from maskc.ir.size import MAX_NODE_DEPTH, TOO_DEEP
+from maskc.lower.values import POISON, Frame, Poison, Value, Valued
 
-__all__ = ["MAX_DEPTH", "MAX_STEPS", "Context"]
+__all__ = ["MAX_DEPTH", "MAX_LABELS", "MAX_PARAMETERS", "MAX_PARTS", "MAX_STATEMENTS", "MAX_STEPS", "Context"]
 
-#: Expressions evaluated at most, counting every expansion of a definition.
+#: Expressions evaluated at most, counting every expansion of a definition, and the operands of long `&` and `|`.
 MAX_STEPS = 200_000
 #: Expressions and calls within one another at most; each takes a few frames of Python's stack.
 MAX_DEPTH = 110
+#: What a file declares at most. Patterns have a few of each; the numbers keep reading them, and what is quadratic in
+#: them later, far below a second: parameters of a pattern or a definition, values of an enumeration, statements of
+#: a pattern, segments and axes of a space, each of which adds to the position of those behind it.
+MAX_PARAMETERS = 256
+MAX_LABELS = 1024
+MAX_STATEMENTS = 1000
+MAX_PARTS = 32
+#: Conditions at most on which a value is defined: a few segments and grids, combined.
+MAX_CONDITIONS = 64
+#: Errors and warnings that anybody reads; and how often they are found before no more is looked for: a fault in a
+#: definition is found again wherever the definition is expanded.
 MAX_ERRORS = 20
+MAX_WARNINGS = 100
+MAX_FOUND = 200
 
 
 @dataclass
@@ -27,16 +43,29 @@ class Context:
     statement: str = "attend"
     steps: int = 0
     depth: int = 0
+    found: int = 0
 
     def error(self, code: str, message: str, span: Span, hint: str | None = None, *notes: Note) -> Poison:
         """Report an error; inside an expansion the call that the user wrote comes first."""
         self._report(self.errors, Diagnostic(code, message, span, hint, notes))
-        if len(self.errors) >= MAX_ERRORS:
+        self.found += 1
+        if len(self.errors) >= MAX_ERRORS or self.found >= MAX_FOUND:
             raise MaskcError(self.errors)
         return POISON
 
+    def stop(self, code: str, message: str, span: Span, hint: str) -> NoReturn:
+        """Report an error after which nothing is worth reading."""
+        self.error(code, message, span, hint)
+        raise MaskcError(self.errors)
+
+    def at_most(self, most: int, count: int, what: str, span: Span, hint: str) -> None:
+        """Raises MaskcError E901 if there are more than ``most`` of something."""
+        if count > most:
+            self.stop("E901", f"{count} {what} are too many: there may be {most}", span, hint)
+
     def warn(self, code: str, message: str, span: Span, hint: str | None = None, *notes: Note) -> None:
-        if not self.frames:  # What a definition does with its arguments is not the caller's concern.
+        # What a definition does with its arguments is not the caller's concern.
+        if not self.frames and len(self.warnings) < MAX_WARNINGS:
             self._report(self.warnings, Diagnostic(code, message, span, hint, notes, "warning"))
 
     def _report(self, into: list[Diagnostic], d: Diagnostic) -> None:
@@ -46,14 +75,37 @@ class Context:
         if d not in into:
             into.append(d)
 
-    def step(self, span: Span) -> None:
-        """Count one evaluation; raises MaskcError if the program grows beyond bounds."""
-        self.steps += 1
-        if self.steps > MAX_STEPS:
-            message = f"the program has more than {MAX_STEPS} expressions once its definitions are expanded"
-            self.error("E901", message, span, "use a table or an input in place of repetition")
-            raise MaskcError(self.errors)
+    def enter(self, span: Span) -> None:
+        """Count an evaluation that begins within those that have begun; raises MaskcError E103 or E901 if the
+        program grows beyond bounds. What follows must end with ``leave``."""
+        self.count(span)
+        self.depth += 1
         if self.depth > MAX_DEPTH:
             message = f"expressions and calls stand more than {MAX_DEPTH} deep within one another"
-            self.error("E103", message, span, "make the definitions flatter")
-            raise MaskcError(self.errors)
+            self.stop("E103", message, span, "make the definitions flatter")
+
+    def leave(self, span: Span, found: Valued | None = None) -> None:
+        """The evaluation that began last has ended, with a value that must not be too large either. Raises as
+        ``enter`` does."""
+        self.depth -= 1
+        if isinstance(found, Value):
+            self.weigh(span, found.node)
+            if found.defined is not None:
+                self.weigh(span, found.defined)
+                conditions = len(found.defined.children)
+                hint = "apply fewer coordinates of segments at once"
+                self.at_most(MAX_CONDITIONS, conditions, "conditions on where this is defined", span, hint)
+
+    def weigh(self, span: Span, node: Node) -> None:
+        """Count the operands of a node, and see how deep it is. Raises as ``enter`` does."""
+        self.count(span, len(node.children) // 8)
+        if node.depth > MAX_NODE_DEPTH:
+            message = f"operators stand more than {MAX_NODE_DEPTH} deep within one another once names are expanded"
+            self.stop("E103", message, span, TOO_DEEP)
+
+    def count(self, span: Span, steps: int = 1) -> None:
+        """Count work done; raises MaskcError E901 if there is more of it than there may be."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            message = f"the program has more than {MAX_STEPS} expressions once its definitions are expanded"
+            self.stop("E901", message, span, "use a table or an input in place of repetition")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
-from maskc.diagnostics import Span
 from maskc.ir import nodes as ir
 from maskc.ir.nodes import Const, Node, Size, Symbol, Type, index_symbol, postorder
-from maskc.ir.ops import apply, conjunction, disjunction, negation
+from maskc.ir.ops import apply, conjunction, disjunction, flat_length, negation
 from maskc.ir.program import Parameter
+from maskc.ir.size import MAX_NODES
 from maskc.lower import operators as ops
 from maskc.lower.calls import bind_arguments
 from maskc.lower.comparisons import lower_comparison, lower_member
@@ -37,15 +38,15 @@ class Expressions:
         self.output: Node = Symbol("o")
         self.memo: dict[tuple[int, int, Pair, Node | None], Valued] = {}
         self.kept: list[object] = []  # Keeps alive whatever `memo` knows by id.
+        self.fixed: dict[Node, bool] = {}  # What is known of nodes by `known_when_compiling`.
 
     def value(self, e: t.Expr, scope: Scope, pair: Pair, here: Node | None = None) -> Valued:
         key = (id(e), id(scope), pair, here)
         found = self.memo.get(key)
         if found is None:
-            self.ctx.step(e.span)
-            self.ctx.depth += 1
+            self.ctx.enter(e.span)
             found = _LOWER[type(e)](self, e, scope, pair, here)
-            self.ctx.depth -= 1
+            self.ctx.leave(e.span, found)
             self.memo[key] = found
             self.kept.append((e, scope))
         return found
@@ -70,7 +71,7 @@ class Expressions:
         if isinstance(bound, ByName):
             return self.value(bound.expr, bound.scope, pair, here)
         if isinstance(bound, Table) and len(bound.parameter.domain) == 1:
-            bound = self.input_coordinate(bound, e.span)
+            bound = self.input_coordinate(bound)
         return bound.at(here) if isinstance(bound, Coord) and here is not None else bound
 
     def core_name(self, e: t.Name, scope: Scope, pair: Pair, here: Node | None) -> Valued:
@@ -96,7 +97,7 @@ class Expressions:
             return self.ctx.error("E204", f"`{e.id}` is a function: give it arguments in parentheses", e.span)
         return self.ctx.error("E201", f"nothing is called `{e.id}` here", e.span, hint)
 
-    def input_coordinate(self, table: Table, span: Span) -> Valued:
+    def input_coordinate(self, table: Table) -> Valued:
         """A per-token input, not yet applied, is a coordinate; over one side, of that side only."""
         p = table.parameter
         if p.domain[0] not in ("token", "q", "k"):
@@ -119,7 +120,7 @@ class Expressions:
                 return self.ctx.error("E301", f"`-` takes a number, and this is {plain.kind}", e.span, "use `~`")
             return Value(apply("neg", plain.node), plain.defined) if isinstance(plain, Value) else plain
 
-        return ops.lift(negate, operand)
+        return ops.lift(self.ctx, e.span, negate, operand)
 
     def binary(self, e: t.Binary, scope: Scope, pair: Pair, here: Node | None) -> Valued:
         left = self.value(e.left, scope, pair, here)
@@ -131,12 +132,24 @@ class Expressions:
             y = ops.as_value(self.ctx, b, spans[1], f"the right side of `{e.op}`")
             if isinstance(x, Poison) or isinstance(y, Poison):
                 return POISON
-            return ops.arithmetic(self.ctx, e.op, e.span, spans, x, y)
+            return ops.arithmetic(self.ctx, e.op, spans, x, y)
 
-        made = ops.lift(combine, left, right)
+        made = ops.lift(self.ctx, e.span, combine, left, right)
         if isinstance(made, Coord) and isinstance(left, Coord) and isinstance(right, Value):
-            return Coord(made.at, lambda: _extent(e.op, left, right.node))
+            return Coord(made.at, self.extent_of(e, left, right.node))
         return made
+
+    def extent_of(self, e: t.Binary, coordinate: Coord, operand: Node) -> Callable[[], Node | None]:
+        """The extent of a coordinate with an operator behind it, found once when it is asked for."""
+
+        @functools.lru_cache(maxsize=1)
+        def extent() -> Node | None:
+            self.ctx.enter(e.span)
+            found = _extent(e.op, coordinate, operand)
+            self.ctx.leave(e.span, None if found is None else Value(found))
+            return found
+
+        return extent
 
     def chain(self, e: t.Chain, scope: Scope, pair: Pair, here: Node | None) -> Valued:
         values = [self.value(o, scope, pair, here) for o in e.operands]
@@ -153,9 +166,10 @@ class Expressions:
             if any(n is None for n in nodes):
                 return POISON
             known = [n for n in nodes if n is not None]
+            self.ctx.at_most(MAX_NODES, flat_length(_CHAINS[e.op], known), f"operands of `{e.op}`", e.span, _TABLE)
             return Value(conjunction(known) if e.op == "&" else disjunction(known))
 
-        return ops.lift(combine, *values)
+        return ops.lift(self.ctx, e.span, combine, *values)
 
     def comparison(self, e: t.Comparison, scope: Scope, pair: Pair, here: Node | None) -> Valued:
         return lower_comparison(self, e, scope, pair, here)
@@ -211,7 +225,7 @@ class Expressions:
                 return Value(found.node, both(found.defined, known[0].defined), found.labels)
             return found
 
-        return ops.lift(read, *indices)
+        return ops.lift(self.ctx, e.span, read, *indices)
 
     def exists(self, e: t.Exists, scope: Scope, pair: Pair, here: Node | None) -> Valued:
         bounds: list[Node] = []
@@ -223,7 +237,7 @@ class Expressions:
                 return POISON
             if value.type is not Type.INT or value.labels:
                 return self.ctx.error("E301", f"the end of a range is an integer, and this is {value.kind}", bound.span)
-            if not _known_when_compiling(value.node):
+            if not self.known_when_compiling(value.node):
                 hint = "compare with the largest count instead: `any(i in 0..8: i < n[q] & ...)`"
                 return self.ctx.error("E305", "this is not known when compiling", bound.span, hint)
             bounds.append(value.node)
@@ -237,6 +251,13 @@ class Expressions:
             return POISON
         count = end if zero else apply("sub", end, start)
         return Value(ir.Exists(index_symbol(pair.depth), count, body))
+
+    def known_when_compiling(self, node: Node) -> bool:
+        """Whether it follows from parameters, tables, sizes, head and layer alone."""
+        for n in postorder([node], self.fixed.__contains__):
+            varies = isinstance(n, Symbol) and n.name in ("q", "k", "b", "s", "o")
+            self.fixed[n] = not varies and all(self.fixed[c] for c in n.children)
+        return self.fixed[node]
 
     # Calls
 
@@ -270,6 +291,7 @@ class Expressions:
                 message = f"`{item.name.id}` is more than a mask: it has `{s.kind}`"
                 return self.ctx.error("E305", message, s.span, "move its mask into a `def` and call that")
         for s in item.statements:
+            self.ctx.count(s.span)
             if s.kind == "let" and s.name and s.value:
                 scope = scope.child({s.name.id: ByName(s.value, scope)})
             elif s.kind == "attend" and s.value:
@@ -290,7 +312,7 @@ class Expressions:
             known = tuple(v for v in plain if isinstance(v, Value))
             return POISON if len(known) < len(plain) else ops.call(self.ctx, e.name.id, e.span, spans, known)
 
-        return ops.lift(combine, *values)
+        return ops.lift(self.ctx, e.span, combine, *values)
 
     def size(self, e: t.Call, scope: Scope, pair: Pair) -> Valued:
         if len(e.args) != 1:
@@ -313,6 +335,8 @@ class Expressions:
         return lower_match(self, e, scope, pair, here)
 
 
+_CHAINS = {"&": "and", "|": "or"}
+_TABLE = "use a table or an input in place of repetition"
 _SIDE = {"q": "query", "k": "key"}
 _LOWER: dict[type, Callable[..., Valued]] = {
     t.Literal: Expressions.literal,
@@ -333,11 +357,6 @@ _LOWER: dict[type, Callable[..., Valued]] = {
 def _look_up(p: Parameter, indices: tuple[Value, ...]) -> Value:
     node = ir.Lookup(p.name, p.type, [v.node for v in indices])
     return Value(node, both(*(v.defined for v in indices)), p.labels)
-
-
-def _known_when_compiling(node: Node) -> bool:
-    """Whether it follows from parameters, tables, sizes, head and layer alone."""
-    return all(not (isinstance(n, Symbol) and n.name in ("q", "k", "b", "s", "o")) for n in postorder([node]))
 
 
 def _extent(op: str, coordinate: Coord, operand: Node) -> Node | None:

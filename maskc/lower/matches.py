@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from maskc.ir.nodes import TRUE, Const, Node, Type
 from maskc.ir.ops import apply, conjunction, disjunction, negation
+from maskc.ir.size import MAX_NODE_DEPTH, TOO_DEEP
 from maskc.lower import operators as ops
 from maskc.lower.comparisons import not_an_enumerator, within
 from maskc.lower.context import Context
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["lower_match"]
 
 _MAX_COVER = 4096  # combinations of finite subjects that are told apart
+_MAX_COMPARED = 1 << 20  # comparisons of a value with a case, to find cases that are never reached
 
 
 def lower_match(lower: Expressions, e: t.Match, scope: Scope, pair: Pair, here: Node | None) -> Valued:
     """The value of a match: of the first case that fits."""
+    lower.ctx.at_most(MAX_NODE_DEPTH, len(e.arms), "cases", e.span, TOO_DEEP)  # Each stands within those before.
     subjects = [lower.value(s, scope, pair, here) for s in e.subjects]
     values = [lower.value(a.value, scope, pair, here) for a in e.arms]
 
@@ -32,7 +35,7 @@ def lower_match(lower: Expressions, e: t.Match, scope: Scope, pair: Pair, here: 
 
     if not e.arms:
         return lower.ctx.error("E304", "a match needs at least one case", e.span, "write `{ else: ... }`")
-    return ops.lift(combine, *subjects, *values)
+    return ops.lift(lower.ctx, e.span, combine, *subjects, *values)
 
 
 class _Matcher:
@@ -150,7 +153,7 @@ class _Cover:
         total = 1
         for r in ranges:
             total *= len(r)
-        if total > _MAX_COVER:
+        if total > _MAX_COVER or total * _cases(self.e) > _MAX_COMPARED:
             return True
         left = set(itertools.product(*ranges))
         for arm in self.e.arms:
@@ -182,7 +185,7 @@ class _Cover:
 
     def integers(self) -> None:
         """One integer subject and plain numbers: a case whose every value was taken is never reached."""
-        if len(self.subjects) != 1:
+        if len(self.subjects) != 1 or _cases(self.e) ** 2 > _MAX_COMPARED:
             return
         taken: list[tuple[int, int]] = []
         for arm in self.e.arms:
@@ -211,6 +214,11 @@ def _number(e: t.Expr) -> int | None:
         inner = _number(e.operand)
         return None if inner is None else -inner
     return None
+
+
+def _cases(e: t.Match) -> int:
+    """How many alternatives all the cases have."""
+    return sum(len(a.cases or ()) for a in e.arms)
 
 
 def _takes_all(arm: t.Arm) -> bool:

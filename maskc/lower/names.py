@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from maskc.diagnostics import Note, Span
-from maskc.lower.context import Context
+from maskc.lower.context import MAX_PARAMETERS, Context
 from maskc.lower.scope import FUNCTIONS, RESERVED, Globals, did_you_mean
 from maskc.syntax import tree as t
 
@@ -40,14 +40,15 @@ def check_definitions(ctx: Context, found: Globals) -> None:
     """Report unknown names in definitions (called or not), and definitions that use themselves."""
     for d in found.definitions.values():
         local: set[str] = set()
+        ctx.at_most(MAX_PARAMETERS, len(d.formals), "parameters", d.name.span, "use tables, or fewer parameters")
         for f in d.formals:
-            _check_formal(ctx, d, f, local)
+            _check_formal(ctx, f, local)
             local.add(f.name.id)
         _check_names(ctx, d, d.body, local, found)
     found.cyclic = frozenset(_cycles(ctx, found))
 
 
-def _check_formal(ctx: Context, d: t.Definition, f: t.Formal, local: set[str]) -> None:
+def _check_formal(ctx: Context, f: t.Formal, local: set[str]) -> None:
     if f.name.id in RESERVED:
         ctx.error("E206", f"`{f.name.id}` is a word of the core and cannot be a parameter", f.name.span)
     if f.name.id in local:
@@ -123,11 +124,14 @@ def _ends(e: t.Expr | t.Range) -> list[t.Expr]:
 def _uses(item: t.Definition | t.Pattern, found: Globals) -> Iterator[t.Name]:
     exprs = [item.body] if isinstance(item, t.Definition) else [s.value for s in item.statements if s.value]
     local = {f.name.id for f in (item.formals if isinstance(item, t.Definition) else item.params)}
-    own = {**found.definitions, **found.patterns}
+
+    def is_own(name: str) -> bool:
+        return name in found.definitions or name in found.patterns
+
     for e in (x for top in exprs for x in walk(top)):
-        if isinstance(e, t.Call) and e.name.id in own:
+        if isinstance(e, t.Call) and is_own(e.name.id):
             yield e.name
-        elif isinstance(e, t.Name) and e.id in own and e.id not in local:
+        elif isinstance(e, t.Name) and is_own(e.id) and e.id not in local:
             yield e
 
 

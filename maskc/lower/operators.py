@@ -10,7 +10,7 @@ from maskc.ir.ops import OPS, apply
 from maskc.lower.context import Context
 from maskc.lower.values import POISON, Coord, Poison, Table, Value, Valued, both, mask_of, to_float
 
-__all__ = ["arithmetic", "as_coord", "as_mask", "as_value", "call", "compare", "lift"]
+__all__ = ["arithmetic", "as_coord", "as_mask", "as_value", "call", "compare", "lift", "remembered"]
 
 _ARITHMETIC = {op.symbol: op.name for op in OPS.values() if op.form == "infix" and op.precedence >= 5}
 _INT_ONLY = {"//": "/", "%": None}
@@ -21,7 +21,7 @@ _COMPARE = {
 }  # fmt: skip
 
 
-def lift(fn: Callable[..., Valued], *args: Valued) -> Valued:
+def lift(ctx: Context, span: Span, fn: Callable[..., Valued], *args: Valued) -> Valued:
     """``fn`` of the arguments; a coordinate if any of them is one; poison if any is."""
     for a in args:
         if isinstance(a, Poison):
@@ -30,9 +30,26 @@ def lift(fn: Callable[..., Valued], *args: Valued) -> Valued:
         return fn(*args)
 
     def at(e: Node) -> Valued:
-        return lift(fn, *(a.at(e) if isinstance(a, Coord) else a for a in args))
+        return lift(ctx, span, fn, *[a.at(e) if isinstance(a, Coord) else a for a in args])
 
-    return Coord(at)
+    return Coord(remembered(ctx, span, at))
+
+
+def remembered(ctx: Context, span: Span, at: Callable[[Node], Valued]) -> Callable[[Node], Valued]:
+    """``at``, of each position once: a coordinate that uses another twice would double the work at every level.
+
+    Each is an evaluation like any other: counted, and as deep as what it stands in. Raises MaskcError E103, E901.
+    """
+    known: dict[Node, Valued] = {}
+
+    def once(e: Node) -> Valued:
+        if e not in known:
+            ctx.enter(span)
+            known[e] = found = at(e)
+            ctx.leave(span, found)
+        return known[e]
+
+    return once
 
 
 def as_value(ctx: Context, value: Valued, span: Span, what: str) -> Value | Poison:
@@ -90,7 +107,7 @@ def _unified(values: tuple[Value, ...]) -> tuple[Value, ...]:
     return values
 
 
-def arithmetic(ctx: Context, symbol: str, span: Span, spans: tuple[Span, Span], a: Value, b: Value) -> Value | Poison:
+def arithmetic(ctx: Context, symbol: str, spans: tuple[Span, Span], a: Value, b: Value) -> Value | Poison:
     """``a symbol b`` for + - * / // % **."""
     if not _numbers(ctx, symbol, spans, (a, b)):
         return POISON

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from maskc.diagnostics import Note, Span
 from maskc.ir.nodes import Node, Param, Type
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Assertion, Normalizer, Parameter, Program, Segment, Space
-from maskc.lower.context import Context
+from maskc.ir.size import size_problem
+from maskc.ir.text import text_problem
+from maskc.lower.context import MAX_PARAMETERS, MAX_PARTS, MAX_STATEMENTS, Context
 from maskc.lower.expressions import Expressions
 from maskc.lower.scope import RESERVED, Binding, ByName, Globals, Pair, Scope, did_you_mean
 from maskc.lower.signature import lower_signature
@@ -23,12 +25,15 @@ _NORMALIZERS = ("softmax", "sigmoid", "relu")
 def lower_expression(ctx: Context, e: t.Expr, found: Globals, name: str) -> Program | None:
     """A bare mask expression as a program without parameters."""
     mask = Expressions(ctx, cross=False).mask(e, Scope(found), Pair(), "a program")
-    return None if mask is None else Program(name, (), Space(), Space(), False, mask)
+    return None if mask is None else _checked(ctx, Program(name, (), Space(), Space(), False, mask), e.span)
 
 
 def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
     """One pattern; None if something was reported."""
     before = len(ctx.errors)
+    at = p.name.span
+    ctx.at_most(MAX_PARAMETERS, len(p.params), "parameters", at, "use tables and inputs, or fewer parameters")
+    ctx.at_most(MAX_STATEMENTS, len(p.statements), "statements", at, "use a table or an input in place of repetition")
     cross = p.k_space is not None
     q_space = _space(ctx, p.q_space)
     k_space = _space(ctx, p.k_space) if p.k_space is not None else q_space
@@ -39,17 +44,26 @@ def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
     names.update({d.name: _bound(d) for d in params})
     coordinates = space_coordinates(q_space, k_space)
     for n in coordinates.keys() & names.keys():
-        at = next(d.name.span for d in p.params if d.name.id == n)
-        ctx.error("E202", f"`{n}` is a parameter and a coordinate of the space", at)
+        there = next(d.name.span for d in p.params if d.name.id == n)
+        ctx.error("E202", f"`{n}` is a parameter and a coordinate of the space", there)
     made = _Body(ctx, p, Scope(found, names, coordinates), Expressions(ctx, cross))
     made.run()
     if len(ctx.errors) > before or made.mask is None:  # A mask may fail by what was reported before.
         return None
     _unused(ctx, p, params)
-    return Program(
+    program = Program(
         p.name.id, params, q_space, k_space, cross, made.mask, made.score, made.normalizer, made.output,
         tuple(made.assertions), p.doc,
     )  # fmt: skip
+    return _checked(ctx, program, at)
+
+
+def _checked(ctx: Context, program: Program, at: Span) -> Program:
+    """The program, if it is no larger than what all stages can handle."""
+    problem = size_problem(program) or text_problem(program)
+    if problem is not None:
+        ctx.stop(problem.code, problem.message, at, problem.hint or "")
+    return program
 
 
 def _bound(p: Parameter) -> Binding:
@@ -59,6 +73,10 @@ def _bound(p: Parameter) -> Binding:
 def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
     made: list[Segment] = []
     seen: set[str] = set()
+    parts = sum(1 + len(s.axes) for s in segments)
+    if segments:
+        at = segments[0].span
+        ctx.at_most(MAX_PARTS, parts, "segments and axes", at, "say in an input which part a token belongs to")
     for s in segments:
         if s.shape is not None and s.shape.id != "grid":
             hint = "write `grid(...)` with the names of its axes"

@@ -38,6 +38,10 @@ class ByName:
 
 Binding = ByName | Valued
 
+#: Comparing two names takes time by their lengths, and there may be as many as fit into a file.
+_LONG = 80
+_MANY = 500
+
 
 @dataclass(eq=False)
 class Globals:
@@ -61,23 +65,41 @@ class Globals:
 
 @dataclass(eq=False)
 class Scope:
-    """Local names, innermost first, over the globals of the file they stand in."""
+    """Local names, innermost first, over the globals of the file they stand in.
+
+    ``outer`` holds the names that were there before: a ``let`` adds a scope and copies none.
+    """
 
     globals: Globals
     names: Mapping[str, Binding] = field(default_factory=dict)
     coordinates: Mapping[str, Coord] = field(default_factory=dict)
+    outer: Scope | None = None
 
     def child(self, names: Mapping[str, Binding]) -> Scope:
-        return Scope(self.globals, {**self.names, **names}, self.coordinates)
+        return Scope(self.globals, names, self.coordinates, self)
 
     def find(self, name: str) -> Binding | None:
-        return self.names.get(name) or self.coordinates.get(name)
+        scope: Scope | None = self
+        while scope is not None:
+            found = scope.names.get(name)
+            if found is not None:
+                return found
+            scope = scope.outer
+        return self.coordinates.get(name)
 
     def visible(self) -> list[str]:
-        return [*self.names, *self.coordinates, *self.globals.names(), *RESERVED - {"_"}]
+        local: list[str] = []
+        scope: Scope | None = self
+        while scope is not None:
+            local += scope.names
+            scope = scope.outer
+        return [*local, *self.coordinates, *self.globals.names(), *RESERVED - {"_"}]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A hint with the closest known name, if one is close."""
-    close = difflib.get_close_matches(name[:80], sorted(set(known)), n=1, cutoff=0.6)
+    """A hint with the closest known name, if one is close; of very many, only those of about its length count."""
+    near = sorted(k for k in set(known) if len(k) <= _LONG)
+    if len(near) > _MANY:
+        near = sorted(near, key=lambda k: abs(len(k) - len(name)))[:_MANY]
+    close = difflib.get_close_matches(name[:_LONG], near, n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from maskc.ir.nodes import Const, Type
 from maskc.ir.program import DOMAINS, Parameter
-from maskc.lower.context import Context
+from maskc.lower.context import MAX_LABELS, Context
 from maskc.lower.scope import RESERVED, did_you_mean
 from maskc.syntax import tree as t
 
@@ -16,7 +16,7 @@ _TYPES = {"int": Type.INT, "float": Type.FLOAT, "bool": Type.BOOL}
 def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bool) -> tuple[Parameter, ...]:
     """Every parameter that could be understood; the rest is reported."""
     made: dict[str, Parameter] = {}
-    first: dict[str, t.ParameterDecl] = {}
+    scalars: set[str] = set()
     for p in params:
         if p.name.id in RESERVED:
             ctx.error("E206", f"`{p.name.id}` is a word of the core and cannot be a parameter", p.name.span)
@@ -24,7 +24,6 @@ def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bo
         if p.name.id in made:
             ctx.error("E202", f"`{p.name.id}` is declared twice", p.name.span)
             continue
-        scalars = {n for n, q in made.items() if q.is_scalar and q.type is Type.INT and not q.labels}
         declared = lower_parameter(ctx, p, scalars)
         if declared is None:
             continue
@@ -32,17 +31,20 @@ def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bo
             hint = "say whose tokens: `[q]` or `[k]`"
             ctx.error("E301", "queries and keys are separate sequences here", p.type.span, hint)
             continue
-        made[p.name.id], first[p.name.id] = declared, p
+        made[p.name.id] = declared
+        if declared.is_scalar and declared.type is Type.INT and not declared.labels:
+            scalars.add(p.name.id)
     return tuple(made.values())
 
 
 def lower_parameter(ctx: Context, p: t.ParameterDecl, scalars: set[str] | None) -> Parameter | None:
     """One declaration. ``scalars``: integer parameters before it, which may be extents; None: not checked again."""
     labels = tuple(n.id for n in p.type.labels)
-    for n in p.type.labels:
-        if labels.count(n.id) > 1:
-            ctx.error("E202", f"`{n.id}` is a value twice", n.span)
-            return None
+    ctx.at_most(MAX_LABELS, len(labels), "values of an enumeration", p.name.span, "use an integer")
+    if len(set(labels)) < len(labels):
+        twice = next(n for n in p.type.labels if labels.count(n.id) > 1)
+        ctx.error("E202", f"`{twice.id}` is a value twice", twice.span)
+        return None
     name = p.type.name
     if name is not None and name.id not in _TYPES:
         hint = did_you_mean(name.id, _TYPES) or "a type is int, float, bool, or values in braces: {text, image}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from maskc.ir.nodes import Const, Node, Size, Symbol
+from maskc.ir.nodes import Const, Node, Size, Symbol, postorder
 from maskc.ir.ops import apply, conjunction, disjunction
 from maskc.ir.program import Segment, Space
 from maskc.lower.values import Coord, Value
@@ -21,24 +22,44 @@ def space_coordinates(q_space: Space, k_space: Space) -> Mapping[str, Coord]:
     """Every segment name and axis of either space. A position of the query's is read in the
     query's space, any other in the key's; they differ only in cross-attention."""
     names = dict.fromkeys(n for s in (q_space, k_space) for seg in s.segments for n in (seg.name, *seg.axes) if n)
-    return {name: _coordinate(name, q_space, k_space) for name in names}
+    q_places, k_places = _places(q_space), _places(k_space)
+    known: dict[Node, bool] = {}
+
+    def coordinate(name: str) -> Coord:
+        def at(e: Node) -> Value:
+            return _read(name, q_places if _speaks_of_query(e, known) else k_places, e)
+
+        return Coord(at, lambda: _extent(name, q_space, k_space))
+
+    return {name: coordinate(name) for name in names}
 
 
-def _coordinate(name: str, q_space: Space, k_space: Space) -> Coord:
-    def at(e: Node) -> Value:
-        return _read(name, q_space if _speaks_of_query(e) else k_space, e)
+def _speaks_of_query(e: Node, known: dict[Node, bool]) -> bool:
+    """``known`` remembers the answers of all nodes below those that were asked about."""
+    for node in postorder([e], known.__contains__):
+        known[node] = node is Symbol("q") or any(known[c] for c in node.children)
+    return known[e]
 
-    return Coord(at, lambda: _extent(name, q_space, k_space))
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a segment starts (None: at 0) and ends, and whether none follows."""
+
+    segment: Segment
+    start: Node | None
+    end: Node
+    last: bool
 
 
-def _speaks_of_query(e: Node) -> bool:
-    stack = [e]
-    while stack:
-        node = stack.pop()
-        if node is Symbol("q"):
-            return True
-        stack.extend(node.children)
-    return False
+def _places(space: Space) -> tuple[_Place, ...]:
+    made: list[_Place] = []
+    start: Node | None = None
+    for i, segment in enumerate(space.segments):
+        size = _product(segment.extents)
+        end = size if start is None else apply("add", start, size)
+        made.append(_Place(segment, start, end, i == len(space.segments) - 1))
+        start = end
+    return tuple(made)
 
 
 def _product(sizes: tuple[Node, ...]) -> Node:
@@ -56,17 +77,14 @@ def _extent(name: str, *spaces: Space) -> Node | None:
     return Size(name)
 
 
-def _read(name: str, space: Space, e: Node) -> Value:
+def _read(name: str, places: tuple[_Place, ...], e: Node) -> Value:
     """The coordinate's value at position ``e``, defined where the segments that have it are."""
     found: list[tuple[Node | None, Node]] = []
-    start: Node | None = None
-    for i, segment in enumerate(space.segments):
-        end = _product(segment.extents) if start is None else apply("add", start, _product(segment.extents))
-        if name == segment.name or name in segment.axes:
-            here = e if start is None else apply("sub", e, start)
-            inside = _inside(e, start, end, last=i == len(space.segments) - 1)
-            found.append((inside, here if name == segment.name else _digit(name, segment, here)))
-        start = end
+    for place in places:
+        if name == place.segment.name or name in place.segment.axes:
+            here = e if place.start is None else apply("sub", e, place.start)
+            inside = _inside(e, place.start, place.end, place.last)
+            found.append((inside, here if name == place.segment.name else _digit(name, place.segment, here)))
     if not found:
         return Value(Const(0), Const(False))
     value = found[-1][1]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from maskc.ir.program import Program
+from maskc.ir.size import check_depth
 from maskc.passes.absorb import absorb
 from maskc.passes.decide import decide
 from maskc.passes.fold import fold
@@ -43,12 +44,14 @@ PIPELINE: tuple[Pass, ...] = (
 def normalise(program: Program, *, check: bool = False) -> Program:
     """The program in its normal form, which has the same meaning; two spellings of it meet there.
 
-    Idempotent. ``check`` verifies the program after every pass (see ``maskc.ir.verify``).
+    Idempotent. ``check`` verifies the program after every pass (see ``maskc.ir.verify``). Raises MaskcError E103
+    where the program comes out too deep for the stages to come.
     """
     for _ in range(MAX_ROUNDS):
         before = program
         for each in PIPELINE:
             program = each.run(program)
+            check_depth(program)  # Every round: sums of sums may grow deeper with each.
             if check:
                 from maskc.ir.verify import verify
 

@@ -74,7 +74,11 @@ def contained(node: Node) -> Node | None:
     if not isinstance(node, Apply) or node.op not in _DUAL:
         return None
     sets = {a: _operands(a, _DUAL[node.op]) for a in node.args}
-    kept = [a for a in node.args if not any(sets[b] < sets[a] for b in node.args if b is not a)]
+    # A set lies within another only if any one element of it does: each is found by one of its elements.
+    found_by: dict[Node, list[frozenset[Node]]] = {}
+    for s in sets.values():
+        found_by.setdefault(next(iter(s)), []).append(s)
+    kept = [a for a in node.args if not any(s < sets[a] for n in sets[a] for s in found_by.get(n, ()))]
     return _joined(node.op, kept) if len(kept) < len(node.args) else None
 
 

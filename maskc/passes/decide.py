@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from maskc.ir.interval import Interval, intervals, ranges_of
+from maskc.ir.interval import Interval, Intervals, ranges_of
 from maskc.ir.nodes import Apply, Const, Node, Size, Symbol, Type
 from maskc.ir.program import Program
 from maskc.ir.rewrite import map_program, rewrite
@@ -15,18 +15,18 @@ __all__ = ["decide"]
 
 def decide(program: Program) -> Program:
     """The pass. It relies on positions being within the sequences, and on inputs within their declared ranges."""
-    known = ranges_of(program)
+    known = Intervals(ranges_of(program))
     limits = _limits(program)
 
     def by_range(node: Node) -> Node | None:
         """What has one value only, or a remainder of less than its divisor."""
         if isinstance(node, Const) or node.type is Type.FLOAT:
             return None
-        value = intervals([node], known)[node]
+        value = known.of(node)
         if value[0] == value[1] and not math.isinf(value[0]):
             return Const(bool(value[0]) if node.type is Type.BOOL else int(value[0]))
         if isinstance(node, Apply) and node.op in ("floordiv", "mod"):
-            return _small(node, *(intervals([a], known)[a] for a in node.args))
+            return _small(node, *(known.of(a) for a in node.args))
         bound = bound_of(node)
         return _decided(bound, known, limits) if isinstance(bound, Bound) else None
 
@@ -45,7 +45,7 @@ def _small(node: Apply, value: Interval, divisor: Interval) -> Node | None:
     return None
 
 
-def _decided(bound: Bound, known: dict[Node | str, Interval], limits: dict[Node, Node]) -> Node | None:
+def _decided(bound: Bound, known: Intervals, limits: dict[Node, Node]) -> Node | None:
     low, high = _span(bound.form, known, limits)
     if bound.kind in ("low", "high"):
         at_ends = {value >= bound.limit for value in (low, high)}
@@ -53,7 +53,7 @@ def _decided(bound: Bound, known: dict[Node | str, Interval], limits: dict[Node,
     return None if low <= bound.limit <= high else Const(bound.kind == "ne")
 
 
-def _span(form: Linear, known: dict[Node | str, Interval], limits: dict[Node, Node]) -> Interval:
+def _span(form: Linear, known: Intervals, limits: dict[Node, Node]) -> Interval:
     """The interval of a linear form, with symbols measured from 0 or from the size that they stay below."""
     low, high = _sum(form, known)
     for symbol, size in limits.items():
@@ -66,10 +66,10 @@ def _span(form: Linear, known: dict[Node | str, Interval], limits: dict[Node, No
     return low, high
 
 
-def _sum(form: Linear, known: dict[Node | str, Interval]) -> Interval:
+def _sum(form: Linear, known: Intervals) -> Interval:
     low: int | float = form.constant
     high: int | float = form.constant
     for atom, factor in form.terms:
-        ends = [factor * end for end in intervals([atom], known)[atom]]
+        ends = [factor * end for end in known.of(atom)]
         low, high = low + min(ends), high + max(ends)
     return low, high

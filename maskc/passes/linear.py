@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from maskc.ir.nodes import Apply, Const, Node, Symbol, Type, postorder
+from maskc.ir.interval import MAX_INT
+from maskc.ir.nodes import Apply, Const, Node, Symbol, Type
 from maskc.ir.ops import apply
 
 __all__ = ["Bound", "Linear", "bound_node", "bound_of", "linear", "linear_node", "order_key"]
 
-#: Sums of more terms than this stay as they are.
+#: Sums of more terms than this stay as they are, and so do those with numbers too large to compute with.
 MAX_TERMS = 24
 
 
@@ -53,7 +54,7 @@ def order_key(node: Node) -> tuple[int, int, str]:
     key, then of neither; constants last; small before large. Equal across processes."""
     names: set[str] = set()
     size = 0
-    for n in postorder([node]):
+    for n in _below(node):
         size += 1
         if isinstance(n, Symbol):
             names.add("i" if n.name[0] == "i" else n.name)
@@ -61,22 +62,51 @@ def order_key(node: Node) -> tuple[int, int, str]:
     return (4 if isinstance(node, Const) else rank), size, node.digest
 
 
+def _below(root: Node) -> set[Node]:
+    """``root`` and all nodes below it, in no order."""
+    seen = {root}
+    stack = [root]
+    while stack:
+        for c in stack.pop().children:
+            if c not in seen:
+                seen.add(c)
+                stack.append(c)
+    return seen
+
+
+#: The forms of nodes that were asked for, emptied when there are many: the same sums are looked at again and again,
+#: each within the larger ones that it is a part of.
+_forms: dict[Node, Linear] = {}
+_MAX_FORMS = 1 << 14
+
+
 def linear(node: Node) -> Linear:
     """The linear form of an INT node; what is not linear in it is an atom."""
-    done: dict[Node, Linear] = {}
-    for n in _arithmetic(node):
-        done[n] = _linear(n, done)
-    return done[node]
+    found = _forms.get(node)
+    if found is None:
+        done: dict[Node, Linear] = {}
+        for n in _arithmetic(node, done):
+            done[n] = _linear(n, done)
+        if len(_forms) > _MAX_FORMS:
+            _forms.clear()
+        _forms.update(done)
+        found = done[node]
+    return found
 
 
-def _arithmetic(node: Node) -> Iterable[Node]:
-    """The sums, differences and products that ``node`` consists of and their operands, operands first."""
+def _arithmetic(node: Node, done: dict[Node, Linear]) -> Iterable[Node]:
+    """The sums, differences and products that ``node`` consists of and their operands, operands first; but those
+    whose form is known are put into ``done``."""
     stack, seen = [(node, False)], set[Node]()
     while stack:
         n, ready = stack.pop()
         if n in seen:
             continue
-        if ready or not (isinstance(n, Apply) and n.op in ("add", "sub", "neg", "mul")):
+        known = _forms.get(n)
+        if known is not None:
+            seen.add(n)
+            done[n] = known
+        elif ready or not (isinstance(n, Apply) and n.op in ("add", "sub", "neg", "mul")):
             seen.add(n)
             yield n
         else:
@@ -95,10 +125,15 @@ def _linear(n: Node, done: dict[Node, Linear]) -> Linear:
     if n.op == "mul":
         for one, other in (args, args[::-1]):
             if not one.terms:
-                return other.times(one.constant)
+                result = other.times(one.constant)
+                return result if _is_small(result) else Linear(((n, 1),))
         return Linear(((n, 1),))
     result = args[0].plus(args[1], 1 if n.op == "add" else -1)
-    return result if len(result.terms) <= MAX_TERMS else Linear(((n, 1),))
+    return result if len(result.terms) <= MAX_TERMS and _is_small(result) else Linear(((n, 1),))
+
+
+def _is_small(form: Linear) -> bool:
+    return max(abs(form.constant), *(abs(f) for _, f in form.terms), 0) < MAX_INT
 
 
 def linear_node(form: Linear) -> Node:
@@ -216,5 +251,6 @@ def _two_sided(kind: str, limit: int, positive: Node, negative: Node) -> Node | 
     return apply("lt" if limit == 0 else "le", positive, negative)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def _varies(atom: Node) -> bool:
-    return any(isinstance(n, Symbol) and (n.name in ("q", "k") or n.name[0] == "i") for n in postorder([atom]))
+    return any(isinstance(n, Symbol) and (n.name in ("q", "k") or n.name[0] == "i") for n in _below(atom))

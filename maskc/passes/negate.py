@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from maskc.ir.nodes import Apply, Const, Node, Type
 from maskc.ir.ops import apply, negation
 from maskc.ir.program import Program
@@ -40,6 +42,7 @@ def _comparison(inner: Apply) -> Node | None:
     return None
 
 
+@functools.lru_cache(maxsize=1 << 14)  # What is shared is negated wherever it is used.
 def opposite(node: Node) -> Node:
     """``~node`` with the negation as far inward as it goes."""
     made = negation(node)

@@ -45,11 +45,12 @@ def rows(mask: Node, limit: int = MAX_CLAUSES) -> Clauses:
 
 
 class _Rows:
-    """One conversion; remembers for every node whether it speaks of the key."""
+    """One conversion; remembers for every node whether it speaks of the key, and its clauses."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._spoken: dict[Node, bool] = {}
+        self._known: dict[Node, Clauses] = {}  # What is shared is asked for wherever it is used.
 
     def varies(self, node: Node) -> bool:
         if node not in self._spoken:
@@ -57,6 +58,11 @@ class _Rows:
         return self._spoken[node]
 
     def clauses(self, node: Node) -> Clauses:
+        if node not in self._known:
+            self._known[node] = self._found(node)
+        return self._known[node]
+
+    def _found(self, node: Node) -> Clauses:
         if node is FALSE:
             return ()
         if node is TRUE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Iterable
 
 from maskc.diagnostics import Source
@@ -12,6 +14,8 @@ __all__ = ["format_expression", "format_text"]
 
 _WIDTH = 100
 _INDENT = "    "
+_BLANKS = re.compile(r"\s*")
+_SAME_LINE = re.compile("[ \t;]*")
 #: How tightly an operator binds; an operand that binds less tightly stands in parentheses.
 _TIGHT = {"|": 1, "&": 2, "~": 3, "on": 4, "compare": 5, "+": 6, "-": 6, "*": 7, "/": 7, "//": 7, "%": 7, "neg": 8}
 _POW, _ATOM = 9, 10
@@ -31,7 +35,7 @@ def format_expression(e: t.Expr, width: int = _WIDTH) -> str:
 class _Formatter:
     def __init__(self, source: Source, file: t.File) -> None:
         self.source, self.file = source, file
-        self.comments = list(file.comments)
+        self.comments = deque(file.comments)  # Those that are not yet written, in order.
         self.lines: list[str] = []
 
     def run(self) -> str:
@@ -64,33 +68,40 @@ class _Formatter:
     def leading(self, before: int, indent: str) -> None:
         """Comments that stand before an offset, on lines of their own."""
         while self.comments and self.comments[0].span.start < before:
-            c = self.comments.pop(0)
+            c = self.comments.popleft()
             if self.paragraph(c) and self.lines and not self.lines[-1].endswith("{"):
                 self.blank()
             self.lines.append(indent + c.text)
-            after = self.source.text[c.span.end :]
-            if before <= len(self.source.text) and after[: len(after) - len(after.lstrip())].count("\n") > 1:
+            gap = _BLANKS.match(self.source.text, c.span.end)
+            if before <= len(self.source.text) and gap is not None and gap[0].count("\n") > 1:
                 self.blank()
 
     def paragraph(self, c: t.Comment) -> bool:
-        before = self.source.text[: c.span.start].rstrip(" \t")
-        return before.endswith("\n\n") or before.endswith("\n\r\n")
+        """Whether an empty line stands before the comment."""
+        text, at = self.source.text, c.span.start
+        while at > 0 and text[at - 1] in " \t":
+            at -= 1
+        return text.endswith("\n\n", 0, at) or text.endswith("\n\r\n", 0, at)
 
     def trailing(self, end: int) -> None:
         """A comment behind a statement, on its last line."""
         if not self.comments:
             return
         c = self.comments[0]
-        between = self.source.text[end : c.span.start]
-        if c.span.start >= end and "\n" not in between and not between.strip(" \t;"):
-            self.comments.pop(0)
+        if c.span.start >= end and _SAME_LINE.fullmatch(self.source.text, end, c.span.start):
+            self.comments.popleft()
             self.lines[-1] += "  " + c.text
 
     def inner(self, start: int, end: int, indent: str) -> None:
         """Comments inside an item that is laid out anew as a whole go before it."""
-        within = [c for c in self.comments if start <= c.span.start < end]
-        self.comments = [c for c in self.comments if not start <= c.span.start < end]
-        self.lines.extend(indent + c.text for c in within)
+        before: list[t.Comment] = []
+        while self.comments and self.comments[0].span.start < end:
+            c = self.comments.popleft()
+            if c.span.start < start:
+                before.append(c)
+            else:
+                self.lines.append(indent + c.text)
+        self.comments.extendleft(reversed(before))
 
     def item(self, item: t.Definition | t.Pattern | t.Expr) -> None:
         self.leading(item.span.start, "")

@@ -10,8 +10,8 @@ from maskc.syntax.tree import Comment
 
 __all__ = ["FOREIGN", "KEYWORDS", "MAX_DEPTH", "MAX_TEXT", "Token", "tokenize", "too_deep"]
 
-#: Bytes of text that are read at most.
-MAX_TEXT = 1 << 20
+#: Bytes of text that are read at most: twenty times the largest of the examples; so many are read in a second.
+MAX_TEXT = 1 << 16
 #: Brackets, or operators, that may stand within one another.
 MAX_DEPTH = 100
 #: Literals are limited so that ordinary arithmetic on positions stays within 64 bits.

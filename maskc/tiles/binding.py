@@ -192,7 +192,7 @@ def _arrays(
 def _missing(program: Program, p: Parameter) -> Diagnostic:
     what = "the argument" if p.when == "compile" else "the input"
     when = "when compiling" if p.when == "compile" else "with the call"
-    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`" + (f" ({p.doc})" if p.doc else "")
+    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`"
     return Diagnostic("E501", f"{program.name!r} needs {what} {p.name!r}", hint=hint)
 
 

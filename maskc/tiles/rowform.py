@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -219,6 +220,7 @@ def cuts_of(*nodes: Node) -> Iterable[tuple[int, int]]:
                     yield stride, shift
 
 
+@functools.lru_cache(maxsize=1 << 14)  # What is shared is asked about wherever it is used.
 def rise(node: Node) -> int | None:
     """The most that a node rises from a query to the next within a fragment; None if it may fall."""
     if not any(n is _Q or n is _K for n in postorder([node])):

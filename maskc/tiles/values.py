@@ -103,7 +103,8 @@ def table_value(p: Parameter, value: Any) -> Array:
 def typed(p: Parameter, array: Array) -> Array:
     """``array`` in the parameter's type, its values checked."""
     if array.dtype.kind == "U" and p.labels:
-        array = np.array([_label(p, str(x)) for x in array.flat], np.int64).reshape(array.shape)
+        found = {str(x): _label(p, str(x)) for x in np.unique(array)}
+        array = np.array([found[x] for x in array.flat], np.int64).reshape(array.shape)
     if array.size and array.dtype.kind not in _KINDS[p.type]:
         raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {_found(array)}", _remedy(p, array))
     if array.dtype == np.uint64:

@@ -8,7 +8,6 @@ import pytest
 
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
-from maskc.ir.canonical import program_hash
 from maskc.ir.interval import check_overflow, intervals
 from maskc.ir.nodes import TRUE, Const, Lookup, Node, Param, Symbol, Type, index_symbol
 from maskc.ir.ops import apply
@@ -16,6 +15,7 @@ from maskc.ir.program import Program, Space
 from maskc.ir.rewrite import rewrite
 from maskc.ir.verify import VerifyError, verify
 from maskc.lower import lower_text
+from maskc.passes.canonical import program_hash
 
 Q, K = Symbol("q"), Symbol("k")
 

@@ -105,10 +105,10 @@ def test_other_languages_are_translated(word: str) -> None:
         "(" * 10_000 + "a" + ")" * 10_000,
         "a on b" + " on b" * 10_000,
         "1 + " * 10_000 + "1 < 0",
-        "match a { 1: " * 10_000,
+        "match a { 1: " * 5_000,
         "f(" * 10_000 + ")" * 10_000,
         "t" + "[0]" * 10_000,
-        "2.0 ** " * 10_000 + "2.0 < 1.0",
+        "2.0 ** " * 9_000 + "2.0 < 1.0",
     ],
 )
 def test_deep_nesting_is_refused(text: str) -> None:
