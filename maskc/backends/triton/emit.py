@@ -14,6 +14,7 @@ from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import pad
 from maskc.backends.triton.masks import is_box, pair_values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
+from maskc.backends.triton.spelling import ascii_text
 from maskc.backends.triton.stages import STAGES, kernel_of
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.text import print_program
@@ -144,5 +145,5 @@ def written(
 def with_origin(kernel: Kernel, program: Program) -> str:
     """The source below the pattern that it was written from, as comments of printable ASCII."""
     text = print_program(program, docs=False).rstrip()
-    lines = ["".join(c if " " <= c <= "~" else "?" for c in line) for line in text.split("\n")]
+    lines = ascii_text(text, lines=True).split("\n")
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + "\n" + kernel.text

@@ -17,7 +17,7 @@ from maskc.backends.triton.configs import Target, config
 from maskc.backends.triton.expressions import Unsupported, table_name, without_brackets
 from maskc.backends.triton.forward import write_forward
 from maskc.backends.triton.spec import KernelSpec, read_tables, specialised
-from maskc.backends.triton.spelling import HELPERS
+from maskc.backends.triton.spelling import HELPERS, ascii_text
 from maskc.backends.triton.writer import CONSTANTS
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Size, Symbol, postorder
@@ -193,7 +193,7 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
     example += ", sizes={" + ", ".join(f'"{n}": {n}' for n in sizes) + "}" if sizes else ""
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
     imports = ["import contextlib", "import math", "from typing import Any"]
-    pattern = _ascii(print_program(program, docs=False)).rstrip()
+    pattern = ascii_text(print_program(program, docs=False), lines=True).rstrip()
     parts = [
         "".join(f"# {line}".rstrip() + "\n" for line in pattern.split("\n")),
         _HEADER.format(
@@ -233,10 +233,6 @@ def _sizes(program: Program) -> tuple[str, ...]:
     """The extents that the kernels or the mask read."""
     found = (n.name for n in postorder(program.roots()) if isinstance(n, Size) and n.name not in ("q", "k"))
     return tuple(dict.fromkeys(found))
-
-
-def _ascii(text: str) -> str:
-    return "".join(c if c == "\n" or " " <= c <= "~" else "?" for c in text)
 
 
 def _tables(spec: KernelSpec, names: tuple[str, ...], sizes: tuple[str, ...], target: Target) -> str:
