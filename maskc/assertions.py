@@ -6,14 +6,14 @@ what the planner finds out exactly. A counterexample is a pair that it does keep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.ops import apply
-from maskc.ir.text import print_node, print_program
+from maskc.ir.text import Labels, labels_of, print_node, print_program
 from maskc.tiles import make_plan
 from maskc.tiles.plan import FULL
 from maskc.tiles.rowsets import row_sets
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Proof", "check", "prove", "with_claims"]
 
 _TILES_AT_ONCE = 64
+#: Characters of a claim that are shown: all of what a person writes, and not all of what may be written.
+_MOST_CLAIM = 1000
 #: Query and key of a counterexample; None where the assertion speaks of all of them.
 Place = tuple[int | None, int | None]
 
@@ -52,7 +54,7 @@ class Proof:
     """An assertion, and where it fails first: ``batch``, ``head``, ``query`` and ``key``, in this order.
 
     ``holds``: it fails nowhere. Query or key is None where the assertion speaks of all of them, batch and head
-    where it holds. Queries are absolute positions.
+    where it holds. Queries are absolute positions. ``labels``: the names of the values of enumerations.
     """
 
     assertion: Assertion
@@ -61,11 +63,14 @@ class Proof:
     head: int | None = None
     query: int | None = None
     key: int | None = None
+    labels: Labels = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def claim(self) -> str:
-        """What is asserted, in the core language."""
-        return _claim(self.assertion)
+        """What is asserted, in the core language; a very long claim ends in "..."."""
+        if self.assertion.claim is None:
+            return "some k" if self.assertion.kind == "some_key" else "some q"
+        return print_node(self.assertion.claim, labels=self.labels, most=_MOST_CLAIM)
 
     def __str__(self) -> str:
         if self.holds:
@@ -76,12 +81,6 @@ class Proof:
         if self.assertion.kind == "some_query":
             return f"{where}, no query keeps key {self.key}"
         return f"{where}, query {self.query} keeps key {self.key}, but not {self.claim}"
-
-
-def _claim(assertion: Assertion) -> str:
-    if assertion.claim is None:
-        return "some k" if assertion.kind == "some_key" else "some q"
-    return print_node(assertion.claim)
 
 
 def check(program: Program, binding: Binding) -> None:
@@ -110,8 +109,9 @@ def prove(program: Program, binding: Binding, assertion: Assertion) -> Proof:
     for group in sorted(plan.groups, key=lambda g: (min(g.batches), min(g.heads))):
         place = find(plan, group)
         if place is not None:
-            return Proof(assertion, False, min(group.batches), min(group.heads), *place)
-    return Proof(assertion, True)
+            first = min(group.batches), min(group.heads)
+            return Proof(assertion, False, *first, *place, labels=labels_of(program))
+    return Proof(assertion, True, labels=labels_of(program))
 
 
 def _kept_pair(plan: TilePlan, group: Group) -> Place | None:

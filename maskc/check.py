@@ -18,7 +18,7 @@ def check_source(source: Source) -> Lowered:
     """
     lowered = lower_source(source)
     constant = tuple(d for p in lowered.programs if (d := _constant(p)) is not None)
-    return Lowered(lowered.programs, (*lowered.warnings, *constant))
+    return Lowered(lowered.programs, (*lowered.warnings, *constant), lowered.steps)
 
 
 def _constant(program: Program) -> Diagnostic | None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import bisect
+import functools
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from maskc.diagnostics import MaskcError, Source, Span
-from maskc.ir.nodes import Apply, Const, Node, Type
+from maskc.ir.nodes import Apply, Const, Exists, Node, Type
+from maskc.ir.rewrite import remake
 from maskc.syntax import tree as t
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
+    from maskc.ir.text import Labels
 
 __all__ = ["Clause", "Examiner", "deciding", "source_texts"]
 
 #: Clauses looked into at most: a mask may have hundreds of thousands of nodes.
 _MOST = 300
 _MOST_SOURCES = 40
+#: Steps of lowering, and characters of source, that finding out how clauses are written may take in all: a file at
+#: the limits takes that many once or twice, and an ordinary one far less for all of its clauses.
+_MOST_WORK = 1 << 19
 _COMPARISONS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 
 
@@ -50,18 +58,26 @@ class Examiner:
     key: int
     sources: Mapping[Node, str]
     left: int = _MOST
+    known: dict[Node, Const] = field(default_factory=dict)
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """The names of the values of enumerations."""
+        from maskc.ir.text import labels_of
+
+        return labels_of(self.program)
 
     def examine(self) -> Clause:
         """The whole mask."""
         return self._clause(self.program.mask, 0)
 
     def _clause(self, node: Node, depth: int) -> Clause:
-        from maskc.ir.text import print_node
+        from maskc.ir.text import MOST_SHOWN, print_node
 
         self.left -= 1
         holds = bool(self._value(node))
         source = self.sources.get(node, "")
-        text = _short(print_node(node))
+        text = print_node(node, labels=self.labels, most=MOST_SHOWN) if self.left >= 0 else "..."
         kind = node.op if isinstance(node, Apply) else ""
         if kind in ("and", "or", "not", "select") and isinstance(node, Apply) and self.left > 0 and depth < 50:
             parts = self._branch(node) if kind == "select" else node.args
@@ -87,19 +103,30 @@ class Examiner:
             return "true" if value else "false"
         return f"{float(value):g}" if node.type is Type.FLOAT else str(int(value))
 
-    def _value(self, node: Node) -> Any:
+    def _value(self, node: Node) -> bool | int | float:
+        """What the node is at this point. Each is worked out once, from what its operands are: clauses share them."""
+        pending = [node]
+        while pending:
+            last = pending[-1]
+            needs = () if isinstance(last, Exists) else [c for c in last.children if c not in self.known]
+            if needs:
+                pending.extend(needs)
+                continue
+            pending.pop()
+            if last not in self.known:
+                self.known[last] = self._worked_out(last)
+        return self.known[node].value
+
+    def _worked_out(self, node: Node) -> Const:
         import numpy as np
 
         from maskc.ir.evaluate import evaluate
 
+        small = node if isinstance(node, Exists) else remake(node, tuple(self.known[c] for c in node.children))
         q, k = np.array([self.query]), np.array([self.key])
-        value = evaluate(node, self.binding, q=q, k=k, h=self.head, b=0, params=self.program.params)
-        return np.asarray(value).reshape(-1)[0]
-
-
-def _short(text: str, most: int = 200) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 4] + " ..."
+        value = evaluate(small, self.binding, q=q, k=k, h=self.head, b=0, params=self.program.params)
+        found: bool | int | float = np.asarray(value).reshape(-1)[0].item()
+        return Const(found)
 
 
 def deciding(clause: Clause) -> Clause:
@@ -116,7 +143,7 @@ def deciding(clause: Clause) -> Clause:
 
 
 def source_texts(source: Source, program: Program) -> dict[Node, str]:
-    """How the sub-masks of a pattern's `attend` are written, by the expression that they lower to.
+    """How the sub-masks of a pattern's `attend` are written, by the expression that they lower to; without comments.
 
     Each piece of source is lowered by itself in place of the whole; one that means nothing by
     itself is left out.
@@ -125,20 +152,40 @@ def source_texts(source: Source, program: Program) -> dict[Node, str]:
     from maskc.syntax.parse import parse
 
     found: dict[Node, str] = {}
-    place = _attend(parse(source), program)
+    file = parse(source)
+    place = _attend(file, program)
     if place is None:
         return found
-    for piece in _pieces(place)[:_MOST_SOURCES]:
-        text = source.text[piece.start : piece.end]
+    left, steps = _MOST_WORK, 0
+    for piece in itertools.islice(_pieces(place), _MOST_SOURCES):
+        if left <= 0:
+            break
+        text = source.text[piece.span.start : piece.span.end]
         changed = f"{source.text[: place.span.start]}({text}){source.text[place.span.end :]}"
         try:
-            programs = lower_source(Source(changed, source.name)).programs
+            lowered = lower_source(Source(changed, source.name))
         except MaskcError:
+            left -= len(changed) + steps  # About as many as the one before: it does not say.
             continue
-        for each in programs:
+        steps = lowered.steps
+        left -= len(changed) + steps
+        for each in lowered.programs:
             if each.name == program.name:
-                found.setdefault(each.mask, _short(text))
+                found.setdefault(each.mask, _written(source, piece.span, file.comments))
     return found
+
+
+def _written(source: Source, span: Span, comments: Sequence[t.Comment]) -> str:
+    """A piece of source on one line, without comments: what stands in one is no part of the clause."""
+    from maskc.ir.text import shortened
+
+    kept, at = [], span.start
+    for c in comments[bisect.bisect_left(comments, span.start, key=lambda c: c.span.start) :]:
+        if c.span.start >= span.end:
+            break
+        kept.append(source.text[at : c.span.start])
+        at = c.span.end
+    return shortened(" ".join(" ".join([*kept, source.text[at : span.end]]).split()))
 
 
 def _attend(file: t.File, program: Program) -> t.Expr | None:
@@ -149,12 +196,9 @@ def _attend(file: t.File, program: Program) -> t.Expr | None:
     return bare[0] if bare else None
 
 
-def _pieces(expr: t.Expr) -> list[Span]:
-    return list(_walk(expr))
-
-
-def _walk(expr: t.Expr) -> Iterator[Span]:
-    yield expr.span
+def _pieces(expr: t.Expr) -> Iterator[t.Expr]:
+    """The expression and the masks that it is made of, from the outside in."""
+    yield expr
     inside: tuple[t.Expr, ...] = ()
     if isinstance(expr, t.Chain):
         inside = expr.operands
@@ -163,4 +207,4 @@ def _walk(expr: t.Expr) -> Iterator[Span]:
     elif isinstance(expr, t.Match):
         inside = tuple(arm.value for arm in expr.arms)
     for each in inside:
-        yield from _walk(each)
+        yield from _pieces(each)

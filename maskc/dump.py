@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from maskc import knobs
+from maskc.diagnostics import plain
 
 if TYPE_CHECKING:
     from maskc.ir.program import Program
@@ -41,4 +42,4 @@ def dump_kernel(name: str, source: str) -> None:
 
 
 def _write(stage: str, text: str) -> None:
-    sys.stderr.write(f"--- maskc: {stage}\n{text.rstrip()}\n")
+    sys.stderr.write(f"--- maskc: {stage}\n{plain(text).rstrip()}\n")

@@ -80,7 +80,9 @@ _ROWS = (
     ErrorRow(
         "E102",
         "unknown character",
-        "No word of the language contains this character. Names are letters, digits and `_`.",
+        "No word of the language contains this character. Names are letters, digits and `_`. In a comment nearly every "
+        "character may stand, but none that would change how the text around it looks: no control characters, and no "
+        "marks that turn the direction of the text around.",
         "causal ? sinks(4)\n",
     ),
     ErrorRow(

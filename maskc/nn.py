@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from maskc.ir.program import Parameter, Program
+from maskc.ir.text import print_statements, shortened
 from maskc.spec import MAX_JSON, from_spec
 from maskc.tiles.values import fail, suggestion
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from maskc.pattern import Pattern
 
 __all__ = ["Attention"]
+
+_MOST_STATEMENTS = 1000  # characters of a pattern that are shown of a module
+_MAX_DEPTH = 16  # lists and mappings within one another: a spec has its keys, its arguments, and tables of 8 dimensions
 
 
 class Attention(nn.Module):
@@ -118,7 +122,7 @@ class Attention(nn.Module):
             f", kv_heads={self.kv_heads}" if self.kv_heads != self.num_heads else ""
         )
         layer = f", layer={self.op.layer}" if self.op.layer else ""
-        attend = " ".join(self.pattern.text.partition("{")[2].rpartition("}")[0].split())
+        attend = shortened(" ".join(print_statements(self.pattern.program)), _MOST_STATEMENTS)
         return f"{self.embed_dim}, {heads}{layer}, pattern={self.pattern!r}\n{attend}"
 
     def get_extra_state(self) -> torch.Tensor:
@@ -177,10 +181,13 @@ def _extent(p: Parameter, domain: str | int, heads: int) -> int:
     raise fail("E505", f"{p.name!r} is declared over {domain!r}, which has no extent that a parameter could have", hint)
 
 
-def _plain(value: Any) -> Any:
-    """Mappings and lists of any library as those of Python."""
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Mappings and lists of any library as those of Python. What is nested deeper than anything that is taken stays
+    as it is, for whoever reads it to refuse."""
+    if depth > _MAX_DEPTH:
+        return value
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v, depth + 1) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(v) for v in value]
+        return [_plain(v, depth + 1) for v in value]
     return value

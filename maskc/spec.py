@@ -29,7 +29,9 @@ MAX_JSON = 1 << 26
 
 _MAX_NAME = 1 << 8  # characters of a key, a name or a label
 _MAX_VALUES = 1 << 22  # elements of all tables together
+_MAX_CHARACTERS = 1 << 26  # of a table's labels: NumPy gives each the room of the longest, 4 bytes a character
 _MAX_DEPTH = 8  # dimensions of a table
+_MAX_VERSION = 1 << 32  # what is shown of another version: Python writes no number of thousands of digits
 _KEYS = ("maskc", "pattern", "args", "hash")
 
 
@@ -103,9 +105,9 @@ def _checked(spec: object) -> dict[str, Any]:
     version = spec.get("maskc")
     if version is None:
         raise _malformed('the key "maskc", the version, is missing', f'add "maskc": {SPEC_VERSION}')
-    if version != SPEC_VERSION or isinstance(version, bool):
+    if isinstance(version, bool) or not isinstance(version, int | float) or version != SPEC_VERSION:
         shown = f"this release of maskc reads version {SPEC_VERSION}"
-        found = version if isinstance(version, int | float) else _kind(version)
+        found = version if isinstance(version, int | float) and abs(version) < _MAX_VERSION else _kind(version)
         raise MaskcError(Diagnostic("E602", f"the spec is of version {found}; {shown}", hint="upgrade maskc"))
     unknown = [key for key in spec if key not in _KEYS]
     if unknown:
@@ -145,14 +147,19 @@ def _args(spec: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str) or len(name) > _MAX_NAME:
             what = f"a string of at most {_MAX_NAME} characters"
             raise _malformed(f"the argument {_short(name)} must have {what} as its name", 'write {"name": value}')
-        budget -= _count(name, value, budget)
+        count, longest = _extent(name, value, budget)
+        if count * longest > _MAX_CHARACTERS:
+            raise _malformed(f"the argument {name!r} is too large", "give its labels as their numbers, 0, 1, ...")
+        budget -= count
     return dict(args)
 
 
-def _count(name: str, value: object, budget: int, depth: int = 0) -> int:
-    """How many values there are, checking that all are numbers, Booleans or labels."""
-    if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _MAX_NAME):
-        return 1
+def _extent(name: str, value: object, budget: int, depth: int = 0) -> tuple[int, int]:
+    """How many values there are, checking that all are numbers, Booleans or labels; and how long the longest label."""
+    if isinstance(value, str) and len(value) <= _MAX_NAME:
+        return 1, len(value)
+    if isinstance(value, bool | int | float):
+        return 1, 0
     if not isinstance(value, list | tuple):
         raise _malformed(
             f"the argument {name!r} holds {_kind(value)}", "use numbers, Booleans, labels and lists of them"
@@ -161,12 +168,13 @@ def _count(name: str, value: object, budget: int, depth: int = 0) -> int:
         raise _malformed(
             f"the argument {name!r} is too large", f"{_MAX_DEPTH} dimensions, {_MAX_VALUES} values at most"
         )
-    total = 0
+    total, longest = 0, 0
     for item in value:
-        total += _count(name, item, budget - total, depth + 1)
+        count, length = _extent(name, item, budget - total, depth + 1)
+        total, longest = total + count, max(longest, length)
         if total > budget:
             raise _malformed(f"the argument {name!r} is too large", f"all tables hold {_MAX_VALUES} values at most")
-    return max(total, 1)
+    return max(total, 1), longest
 
 
 def _listed(value: Any) -> Any:

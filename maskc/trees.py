@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import fail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def tree_intervals(tree: Any, nodes: Sequence[Hashable] | None = None) -> tuple[
         stack.extend(reversed(children[token]))
     if len(order) < len(parents):
         token = int(np.flatnonzero(enter < 0)[0])
-        raise _fail(f"token {token} is its own ancestor", "a tree has no cycles; the parent of a root is -1")
+        raise fail("E504", f"token {token} is its own ancestor", "a tree has no cycles; the parent of a root is -1")
     size = np.ones(len(parents), np.int64)
     for token in reversed(order):
         if parents[token] >= 0:
@@ -65,13 +65,15 @@ def parents_of(tree: Any, nodes: Sequence[Hashable] | None = None) -> list[int]:
     Raises MaskcError: E504 where a node has two parents or the graph is undirected.
     """
     if not tree.is_directed():
-        raise _fail("an undirected graph says nothing of parents", "give a networkx.DiGraph from parent to child")
+        raise fail(
+            "E504", "an undirected graph says nothing of parents", "give a networkx.DiGraph from parent to child"
+        )
     index = _index(tree, nodes)
     parents = [-1] * len(index)
     for node, token in index.items():
         above = [p for p in tree.predecessors(node) if p in index]
         if len(above) > 1:
-            raise _fail(f"the node {node!r} has {len(above)} parents", "in a tree it has one at most")
+            raise fail("E504", f"the node {node!r} has {len(above)} parents", "in a tree it has one at most")
         if above:
             parents[token] = index[above[0]]
     return parents
@@ -109,7 +111,7 @@ def neighbours(graph: Any, nodes: Sequence[Hashable] | None = None, *, loops: bo
     rows = [sorted({*others, *([token] if loops else [])}) for token, others in enumerate(_successors(graph, nodes))]
     most = max((len(r) for r in rows), default=0)
     if width and most > width:
-        raise MaskcError(Diagnostic("E505", f"a token has {most} neighbours, more than width={width}"))
+        raise fail("E505", f"a token has {most} neighbours, more than width={width}")
     out = np.full((len(rows), width or max(most, 1)), -1, np.int64)
     for token, row in enumerate(rows):
         out[token, : len(row)] = row
@@ -126,10 +128,10 @@ def _index(graph: Any, nodes: Sequence[Hashable] | None) -> dict[Hashable, int]:
     listed = list(graph.nodes) if nodes is None else list(nodes)
     index = {node: token for token, node in enumerate(listed)}
     if len(index) < len(listed):
-        raise _fail("a node stands for two tokens", "list every node once")
+        raise fail("E504", "a node stands for two tokens", "list every node once")
     for node in listed:
         if node not in graph:
-            raise _fail(f"the graph has no node {node!r}", "list nodes of the graph")
+            raise fail("E504", f"the graph has no node {node!r}", "list nodes of the graph")
     return index
 
 
@@ -137,9 +139,7 @@ def _parent_list(tree: Any) -> list[int]:
     parents = [int(p) for p in tree]
     for token, parent in enumerate(parents):
         if not -1 <= parent < len(parents):
-            raise _fail(f"the parent of token {token} is {parent}", f"it must be a token below {len(parents)}, or -1")
+            raise fail(
+                "E504", f"the parent of token {token} is {parent}", f"it must be a token below {len(parents)}, or -1"
+            )
     return parents
-
-
-def _fail(message: str, hint: str) -> MaskcError:
-    return MaskcError(Diagnostic("E504", message, hint=hint))

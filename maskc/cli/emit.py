@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.progress import progress
-from maskc.cli.style import plain
+from maskc.cli.style import in_line, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(
         typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))
     else:
         typer.echo(plain("\n".join(table(rows))))
-        typer.echo(f"{len(files)} files in {plain(out)}")
+        typer.echo(f"{len(files)} files in {in_line(out)}")
 
 
 def _write(directory: Path, files: dict[str, bytes]) -> None:

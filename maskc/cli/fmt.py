@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maskc.cli.checking import source_of
-from maskc.cli.style import plain, report
+from maskc.cli.style import in_line, plain, report
 from maskc.diagnostics import MaskcError
+
+#: Lines of a file whose changes are looked for one by one: that may take time by the cube of their number.
+_MOST_LINES = 2000
 
 
 def command(
@@ -30,6 +34,18 @@ def command(
     raise typer.Exit(1 if failed or (changed and (check or diff)) else 0)
 
 
+def _differences(before: str, after: str, name: str) -> Iterable[str]:
+    """What changes, as a unified diff; of very many lines as one change, which takes no comparing."""
+    old, new = (text.splitlines(keepends=True) for text in (before, after))
+    heads = name, f"{name} (formatted)"
+    if old == new:
+        return ()
+    if max(len(old), len(new)) <= _MOST_LINES:
+        return difflib.unified_diff(old, new, *heads)
+    place = f"--- {heads[0]}\n+++ {heads[1]}\n@@ -1,{len(old)} +1,{len(new)} @@\n"
+    return [place, *(f"-{line}" for line in old), *(f"+{line}" for line in new)]
+
+
 def _format(file: str, check: bool, diff: bool) -> bool:
     """Format one file; whether it changes. Raises MaskcError."""
     from maskc.syntax.format import format_text
@@ -38,15 +54,12 @@ def _format(file: str, check: bool, diff: bool) -> bool:
     formatted = format_text(source.text)
     changed = formatted != source.text
     if diff:
-        lines = difflib.unified_diff(
-            source.text.splitlines(keepends=True), formatted.splitlines(keepends=True), file, f"{file} (formatted)"
-        )
-        sys.stdout.write(plain("".join(lines)))
+        sys.stdout.write(plain("".join(_differences(source.text, formatted, in_line(file)))))
     elif check and changed:
-        typer.echo(f"{file} would change", err=True)
+        typer.echo(f"{in_line(file)} would change", err=True)
     if file == "-" and not (check or diff):
         sys.stdout.write(formatted)
     elif changed and not (check or diff):
         Path(file).write_text(formatted, encoding="utf-8", newline="\n")
-        typer.echo(f"{file} formatted", err=True)
+        typer.echo(f"{in_line(file)} formatted", err=True)
     return changed

@@ -17,6 +17,7 @@ def command(
 ) -> None:
     """Write the pattern file that the configuration of a published model means."""
     from maskc.cli.checking import source_of
+    from maskc.cli.style import in_line
     from maskc.interop.configs import parse_config, text_from_config
 
     text = text_from_config(parse_config(source_of(config).text))
@@ -24,4 +25,4 @@ def command(
         sys.stdout.write(text)
     else:
         output.write_text(text, encoding="utf-8", newline="\n")
-        typer.echo(f"{output} written", err=True)
+        typer.echo(f"{in_line(str(output))} written", err=True)

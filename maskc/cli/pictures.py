@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from maskc.cli.style import in_line
 from maskc.diagnostics import Diagnostic, MaskcError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def write_picture(subject: Subject, path: str, ending: str, theme: str) -> None:
         from maskc.picture.png import save_png
 
         save_png(panels, path, title=title_of(subject), theme=theme)
-        typer.echo(f"{path} written")
+        typer.echo(f"{in_line(path)} written")
     else:
         from maskc.picture.svg import svg
 
@@ -153,4 +154,4 @@ def _write(path: str, text: str) -> None:
         where.write_text(text, encoding="utf-8")
     except OSError as error:
         raise MaskcError(Diagnostic("E003", f"cannot write {path}: {error.strerror}")) from None
-    typer.echo(f"{path} written ({len(text.encode()) / 1024:,.0f} KiB)")
+    typer.echo(f"{in_line(path)} written ({len(text.encode()) / 1024:,.0f} KiB)")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from maskc import knobs
-from maskc.diagnostics import Diagnostic, MaskcError, render
+from maskc.diagnostics import Diagnostic, MaskcError, in_line, plain, render
 
-__all__ = ["colored", "exit_code", "plain", "report", "styled", "use_utf8_where_possible"]
+__all__ = ["colored", "exit_code", "in_line", "plain", "report", "styled", "use_utf8_where_possible"]
 
 _BOLD_RED, _BOLD_YELLOW, _CYAN, _BLUE, _OFF = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x1b[34m", "\x1b[0m"
 _SEVERITY = re.compile(r"(error|warning)\[[EW]\d+\]")
@@ -29,11 +29,6 @@ def use_utf8_where_possible() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-
-
-def plain(text: str) -> str:
-    """Without control characters other than line ends: whatever a pattern contains, the terminal only prints."""
-    return "".join(c if c == "\n" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def report(diagnostics: Sequence[Diagnostic], stream: TextIO | None = None) -> None:

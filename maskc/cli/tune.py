@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.emit import Dtype, table
-from maskc.cli.style import plain
+from maskc.cli.style import in_line, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _exchange(export: Path | None, import_: Path | None, as_json: bool) -> None:
 
     if import_ is not None:
         try:
-            records = load_records(import_.read_bytes())
+            records = load_records(_content(import_))
         except OSError as error:
             raise MaskcError(Diagnostic("E003", f"cannot read {import_}: {error.strerror}")) from None
         except ValueError as error:
@@ -89,11 +89,19 @@ def _exchange(export: Path | None, import_: Path | None, as_json: bool) -> None:
     records = known_records()
     if export is not None:
         export.write_text(dump_records(records), encoding="utf-8")
-        typer.echo(f"{len(records)} results in {plain(str(export))}")
+        typer.echo(f"{len(records)} results in {in_line(str(export))}")
     elif as_json:
         typer.echo(dump_records(records).rstrip())
     else:
         typer.echo(plain("\n".join(table([_known(r) for r in records]))) if records else "nothing has been measured")
+
+
+def _content(path: Path) -> bytes:
+    """The file, or as much of it as tells that it is too long. Raises OSError."""
+    from maskc.backends.triton.records import LONGEST_FILE
+
+    with path.open("rb") as file:
+        return file.read(LONGEST_FILE + 1)
 
 
 def _measured(

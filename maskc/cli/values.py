@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["parse_sizes", "parse_values", "setting"]
 
+_ARRAY = "it must hold one array: numpy.save(path, array), or a list in JSON"
+
 
 def setting(
     programs: Sequence[Program], *, sizes: Sequence[str] = (), args: Sequence[str] = (), **more: Any
@@ -64,6 +66,8 @@ def _literal(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text  # An enumerator's name.
+    except RecursionError:
+        raise MaskcError(Diagnostic("E503", "a value is nested too deeply", hint=_ARRAY)) from None
 
 
 def _read(path: str) -> Any:
@@ -76,5 +80,6 @@ def _read(path: str) -> Any:
     except OSError as error:
         raise MaskcError(Diagnostic("E003", f"cannot read {path}: {error.strerror}")) from None
     except ValueError as error:
-        hint = "it must hold one array: numpy.save(path, array), or a list in JSON"
-        raise MaskcError(Diagnostic("E503", f"cannot understand {path}: {error}", hint=hint)) from None
+        raise MaskcError(Diagnostic("E503", f"cannot understand {path}: {error}", hint=_ARRAY)) from None
+    except RecursionError:
+        raise MaskcError(Diagnostic("E503", f"{path} is nested too deeply", hint=_ARRAY)) from None

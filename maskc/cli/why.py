@@ -14,6 +14,7 @@ from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
 
 _MOST_LINES = 60
+_MOST_NAMED = 40  # clauses that a sentence lists; as in the page
 
 
 def command(
@@ -61,8 +62,10 @@ def _sentence(query: int, key: int, whole: Clause, decides: Clause) -> str:
     start = f"Query {query} {'sees' if whole.holds else 'does not see'} key {key}"
     if not decides.parts:
         return f"{start}, for {_named(whole if whole is decides else _around(whole, decides), decides)}."
-    parts = "; ".join(_named(part, deciding(part)) for part in decides.parts)
-    return f"{start}. {'All of these hold' if decides.holds else 'None of these holds'}: {parts}."
+    parts = [_named(part, deciding(part)) for part in decides.parts[:_MOST_NAMED]]
+    if len(decides.parts) > _MOST_NAMED:
+        parts.append(f"and {len(decides.parts) - _MOST_NAMED} more")
+    return f"{start}. {'All of these hold' if decides.holds else 'None of these holds'}: {'; '.join(parts)}."
 
 
 def _around(clause: Clause, inner: Clause) -> Clause:

@@ -226,7 +226,7 @@ def check_overflow(program: Program, binding: Binding) -> None:
     unless a range is declared. Raises MaskcError E507 if some integer may reach 2**62.
     """
     from maskc.diagnostics import Diagnostic, MaskcError
-    from maskc.ir.text import print_node
+    from maskc.ir.text import MOST_SHOWN, print_node
 
     known = ranges_under(program, binding)
     tokens = max(MAX_TOKENS, binding.q_len, binding.k_len)
@@ -239,7 +239,7 @@ def check_overflow(program: Program, binding: Binding) -> None:
     for node, (low, high) in intervals(program.roots(), known).items():
         if node.type is Type.INT and max(-low, high) >= MAX_INT and not _is_floor(node):
             hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
-            message = f"the integer `{print_node(node)}` may reach 2**62"
+            message = f"the integer `{print_node(node, most=MOST_SHOWN)}` may reach 2**62"
             raise MaskcError(Diagnostic("E507", message, None, hint=hint))
 
 

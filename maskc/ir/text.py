@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeGuard
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.evaluate import free_indices
@@ -12,93 +15,114 @@ from maskc.ir.ops import OPS
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Parameter, Program, Segment, Space
 from maskc.ir.size import MAX_PRINTED
 
-__all__ = ["print_node", "print_parameter", "print_program", "text_problem"]
+__all__ = [
+    "MOST_SHOWN",
+    "Labels",
+    "declaration",
+    "labels_of",
+    "print_node",
+    "print_parameter",
+    "print_program",
+    "print_statements",
+    "shortened",
+    "text_problem",
+]
 
+#: Characters of an expression in a message, a page or a comment: about as much as one reads in a line.
+MOST_SHOWN = 200
 _ATOM = 9
 _PREFIX = OPS["neg"].precedence
 _COMPARISON = OPS["lt"].precedence
 _SUM = OPS["add"].precedence
-#: About how long a name is; and how long a part of a message may be.
-_NAMED = 2
-_LONG = 10_000
 #: Shared expressions whose text is no longer than this are repeated rather than named.
 _SHORT = 10
-
+#: About how long a name is; and how many times longer a text may be than was thought.
+_NAMED, _LEEWAY = 2, 4
 
 #: The names of the values of enumerations, by the name of the parameter or input.
 Labels = Mapping[str, tuple[str, ...]]
 
 
-def print_node(node: Node, names: Mapping[Node, str] | None = None, labels: Labels | None = None) -> str:
+def labels_of(program: Program) -> Labels:
+    """The names of the values of the program's enumerations."""
+    return {p.name: p.labels for p in program.params if p.labels}
+
+
+def shortened(text: str, most: int = MOST_SHOWN) -> str:
+    """The text, of which no more than ``most`` characters are left: then it ends in "..."."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def print_node(
+    node: Node, names: Mapping[Node, str] | None = None, labels: Labels | None = None, most: int | None = None
+) -> str:
     """The expression as text, with as few brackets as the precedences of ``OPS`` allow.
 
     ``names`` gives names to sub-expressions, which then stand for them; ``labels`` to the values of enumerations.
-    A part that would be longer than anybody reads is ``...``: what is shared is written wherever it is used.
+    ``most``: a longer text is broken off there and ends in "...", and costs no more than that. Without it the text of
+    what is used over and over may be exponentially long.
     """
-    named, lengths = dict(names or {}), dict[Node, int]()
-    for n in postorder([node]):
-        lengths[n] = _NAMED if n in named else _length(n, lengths)
-        if lengths[n] > _LONG and n is not node:
-            named[n], lengths[n] = "...", _NAMED
-    return _print_all([node], named, labels or {})[node][0]
+    return _Printer(names or {}, labels or {}).text(node, most)
 
 
 def print_program(program: Program, *, name: str | None = None, docs: bool = True) -> str:
     """The program as a ``pattern``. Long expressions that are used more than once become ``let v0 = ...``.
 
-    ``name`` replaces the pattern's name; ``docs`` says whether to write its doc comment. Raises MaskcError E901
-    where ``text_problem`` finds one.
+    ``name`` replaces the pattern's name; ``docs`` says whether to write its doc comment. Raises E901 where
+    ``text_problem`` finds one.
     """
-    lets, length = _lets(program)
-    if length > MAX_PRINTED:
-        raise MaskcError(_too_long(program))
-    labels = {p.name: p.labels for p in program.params if p.labels}
-    texts = _print_all(program.roots(), lets, labels)
-    own = _print_all(lets, lets, labels, keep=lets)
     lines = [f"## {line}".rstrip() for line in program.doc.splitlines()] if docs else []
     params = ", ".join(print_parameter(p) for p in program.params)
     header = f"pattern {program.name if name is None else name}" + (f"({params})" if params else "")
     lines.append(f"{header}{_print_spaces(program)} {{")
-    lines += [f"    let {let} = {own[node][0]}" for node, let in lets.items()]
-    lines += [f"    {s}" for s in _statements(program, {n: t for n, (t, _) in texts.items()})]
+    lines += [f"    {s}" for s in print_statements(program)]
     return "\n".join([*lines, "}", ""])
+
+
+def print_statements(program: Program) -> list[str]:
+    """What stands between the braces of ``print_program``, which see: the names, and the statements."""
+    lets, length = _lets(program)
+    if length > MAX_PRINTED:
+        raise MaskcError(_too_long())
+    printer = _Printer(lets, labels_of(program), left=_LEEWAY * MAX_PRINTED)
+    named = [f"let {let} = {printer.whole(node, spelled_out=True)}" for node, let in lets.items()]
+    return [*named, *_statements(program, printer)]
 
 
 def text_problem(program: Program) -> Diagnostic | None:
     """E901, without a place, if the program has no text of a size that can be read: what speaks of the index of an
     ``any`` cannot be given a name outside, and is written wherever it is used."""
-    return _too_long(program) if _lets(program)[1] > MAX_PRINTED else None
+    return _too_long() if _lets(program)[1] > MAX_PRINTED else None
 
 
-def _too_long(program: Program) -> Diagnostic:
-    message = f"{program.name!r} takes more than {MAX_PRINTED} characters once its names are expanded"
-    return Diagnostic("E901", message, hint="use a table or an input in place of repetition")
+def declaration(p: Parameter) -> str:
+    """The parameter as a signature declares it, without its default: ``doc: int(0..8)[token]``."""
+    kind = "{" + ", ".join(p.labels) + "}" if p.labels else p.type.value
+    if not p.labels and (p.low is not None or p.high is not None):
+        kind += f"({'' if p.low is None else p.low}..{'' if p.high is None else p.high})"
+    return f"{p.name}: {kind}" + (f"[{', '.join(map(str, p.domain))}]" if p.domain else "")
 
 
 def print_parameter(p: Parameter) -> str:
     """One entry of a signature."""
-    kind = "{" + ", ".join(p.labels) + "}" if p.labels else p.type.value
-    if not p.labels and (p.low is not None or p.high is not None):
-        kind += f"({'' if p.low is None else p.low}..{'' if p.high is None else p.high})"
-    domain = f"[{', '.join(map(str, p.domain))}]" if p.domain else ""
     if p.default is None:
-        return f"{p.name}: {kind}{domain}"
+        return declaration(p)
     default = p.labels[int(p.default.value)] if p.labels else print_node(p.default)
-    return f"{p.name}: {kind}{domain} = {default}"
+    return f"{declaration(p)} = {default}"
 
 
-def _statements(program: Program, texts: Mapping[Node, str]) -> Iterable[str]:
-    yield f"attend {texts[program.mask]}"
+def _statements(program: Program, printer: _Printer) -> Iterator[str]:
+    yield f"attend {printer.whole(program.mask)}"
     if program.score is not SCORE:
-        yield f"score {texts[program.score]}"
+        yield f"score {printer.whole(program.score)}"
     if program.normalizer != SOFTMAX:
         sink = program.normalizer.sink
-        yield f"normalize {program.normalizer.kind}" + (f"(sink = {texts[sink]})" if sink is not None else "")
+        yield f"normalize {program.normalizer.kind}" + (f"(sink = {printer.whole(sink)})" if sink is not None else "")
     if program.output is not OUTPUT:
-        yield f"output {texts[program.output]}"
+        yield f"output {printer.whole(program.output)}"
     for a in program.assertions:
         if a.claim is not None:
-            yield f"assert {texts[a.claim]}"
+            yield f"assert {printer.whole(a.claim)}"
         else:
             yield f"assert some {'k' if a.kind == 'some_key' else 'q'}"
 
@@ -126,7 +150,7 @@ def _lets(program: Program) -> tuple[dict[Node, str], int]:
     uses.update(roots)
     free = free_indices(roots)
     taken = {p.name for p in program.params} | _space_names(program)
-    stem = next(s for s in ("v", "v_", "v__", "let_v") if not any(t.startswith(s) for t in taken))
+    stem = _stem(taken)
     lets: dict[Node, str] = {}
     lengths: dict[Node, int] = {}
     total = 0
@@ -139,6 +163,12 @@ def _lets(program: Program) -> tuple[dict[Node, str], int]:
     return lets, total + sum(lengths[r] for r in roots)
 
 
+def _stem(taken: Collection[str]) -> str:
+    """What none of the names starts with. A pattern may take any number of stems, but not all of them."""
+    stems = itertools.chain(("v", "v_", "v__", "let_v"), (f"let_v{n}_" for n in itertools.count()))
+    return next(s for s in stems if not any(t.startswith(s) for t in taken))
+
+
 def _space_names(program: Program) -> set[str]:
     segments = (*program.q_space.segments, *program.k_space.segments)
     return {name for s in segments for name in (s.name, *s.axes) if name}
@@ -146,77 +176,139 @@ def _space_names(program: Program) -> set[str]:
 
 def _length(node: Node, lengths: Mapping[Node, int]) -> int:
     """About how long the text of ``node`` is, given that of its operands."""
-    own = 0 if node.children or isinstance(node, Lookup) else len(_leaf(node)[0])
+    own = 0 if node.children or isinstance(node, Lookup) else len(_leaf(node))
     return (
         own + sum(lengths[c] + 3 for c in node.children) - (3 if isinstance(node, Apply) and len(node.args) > 1 else 0)
     )
 
 
-def _print_all(
-    roots: Iterable[Node], names: Mapping[Node, str], labels: Labels, keep: Collection[Node] = ()
-) -> dict[Node, tuple[str, int]]:
-    """Text and precedence of every node; of those in ``keep`` the expression itself, though others see its name."""
-    printed: dict[Node, tuple[str, int]] = {}
-    spelled: dict[Node, tuple[str, int]] = {}
-    for node in postorder(roots):
-        operands = [printed[c] for c in node.children]
-        if labels and isinstance(node, Apply) and node.op in ("eq", "ne", "select"):
-            operands = _labelled(node, operands, labels)
-        text = _print_one(node, operands)
-        if node in keep:
-            spelled[node] = text
-        printed[node] = (names[node], _ATOM) if node in names else text
-    return {**printed, **spelled}
+def _too_long() -> Diagnostic:
+    hint = "what speaks of the index of an `any` is written out at every use: use such definitions less often"
+    return Diagnostic("E901", f"the program as text has more than {MAX_PRINTED} characters", hint=hint)
 
 
-def _labelled(node: Apply, operands: list[tuple[str, int]], labels: Labels) -> list[tuple[str, int]]:
-    """Beside an enumeration, an integer is one of its values."""
-    found = next((labels[a.name] for a in node.args if isinstance(a, (Param, Lookup)) and a.name in labels), ())
-    return [
-        (found[int(a.value)], _ATOM) if isinstance(a, Const) and a.type is Type.INT and 0 <= a.value < len(found) else o
-        for a, o in zip(node.args, operands, strict=True)
-    ]
+#: A piece of a text: words, or an expression and how tightly it has to bind to stand there without brackets.
+_Piece = str | tuple[Node, int]
 
 
-def _print_one(node: Node, operands: list[tuple[str, int]]) -> tuple[str, int]:
-    if isinstance(node, Lookup):
-        return f"{node.name}[{', '.join(text for text, _ in operands)}]", _ATOM
-    if isinstance(node, Exists):
-        count, body = operands
-        return f"any({node.index.name} in 0..{_bracket(count, _SUM)}: {body[0]})", _ATOM
+@dataclass
+class _Printer:
+    """Writes expressions from left to right, so that it can stop: it costs what is written, however much is left.
+
+    ``left``: the characters that ``whole`` may write yet, in all.
+    """
+
+    names: Mapping[Node, str]
+    labels: Labels
+    left: int = 0
+
+    def text(self, node: Node, most: int | None) -> str:
+        """The expression, broken off after ``most`` characters."""
+        text, broken = self._written(node, most)
+        if most is None or not broken:
+            return text
+        return text[: max(0, most - 3)] + "..."
+
+    def whole(self, node: Node, *, spelled_out: bool = False) -> str:
+        """All of the expression; with ``spelled_out`` even if it has a name itself. Raises E901."""
+        text, broken = self._written(node, self.left, spelled_out)
+        self.left -= len(text)
+        if broken:
+            raise MaskcError(_too_long())
+        return text
+
+    def _written(self, root: Node, most: int | None, spelled_out: bool = False) -> tuple[str, bool]:
+        """The text, or as much of its beginning as tells that it is longer than ``most``; and whether it is."""
+        out: list[str] = []
+        length, open_ = 0, [self._parts(root) if spelled_out else self._operand(root, 0)]
+        while open_:
+            piece = next(open_[-1], None)
+            if piece is None:
+                open_.pop()
+            elif isinstance(piece, str):
+                out.append(piece)
+                length += len(piece)
+            else:
+                open_.append(self._operand(*piece))
+            # Whatever has operands writes a character of its own besides, now or after them.
+            if most is not None and (length > most or len(open_) > most):
+                return "".join(out), True
+        return "".join(out), False
+
+    def _operand(self, node: Node, tight: int) -> Iterator[_Piece]:
+        """The expression, or its name, in brackets where it binds less tightly than that."""
+        if node in self.names:
+            return iter((self.names[node],))
+        return self._parts(node) if _precedence(node) >= tight else self._bracketed(node)
+
+    def _bracketed(self, node: Node) -> Iterator[_Piece]:
+        yield "("
+        yield from self._parts(node)
+        yield ")"
+
+    def _parts(self, node: Node) -> Iterator[_Piece]:
+        if isinstance(node, Lookup):
+            return _joined([(i, 0) for i in node.indices], ", ", f"{node.name}[", "]")
+        if isinstance(node, Exists):
+            return iter((f"any({node.index.name} in 0..", (node.count, _SUM), ": ", (node.body, 0), ")"))
+        if isinstance(node, Apply):
+            return _applied(node, self._labelled(node))
+        return iter((_leaf(node),))
+
+    def _labelled(self, node: Apply) -> Iterable[str | Node]:
+        """The operands; beside an enumeration, an integer is one of its values."""
+        if not self.labels or node.op not in ("eq", "ne", "select"):
+            return node.args
+        found = next((self.labels[a.name] for a in node.args if _is_named(a) and a.name in self.labels), ())
+        return [
+            found[int(a.value)] if isinstance(a, Const) and a.type is Type.INT and 0 <= a.value < len(found) else a
+            for a in node.args
+        ]
+
+
+def _is_named(node: Node) -> TypeGuard[Param | Lookup]:
+    return isinstance(node, (Param, Lookup))
+
+
+def _precedence(node: Node) -> int:
     if isinstance(node, Apply):
-        return _print_apply(node, operands)
-    return _leaf(node)
+        op = OPS[node.op]
+        return op.precedence if op.form in ("prefix", "infix") else _ATOM
+    return _PREFIX if isinstance(node, Const) and _leaf(node).startswith("-") else _ATOM
 
 
-def _leaf(node: Node) -> tuple[str, int]:
+def _leaf(node: Node) -> str:
     if isinstance(node, Const):
-        if node.type is Type.BOOL:
-            return ("true" if node.value else "false"), _ATOM
-        text = repr(node.value)
-        return text, (_PREFIX if text.startswith("-") else _ATOM)
+        return ("true" if node.value else "false") if node.type is Type.BOOL else repr(node.value)
     if isinstance(node, Size):
-        return f"size({node.name})", _ATOM
+        return f"size({node.name})"
     assert isinstance(node, (Symbol, Param)), node
-    return node.name, _ATOM
+    return node.name
 
 
-def _print_apply(node: Apply, operands: list[tuple[str, int]]) -> tuple[str, int]:
+def _joined(pieces: Iterable[_Piece], between: str, before: str = "", after: str = "") -> Iterator[_Piece]:
+    yield before
+    for i, piece in enumerate(pieces):
+        if i:
+            yield between
+        yield piece
+    yield after
+
+
+def _applied(node: Apply, operands: Iterable[str | Node]) -> Iterator[_Piece]:
     op = OPS[node.op]
+
+    def piece(operand: str | Node, tight: int) -> _Piece:
+        return operand if isinstance(operand, str) else (operand, tight)
+
     if op.form == "call":
-        return f"{op.symbol}({', '.join(text for text, _ in operands)})", _ATOM
+        return _joined((piece(o, 0) for o in operands), ", ", f"{op.symbol}(", ")")
     if op.form == "match":
-        condition, yes, no = (text for text, _ in operands)
-        return f"match {condition} {{ true: {yes}; else: {no} }}", _ATOM
+        condition, yes, no = (piece(o, 0) for o in operands)
+        return iter(("match ", condition, " { true: ", yes, "; else: ", no, " }"))
     if op.form == "prefix":
-        tight = op.precedence + 1 if node.op == "neg" else op.precedence
-        inner = _bracket(operands[0], tight)
-        return f"{op.symbol}{inner}", op.precedence
+        (inner,) = operands
+        return iter((op.symbol, piece(inner, op.precedence + 1 if node.op == "neg" else op.precedence)))
     first = op.precedence + (1 if op.precedence in (_COMPARISON, OPS["pow"].precedence) else 0)
-    texts = [_bracket(operands[0], first), *(_bracket(o, op.precedence + 1) for o in operands[1:])]
-    return f" {op.symbol} ".join(texts), op.precedence
-
-
-def _bracket(operand: tuple[str, int], tight: int) -> str:
-    text, precedence = operand
-    return text if precedence >= tight else f"({text})"
+    tights = (first if i == 0 else op.precedence + 1 for i in itertools.count())
+    return _joined((piece(o, t) for o, t in zip(operands, tights, strict=False)), f" {op.symbol} ")

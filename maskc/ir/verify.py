@@ -84,6 +84,6 @@ def _check_apply(node: Apply) -> None:
 
 
 def _fail(node: Node, message: str) -> None:
-    from maskc.ir.text import print_node
+    from maskc.ir.text import MOST_SHOWN, print_node
 
-    raise VerifyError(f"`{print_node(node)}`: {message}")
+    raise VerifyError(f"`{print_node(node, most=MOST_SHOWN)}`: {message}")

@@ -22,10 +22,11 @@ _PRELUDE = Path(__file__).parent.parent / "prelude"
 
 @dataclass(frozen=True)
 class Lowered:
-    """The programs of a text in order, and what is worth a warning."""
+    """The programs of a text in order, and what is worth a warning. ``steps``: how much work it was."""
 
     programs: tuple[Program, ...]
     warnings: tuple[Diagnostic, ...]
+    steps: int = 0
 
 
 def prelude_files() -> tuple[Path, ...]:
@@ -85,7 +86,7 @@ def lower_source(source: Source) -> Lowered:
         ctx.error("E004", f"{source.name} has definitions only", file.items[-1].span, hint)
     if ctx.errors:
         raise MaskcError(ctx.errors)
-    return Lowered(tuple(programs), tuple(ctx.warnings))
+    return Lowered(tuple(programs), tuple(ctx.warnings), ctx.steps)
 
 
 def _check_version(ctx: Context, file: t.File) -> None:

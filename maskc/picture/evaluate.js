@@ -390,13 +390,15 @@ const maskc = (() => {
     return `${shown} (${decides.holds})`;
   }
 
+  const MOST_NAMED = 40; // clauses that a sentence lists
   function sentence(q, k, whole) {
     const decides = deciding(whole);
     const start = `Query ${q} ${whole.holds ? "sees" : "does not see"} key ${k}`;
     if (!decides.parts.length)
       return `${start}, for ${named(whole === decides ? whole : around(whole, decides), decides)}.`;
-    const parts = decides.parts.map((p) => named(p, deciding(p))).join("; ");
-    return `${start}. ${decides.holds ? "All of these hold" : "None of these holds"}: ${parts}.`;
+    const parts = decides.parts.slice(0, MOST_NAMED).map((p) => named(p, deciding(p)));
+    if (decides.parts.length > MOST_NAMED) parts.push(`and ${decides.parts.length - MOST_NAMED} more`);
+    return `${start}. ${decides.holds ? "All of these hold" : "None of these holds"}: ${parts.join("; ")}.`;
   }
 
   return { Inexact, Evaluator, Examiner, sentence, inflate, array, runs, tables };

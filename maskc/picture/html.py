@@ -26,7 +26,7 @@ __all__ = ["html_page"]
 
 #: Expressions of more nodes are not sent along: the page then shows tiles only.
 _MOST_NODES = 20_000
-_MOST_CLAUSES, _LONGEST = 300, 200
+_MOST_CLAUSES = 300
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _data(
         views.append(_scored(program, views[0]))
     jobs = [job for v in views for _, _, layers in v.channels for job in layers]
     size, plans, planned = plan_within(jobs, tile=tile)
-    arrays, page = Arrays(), _Plans([])
+    arrays, page = Arrays(), _Plans()
     written = _sources(sources[0], program)
     if other is not None:
         known = constants(program, each[0]), constants(other[0], other[1][0])
@@ -169,8 +169,8 @@ def _simple(program: Program, binding: Binding) -> Node:
 class _Plans:
     """Runs that the page carries, each once."""
 
-    def __init__(self, runs: list[Any]) -> None:
-        self.runs = runs
+    def __init__(self) -> None:
+        self.runs: list[Any] = []
 
     def number(self, runs: Any) -> int:
         for i, each in enumerate(self.runs):
@@ -264,7 +264,7 @@ def _sources(source: Source | None, program: Program) -> dict[Node, str]:
 
 def _texts(roots: Iterable[Node], labels: Mapping[str, tuple[str, ...]]) -> dict[Node, str]:
     """The core text of the clauses that can be asked about."""
-    from maskc.ir.text import print_node
+    from maskc.ir.text import MOST_SHOWN, print_node
 
     found: dict[Node, str] = {}
     stack = list(roots)
@@ -272,16 +272,10 @@ def _texts(roots: Iterable[Node], labels: Mapping[str, tuple[str, ...]]) -> dict
         node = stack.pop()
         if node in found:
             continue
-        small = sum(1 for _, _ in zip(range(401), postorder([node]), strict=False)) <= 400
-        found[node] = _short(print_node(node)) if small else "..."
+        found[node] = print_node(node, labels=labels, most=MOST_SHOWN)
         if isinstance(node, Apply) and node.op in ("and", "or", "not", "select"):
             stack.extend(node.args)
     return found
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 4] + " ..."
 
 
 def _spans(found: Sequence[Band]) -> list[list[Any]]:

@@ -10,7 +10,7 @@ from maskc.diagnostics import Source
 from maskc.syntax import tree as t
 from maskc.syntax.parse import parse
 
-__all__ = ["format_expression", "format_text"]
+__all__ = ["format_text"]
 
 _WIDTH = 100
 _INDENT = "    "
@@ -25,11 +25,6 @@ def format_text(text: str, name: str = "<text>") -> str:
     """The text laid out anew, comments kept. Raises MaskcError if it does not parse."""
     source = Source(text, name)
     return _Formatter(source, parse(source)).run()
-
-
-def format_expression(e: t.Expr, width: int = _WIDTH) -> str:
-    """An expression, broken over lines where it does not fit."""
-    return _expression(e, 0, width)
 
 
 class _Formatter:

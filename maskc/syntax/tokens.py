@@ -41,6 +41,10 @@ _TOKEN = re.compile(
     r"|(?P<foreign>&&|\|\||===|<>|!(?!=)|\^)"
     r"|(?P<op>->|\+\+|\.\.|//|\*\*|<=|>=|==|!=|[|&~+\-*/%<>=:,()\[\]{};])"
 )
+#: What an editor or a terminal does not show as it stands: control characters, ends of lines and paragraphs that are no
+#: end of a line here, and marks that turn the direction of the text around. A comment with one could look like code, or
+#: code like a comment.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _OPENERS = {"(": ")", "[": "]", "{": "}"}
 # A line that starts with one of these goes on with the line before.
 _CONTINUES = {"BAR", "AMP", "PLUS", "POW", "TIMES", "COMPARE", "EQUAL", "COLON", "COMMA", "RPAR", "RSQB", "RBRACE",
@@ -121,6 +125,10 @@ class _Tokenizer:
             line_start = self.source.text.rfind("\n", 0, at) + 1
             own = not self.source.text[line_start:at].strip()
             self.comments.append(Comment(span, text.rstrip(), own))
+            unseen = _UNSEEN.search(text.rstrip())
+            if unseen:
+                message = f"{unseen[0]!r} is not shown as it stands, and may not stand in a comment"
+                self.error("E102", message, at + unseen.start(), at + unseen.end(), "leave it out")
         elif group == "foreign":
             self.error("E105", f"`{text}` is not written like this here", at, at + len(text),
                        f"use `{FOREIGN[text]}`")  # fmt: skip

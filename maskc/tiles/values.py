@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import fail
 from maskc.ir.nodes import Type
+from maskc.ir.text import declaration
 from maskc.tiles.inputs import extremes, intern
 
 if TYPE_CHECKING:
@@ -26,25 +27,12 @@ _KINDS = {Type.INT: "iu", Type.BOOL: "b", Type.FLOAT: "fiu"}
 _PLURAL = {Type.INT: "integers", Type.BOOL: "Booleans", Type.FLOAT: "floats"}
 
 
-def fail(code: str, message: str, hint: str | None = None) -> MaskcError:
-    """The exception for one thing that is wrong with an argument."""
-    return MaskcError(Diagnostic(code, message, hint=hint))
-
-
 def suggestion(name: str, known: Mapping[str, object] | list[str] | tuple[str, ...]) -> str | None:
     """The hint for an unknown name: the nearest known one, or all of them."""
     close = get_close_matches(name, list(known), 1)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there are: {', '.join(known)}" if known else None
-
-
-def declaration(p: Parameter) -> str:
-    """The parameter as a signature declares it, without its default: ``doc: int(0..8)[token]``."""
-    kind = "{" + ", ".join(p.labels) + "}" if p.labels else p.type.value
-    if not p.labels and (p.low is not None or p.high is not None):
-        kind += f"({'' if p.low is None else p.low}..{'' if p.high is None else p.high})"
-    return f"{p.name}: {kind}" + (f"[{', '.join(map(str, p.domain))}]" if p.domain else "")
 
 
 def is_torch(value: object) -> bool:

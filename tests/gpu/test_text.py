@@ -11,6 +11,7 @@ from maskc.backends.triton.emit import STAGES, with_origin
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.pairs import is_by_difference
 from maskc.backends.triton.spec import KernelSpec, specialised
+from maskc.backends.triton.spelling import ascii_text
 from maskc.backends.triton.standalone import write_standalone
 from maskc.ir.derivative import float_lookups
 from maskc.ir.ops import OPS
@@ -165,3 +166,17 @@ def test_every_operator_has_a_spelling() -> None:
     from maskc.backends.triton.spelling import SPELLING
 
     assert set(OPS) <= set(SPELLING) | set(_SPECIAL)
+
+
+def test_comments_show_the_beginning_of_what_is_used_over_and_over() -> None:
+    lets = "let c0 = hash(q, k);" + "".join(f"let c{i} = hash(c{i - 1}, c{i - 1});" for i in range(1, 41))
+    program = lower_text(f"pattern p {{ {lets} attend c40 % 2 == 0 }}")[0]
+    text = text_of(f"pattern p {{ {lets} attend c40 % 2 == 0 }}")
+    assert "# attend hash(hash(" in text
+    assert max(len(line) for line in text.splitlines()) < 300
+    assert len(with_origin(STAGES["forward"](KernelSpec(specialised(program, {}))), program)) < 1.5 * len(text)
+
+
+def test_what_is_quoted_is_printable_ascii() -> None:
+    assert ascii_text("a~ é\x1b\n\u202e") == "a~ ????"
+    assert ascii_text("é\nb", lines=True) == "?\nb"

@@ -369,3 +369,13 @@ def test_tiles_suit_the_rows(text: str, length: int, stage: str, kind: Rows, mon
     assert found.config == config(stage, parse_target("cuda:90"), 128, "bfloat16", values, kind)
     if kind != "usual":
         assert found.config != config(stage, parse_target("cuda:90"), 128, "bfloat16", values)
+
+
+def test_of_a_file_that_is_too_long_no_more_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "records\x1b[31m.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # of zeros, which take no room
+    assert run(["tune", "--import", str(path)]) == 2
+    shown = capsys.readouterr().err
+    assert "the file is longer than 4194304 bytes" in shown
+    assert shown.replace("\n", "").isprintable()

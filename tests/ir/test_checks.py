@@ -82,3 +82,17 @@ def test_rules_that_go_in_a_circle_are_found() -> None:
 
     with pytest.raises(RuntimeError, match="swap"):
         rewrite(Q, (swap,))
+
+
+def test_messages_show_the_beginning_of_what_is_used_over_and_over() -> None:
+    node: Node = Q
+    for _ in range(100):
+        node = apply("hash", node, node)
+    node = apply("mul", apply("mul", node, node), node)
+    program = Program("p", (), Space(), Space(), False, apply("lt", node, K))
+    with pytest.raises(MaskcError) as caught:
+        check_overflow(program, Binding(4, 4, 0, 1, 1))
+    assert len(str(caught.value)) < 500
+    with pytest.raises(VerifyError) as wrong:
+        verify(program.replace(mask=node))
+    assert len(str(wrong.value)) < 500

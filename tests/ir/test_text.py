@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+import tracemalloc
 
-from maskc.ir.nodes import Const, Symbol, Type
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskc.diagnostics import MaskcError
+from maskc.ir.nodes import Const, Exists, Node, Size, Symbol, Type, index_symbol
 from maskc.ir.ops import apply
 from maskc.ir.program import Assertion, Normalizer, Parameter, Program, Segment, Space
-from maskc.ir.text import print_node, print_program
+from maskc.ir.text import print_node, print_program, shortened
 from maskc.lower import lower_text
 from maskc.passes import normalise
 from tests.strategies import programs
@@ -65,3 +70,63 @@ def test_cross_attention_and_claims() -> None:
 def test_text_lowers_back_to_the_identical_program(program: Program) -> None:
     for each in (program, normalise(program)):
         assert lower_text(print_program(each)) == (each,)
+
+
+@settings(deadline=None, max_examples=40)
+@given(programs(), st.integers(3, 120))
+def test_a_text_that_is_broken_off_is_the_beginning_of_the_whole_one(program: Program, most: int) -> None:
+    for root in program.roots():
+        whole = print_node(root)
+        for limit in (most, max(3, len(whole) - 1), len(whole) + 3):
+            assert print_node(root, most=limit) == shortened(whole, limit)
+
+
+def doubled(node: Node, levels: int) -> Node:
+    for _ in range(levels):
+        node = apply("hash", node, node)
+    return node
+
+
+def test_what_is_used_over_and_over_costs_no_more_than_what_is_shown() -> None:
+    node = doubled(Symbol("q"), 2000)  # written out it has more characters than there are atoms
+    assert print_node(node, most=200) == "hash(" * 39 + "ha..."
+    sums = Symbol("q")
+    for _ in range(2000):
+        sums = apply("add", sums, sums)  # the first character stands 2000 levels below
+    assert print_node(sums, most=200) == "..."
+
+
+def test_a_deep_expression_takes_memory_by_its_length() -> None:
+    node: Node = Symbol("k")
+    for i in range(4000):
+        node = apply("min", node, Const(i))
+    program = Program("p", (), Space(), Space(), False, apply("eq", node, Symbol("q")))
+    tracemalloc.start()
+    text = print_program(program)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(text) > 40_000
+    assert peak < 20e6  # the texts of all parts together are 80 million characters
+
+
+def test_a_program_whose_text_would_be_too_long_has_none() -> None:
+    index = index_symbol(0)
+    body = apply(
+        "eq", doubled(apply("add", index, Symbol("q")), 40), Symbol("k")
+    )  # no name for it outside of the `any`
+    program = Program("p", (), Space(), Space(), False, Exists(index, Const(2), body))
+    with pytest.raises(MaskcError, match="more than 4194304 characters") as raised:
+        print_program(program)
+    assert raised.value.codes == ("E901",)
+
+
+@pytest.mark.parametrize(
+    "taken", [("v__x", "let_v1"), ("v1", "v_1", "v__1", "let_v", *(f"let_v{n}_" for n in range(50)))]
+)
+def test_a_name_is_found_whatever_is_taken(taken: tuple[str, ...]) -> None:
+    long = apply("floordiv", apply("add", Symbol("q"), Size("k")), Const(64))
+    mask = apply("and", apply("lt", long, Symbol("k")), apply("ne", apply("mul", long, long), Symbol("k")))
+    program = Program("p", tuple(Parameter(name, Type.INT) for name in taken), Space(), Space(), False, mask)
+    text = print_program(program)
+    assert text.count("    let let_v") == 1
+    assert lower_text(text) == (program,)

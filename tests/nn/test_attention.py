@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import maskc
+from maskc.diagnostics import MaskcError
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
@@ -71,6 +72,24 @@ def test_it_shows_its_pattern() -> None:
     shown = repr(module(arguments={"window": 2}))
     assert "num_heads=4, kv_heads=2, pattern=<pattern streaming(window=2)>" in shown
     assert "attend" in shown
+
+
+def test_it_shows_the_statements_whatever_braces_stand_before_them() -> None:
+    text = "## {Odd}.\npattern p(mode: {full, sparse} = full) { attend match mode { full: causal; sparse: sinks(4) } }"
+    assert "\n  attend match mode == full { true: k <= q; else: k < 4 }\n" in repr(Attention(16, 4, text))
+    many = "pattern p { attend " + " | ".join(f"q == 3 * k + {i}" for i in range(100)) + " }"
+    assert len(repr(Attention(16, 4, many)).split("attend")[1]) < 1500
+
+
+def test_a_spec_that_is_nested_deeply_is_refused() -> None:
+    nested: Any = 1
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(MaskcError) as raised:
+        Attention(16, 4, {"maskc": 1, "pattern": "pattern p(n: int) { attend window(n) }", "args": {"n": nested}})
+    assert raised.value.codes == ("E601",)
+    while isinstance(nested, list):  # Freed level by level, as it was made.
+        (nested,) = nested
 
 
 @pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle", "torch"])

@@ -74,6 +74,29 @@ def test_the_hash_is_of_the_meaning(pattern):
     assert pattern != "p"
 
 
+@pytest.mark.parametrize("version", [10**5000, -(10**5000), 2**40, 1e300, float("nan")], ids=list("abcde"))
+def test_a_version_of_any_size(version):
+    with pytest.raises(MaskcError) as raised:
+        maskc.from_spec({"maskc": version, "pattern": "causal", "args": {}})
+    assert raised.value.codes == ("E602",)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("kind", ["int", "float", "bool", "{full, sparse}", "int[head]", "float[4]"])
+def test_a_number_of_any_size(kind):
+    value = [10**5000] if "[" in kind else 10**5000
+    with pytest.raises(MaskcError):
+        maskc.from_spec({"maskc": 1, "pattern": f"pattern p(x: {kind}) {{ attend causal }}", "args": {"x": value}})
+
+
+def test_labels_take_no_more_room_than_is_meant():
+    labels = ["a"] * (1 << 19) + ["a" * 256]  # NumPy would make all of them 1024 bytes long
+    text = "pattern p(x: {a, b}[head]) { attend match x[h] { a: causal; b: all } }"
+    with pytest.raises(MaskcError, match="too large") as raised:
+        maskc.from_spec({"maskc": 1, "pattern": text, "args": {"x": labels}})
+    assert raised.value.codes == ("E601",)
+
+
 def test_the_hash_is_the_same_in_another_process(pattern):
     code = f"import maskc; print(maskc.parse({TEXT!r}).with_args(w=5).hash)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

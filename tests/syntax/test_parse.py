@@ -70,6 +70,24 @@ def test_lines_end_statements_unless_they_go_on() -> None:
     assert len(match.arms) == 3
 
 
+@pytest.mark.parametrize("bad", [*"\x00\x1b\x7f\x9b\r\x0b\x0c\x85\u2028\u202e\u2066\u200f\u061c\ud800"])
+def test_comments_hold_nothing_that_changes_how_text_looks(bad: str) -> None:
+    for text in (f"causal # a{bad}b", f"## a{bad}b\npattern p {{ attend causal }}"):
+        with pytest.raises(MaskcError) as raised:
+            parse(text)
+        assert raised.value.codes == ("E102",)
+        assert str(raised.value).replace("\n", "").isprintable()
+        (found,) = raised.value.diagnostics
+        assert found.span
+        assert text[found.span.start : found.span.end] == bad
+
+
+@pytest.mark.parametrize("good", ["\t", "é", "\u05d0", "\u4e2d", "\U0001f468\u200d\U0001f469", "\u00ad"])
+def test_comments_hold_any_writing(good: str) -> None:
+    (comment,) = parse(f"causal # a{good}b \r\n").comments
+    assert comment.text == f"# a{good}b"
+
+
 def test_doc_comments_belong_to_what_follows() -> None:
     d, p = parse("# no\n\n## One.\n## Two.\ndef a = q == k\n## far\n\npattern p { attend a }").items
     assert isinstance(d, t.Definition)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL, Group, TilePlan
@@ -39,13 +39,13 @@ def to_block_mask(
     BlockMask would not fit.
     """
     if plan.q_order.index is not None or plan.k_order.index is not None:
-        raise _fail("E702", "a BlockMask knows no token order", "plan with layout='none'")
+        raise fail("E702", "a BlockMask knows no token order", "plan with layout='none'")
     batches = sorted({b for g in plan.groups for b in g.batches}) if len(plan.groups) > 1 else [0]
     heads = sorted({h for g in plan.groups for h in g.heads}) if len(plan.groups) > 1 else [0]
     entries = len(batches) * len(heads) * plan.rows * plan.cols
     if entries > MAX_TILES:
         message = f"a BlockMask of this plan would hold {entries:.3g} indices, and at most {MAX_TILES:.3g} are made"
-        raise _fail("E801", message, "use larger tiles, or another backend: plans of ours hold runs")
+        raise fail("E801", message, "use larger tiles, or another backend: plans of ours hold runs")
     kinds = np.empty((len(batches), len(heads), plan.rows, plan.cols), np.uint8)
     for i, b in enumerate(batches):
         for j, h in enumerate(heads):
@@ -84,10 +84,10 @@ def from_block_mask(block_mask: BlockMask, program: Program, binding: Binding) -
     batch, heads = block_mask.kv_num_blocks.shape[:2]
     if (q_len, k_len) != (binding.q_len, binding.k_len):
         message = f"the BlockMask has {q_len} queries and {k_len} keys, not {binding.q_len} and {binding.k_len}"
-        raise _fail("E505", message, "bind the program to the BlockMask's lengths")
+        raise fail("E505", message, "bind the program to the BlockMask's lengths")
     if heads not in (1, binding.heads) or batch not in (1, binding.batch):
         message = f"the BlockMask has {batch} batch entries and {heads} heads, not {binding.batch} and {binding.heads}"
-        raise _fail("E505", message, "bind the program to the BlockMask's batch and heads")
+        raise fail("E505", message, "bind the program to the BlockMask's batch and heads")
     q_tile, k_tile = block_mask.BLOCK_SIZE
     groups = []
     for b in range(batch):
@@ -111,7 +111,3 @@ def _kinds(block_mask: BlockMask, b: int, h: int, cols: int) -> npt.NDArray[np.u
         col = np.concatenate([at[r, :m] for r, m in enumerate(n)]) if n.sum() else np.empty(0, np.int32)
         kinds[row, col] = kind
     return kinds
-
-
-def _fail(code: str, message: str, hint: str) -> MaskcError:
-    return MaskcError(Diagnostic(code, message, hint=hint))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from maskc.backends.triton.spelling import literal
+from maskc.backends.triton.spelling import ascii_text, literal
 from maskc.ir.program import Parameter, Program
 from maskc.ir.text import print_program
 
@@ -16,7 +16,7 @@ def origin_of(program: Program, args: Mapping[str, bool | int | float]) -> str:
     lines = print_program(program, docs=False).rstrip().split("\n")
     given = [f"{p.name} = {_value(p, args[p.name])}" for p in program.params if p.is_scalar and p.name in args]
     lines += [f"with {', '.join(given)}"] if given else []
-    plain = ["".join(c if " " <= c <= "~" else "?" for c in line) for line in lines]
+    plain = ascii_text("\n".join(lines), lines=True).split("\n")
     return "".join(f"# {line}".rstrip() + "\n" for line in plain)
 
 

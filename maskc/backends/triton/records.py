@@ -21,11 +21,20 @@ from maskc import cache, knobs
 from maskc.backends.triton.configs import Config
 from maskc.ir.interval import MAX_TOKENS
 
-__all__ = ["Record", "Situation", "dump_records", "known_records", "load_records", "recall", "store"]
+__all__ = [
+    "LONGEST_FILE",
+    "Record",
+    "Situation",
+    "dump_records",
+    "known_records",
+    "load_records",
+    "recall",
+    "store",
+]
 
 _FOLDER = "tuning"
 _FORMAT = 1
-_LONGEST_FILE = 1 << 22  # bytes
+LONGEST_FILE = 1 << 22  # bytes
 _MOST_RECORDS = 10_000
 
 
@@ -117,8 +126,8 @@ def dump_records(records: Iterable[Record]) -> str:
 
 def load_records(content: bytes) -> tuple[Record, ...]:
     """The records in a file. Raises ValueError that says what is wrong with it."""
-    if len(content) > _LONGEST_FILE:
-        raise ValueError(f"the file is longer than {_LONGEST_FILE} bytes")
+    if len(content) > LONGEST_FILE:
+        raise ValueError(f"the file is longer than {LONGEST_FILE} bytes")
     whole = _fields(_parse(content), {"maskc_tuning", "records"}, "the file")
     if whole["maskc_tuning"] != _FORMAT or isinstance(whole["maskc_tuning"], bool):
         raise ValueError(f"'maskc_tuning' must be {_FORMAT}, the version of such files, not {whole['maskc_tuning']!r}")

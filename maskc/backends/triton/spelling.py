@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["HELPERS", "SPELLING", "literal"]
+__all__ = ["HELPERS", "SPELLING", "ascii_text", "literal"]
 
 
 def _infix(symbol: str) -> Callable[..., str]:
@@ -55,6 +55,14 @@ SPELLING: dict[str, Callable[..., str]] = {
     "tanh": _call("tanh"),
     "sigmoid": _call("tl.sigmoid"),
 }
+
+
+def ascii_text(text: str, *, lines: bool = False) -> str:
+    """What a pattern says, where source code and file names quote it: printable ASCII, and ``?`` for all else.
+
+    ``lines``: line ends stay.
+    """
+    return "".join(c if " " <= c <= "~" or (lines and c == "\n") else "?" for c in text)
 
 
 def literal(value: bool | int | float) -> str:

@@ -22,6 +22,7 @@ from maskc.backends.triton.configs import Config, Rows, candidates
 from maskc.backends.triton.launch import capturing, pad, target_of
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, recall, store
+from maskc.backends.triton.spelling import ascii_text
 from maskc.diagnostics import MaskcError
 from maskc.ir.nodes import Symbol, postorder
 from maskc.ir.text import print_program
@@ -211,7 +212,7 @@ def _rounded(n: int) -> int:
 
 
 def _word(text: str) -> str:
-    return "".join(c if " " <= c <= "~" else "?" for c in text)[:100] or "?"
+    return ascii_text(text)[:100] or "?"
 
 
 def predicted_cost(entry: Entry, q_tile: int, k_tile: int, workers: int) -> float:

@@ -9,10 +9,10 @@ from maskc.backends.triton.expressions import Block, Expressions, table_name, wi
 from maskc.backends.triton.places import InnerText, place_arguments
 from maskc.backends.triton.sides import ends_with_queries
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
-from maskc.backends.triton.spelling import HELPERS
+from maskc.backends.triton.spelling import HELPERS, ascii_text
 from maskc.backends.triton.tiles import FULL_ENDS, PART_ENDS, PART_SKIP, RECORD, SHARE
 from maskc.ir.nodes import Node
-from maskc.ir.text import print_node
+from maskc.ir.text import MOST_SHOWN, print_node
 
 __all__ = [
     "CAREFUL",
@@ -129,11 +129,7 @@ def stored_ragged(spec: KernelSpec, side: str) -> str:
 
 def origin(*parts: tuple[str, Node]) -> list[str]:
     """Comments that say which expressions of the pattern the lines below compute. Printable ASCII only."""
-    lines = []
-    for word, node in parts:
-        text = "".join(c if " " <= c <= "~" else "?" for c in print_node(node))
-        lines.append(f"# {word} {text if len(text) <= 200 else text[:197] + '...'}")
-    return lines
+    return [f"# {word} {ascii_text(print_node(node, most=MOST_SHOWN))}" for word, node in parts]
 
 
 def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expressions, strides: str) -> list[Argument]:
