@@ -6,9 +6,10 @@ An interval is ``(low, high)``, both ends included; an open end is ``-inf`` or `
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.program import Parameter, Program
@@ -69,14 +70,15 @@ def _declared(p: Parameter) -> Interval:
 def intervals(roots: Iterable[Node], ranges: Ranges) -> dict[Node, Interval]:
     """The interval of every node below ``roots``; of floats nothing is known."""
     found: dict[Node, Interval] = {}
-    bound = _index_ranges(roots := tuple(roots), ranges, found)
+    bound = _index_ranges(roots := tuple(roots), ranges)
+    ranges = {**ranges, **bound} if bound else ranges
     for node in postorder(roots):
         if node not in found:
-            found[node] = _interval(node, {**ranges, **bound} if bound else ranges, found)
+            found[node] = _interval(node, ranges, found)
     return found
 
 
-def _index_ranges(roots: tuple[Node, ...], ranges: Ranges, found: dict[Node, Interval]) -> dict[Node | str, Interval]:
+def _index_ranges(roots: tuple[Node, ...], ranges: Ranges) -> dict[Node | str, Interval]:
     """An index runs below the largest count that any ``Exists`` gives it."""
     tops: dict[Node | str, Interval] = {}
     for node in postorder(roots):
@@ -188,30 +190,80 @@ _RULES: dict[str, Callable[..., Interval]] = {
 }
 
 
-def check_overflow(program: Program, binding: Binding) -> None:
+def _span(table: Any) -> Interval:
+    return int(table.min()), int(table.max())
+
+
+def check_overflow(program: Program, binding: Binding, span: Callable[[Any], Interval] = _span) -> None:
     """Whether all integers fit, on any input that may come with a call.
 
     Sequences are taken to be as long as the binding says but at least ``MAX_TOKENS``; inputs to be int32
-    unless a range is declared. Raises MaskcError E507 if some integer may reach 2**62.
+    unless a range is declared or values of a wider one are given. ``span``: the least and the greatest value of a
+    table. Raises MaskcError E507 if some integer may reach 2**62.
     """
-    from maskc.diagnostics import Diagnostic, MaskcError
+    known: dict[Node | str, Interval] = dict(_TOKENS)
+    if max(binding.q_len, binding.k_len) > MAX_TOKENS:
+        known.update(dict.fromkeys(_TOKENS, (0, max(binding.q_len, binding.k_len))))
+    known[_H], known[_B] = (0, binding.heads - 1), (0, max(0, binding.batch - 1))
+    known[_LAYER], known[_HEADS] = (binding.layer,) * 2, (binding.heads,) * 2
+    known.update({Size(n): (v, v) for n, v in binding.sizes.items()})
+    for p in program.params:
+        if p.type is Type.FLOAT:
+            continue
+        if p.is_scalar:
+            value = binding.args.get(p.name)
+            known[Param(p.name, p.type)] = _declared(p) if value is None else (int(value),) * 2
+        elif p.type is Type.INT:
+            known[p.name] = _values(p, binding, span)
+    wrong = _reaching(program.roots(), tuple(known.items()))
+    if wrong is not None:
+        from maskc.diagnostics import Diagnostic, MaskcError
+
+        hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
+        raise MaskcError(Diagnostic("E507", f"the integer {wrong} may reach 2**62", None, hint=hint))
+
+
+_H, _B, _LAYER, _HEADS = (Symbol(n) for n in ("h", "b", "layer", "heads"))
+_TOKENS: dict[Node | str, Interval] = dict.fromkeys((Symbol("q"), Symbol("k"), Size("q"), Size("k")), (0, MAX_TOKENS))
+
+
+def _values(p: Parameter, binding: Binding, span: Callable[[Any], Interval]) -> Interval:
+    """What a table or an input of integers holds, or may hold in another call."""
+    low, high = _declared(p)
+    table = binding.tables.get(p.name)
+    here = None if table is None or not table.size else span(table)
+    if p.when == "compile":
+        return (low, high) if here is None else here
+    low, high = max(low, _INT32[0]), min(high, _INT32[1])
+    return (low, high) if here is None else (min(low, here[0]), max(high, here[1]))
+
+
+@functools.lru_cache(maxsize=256)
+def _reaching(roots: tuple[Node, ...], known: tuple[tuple[Node | str, Interval], ...]) -> str | None:
+    """An integer that may reach 2**62, as text; kept, since every call binds and nothing of this changes with calls."""
+    found = intervals(roots, dict(known))
+    # Nothing is known of floats, so that nothing can be promised of what they are rounded to, be it the end of an index.
+    indices = (n for n in found if isinstance(n, Symbol) and n.name[0] == "i")
+    rounded: set[Node] = {n for n in indices if found[n][1] == math.inf}
+    for node in postorder(roots):
+        if (isinstance(node, Apply) and node.op == "floor") or any(c in rounded for c in node.children):
+            rounded.add(node)
+        elif node not in rounded and node.type is Type.INT and max(-found[node][0], found[node][1]) >= MAX_INT:
+            return _shown(node)
+    return None
+
+
+#: Operators and operands of an expression that an error still shows.
+_MOST_SHOWN = 40
+
+
+def _shown(node: Node) -> str:
+    """An expression as text, unless that is long: what is shared in a graph is written out wherever it stands."""
     from maskc.ir.text import print_node
 
-    known = ranges_under(program, binding)
-    tokens = max(MAX_TOKENS, binding.q_len, binding.k_len)
-    for leaf in (Symbol("q"), Symbol("k"), Size("q"), Size("k")):
-        known[leaf] = (0, tokens)
-    for p in program.params:
-        if p.when == "call" and p.type is Type.INT:
-            low, high = _declared(p)
-            known[p.name] = max(low, _INT32[0]), min(high, _INT32[1])
-    for node, (low, high) in intervals(program.roots(), known).items():
-        if node.type is Type.INT and max(-low, high) >= MAX_INT and not _is_floor(node):
-            hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
-            message = f"the integer `{print_node(node)}` may reach 2**62"
-            raise MaskcError(Diagnostic("E507", message, None, hint=hint))
-
-
-def _is_floor(node: Node) -> bool:
-    """Nothing is known of floats, so that nothing can be promised of what they are rounded to."""
-    return any(isinstance(n, Apply) and n.op == "floor" for n in postorder([node]))
+    sizes: dict[Node, int] = {}
+    for n in postorder([node]):
+        sizes[n] = 1 + sum(sizes[c] for c in n.children)
+    if sizes[node] <= _MOST_SHOWN:
+        return f"`{print_node(node)}`"
+    return f"that `{node.op}` gives for a long expression" if isinstance(node, Apply) else "of a long expression"

@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Span
 from maskc.lower.values import POISON, Frame, Poison
 
-__all__ = ["MAX_DEPTH", "MAX_STEPS", "Context"]
+__all__ = ["MAX_AXES", "MAX_DEPTH", "MAX_SEGMENTS", "MAX_STEPS", "Context"]
 
 #: Expressions evaluated at most, counting every expansion of a definition.
 MAX_STEPS = 200_000
 #: Expressions and calls within one another at most; each takes a few frames of Python's stack.
 MAX_DEPTH = 110
+#: Axes of a grid and segments of a space at most. What a coordinate is takes a term for every axis or segment beside
+#: it, so that many of them cost their square; grids have three or four axes, and long sequences some dozens of parts.
+MAX_AXES, MAX_SEGMENTS = 32, 256
 MAX_ERRORS = 20
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from maskc.diagnostics import Note, Span
+from maskc.diagnostics import MaskcError, Note, Span
 from maskc.ir.nodes import Node, Param, Type
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Assertion, Normalizer, Parameter, Program, Segment, Space
-from maskc.lower.context import Context
+from maskc.lower.context import MAX_AXES, MAX_SEGMENTS, Context
 from maskc.lower.expressions import Expressions
 from maskc.lower.scope import RESERVED, Binding, ByName, Globals, Pair, Scope, did_you_mean
 from maskc.lower.signature import lower_signature
@@ -57,12 +57,19 @@ def _bound(p: Parameter) -> Binding:
 
 
 def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
+    if len(segments) > MAX_SEGMENTS:
+        at, hint = segments[MAX_SEGMENTS].span, "tell stretches apart by an input: `part: int[token]`"
+        ctx.error("E901", f"a space has more than {MAX_SEGMENTS} segments", at, hint)
+        raise MaskcError(ctx.errors)
     made: list[Segment] = []
     seen: set[str] = set()
     for s in segments:
         if s.shape is not None and s.shape.id != "grid":
             hint = "write `grid(...)` with the names of its axes"
             ctx.error("E201", f"there is no shape `{s.shape.id}`", s.shape.span, hint)
+        if len(s.axes) > MAX_AXES:
+            ctx.error("E901", f"a grid has more than {MAX_AXES} axes", s.axes[MAX_AXES].span, "join some of them")
+            raise MaskcError(ctx.errors)
         for n in (*(() if s.name is None else (s.name,)), *s.axes):
             if n.id in RESERVED:
                 ctx.error("E206", f"`{n.id}` is a word of the core and cannot name a part of a space", n.span)
