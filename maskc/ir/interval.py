@@ -28,6 +28,8 @@ UNKNOWN: Interval = (0, 1)
 #: Tokens at most, and the bound that no integer may reach.
 MAX_TOKENS = 1 << 24
 MAX_INT = 1 << 62
+#: Bounds beyond this are open: products of products would have numbers of exponential length.
+_FAR = 1 << 128
 _INT32: Interval = (-(1 << 31), (1 << 31) - 1)
 
 
@@ -74,7 +76,9 @@ def intervals(roots: Iterable[Node], ranges: Ranges) -> dict[Node, Interval]:
     ranges = {**ranges, **bound} if bound else ranges
     for node in postorder(roots):
         if node not in found:
-            found[node] = _interval(node, ranges, found)
+            low, high = _interval(node, ranges, found)
+            low, high = min(low, _FAR), max(high, -_FAR)
+            found[node] = (-math.inf if low < -_FAR else low), (math.inf if high > _FAR else high)
     return found
 
 
@@ -242,7 +246,7 @@ def _values(p: Parameter, binding: Binding, span: Callable[[Any], Interval]) -> 
 def _reaching(roots: tuple[Node, ...], known: tuple[tuple[Node | str, Interval], ...]) -> str | None:
     """An integer that may reach 2**62, as text; kept, since every call binds and nothing of this changes with calls."""
     found = intervals(roots, dict(known))
-    # Nothing is known of floats, so that nothing can be promised of what they are rounded to, be it the end of an index.
+    # Nothing is known of floats, so nothing can be promised of what they are rounded to, be it the end of an index.
     indices = (n for n in found if isinstance(n, Symbol) and n.name[0] == "i")
     rounded: set[Node] = {n for n in indices if found[n][1] == math.inf}
     for node in postorder(roots):

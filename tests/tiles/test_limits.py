@@ -9,6 +9,8 @@ import maskc
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import MAX_HEADS, MAX_LAYERS
 from maskc.ir.interval import MAX_TOKENS
+from maskc.ir.nodes import Const, Node, Symbol
+from maskc.ir.ops import apply
 from maskc.lower.context import MAX_AXES, MAX_SEGMENTS
 from maskc.setting import _factors, make_setting
 from maskc.tiles import make_plan
@@ -77,7 +79,7 @@ def test_tables_that_are_made_up_have_a_limit() -> None:
 
 def test_a_space_has_few_axes_and_segments() -> None:
     axes = ", ".join(f"a{i}" for i in range(MAX_AXES + 1))
-    parts = " + ".join(f"a{i}" for i in range(MAX_SEGMENTS + 1))
+    parts = " ++ ".join(f"a{i}" for i in range(MAX_SEGMENTS + 1))
     for space in (f"grid({axes})", parts):
         with pytest.raises(MaskcError) as error:
             maskc.parse(f"pattern p() over {space} {{ attend causal }}")
@@ -105,9 +107,17 @@ def test_integers_that_may_overflow_are_refused_when_binding(given: list[int] | 
 
 def test_the_message_of_an_overflow_is_short() -> None:
     """An expression that shares its parts has exponentially more text than nodes."""
-    lets = "".join(f"    let a{i + 1} = a{i} % 1000000 + a{i} * 3 % 77\n" for i in range(18))
-    body = f"    let a0 = token\n{lets}    attend a18[q] * 2147483647 * 2147483647 < k\n"
+    node: Node = Symbol("q")
+    for _ in range(40):
+        node = apply("mul", node, node)
+    program = maskc.parse(_CAUSAL).program.replace(mask=apply("lt", node, Symbol("k")))
     with pytest.raises(MaskcError) as error:
-        make_binding(maskc.parse(f"pattern p() {{\n{body}}}").program, 4, 4)
+        make_binding(program, 4, 4)
     assert error.value.codes == ("E507",)
+    long = apply("add", Symbol("q"), Const(1))
+    for _ in range(40):
+        long = apply("add", long, apply("mul", long, Const(0)))
+    wrong = apply("mul", apply("mul", long, Const(2**31)), Const(2**31))
+    with pytest.raises(MaskcError) as error:
+        make_binding(program.replace(mask=apply("lt", wrong, Symbol("k"))), 4, 4)
     assert len(str(error.value)) < 1000
