@@ -245,7 +245,9 @@ def _values(p: Parameter, binding: Binding, span: Callable[[Any], Interval]) -> 
 @functools.lru_cache(maxsize=256)
 def _reaching(roots: tuple[Node, ...], known: tuple[tuple[Node | str, Interval], ...]) -> str | None:
     """An integer that may reach 2**62, as text; kept, since every call binds and nothing of this changes with calls."""
-    found = intervals(roots, dict(known))
+    # No segment or axis is longer than a sequence, where its extent is not known yet.
+    sizes: dict[Node | str, Interval] = {n: (0, MAX_TOKENS) for n in postorder(roots) if isinstance(n, Size)}
+    found = intervals(roots, {**sizes, **dict(known)})
     # Nothing is known of floats, so nothing can be promised of what they are rounded to, be it the end of an index.
     indices = (n for n in found if isinstance(n, Symbol) and n.name[0] == "i")
     rounded: set[Node] = {n for n in indices if found[n][1] == math.inf}
