@@ -201,13 +201,11 @@ def _span(table: Any) -> Interval:
 def check_overflow(program: Program, binding: Binding, span: Callable[[Any], Interval] = _span) -> None:
     """Whether all integers fit, on any input that may come with a call.
 
-    Sequences are taken to be as long as the binding says but at least ``MAX_TOKENS``; inputs to be int32
-    unless a range is declared or values of a wider one are given. ``span``: the least and the greatest value of a
-    table. Raises MaskcError E507 if some integer may reach 2**62.
+    Sequences are as long as the binding says; inputs are taken to be int32 unless a range is declared or values of a
+    wider one are given. ``span``: the least and the greatest value of a table. Raises MaskcError E507 if some integer
+    may reach 2**62.
     """
     known: dict[Node | str, Interval] = dict(_TOKENS)
-    if max(binding.q_len, binding.k_len) > MAX_TOKENS:
-        known.update(dict.fromkeys(_TOKENS, (0, max(binding.q_len, binding.k_len))))
     known[_H], known[_B] = (0, binding.heads - 1), (0, max(0, binding.batch - 1))
     known[_LAYER], known[_HEADS] = (binding.layer,) * 2, (binding.heads,) * 2
     known.update({Size(n): (v, v) for n, v in binding.sizes.items()})
@@ -216,10 +214,14 @@ def check_overflow(program: Program, binding: Binding, span: Callable[[Any], Int
             continue
         if p.is_scalar:
             value = binding.args.get(p.name)
-            known[Param(p.name, p.type)] = _declared(p) if value is None else (int(value),) * 2
+            known[Param(p.name, p.type)] = _within_32(p) if value is None else (int(value),) * 2
         elif p.type is Type.INT:
             known[p.name] = _values(p, binding, span)
+    # For sequences of any length first, which is known from earlier calls; only then for this one.
     wrong = _reaching(program.roots(), tuple(known.items()))
+    if wrong is not None:
+        known.update(dict.fromkeys(_TOKENS, (0, max(binding.q_len, binding.k_len))))
+        wrong = _reaching(program.roots(), tuple(known.items()))
     if wrong is not None:
         from maskc.diagnostics import Diagnostic, MaskcError
 
@@ -233,13 +235,17 @@ _TOKENS: dict[Node | str, Interval] = dict.fromkeys((Symbol("q"), Symbol("k"), S
 
 def _values(p: Parameter, binding: Binding, span: Callable[[Any], Interval]) -> Interval:
     """What a table or an input of integers holds, or may hold in another call."""
+    table, (low, high) = binding.tables.get(p.name), _within_32(p)
+    if table is None:
+        return low, high
+    here = span(table) if table.size else (0, 0)  # an empty one reads as zeros
+    return here if p.when == "compile" else (min(low, here[0]), max(high, here[1]))
+
+
+def _within_32(p: Parameter) -> Interval:
+    """What a parameter is declared to hold, of 32 bits where it is not."""
     low, high = _declared(p)
-    table = binding.tables.get(p.name)
-    here = None if table is None or not table.size else span(table)
-    if p.when == "compile":
-        return (low, high) if here is None else here
-    low, high = max(low, _INT32[0]), min(high, _INT32[1])
-    return (low, high) if here is None else (min(low, here[0]), max(high, here[1]))
+    return max(low, _INT32[0]), min(high, _INT32[1])
 
 
 @functools.lru_cache(maxsize=256)
