@@ -15,6 +15,7 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.ops import apply
 from maskc.ir.text import Labels, labels_of, print_node, print_program
 from maskc.tiles import make_plan
+from maskc.tiles.budget import Budget, budget_of
 from maskc.tiles.plan import FULL
 from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
@@ -105,16 +106,16 @@ def prove(program: Program, binding: Binding, assertion: Assertion) -> Proof:
     if assertion.claim is not None:
         wrong = wrong.replace(mask=apply("and", program.mask, apply("not", assertion.claim)))
     find = {"all": _kept_pair, "some_key": _blind_query, "some_query": _unseen_key}[assertion.kind]
-    plan = make_plan(wrong, binding)
+    plan, budget = make_plan(wrong, binding), budget_of(wrong, binding)
     for group in sorted(plan.groups, key=lambda g: (min(g.batches), min(g.heads))):
-        place = find(plan, group)
+        place = find(plan, group, budget)
         if place is not None:
             first = min(group.batches), min(group.heads)
             return Proof(assertion, False, *first, *place, labels=labels_of(program))
     return Proof(assertion, True, labels=labels_of(program))
 
 
-def _kept_pair(plan: TilePlan, group: Group) -> Place | None:
+def _kept_pair(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
     """The first pair that is kept."""
     runs, rows = group.runs, np.flatnonzero(np.diff(group.runs.offsets))
     if not rows.size:
@@ -123,6 +124,7 @@ def _kept_pair(plan: TilePlan, group: Group) -> Place | None:
     cols = concatenated_ranges(runs.start[which], runs.end[which] - runs.start[which])
     best = (plan.q_tile, 0)
     for part in np.array_split(cols, -(-cols.size // _TILES_AT_ONCE)):
+        budget.examine(part.size * plan.q_tile * plan.k_tile)
         tile, q, k = np.nonzero(plan.tile_mask(group, np.full(part.size, row), part))
         first = q.min(initial=plan.q_tile)
         key = part[tile[q == first]] * plan.k_tile + k[q == first]
@@ -130,15 +132,15 @@ def _kept_pair(plan: TilePlan, group: Group) -> Place | None:
     return plan.binding.offset + row * plan.q_tile + best[0], best[1]
 
 
-def _blind_query(plan: TilePlan, group: Group) -> Place | None:
+def _blind_query(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
     """The first query that keeps no key."""
     sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
-    seen = _met(plan, group, group.runs) if sets is None else sets.counts() > 0
+    seen = _met(plan, group, group.runs, budget) if sets is None else sets.counts() > 0
     blind = np.flatnonzero(~seen)
     return (plan.binding.offset + int(blind[0]), None) if blind.size else None
 
 
-def _unseen_key(plan: TilePlan, group: Group) -> Place | None:
+def _unseen_key(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
     """The first key that no query keeps."""
     sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
     if sets is not None and sets.all_ranges:
@@ -147,7 +149,7 @@ def _unseen_key(plan: TilePlan, group: Group) -> Place | None:
             seen |= _covered(ranges, plan.binding.k_len)
     else:
         columns = plan.transposed().groups[plan.groups.index(group)].runs
-        seen = _met(plan, group, columns, by_columns=True)
+        seen = _met(plan, group, columns, budget, by_columns=True)
     unseen = np.flatnonzero(~seen)
     return (None, int(unseen[0])) if unseen.size else None
 
@@ -163,7 +165,7 @@ def _covered(ranges: KeyRanges, k_len: int) -> Bools:
     return seen
 
 
-def _met(plan: TilePlan, group: Group, runs: Runs, by_columns: bool = False) -> Bools:
+def _met(plan: TilePlan, group: Group, runs: Runs, budget: Budget, by_columns: bool = False) -> Bools:
     """Which queries (or, with runs by columns, which keys) are in a kept pair: by tiles, each line's first ones first.
 
     A line of tiles is done when a full tile, or the partial ones looked at so far, meet all of it.
@@ -181,6 +183,7 @@ def _met(plan: TilePlan, group: Group, runs: Runs, by_columns: bool = False) -> 
             return whole
         other = runs.start[run[pending]] + at[pending]
         for part in np.array_split(np.arange(pending.size), -(-pending.size // _TILES_AT_ONCE)):
+            budget.examine(part.size * plan.q_tile * plan.k_tile)
             rows, cols = (other[part], pending[part]) if by_columns else (pending[part], other[part])
             met[pending[part]] |= plan.tile_mask(group, rows, cols).any(axis=1 if by_columns else 2)
         at[pending] += 1

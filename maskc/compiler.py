@@ -133,12 +133,13 @@ def dense_mask(
 
     True is kept. ``values`` are arguments and inputs by name; what only scores read may be left out.
     Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
-    ``make_binding`` does.
+    ``make_binding`` does, and E801 where memory does not suffice.
     """
     import numpy as np
 
     from maskc.ir.evaluate import dense
     from maskc.tiles.binding import bind
+    from maskc.tiles.budget import within_memory
 
     found = as_pattern(pattern)
     given = {**found.args, **values}
@@ -146,12 +147,13 @@ def dense_mask(
     if head is not None and not 0 <= head < heads:
         raise MaskcError(Diagnostic("E504", f"head must be between 0 and {heads - 1}, not {head}"))
     wanted = range(heads) if head is None else [head]
-    out = np.empty((binding.batch, len(wanted), q_len, k_len), np.bool_)
-    for b in range(binding.batch):
-        for i, h in enumerate(wanted):
-            for lo, hi in _chunks(q_len, k_len):
-                rows = (binding.offset + lo, binding.offset + hi)
-                out[b, i, lo:hi] = dense(found.program, binding, h, b, q_range=rows)
+    with within_memory("the whole mask"):
+        out = np.empty((binding.batch, len(wanted), q_len, k_len), np.bool_)
+        for b in range(binding.batch):
+            for i, h in enumerate(wanted):
+                for lo, hi in _chunks(q_len, k_len):
+                    rows = (binding.offset + lo, binding.offset + hi)
+                    out[b, i, lo:hi] = dense(found.program, binding, h, b, q_range=rows)
     return out if head is None else out[:, 0]
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["by_cohort", "decode"]
 
 Tensor = torch.Tensor
-_INTEGERS = (torch.int32, torch.int64)
 
 
 @overload

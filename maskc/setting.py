@@ -65,9 +65,12 @@ def make_setting(
     heads = heads or max([head + 1, *_given_heads(programs, given)])
     if head >= heads:
         raise MaskcError(Diagnostic("E504", f"there is no head {head} among {heads}", hint="heads count from 0"))
+    from maskc.tiles.binding import check_limits
+
     extents = dict(sizes or {})
     k_len = k if k is not None else q if q is not None else _sized(programs[0], extents) or length
     q_len = q if q is not None else k_len
+    check_limits(q_len=q_len, k_len=k_len, heads=heads, layer=layer)
     notes: list[str] = []
     for program in programs:
         extents = _complete_sizes(program, q_len, k_len, extents, notes)
@@ -133,11 +136,16 @@ def _fill(segments: Sequence[Segment], length: int) -> dict[str, int]:
 
 def _factors(number: int, count: int) -> list[int]:
     """``count`` factors of ``number``, as alike as can be, the smallest first."""
-    if count == 1:
-        return [number]
-    root = max(1, round(number ** (1 / count)))
-    first = next((f for f in range(root, 0, -1) if number % f == 0), 1)
-    return [first, *_factors(number // first, count - 1)]
+    found: list[int] = []
+    for left in range(count, 1, -1):
+        root = max(1, round(number ** (1 / left)))
+        found.append(next((f for f in range(root, 0, -1) if number % f == 0), 1))
+        number //= found[-1]
+    return [*found, number]
+
+
+#: Values of a table that are made up at most: half a GiB, a mask of 8192 by 8192.
+_MOST_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,10 @@ class _Maker:
         import numpy as np
 
         rng = np.random.default_rng([self.seed, zlib.crc32(p.name.encode())])
-        shape = tuple(self._extent(d, p) for d in p.domain)
+        shape = tuple(self._extent(d) for d in p.domain)
+        if math.prod(shape) > _MOST_VALUES:
+            message = f"{p.name} was not given, and has more than {_MOST_VALUES} values to make up"
+            raise MaskcError(Diagnostic("E504", message, hint=f"give {p.name}, or a shorter sequence"))
         value: npt.NDArray[Any]
         if p.type is Type.FLOAT:
             what, value = "normally distributed", rng.standard_normal(shape)
@@ -171,7 +182,7 @@ class _Maker:
         self.notes.append(f"{p.name} was not given: {what} (seed {self.seed})")
         return value
 
-    def _extent(self, domain: str | int, p: Parameter) -> int:
+    def _extent(self, domain: str | int) -> int:
         fixed = {"head": self.heads, "layer": self.layer + 1, "batch": 1, "q": self.q_len, "k": self.k_len}
         if isinstance(domain, int):
             return domain

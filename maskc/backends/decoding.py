@@ -18,11 +18,11 @@ import torch
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense, evaluate
-from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, postorder
+from maskc.ir.nodes import TRUE, Const, Lookup, Node, Symbol, postorder
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Parameter, Program, Space
 from maskc.ir.rewrite import map_program, mentions, substitute
-from maskc.passes.rows import Clause, rows
+from maskc.passes.rows import Clause, conjuncts, rows
 from maskc.passes.specialise import bind as specialise
 from maskc.tensors import check_tensors
 from maskc.tiles.extents import find_extents
@@ -300,17 +300,11 @@ def key_ranges(mask: Node) -> tuple[tuple[Clause, ...], bool]:
     of no key. Pass a normalised mask."""
     found, exact = [], True
     for clause in rows(mask):
-        parts = _conjuncts(clause.residual)
+        parts = conjuncts(clause.residual)
         guards = [p for p in parts if "k" not in mentions([p])[p]]
         exact = exact and len(guards) == len(parts)
         found.append(replace(clause, residual=conjunction(guards) if guards else TRUE))
     return (tuple(found), exact) if len(found) <= MAX_RANGES else ((Clause(None, None, TRUE),), False)
-
-
-def _conjuncts(node: Node) -> tuple[Node, ...]:
-    if node is TRUE:
-        return ()
-    return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
 
 
 def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: int) -> None:

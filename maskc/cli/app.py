@@ -11,7 +11,7 @@ import typer
 import maskc
 from maskc.cli import check, diff, emit, explain, fmt, import_, ir, plan, prove, run_, show, spec, tune, why
 from maskc.cli.style import exit_code, report
-from maskc.diagnostics import MaskcError
+from maskc.diagnostics import Diagnostic, MaskcError
 
 __all__ = ["COMMANDS", "run"]
 
@@ -70,6 +70,11 @@ def run(words: Sequence[str]) -> int:
     except MaskcError as error:
         report(error.diagnostics)
         return exit_code(error)
+    except MemoryError:
+        hint = "ask for shorter sequences, or make the mask simpler"
+        refused = MaskcError(Diagnostic("E801", "this takes more memory than there is", hint=hint))
+        report(refused.diagnostics)
+        return exit_code(refused)
     except SystemExit as done:  # How click ends, always.
         if done.code == 130:
             raise KeyboardInterrupt from None

@@ -11,6 +11,7 @@ from maskc.cli.values import parse_values, setting
 from maskc.ir.nodes import Const, Symbol, postorder
 from maskc.ir.program import Program
 from maskc.setting import Setting
+from maskc.tiles.budget import BUDGET, Budget, evaluations_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +69,7 @@ class _Search:
     sizes: Sequence[str]
     args: Sequence[str]
     seed: int
+    budget: Budget
 
     def setting(self, length: int | None, layer: int) -> Setting:
         return setting(
@@ -86,8 +88,10 @@ class _Search:
         a, b = (at.bind(p) for p in self.programs)
         best: tuple[int, int, int, bool] | None = None
         rows = max(1, _AT_ONCE // max(1, at.k_len))
+        self.budget.each = sum(evaluations_of(p, x) for p, x in zip(self.programs, (a, b), strict=True)) // 2
         for lo in range(a.offset, a.offset + a.q_len, rows):
             here = (lo, min(lo + rows, a.offset + a.q_len))
+            self.budget.examine((here[1] - here[0]) * a.k_len)
             one, two = (_dense(p, x, head, here) for p, x in zip(self.programs, (a, b), strict=True))
             best = _nearest(one, two, lo, best)
             if best is not None and here[1] > best[0]:  # Later rows are farther.
@@ -129,11 +133,12 @@ def compare(
     """Compare the meaning of two programs, with the same arguments and inputs by name.
 
     First by their normal forms; then pair by pair, on all short sequences and on longer ones next to
-    the numbers in the programs, up to ``up_to``. Raises MaskcError if arguments are missing.
+    the numbers in the programs, up to ``up_to``. Raises MaskcError if arguments are missing, and E801 where
+    masks are so large that this takes too long.
     """
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
-    search = _Search((a, b), heads, sizes, args, seed)
+    search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET))
     spoken = {n.name for p in (a, b) for n in postorder([p.mask]) if isinstance(n, Symbol)}
     tables = {d for p in (a, b) for x in p.params for d in x.domain}
     some_heads = range(heads) if "h" in spoken or "head" in tables else range(1)

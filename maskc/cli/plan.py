@@ -76,8 +76,10 @@ def _stack(plan: TilePlan, layers: int) -> Reach | None:
     """The reach of layers 0, 1, ... with the same lengths and inputs. Raises E505 where a table has fewer."""
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.tiles import make_plan
+    from maskc.tiles.binding import check_limits
     from maskc.tiles.reach import reach
 
+    check_limits(layers=layers)
     for p in plan.program.params:
         have = plan.binding.tables[p.name].shape[p.domain.index("layer")] if "layer" in p.domain else layers
         if have < layers:

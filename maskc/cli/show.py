@@ -63,11 +63,13 @@ def command(
 ) -> None:
     """Draw which keys each query keeps. What the pattern needs and is not given is made up, and said so."""
     from maskc.cli.values import setting
+    from maskc.tiles.binding import check_limits
 
     if theme not in pictures.THEMES:
         raise MaskcError(Diagnostic("E503", f"--theme {theme}: expected auto, light or dark"))
     program = o.program_of(file, name)
     programs = [program] if diff is None else [program, o.program_of(diff)]
+    check_limits(layers=layers or 1)
     last = max(layer, (layers or 1) - 1)
     given = setting(programs, q=q, k=k, head=_highest(head), heads=heads, layer=last, sizes=size, args=arg, seed=seed)
     given = dataclasses.replace(given, layer=layer)

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.interval import intervals, ranges_under
-from maskc.ir.nodes import Const, Exists, Node, postorder
+from maskc.ir.interval import Interval, intervals, ranges_under
+from maskc.ir.nodes import Const, Exists, Lookup, Node, Param, Symbol, postorder
+from maskc.ir.schedule import free_indices
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["MAX_ALTERNATIVES", "alternatives", "check_alternatives", "constant_cases", "too_many"]
+__all__ = ["MAX_ALTERNATIVES", "alternatives", "check_alternatives", "constant_cases", "most_cases", "too_many"]
 
 MAX_ALTERNATIVES = 4096
 
@@ -39,15 +40,42 @@ def constant_cases(count: Node) -> int:
 def check_alternatives(program: Program, binding: Binding) -> None:
     """Raises MaskcError E508 if some expression looks at more cases than there may be, under a binding."""
     roots = [r for r in program.roots() if any(isinstance(n, Exists) for n in postorder([r]))]
-    if not roots:
-        return
-    bounds = intervals(roots, ranges_under(program, binding))
+    for root in roots:
+        if alternatives(root, _counts(root, program, binding)) > MAX_ALTERNATIVES:
+            raise too_many()
 
-    def most(count: Node) -> int | float:
-        return bounds[count][1] if math.isfinite(bounds[count][1]) else 0  # of a table that is not read here
 
-    if any(alternatives(root, most) > MAX_ALTERNATIVES for root in roots):
-        raise too_many()
+def most_cases(root: Node, program: Program, binding: Binding) -> Callable[[Node], int]:
+    """The cases of an ``any`` below ``root`` from its count, at most, under a binding that was checked."""
+    most = _counts(root, program, binding)
+    return lambda count: int(min(max(most(count), 0), MAX_ALTERNATIVES))
+
+
+def _counts(root: Node, program: Program, binding: Binding) -> Callable[[Node], int | float]:
+    counts = list(dict.fromkeys(n.count for n in postorder([root]) if isinstance(n, Exists)))
+    if all(isinstance(n, Const) for n in counts):
+        return constant_cases
+    bounds = intervals([root], ranges_under(program, binding))
+    return {n: _most(n, bounds[n], program, binding) for n in counts}.__getitem__
+
+
+def _most(count: Node, bounds: Interval, program: Program, binding: Binding) -> int | float:
+    """The most cases that a count gives under a binding; infinite if that is not known."""
+    if bounds[1] <= 0 or math.isfinite(bounds[1]):
+        return bounds[1]
+    # Of floats no bounds are known, but a count speaks of few things, so that it can be computed.
+    names = {n.name for n in postorder([count]) if isinstance(n, (Symbol, Lookup, Param))}
+    if names & {p.name for p in program.params} - set(binding.tables) - set(binding.args):
+        return 0  # what is not given is not evaluated under this binding
+    if names & {"q", "k", "s", "o"} or free_indices([count])[count]:
+        return math.inf
+    import numpy as np
+
+    from maskc.ir.evaluate import evaluate
+
+    zero, h = np.zeros((), np.int64), np.arange(max(1, binding.heads))[:, None]
+    b = np.arange(binding.batch if names & binding.batched else 1)
+    return int(np.max(evaluate(count, binding, q=zero, k=zero, h=h, b=b, params=program.params), initial=0))
 
 
 def too_many() -> MaskcError:

@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Binding"]
+__all__ = ["MAX_BATCH", "MAX_HEADS", "MAX_LAYERS", "Binding"]
+
+#: Query heads, layers and batch entries at most. Masks are planned a head, and looked at a layer, at a time: models
+#: have a tenth of these, and more would only be a way to make maskc work for hours.
+MAX_HEADS, MAX_LAYERS, MAX_BATCH = 1 << 12, 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True, eq=False)

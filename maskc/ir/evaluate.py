@@ -7,14 +7,16 @@ if it differs from what is computed here.
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
+from maskc.ir.alternatives import MAX_ALTERNATIVES, too_many
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type
 from maskc.ir.ops import OPS
 from maskc.ir.program import Parameter, Program
+from maskc.ir.schedule import Schedule, free_indices, schedule
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
 
     from maskc.ir.binding import Binding
 
-__all__ = ["dense", "evaluate", "free_indices"]
+__all__ = ["dense", "evaluate", "free_indices", "kept"]
 
 #: An array of the module in use: ``numpy.ndarray`` or ``torch.Tensor``.
 Array = Any
+#: Values that ``kept`` holds at once: 256 MiB of integers, so that a mask of any size fits a small machine. Masks of
+#: ordinary size stay below at the numbers of points that callers ask about together.
+_VALUES = 1 << 25
 
 
 def evaluate(
@@ -60,6 +65,7 @@ def evaluate(
 
     Raises:
         KeyError: an argument, a size, a table, or the symbol ``s`` or ``o`` is missing.
+        MaskcError: E508 if an ``any`` has more cases than there may be, which a binding tells beforehand.
     """
     if xp is None:
         import numpy as xp
@@ -71,7 +77,43 @@ def evaluate(
     values.update({name: value for name, value in (("s", s), ("o", o)) if value is not None})
     scope = _Scope(binding, arrays, values, {p.name: p for p in params}, tables or {})
     with arrays.quiet():
-        return scope.value(node, {})
+        return scope.value(schedule(node), {}, 1)
+
+
+def kept(
+    mask: Node,
+    binding: Binding,
+    *,
+    q: npt.NDArray[np.int64],
+    k: npt.NDArray[np.int64],
+    h: int = 0,
+    b: int = 0,
+    params: Iterable[Parameter] = (),
+) -> npt.NDArray[np.bool_]:
+    """A mask at the given points, of the shape that ``q`` and ``k`` broadcast to; perhaps a view, not to be written to.
+
+    As ``evaluate``, but some points after others where all at once would take much memory.
+    """
+    import numpy as np
+
+    shape, params = np.broadcast_shapes(q.shape, k.shape), tuple(params)
+    parts = -(-math.prod(shape) * schedule(mask).live // _VALUES)
+    axis = max(range(len(shape)), key=lambda i: shape[i], default=0)
+    if parts <= 1 or shape[axis] <= 1:
+        return np.broadcast_to(evaluate(mask, binding, q=q, k=k, h=h, b=b, params=params), shape)
+    out = np.empty(shape, np.bool_)
+    step = max(1, shape[axis] // parts)
+    for first in range(0, shape[axis], step):
+        part = tuple(slice(first, first + step) if i == axis else slice(None) for i in range(len(shape)))
+        some_q, some_k = (_part(x, part) for x in (q, k))
+        out[part] = kept(mask, binding, q=some_q, k=some_k, h=h, b=b, params=params)
+    return out
+
+
+def _part(x: Array, part: tuple[slice, ...]) -> Array:
+    """A part of an array that broadcasts: axes of length 1 stay."""
+    own = part[len(part) - x.ndim :]
+    return x[tuple(s if n > 1 else slice(None) for s, n in zip(own, x.shape, strict=True))]
 
 
 def dense(
@@ -92,21 +134,7 @@ def dense(
     k_lo, k_hi = k_range or (0, binding.k_len)
     q = np.arange(q_lo, q_hi, dtype=np.int64)[:, None]
     k = np.arange(k_lo, k_hi, dtype=np.int64)[None, :]
-    kept = evaluate(program.mask, binding, q=q, k=k, h=h, b=b, params=program.params)
-    return np.array(np.broadcast_to(kept, (q_hi - q_lo, k_hi - k_lo)), dtype=np.bool_)
-
-
-def free_indices(roots: Iterable[Node]) -> dict[Node, frozenset[Node]]:
-    """For every node below ``roots``: the indices of enclosing ``Exists`` nodes that it speaks of."""
-    free: dict[Node, frozenset[Node]] = {}
-    for node in postorder(roots):
-        if isinstance(node, Symbol):
-            free[node] = frozenset({node}) if node.name[:1] == "i" else frozenset()
-        elif isinstance(node, Exists):
-            free[node] = free[node.count] | (free[node.body] - {node.index})
-        else:
-            free[node] = frozenset().union(*(free[c] for c in node.children))
-    return free
+    return np.array(kept(program.mask, binding, q=q, k=k, h=h, b=b, params=program.params), dtype=np.bool_)
 
 
 class _Arrays:
@@ -149,11 +177,20 @@ class _Scope:
     params: Mapping[str, Parameter]
     tables: Mapping[str, Array]
 
-    def value(self, node: Node, known: dict[Node, Array]) -> Array:
-        """The value of ``node``; ``known`` holds what is already computed, and grows."""
-        for each in _pending(node, known):
-            known[each] = self._one(each, known)
-        return known[node]
+    def value(self, steps: Schedule, known: dict[Node, Array], copies: int) -> Array:
+        """The value of a schedule's root. ``known`` holds what it takes as known, and what is still needed of the rest;
+        ``copies``: how often this is done, for all indices of ``Exists`` around it."""
+        for step in steps.steps:
+            node = step.node
+            if step.operand is None:
+                known[node] = self._exists(node, step.body, known, copies) if step.body else self._one(node, known)
+            elif step.operand == 0:
+                known[node] = known[node.children[0]]
+            else:
+                known[node] = OPS[step.op].meaning(self.xp, known[node], known[node.children[step.operand]])
+            for each in step.last:
+                del known[each]
+        return known[steps.root]
 
     def _one(self, node: Node, known: dict[Node, Array]) -> Array:
         if isinstance(node, Const):
@@ -166,17 +203,9 @@ class _Scope:
             return self.xp.of(self.binding.args[node.name], node.type)
         if isinstance(node, Lookup):
             return self._lookup(node, [known[i] for i in node.indices])
-        if isinstance(node, Exists):
-            return self._exists(node, known)
         if isinstance(node, Apply):
-            return self._apply(node, [known[a] for a in node.args])
+            return OPS[node.op].meaning(self.xp, *[known[a] for a in node.args])
         raise TypeError(f"not a node: {node!r}")
-
-    def _apply(self, node: Apply, args: list[Array]) -> Array:
-        op = OPS[node.op]
-        if op.arity is None and "associative" in op.laws:
-            return functools.reduce(functools.partial(op.meaning, self.xp), args)
-        return op.meaning(self.xp, *args)
 
     def _lookup(self, node: Lookup, indices: list[Array]) -> Array:
         name, domain = node.name, self.params[node.name].domain
@@ -190,17 +219,15 @@ class _Scope:
             return self.xp.of(sum(places) != sum(places), node.type)
         return table[tuple(self.xp.clip(i, 0, n - 1) for i, n in zip(places, table.shape, strict=True))]
 
-    def _exists(self, node: Exists, known: dict[Node, Array]) -> Array:
-        free, count = free_indices([node]), known[node.count]
-        # What does not depend on the index is computed once, before the loop.
-        for each in postorder([node.body]):
-            if all(index in known for index in free[each] - {node.index}) and node.index not in free[each]:
-                self.value(each, known)
-        outside = {n: v for n, v in known.items() if node.index not in free.get(n, ())}
-        found = count < count
+    def _exists(self, node: Node, body: Schedule, known: dict[Node, Array], copies: int) -> Array:
+        assert isinstance(node, Exists)
+        count = known[node.count]
+        found, copies = count < count, copies * self._largest(node.count, count)
+        if copies > MAX_ALTERNATIVES:
+            raise too_many()
         for i in range(self._largest(node.count, count)):
-            inside = {**outside, node.index: self.xp.of(i, Type.INT)}
-            found = found | ((i < count) & self.value(node.body, inside))
+            inside = {n: known[n] for n in body.given} | {node.index: self.xp.of(i, Type.INT)}
+            found = found | ((i < count) & self.value(body, inside, copies))
         return found
 
     def _largest(self, node: Node, value: Array) -> int:
@@ -210,19 +237,3 @@ class _Scope:
         if isinstance(node, Param):
             return int(self.binding.args[node.name])
         return int(value.max()) if 0 not in value.shape else 0
-
-
-def _pending(root: Node, known: Mapping[Node, Array]) -> Iterator[Node]:
-    """What ``root`` needs and is not known, operands first; the bodies of ``Exists`` are left to the loop."""
-    stack, seen = [(root, False)], set(known)
-    while stack:
-        node, ready = stack.pop()
-        if node in seen:
-            continue
-        if ready:
-            seen.add(node)
-            yield node
-        else:
-            stack.append((node, True))
-            needs = (node.count,) if isinstance(node, Exists) else node.children
-            stack.extend((c, False) for c in reversed(needs) if c not in seen)

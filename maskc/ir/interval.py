@@ -6,9 +6,10 @@ An interval is ``(low, high)``, both ends included; an open end is ``-inf`` or `
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.program import Parameter, Program
@@ -27,6 +28,7 @@ UNKNOWN: Interval = (0, 1)
 #: Tokens at most, and the bound that no integer may reach.
 MAX_TOKENS = 1 << 24
 MAX_INT = 1 << 62
+#: Bounds beyond this are open: products of products would have numbers of exponential length.
 _FAR = 1 << 128
 _INT32: Interval = (-(1 << 31), (1 << 31) - 1)
 
@@ -219,30 +221,74 @@ _RULES: dict[str, Callable[..., Interval]] = {
 }
 
 
-def check_overflow(program: Program, binding: Binding) -> None:
+def _span(table: Any) -> Interval:
+    return int(table.min()), int(table.max())
+
+
+def check_overflow(program: Program, binding: Binding, span: Callable[[Any], Interval] = _span) -> None:
     """Whether all integers fit, on any input that may come with a call.
 
-    Sequences are taken to be as long as the binding says but at least ``MAX_TOKENS``; inputs to be int32
-    unless a range is declared. Raises MaskcError E507 if some integer may reach 2**62.
+    Sequences are as long as the binding says; inputs are taken to be int32 unless a range is declared or values of a
+    wider one are given. ``span``: the least and the greatest value of a table. Raises MaskcError E507 if some integer
+    may reach 2**62.
     """
-    from maskc.diagnostics import Diagnostic, MaskcError
+    known: dict[Node | str, Interval] = dict(_TOKENS)
+    known[_H], known[_B] = (0, binding.heads - 1), (0, max(0, binding.batch - 1))
+    known[_LAYER], known[_HEADS] = (binding.layer,) * 2, (binding.heads,) * 2
+    known.update({Size(n): (v, v) for n, v in binding.sizes.items()})
+    for p in program.params:
+        if p.type is Type.FLOAT:
+            continue
+        if p.is_scalar:
+            value = binding.args.get(p.name)
+            known[Param(p.name, p.type)] = _within_32(p) if value is None else (int(value),) * 2
+        elif p.type is Type.INT:
+            known[p.name] = _values(p, binding, span)
+    # For sequences of any length first, which is known from earlier calls; only then for this one.
+    wrong = _reaching(program.roots(), tuple(known.items()))
+    if wrong is not None:
+        known.update(dict.fromkeys(_TOKENS, (0, max(binding.q_len, binding.k_len))))
+        wrong = _reaching(program.roots(), tuple(known.items()))
+    if wrong is not None:
+        from maskc.diagnostics import Diagnostic, MaskcError
+
+        hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
+        raise MaskcError(Diagnostic("E507", f"the integer {wrong} may reach 2**62", None, hint=hint))
+
+
+_H, _B, _LAYER, _HEADS = (Symbol(n) for n in ("h", "b", "layer", "heads"))
+_TOKENS: dict[Node | str, Interval] = dict.fromkeys((Symbol("q"), Symbol("k"), Size("q"), Size("k")), (0, MAX_TOKENS))
+
+
+def _values(p: Parameter, binding: Binding, span: Callable[[Any], Interval]) -> Interval:
+    """What a table or an input of integers holds, or may hold in another call."""
+    table, (low, high) = binding.tables.get(p.name), _within_32(p)
+    if table is None:
+        return low, high
+    here = span(table) if table.size else (0, 0)  # an empty one reads as zeros
+    return here if p.when == "compile" else (min(low, here[0]), max(high, here[1]))
+
+
+def _within_32(p: Parameter) -> Interval:
+    """What a parameter is declared to hold, of 32 bits where it is not."""
+    low, high = _declared(p)
+    return max(low, _INT32[0]), min(high, _INT32[1])
+
+
+@functools.lru_cache(maxsize=256)
+def _reaching(roots: tuple[Node, ...], known: tuple[tuple[Node | str, Interval], ...]) -> str | None:
+    """An integer that may reach 2**62, as text; kept, since every call binds and nothing of this changes with calls."""
     from maskc.ir.text import MOST_SHOWN, print_node
 
-    known = ranges_under(program, binding)
-    tokens = max(MAX_TOKENS, binding.q_len, binding.k_len)
-    for leaf in (Symbol("q"), Symbol("k"), Size("q"), Size("k")):
-        known[leaf] = (0, tokens)
-    for p in program.params:
-        if p.when == "call" and p.type is Type.INT:
-            low, high = _declared(p)
-            known[p.name] = max(low, _INT32[0]), min(high, _INT32[1])
-    for node, (low, high) in intervals(program.roots(), known).items():
-        if node.type is Type.INT and max(-low, high) >= MAX_INT and not _is_floor(node):
-            hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
-            message = f"the integer `{print_node(node, most=MOST_SHOWN)}` may reach 2**62"
-            raise MaskcError(Diagnostic("E507", message, None, hint=hint))
-
-
-def _is_floor(node: Node) -> bool:
-    """Nothing is known of floats, so that nothing can be promised of what they are rounded to."""
-    return any(isinstance(n, Apply) and n.op == "floor" for n in postorder([node]))
+    # No segment or axis is longer than a sequence, where its extent is not known yet.
+    sizes: dict[Node | str, Interval] = {n: (0, MAX_TOKENS) for n in postorder(roots) if isinstance(n, Size)}
+    found = intervals(roots, {**sizes, **dict(known)})
+    # Nothing is known of floats, so nothing can be promised of what they are rounded to, be it the end of an index.
+    indices = (n for n in found if isinstance(n, Symbol) and n.name[0] == "i")
+    rounded: set[Node] = {n for n in indices if found[n][1] == math.inf}
+    for node in postorder(roots):
+        if (isinstance(node, Apply) and node.op == "floor") or any(c in rounded for c in node.children):
+            rounded.add(node)
+        elif node not in rounded and node.type is Type.INT and max(-found[node][0], found[node][1]) >= MAX_INT:
+            return f"`{print_node(node, most=MOST_SHOWN)}`"
+    return None

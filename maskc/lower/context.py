@@ -10,7 +10,16 @@ from maskc.ir.nodes import Node
 from maskc.ir.size import MAX_NODE_DEPTH, TOO_DEEP
 from maskc.lower.values import POISON, Frame, Poison, Value, Valued
 
-__all__ = ["MAX_DEPTH", "MAX_LABELS", "MAX_PARAMETERS", "MAX_PARTS", "MAX_STATEMENTS", "MAX_STEPS", "Context"]
+__all__ = [
+    "MAX_AXES",
+    "MAX_DEPTH",
+    "MAX_LABELS",
+    "MAX_PARAMETERS",
+    "MAX_SEGMENTS",
+    "MAX_STATEMENTS",
+    "MAX_STEPS",
+    "Context",
+]
 
 #: Expressions evaluated at most, counting every expansion of a definition, and the operands of long `&` and `|`.
 MAX_STEPS = 200_000
@@ -18,11 +27,13 @@ MAX_STEPS = 200_000
 MAX_DEPTH = 110
 #: What a file declares at most. Patterns have a few of each; the numbers keep reading them, and what is quadratic in
 #: them later, far below a second: parameters of a pattern or a definition, values of an enumeration, statements of
-#: a pattern, segments and axes of a space, each of which adds to the position of those behind it.
+#: a pattern.
 MAX_PARAMETERS = 256
 MAX_LABELS = 1024
 MAX_STATEMENTS = 1000
-MAX_PARTS = 32
+#: Axes of a grid at most, and segments and axes of a space. What a coordinate is takes a term for every axis or segment
+#: beside it, so that many cost their square; grids have three or four axes, and long sequences some dozens of parts.
+MAX_AXES, MAX_SEGMENTS = 32, 256
 #: Conditions at most on which a value is defined: a few segments and grids, combined.
 MAX_CONDITIONS = 64
 #: Errors and warnings that anybody reads; and how often they are found before no more is looked for: a fault in a

@@ -9,7 +9,7 @@ from maskc.ir.nodes import Node, Param, Type
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Assertion, Normalizer, Parameter, Program, Segment, Space
 from maskc.ir.size import size_problem
 from maskc.ir.text import text_problem
-from maskc.lower.context import MAX_PARAMETERS, MAX_PARTS, MAX_STATEMENTS, Context
+from maskc.lower.context import MAX_AXES, MAX_PARAMETERS, MAX_SEGMENTS, MAX_STATEMENTS, Context
 from maskc.lower.expressions import Expressions
 from maskc.lower.scope import RESERVED, Binding, ByName, Globals, Pair, Scope, did_you_mean
 from maskc.lower.signature import lower_signature
@@ -75,12 +75,14 @@ def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
     seen: set[str] = set()
     parts = sum(1 + len(s.axes) for s in segments)
     if segments:
-        at = segments[0].span
-        ctx.at_most(MAX_PARTS, parts, "segments and axes", at, "say in an input which part a token belongs to")
+        at, hint = segments[0].span, "tell stretches apart by an input: `part: int[token]`"
+        ctx.at_most(MAX_SEGMENTS, parts, "segments and axes", at, hint)
     for s in segments:
         if s.shape is not None and s.shape.id != "grid":
             hint = "write `grid(...)` with the names of its axes"
             ctx.error("E201", f"there is no shape `{s.shape.id}`", s.shape.span, hint)
+        if s.axes:
+            ctx.at_most(MAX_AXES, len(s.axes), "axes of a grid", s.axes[0].span, "join some of them")
         for n in (*(() if s.name is None else (s.name,)), *s.axes):
             if n.id in RESERVED:
                 ctx.error("E206", f"`{n.id}` is a word of the core and cannot name a part of a space", n.span)

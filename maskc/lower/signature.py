@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from maskc.ir.interval import MAX_TOKENS
 from maskc.ir.nodes import Const, Type
 from maskc.ir.program import DOMAINS, Parameter
 from maskc.lower.context import MAX_LABELS, Context
@@ -73,6 +74,9 @@ def _domain(ctx: Context, p: t.ParameterDecl, scalars: set[str] | None) -> tuple
             found.append(int(d.value))
             if d.value < 1:
                 ctx.error("E301", "an extent is at least 1", d.span)
+                return None
+            if d.value > MAX_TOKENS:
+                ctx.error("E104", f"an extent is at most {MAX_TOKENS}", d.span, "what is longer comes in parts")
                 return None
         elif d.id in DOMAINS or scalars is None or d.id in scalars:
             found.append(d.id)

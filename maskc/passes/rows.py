@@ -10,7 +10,7 @@ from maskc.ir.rewrite import mentions
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.negate import opposite
 
-__all__ = ["MAX_CLAUSES", "Clause", "rows"]
+__all__ = ["MAX_CLAUSES", "Clause", "conjuncts", "rows"]
 
 #: Clauses at most; what would make more stays in a residual.
 MAX_CLAUSES = 32
@@ -178,11 +178,14 @@ def _ceil(form: Linear, divisor: int) -> Linear:
 
 
 def _meet(a: Clause, b: Clause) -> Clause:
-    parts = dict.fromkeys(p for c in (a, b) if c.residual is not TRUE for p in _conjuncts(c.residual))
+    parts = dict.fromkeys(p for c in (a, b) if c.residual is not TRUE for p in conjuncts(c.residual))
     return Clause(_tighter("max", a.lo, b.lo), _tighter("min", a.hi, b.hi), conjunction(parts) if parts else TRUE)
 
 
-def _conjuncts(node: Node) -> tuple[Node, ...]:
+def conjuncts(node: Node) -> tuple[Node, ...]:
+    """The masks whose conjunction a mask is; none if it is true."""
+    if node is TRUE:
+        return ()
     return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
 
 

@@ -169,7 +169,7 @@ def single_alternative(node: Node) -> Node | None:
 
 
 def alternatives_in_order(node: Node) -> Node | None:
-    """An ``any`` over an ``|`` is left; one that is never empty gives way to a constant true body."""
+    """``any(i in 0..n: true)``: it holds where there is a case at all."""
     if isinstance(node, Exists) and node.body is Const(True):
         return apply("lt", Const(0), node.count)
     return None

@@ -66,12 +66,14 @@ def survey(
 ) -> Cells:
     """The mask of one head and batch entry in at most ``rows`` by ``columns`` cells, each as wide as high.
 
-    Every pair is evaluated up to 4096 by 4096; longer sequences are surveyed by the tile planner,
-    which tells the kinds as exactly, but not the density of partial cells. ``watch``: as ``make_plan``
+    Every pair is evaluated up to 4096 by 4096 (fewer of a very large mask); longer sequences are surveyed by the tile
+    planner, which tells the kinds as exactly, but not the density of partial cells. ``watch``: as ``make_plan``
     takes it. Raises MaskcError if the planner refuses.
     """
+    from maskc.tiles.budget import evaluations_of
+
     step = _round_up(max(-(-binding.q_len // max(rows, 1)), -(-binding.k_len // max(columns, 1)), 1))
-    if binding.q_len * binding.k_len <= EVALUATED:
+    if binding.q_len * binding.k_len * evaluations_of(program, binding, outright=True) <= EVALUATED:
         density = _count(program, binding, head, batch, step)
     else:
         density = _plan(program, binding, head, batch, step, watch)

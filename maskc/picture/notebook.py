@@ -51,7 +51,7 @@ def _bound(
 
 
 def _shown_heads(binding: Binding) -> list[int]:
-    """One head of each mask, as far as there is room."""
+    """The first heads, as many as there is room for."""
     return list(range(min(binding.heads, _MOST_HEADS)))
 
 

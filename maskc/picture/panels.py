@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.nodes import Symbol, Type
+from maskc.ir.nodes import Symbol, Type, postorder
 from maskc.ir.program import Program
 from maskc.picture.scene import BUDGET, Band, bands, difference
 
@@ -108,9 +108,12 @@ def mask_panels(
     so that a mask of a million tokens takes no longer. Where that is too irregular to be planned, a cell
     shows its first pair, and the panel says so.
     """
+    from maskc.tiles.budget import evaluations_of
+
     step = _step(binding, cells)
     try:
-        kinds = {} if binding.q_len * binding.k_len <= _EVALUATED else _kinds(program, binding, step)
+        pairs = binding.q_len * binding.k_len * evaluations_of(program, binding, outright=True)
+        kinds = {} if pairs <= _EVALUATED else _kinds(program, binding, step)
     except MaskcError as error:
         if error.codes != ("E801",):
             raise
@@ -147,12 +150,12 @@ def _over(
 def _first_pairs(program: Program, binding: Binding, head: int, step: int) -> Panel:
     import numpy as np
 
-    from maskc.ir.evaluate import evaluate
+    from maskc.ir.evaluate import kept
 
     q = binding.offset + np.arange(0, binding.q_len, step, dtype=np.int64)[:, None]
     k = np.arange(0, binding.k_len, step, dtype=np.int64)[None]
-    kept = evaluate(program.mask, binding, q=q, k=k, h=head, b=0, params=program.params)
-    cell = np.where(np.broadcast_to(kept, (q.size, k.size)), 5, 0).astype(np.uint8)
+    held = kept(program.mask, binding, q=q, k=k, h=head, params=program.params)
+    cell = np.where(held, 5, 0).astype(np.uint8)
     title = f"head {head} of {binding.heads}" if binding.heads > 1 else ""
     panel = _over(program, binding, title, cell, _PAIRS, step, 0)
     note = "The mask is too irregular to be planned at this length: a cell shows its first pair only."
@@ -328,6 +331,7 @@ def _reach(program: Program, layers: Sequence[Binding], head: int | None) -> npt
     n = layers[0].q_len
     known = np.eye(n, dtype=np.float32)
     after = np.full((n, n), len(layers) + 1, np.int64)
+    spoken = {x.name for x in postorder([program.mask]) if isinstance(x, Symbol)}
     for i, binding in enumerate(layers):
         heads = range(binding.heads) if head is None else [head]
         kept = np.zeros((n, n), np.bool_)
@@ -335,6 +339,8 @@ def _reach(program: Program, layers: Sequence[Binding], head: int | None) -> npt
             kept |= dense(program, binding, h)
         seen = kept.astype(np.float32) @ known + known > 0
         after = np.where(seen & (after > len(layers)), i + 1, after)
+        if seen.all() or ("layer" not in spoken and (seen == (known > 0)).all()):
+            break  # further layers bring nothing new
         known = seen.astype(np.float32)
     return after
 

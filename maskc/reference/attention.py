@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Symbol
-from maskc.reference.mask import PAIRS_AT_ONCE, kept_pairs, points, row_chunks
+from maskc.reference.mask import kept_pairs, pairs_at_once, points, row_chunks
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
@@ -61,7 +61,8 @@ def attention(
     clean = bool(q.isfinite().all() and key.isfinite().all() and value.isfinite().all())
     chunk = functools.partial(_rows, program, binding, dict(floats or {}), scale, clean)
     # With non-finite values pairs are listed one by one, a whole vector each.
-    chunks = list(row_chunks(binding, PAIRS_AT_ONCE if clean else PAIRS_AT_ONCE // 32))
+    pairs = pairs_at_once(program)
+    chunks = list(row_chunks(binding, pairs if clean else max(1, pairs // 32)))
     again = torch.is_grad_enabled() and len(chunks) > 1
     outs: list[Tensor] = []
     lses: list[Tensor | None] = []

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskc.ir.evaluate import evaluate
+from maskc.ir.schedule import schedule
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["dense_mask", "kept_pairs", "points", "row_chunks"]
+__all__ = ["dense_mask", "kept_pairs", "pairs_at_once", "points", "row_chunks"]
 
 #: Pairs, counted over all heads and batch entries, that are evaluated at once: bounds the memory in use.
 PAIRS_AT_ONCE = 1 << 22
+_VALUES = 16  # of a pair, for which that number is meant
 
 
 def dense_mask(program: Program, binding: Binding, *, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -26,9 +28,15 @@ def dense_mask(program: Program, binding: Binding, *, device: torch.device | str
     """
     shape = (binding.batch, binding.heads, binding.q_len, binding.k_len)
     out = torch.empty(shape, dtype=torch.bool, device=device)
-    for rows in row_chunks(binding):
+    for rows in row_chunks(binding, pairs_at_once(program)):
         out[:, :, rows.start : rows.stop] = kept_pairs(program, binding, rows, out.device)
     return out
+
+
+def pairs_at_once(program: Program) -> int:
+    """``PAIRS_AT_ONCE``, or fewer where the program needs many values of each pair."""
+    live = max(schedule(program.mask).live, schedule(program.score).live)
+    return max(1, PAIRS_AT_ONCE // max(1, live // _VALUES))
 
 
 def row_chunks(binding: Binding, pairs: int = PAIRS_AT_ONCE) -> Iterator[range]:

@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.alternatives import check_alternatives
-from maskc.ir.binding import Binding
+from maskc.ir.binding import MAX_BATCH, MAX_HEADS, MAX_LAYERS, Binding
+from maskc.ir.interval import MAX_TOKENS, check_overflow
 from maskc.ir.nodes import Lookup, Node, Param, postorder
 from maskc.ir.program import Parameter, Program
 from maskc.tiles.extents import find_extents
+from maskc.tiles.inputs import extremes
 from maskc.tiles.values import declaration, fail, scalar_value, suggestion, table_value
 
 if TYPE_CHECKING:
     from maskc.tiles.values import Array
 
-__all__ = ["bind", "check_shape", "make_binding", "mask_roots", "names_read", "positions", "static_values"]
+__all__ = [
+    "bind",
+    "check_limits",
+    "check_shape",
+    "make_binding",
+    "mask_roots",
+    "names_read",
+    "positions",
+    "static_values",
+]
 
 _POSITIONS = ("token", "q", "k")
 
@@ -46,7 +57,7 @@ def make_binding(
             NumPy arrays or torch tensors. An input over token, q or k may have a batch dimension in
             front. What neither the mask nor an assertion reads may be left out.
 
-    Raises MaskcError with all that is wrong at once: E303, E501 to E506.
+    Raises MaskcError with all that is wrong at once: E303, E501 to E508.
     """
     return bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=sizes or {}, values=values)
 
@@ -72,6 +83,7 @@ def bind(
     args = _scalars(program, values, needed, problems)
     arrays = _arrays(program, values, needed, problems)
     batch = _batch_size(program, arrays) if batch is None else batch
+    check_limits(batch=batch)
     dims: dict[str, int | None] = {
         "head": heads,
         "layer": layer,
@@ -89,6 +101,7 @@ def bind(
     batched = frozenset(n for n, t in tables.items() if t.ndim > len(program.parameter(n).domain))
     binding = Binding(q_len, k_len, program.cross, heads, layer, batch, extents, args, tables, batched)
     check_alternatives(program, binding)
+    check_overflow(program, binding, extremes)
     return binding
 
 
@@ -134,14 +147,35 @@ def _collect(problems: list[Diagnostic], work: Any) -> Any:
         return None
 
 
-def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: int) -> None:
-    for name, value, least in (("q_len", q_len, 0), ("k_len", k_len, 0), ("heads", heads, 1), ("layer", layer, 0)):
+#: What numbers may be, the ends included.
+_LIMITS = {
+    "q_len": (0, MAX_TOKENS),
+    "k_len": (0, MAX_TOKENS),
+    "heads": (1, MAX_HEADS),
+    "layer": (0, MAX_LAYERS - 1),
+    "layers": (1, MAX_LAYERS),
+    "batch": (0, MAX_BATCH),
+}
+
+
+def check_limits(**numbers: int) -> None:
+    """Whether lengths and the numbers of heads, layers and batch entries can be worked with. Raises E503 and E504."""
+    for name, value in numbers.items():
+        least, most = _LIMITS[name]
         try:
-            good = operator.index(value) >= least and not isinstance(value, bool)
+            number = operator.index(value)
         except TypeError:
             raise fail("E503", f"{name} must be an integer, not {value!r}") from None
-        if not good:
+        if number < least or isinstance(value, bool):
             raise fail("E504", f"{name} must be at least {least}, not {value!r}")
+        if number > most:
+            # Python refuses to write out very long integers.
+            found = str(value) if number < 1 << 64 else "a number of more than 64 bits"
+            raise fail("E504", f"{name} must be at most {most}, not {found}")
+
+
+def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: int) -> None:
+    check_limits(q_len=q_len, k_len=k_len, heads=heads, layer=layer)
     if q_len > k_len and not program.cross:
         raise fail(
             "E506",

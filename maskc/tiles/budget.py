@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.alternatives import most_cases
+from maskc.ir.schedule import schedule
 
-__all__ = ["BOX_COST", "BUDGET", "PROBES", "Budget", "Watch"]
+if TYPE_CHECKING:
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+
+__all__ = ["BOX_COST", "BUDGET", "PROBES", "Budget", "Watch", "budget_of", "evaluations_of", "within_memory"]
 
 #: Called now and then with the evaluations that are done and those that there are likely to be in all.
 Watch = Callable[[int, int], None]
@@ -15,19 +23,26 @@ Watch = Callable[[int, int], None]
 BUDGET = 1_000_000_000
 BOX_COST = 16  # what a box costs, in points
 PROBES = 8  # points of a tile that are evaluated before all are
+#: Array operations that an evaluation stands for in a budget: those of an ordinary mask. One of more, up to what is
+#: written by hand, counts as several; and a larger one by the operations that masks mostly have, so that the budget
+#: bounds the time whatever the mask: at some 3 ns an operation, the default is a minute.
+OPERATIONS, LARGE, USUAL = 64, 256, 16
+#: And where points are so few that they are evaluated outright.
+_OUTRIGHT = 512
 
 
 @dataclass(eq=False)
 class Budget:
-    """Evaluations that planning may spend; ``spend`` raises E801 before it goes beyond.
+    """Evaluations that planning may spend; ``spend`` and ``evaluate`` raise E801 before they go beyond.
 
-    ``before``: what was spent before this budget, for ``watch``.
+    ``before``: what was spent before this budget, for ``watch``; ``each``: what an evaluation of the mask counts as.
     """
 
     limit: int
     watch: Watch | None = None
     before: int = 0
     spent: int = 0
+    each: int = 1
     _began: int = 0
     _later: int = 0
 
@@ -37,19 +52,61 @@ class Budget:
 
     def spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
         """``tiles`` are still to be decided when this is spent, and ``points`` to be evaluated."""
-        whole = self.spent + cost + tiles * (2 * BOX_COST + PROBES) + points
+        whole = self.spent + cost + (tiles * (2 * BOX_COST + PROBES) + points) * self.each
         if self.spent + cost > self.limit:
-            raise MaskcError(_too_much(whole, self.limit, what))
+            raise MaskcError(_too_much(whole, self.limit, what, self.each))
         self.spent += cost
         if self.watch is not None:
             self.watch(self.before + self.spent, self.before + whole + self._later * (whole - self._began))
 
+    def evaluate(self, points: int, what: str, tiles: int = 0, later: int = 0) -> None:
+        """The mask is evaluated at ``points``; as ``spend``."""
+        self.spend(points * self.each, what, tiles, later)
 
-def _too_much(whole: int, limit: int, what: str) -> Diagnostic:
+    def examine(self, points: int) -> None:
+        """The mask is evaluated at ``points`` that a plan has found, which takes no longer than the plan did but where
+        the mask is a large one."""
+        self.spend(points * (self.each - 1), "pairs that have to be looked at one by one")
+
+    def affords(self, points: int) -> bool:
+        """Whether the mask may still be evaluated so often."""
+        return self.spent + points * self.each <= self.limit
+
+
+def evaluations_of(program: Program, binding: Binding, outright: bool = False) -> int:
+    """What one evaluation of a program's mask counts as: 1, or more where it is large or has many cases.
+
+    ``outright``: where a bounded number of points is evaluated without any planning, the mask as it is.
+    """
+    work = schedule(program.mask).work(most_cases(program.mask, program, binding))
+    return max(1, work // (_OUTRIGHT if outright else OPERATIONS if work <= LARGE else USUAL))
+
+
+def budget_of(program: Program, binding: Binding) -> Budget:
+    """The default budget, for a program's mask as it is."""
+    return Budget(BUDGET, each=evaluations_of(program, binding))
+
+
+@contextlib.contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Raises MaskcError E801 where memory does not suffice for ``what``."""
+    try:
+        yield
+    except MemoryError:
+        hint = "shorten the sequence, or make the mask simpler"
+        raise MaskcError(Diagnostic("E801", f"{what} would take more memory than there is", hint=hint)) from None
+
+
+def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
     message = f"planning this mask would take about {whole:.1g} evaluations of it ({what}); the limit is {limit:.1g}"
     hint = (
         "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
         "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
         "raise the limit with make_plan(..., budget=...)"
     )
+    if each > 1:
+        message = (
+            f"planning this mask would take about {whole:.1g} evaluations ({what}; one of this mask, which is large or "
+            f"has many cases, counts as {each:,}); the limit is {limit:.1g}"
+        )
     return Diagnostic("E801", message, hint=hint)

@@ -8,17 +8,19 @@ dropped one. The uniform answer is what keeps a fine dilation from being enumera
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from maskc.ir.alternatives import MAX_ALTERNATIVES
 from maskc.ir.binding import Binding
-from maskc.ir.evaluate import evaluate, free_indices
+from maskc.ir.evaluate import evaluate, free_indices, kept
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.program import Parameter
+from maskc.ir.schedule import outside_exists
 from maskc.tiles import ranges
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
 from maskc.tiles.periods import Period, periods
@@ -28,7 +30,8 @@ __all__ = ["Classifier", "Verdict", "Walk"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-_LARGEST_EXISTS = 1 << 22  # box verdicts held at once for all values of an index
+#: Ranges and verdicts that are held at once, for all nodes, boxes and values of indices: each takes some 50 bytes.
+_LARGEST = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +73,7 @@ class Classifier:
 
     def points(self, q: Array, k: Array) -> Array:
         """The mask at absolute positions that broadcast; bool."""
-        kept = evaluate(self.mask, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
-        return np.broadcast_to(kept, np.broadcast_shapes(np.shape(q), np.shape(k)))
+        return kept(self.mask, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
 
     def points_of(self, node: Node, positions: Array, name: str) -> Array:
         """A node that speaks of the query alone (``name`` "q") or of the key alone, at positions, (n,)."""
@@ -82,6 +84,10 @@ class Classifier:
 
     def classify(self, boxes: Boxes) -> Verdict:
         """The verdict on each box; arrays of bool, one entry a box."""
+        step = max(1, _LARGEST // len(self.order))
+        if boxes.q0.size > step:
+            parts = [self.classify(boxes.part(slice(a, a + step))) for a in range(0, boxes.q0.size, step)]
+            return Verdict(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("some", "gap", "hit", "miss")))
         with np.errstate(all="ignore"):
             found = Walk(self, boxes).value(self.mask, {})
         shape = boxes.q0.shape
@@ -109,6 +115,10 @@ class Classifier:
         if node not in self.free:
             self.free.update(free_indices([node]))
         return self.free[node]
+
+    def size_of(self, node: Node) -> int:
+        """How many nodes there are below a node."""
+        return self._once(("size", node), lambda: sum(1 for _ in postorder([node])))
 
     @functools.cached_property
     def periods(self) -> dict[Node, Period]:
@@ -199,10 +209,11 @@ class Walk:
     c: Classifier
     boxes: Boxes
     depth: int = 0  # of the ``Exists`` around
+    copies: int = 1  # values of their indices that are looked at together
 
     def value(self, node: Node, known: dict[Node, Any]) -> Any:
         """The range of a number or the verdict on a mask; ``known`` holds what is already computed, and grows."""
-        for each in _outside_exists(node, known):
+        for each in outside_exists(node, known):
             known[each] = self._one(each, known)
         return known[node]
 
@@ -308,18 +319,18 @@ class Walk:
 
     def _exists(self, node: Exists, known: dict[Node, Any]) -> Verdict:
         count = known[node.count]
-        most = int(np.max(count.hi))
-        depth = self.depth
+        most = min(int(np.max(count.hi)), MAX_ALTERNATIVES)  # a binding has no more cases, whatever is known here
+        depth, copies = self.depth, self.copies
         outer = {n: v for n, v in known.items() if node.index not in self.c.free_of(n)}
         total: Verdict | None = None
-        step = max(1, _LARGEST_EXISTS // max(1, self.boxes.q0.size))
+        step = max(1, _LARGEST // max(1, self.boxes.q0.size * copies * self.c.size_of(node.body)))
         for first in range(0, most, step):
             values = np.arange(first, min(first + step, most), dtype=np.int64)
             index = values.reshape((-1,) + (1,) * (depth + 1))
             inner: dict[Node, Any] = {**outer, node.index: ranges.constant(index)}
-            self.depth = depth + 1
+            self.depth, self.copies = depth + 1, copies * values.size
             body = self.value(node.body, inner)
-            self.depth = depth
+            self.depth, self.copies = depth, copies
             below = ranges.less(self.boxes, inner[node.index], count, False)
             body = _all([body, Verdict(below[0], below[1], ~below[1], ~below[0])], [frozenset("qk")] * 2)
             part = _any_of_axis(body, depth + 1)
@@ -368,20 +379,3 @@ def _all(parts: list[Verdict], uses: list[frozenset[str]]) -> Verdict:
 def _mixed(parts: list[Verdict], uses: list[frozenset[str]], which: frozenset[str]) -> Any:
     found = [np.asarray(p.gap, np.int64) for p, u in zip(parts, uses, strict=True) if u == which]
     return sum(found, start=np.int64(0))
-
-
-def _outside_exists(root: Node, known: Mapping[Node, Any]) -> Iterable[Node]:
-    """What is needed for ``root`` and not known, operands first, without entering bodies of ``Exists``."""
-    seen: set[Node] = set()
-    stack = [(root, False)]
-    while stack:
-        node, ready = stack.pop()
-        if node in seen or node in known:
-            continue
-        if ready:
-            seen.add(node)
-            yield node
-            continue
-        stack.append((node, True))
-        below = (node.count,) if isinstance(node, Exists) else node.children
-        stack.extend((child, False) for child in below)

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterator, Mapping
 
+from maskc.ir.interval import MAX_TOKENS
 from maskc.ir.program import Program, Space
 from maskc.tiles.values import fail, suggestion
 
@@ -31,6 +32,8 @@ def check_extents(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
             raise fail("E503", f"sizes: {name} must be an integer, not {value!r}") from None
         if isinstance(value, bool) or checked[name] < 0:
             raise fail("E504", f"sizes: {name} must be an integer of at least 0, not {value!r}")
+        if checked[name] > MAX_TOKENS:
+            raise fail("E504", f"sizes: {name} must be at most {MAX_TOKENS}: no sequence is longer")
     return checked
 
 

@@ -25,8 +25,11 @@ def members(program: Program, binding: Binding) -> list[list[Members]]:
     heads with equal windows share a mask, whatever their tables are called.
     """
     heads, batches = max(1, binding.heads), max(1, binding.batch)
+    columns = _head_and_batch_values(program, binding, heads, batches)
+    if not columns:
+        return [[(tuple(range(heads)), tuple(range(batches)))]]
     keys: list[list[Hashable]] = [[() for _ in range(batches)] for _ in range(heads)]
-    for column in _head_and_batch_values(program, binding, heads, batches):
+    for column in columns:
         for h in range(heads):
             for b in range(batches):
                 keys[h][b] = (keys[h][b], column[h][b])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.tiles.budget import evaluations_of
 from maskc.tiles.plan import FULL, PARTIAL
 from maskc.tiles.rowsets import KeyRanges, row_sets
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
@@ -156,7 +157,7 @@ def _partial_spans(plan: TilePlan, group: Group) -> list[Spans] | None:
     some = group.runs.kind == PARTIAL
     length = (group.runs.end - group.runs.start)[some].astype(np.int64)
     size, found = plan.q_tile * plan.k_tile, list[Spans]()
-    if int(length.sum()) * size > _LOOK:
+    if int(length.sum()) * size * evaluations_of(plan.program, plan.binding, outright=True) > _LOOK:
         return None
     rows = np.repeat(row_of_runs(group.runs)[some], length)
     cols = concatenated_ranges(group.runs.start[some], length)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.evaluate import evaluate
+from maskc.ir.evaluate import evaluate, kept
 from maskc.ir.nodes import Apply, Exists, Lookup, Node, Symbol, Type
+from maskc.ir.schedule import schedule
 
 if TYPE_CHECKING:
     from maskc.tiles.classify import Classifier
@@ -21,6 +22,9 @@ __all__ = ["Period", "periods"]
 Array = npt.NDArray[Any]
 #: Largest period cell that is evaluated to find out what a periodic mask does in a tile.
 _LARGEST_CELL = 1 << 16
+#: Array operations on points that all cells of a mask may take together: a tenth of a second or two. What a period
+#: tells saves looking at tiles, but nothing rests on it.
+_MOST_WORK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -40,20 +44,22 @@ def periods(c: Classifier) -> dict[Node, Period]:
     """Of the largest periodic masks within a mask (those that no periodic one contains)."""
     steps, differences = _steps(c)
     inner = {child for n in c.order if n.type is Type.BOOL and n in steps for child in n.children}
-    found = {}
+    found, work = {}, 0
     for node in c.order:
         if node.type is not Type.BOOL or node not in steps or node in inner or not c.uses[node]:
             continue
         q, k = steps[node]
         if q * k <= _LARGEST_CELL:
+            work += q * k * len(schedule(node).steps)  # no period is found of an `any`
+            if work > _MOST_WORK:
+                break
             found[node] = _cell(c, node, q, k, node in differences)
     return found
 
 
 def _cell(c: Classifier, node: Node, q: int, k: int, difference: bool) -> Period:
     rows, cols = np.arange(q, dtype=np.int64)[:, None], np.arange(k, dtype=np.int64)[None, :]
-    kept = evaluate(node, c.binding, q=rows, k=cols, h=c.head, b=c.batch, params=c.params)
-    cell = np.broadcast_to(kept, (q, k))
+    cell = kept(node, c.binding, q=rows, k=cols, h=c.head, b=c.batch, params=c.params)
     return Period(q, k, difference, _presence(cell), _presence(~cell))
 
 

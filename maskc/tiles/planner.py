@@ -13,7 +13,7 @@ from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
 from maskc.tiles.analysis import analyse
-from maskc.tiles.budget import BUDGET, Budget, Watch
+from maskc.tiles.budget import BUDGET, Budget, Watch, evaluations_of, within_memory
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.groups import members
@@ -60,10 +60,11 @@ def make_plan(
     """
     check_layout(layout)
     grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
-    job = _Job(program, binding, grid, Budget(budget, watch))
-    if layout == "none" or not binding.q_len or not binding.k_len:
-        return job.plan(None, "")
-    return job.laid_out(layout)
+    with within_memory("planning this mask"):
+        job = _Job(program, binding, grid, Budget(budget, watch))
+        if layout == "none" or not binding.q_len or not binding.k_len:
+            return job.plan(None, "")
+        return job.laid_out(layout)
 
 
 class _Job:
@@ -72,6 +73,7 @@ class _Job:
     def __init__(self, program: Program, binding: Binding, grid: Grid, budget: Budget) -> None:
         self.program, self.binding, self.grid, self.budget = program, binding, grid, budget
         self.analysis = analyse(program, binding)
+        self.each = evaluations_of(self.analysis.program, binding)
         self.members = members(self.analysis.program, binding)
         self.fields: dict[Any, Any] = {}
 
@@ -81,6 +83,7 @@ class _Job:
 
     def plan(self, layout: Layout | None, reason: str) -> TilePlan:
         groups: list[Group] = []
+        self.budget.each = self.each
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
             self.budget.begin(later)
             heads, batches = products[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,12 @@ class Boxes:
     single: Array
     q_step: int = 1
     k_step: int = 1
+
+    def part(self, which: slice) -> Boxes:
+        """Some of the boxes; what all have in common stays."""
+        arrays = ("q0", "q1", "k0", "k1", "q_width", "k_width", "single")
+        count = self.q0.shape
+        return replace(self, **{n: x[which] for n in arrays if (x := getattr(self, n)).shape == count})
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, posto
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
 from maskc.passes.linear import linear, linear_node
-from maskc.passes.rows import Clause, rows
+from maskc.passes.rows import Clause, conjuncts, rows
 
 __all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "operands", "rise", "row_form"]
 
@@ -84,7 +84,7 @@ def _solved(clause: Clause) -> Solved:
     labels: list[str] = []
     digits: dict[tuple[int, int], Bounds] = {}
     differences: dict[tuple[int, int], Node] = {}
-    for part in _conjuncts(clause.residual):
+    for part in conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
         label = _equal_label(part)
         if label is not None:
@@ -156,12 +156,6 @@ def _equal_pair(part: Node) -> tuple[Node, Node] | None:
         if _Q in on_a and _K not in on_a and _K in on_b and _Q not in on_b:
             return a, b
     return None
-
-
-def _conjuncts(node: Node) -> tuple[Node, ...]:
-    if node is TRUE:
-        return ()
-    return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
 
 
 def operands(node: Node, op: str) -> tuple[Node, ...]:

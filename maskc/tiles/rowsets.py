@@ -92,11 +92,6 @@ class RowSets:
         """Whether every rule is a range in some order of the keys (no digits)."""
         return not any(r.digits for r in self.rules)
 
-    @property
-    def all_intervals(self) -> bool:
-        """Whether every rule is an interval of keys for each query."""
-        return all(r.is_interval for r in self.rules)
-
     def counts(self) -> Array:
         """How many keys each query keeps, int64 (q_len,)."""
         parts = [self._counts(first, min(first + _CHUNK, self.binding.q_len)) for first in self._chunks()]

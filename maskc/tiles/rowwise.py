@@ -79,6 +79,8 @@ def _decide(
 ) -> tuple[Rectangles, Rectangles] | None:
     """What some whole rows of tiles are; ``row`` is the tile row of each fragment."""
     parts = []
+    if budget.each > 1:  # else the bounds of the clauses cost no more than the intervals that they make
+        budget.evaluate(row.size * BOX_COST, "bounds of intervals of keys")
     for clause, there in zip(form.clauses, columns, strict=True):
         entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:

@@ -16,13 +16,12 @@ from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Program
 from maskc.ir.rewrite import mentions, substitute
 from maskc.passes.linear import Linear, linear, linear_node
-from maskc.passes.rows import Clause, rows
+from maskc.passes.rows import Clause, conjuncts, rows
 from maskc.tiles.analysis import analyse
 
 __all__ = ["DigitRange", "Rule", "rules_of"]
 
 _KEY = Symbol("k")
-_MOST_RULES = 32
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def _rule(clause: Clause) -> Rule | None:
     keep: list[Node] = []
     equal: list[tuple[Node, Node]] = []
     digits: list[DigitRange] = []
-    for part in _conjuncts(clause.residual):
+    for part in conjuncts(clause.residual):
         names = _names(part)
         if "k" not in names:
             guard.append(part)
@@ -83,12 +82,6 @@ def _rule(clause: Clause) -> Rule | None:
         else:
             return None
     return Rule(clause.lo, clause.hi, conjunction(guard), conjunction(keep), tuple(equal), _merged(digits))
-
-
-def _conjuncts(node: Node) -> tuple[Node, ...]:
-    if node is TRUE:
-        return ()
-    return node.args if isinstance(node, Apply) and node.op == "and" else (node,)
 
 
 def _names(node: Node) -> frozenset[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.tiles.advice import Advice, advice
+from maskc.tiles.budget import evaluations_of
 from maskc.tiles.cost import ROUGH, CostModel, dense_cost, plan_cost
 from maskc.tiles.liveness import Liveness, survey
 from maskc.tiles.plan import FULL, PARTIAL, Group, Runs
@@ -25,7 +26,7 @@ __all__ = ["Balance", "GroupStatistics", "Statistics", "statistics", "tile_count
 
 Array = npt.NDArray[Any]
 _EXACT_PAIRS = 1 << 26  # pairs of partial tiles that are counted one by one; beyond, tiles are sampled
-_SAMPLED = 256  # tiles
+_SAMPLED, _LEAST_SAMPLED = 256, 4  # tiles, and how many where evaluating one takes long
 _MOST_ITEMS = 1 << 18  # rows of all heads that are scheduled to find the imbalance
 WORKERS = 132  # streaming multiprocessors of an H100 or H200
 
@@ -298,9 +299,10 @@ def useful_pairs(plan: TilePlan, group: Group) -> tuple[int, bool]:
 def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:
     """Full tiles by their area, partial ones by evaluation: all of them, or as many as are returned."""
     full, rows, cols = _full_pairs(plan, group.runs), *_partial_tiles(group.runs)
-    if rows.size * plan.q_tile * plan.k_tile <= _EXACT_PAIRS:
+    each = evaluations_of(plan.program, plan.binding, outright=True)
+    if rows.size * plan.q_tile * plan.k_tile * each <= _EXACT_PAIRS:
         return full + _count(plan, group, rows, cols), 0
-    size = min(_SAMPLED, rows.size)
+    size = min(max(_LEAST_SAMPLED, _SAMPLED // each), rows.size)
     chosen = np.random.default_rng(0).choice(rows.size, size, replace=False)
     return full + round(_count(plan, group, rows[chosen], cols[chosen]) * rows.size / size), size
 

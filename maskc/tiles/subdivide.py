@@ -37,7 +37,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.spend(boxes.size * BOX_COST, "boxes that are neither full nor empty", total - decided)
+        budget.evaluate(boxes.size * BOX_COST, "boxes that are neither full nor empty", total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform
@@ -131,11 +131,11 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     size = grid.q_tile * grid.k_tile
     batch = max(1, _POINTS // size)
     what = "tiles that have to be evaluated point by point"
-    if budget.spent + left.size * size > budget.limit:
-        budget.spend(left.size * size, what, rest)
+    if not budget.affords(left.size * size):
+        budget.evaluate(left.size * size, what, rest)
     for first in range(0, left.size, batch):
         these = left[first : first + batch]
-        budget.spend(these.size * size, what, rest, (left.size - first - these.size) * size)
+        budget.evaluate(these.size * size, what, rest, (left.size - first - these.size) * size)
         kept, inside = evaluate_tiles(c, grid, r[these], col[these])
         any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
         kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
@@ -167,7 +167,7 @@ def _probe(c: Classifier, grid: Grid, r: Array, col: Array, u: Array, v: Array, 
         s = slice(first, first + step)
         later = max(0, r.size - s.stop) * u.size
         spent = q0[s].size * u.size
-        budget.spend(spent, "tiles that are neither full nor empty nor known to be mixed", rest, later)
+        budget.evaluate(spent, "tiles that are neither full nor empty nor known to be mixed", rest, later)
         q, k = np.minimum(q0[s] + u[:, None], grid.q_len - 1), np.minimum(k0[s] + v[:, None], grid.k_len - 1)
         kept = c.points(q + grid.offset, k)
         mixed[s] = kept.any(axis=0) & ~kept.all(axis=0)

@@ -1,0 +1,95 @@
+"""Masks that are made to cost: planning counts what they take, and stops."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import maskc
+from maskc.diagnostics import MaskcError
+from maskc.ir.evaluate import dense
+from maskc.ir.schedule import schedule
+from maskc.tiles import classify as classification
+from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.budget import Budget, evaluations_of, within_memory
+from maskc.tiles.classify import Classifier
+from maskc.tiles.ranges import Boxes
+
+_NESTED = "any(i in 0..64: any(j in 0..64: hash(q, k, i, j) % 100000 == 0))"
+
+
+def test_an_evaluation_of_a_large_mask_counts_as_many() -> None:
+    program = maskc.parse(_NESTED).program
+    binding = make_binding(program, 1 << 14, 1 << 14)
+    each = evaluations_of(program, binding)
+    assert each > 4096
+    with pytest.raises(MaskcError) as error:
+        make_plan(program, binding, budget=300 * 16 * each)
+    assert error.value.codes == ("E801",)
+    assert "counts as" in str(error.value)
+    small = maskc.parse("sliding_window(64) | sinks(4)").program
+    assert evaluations_of(small, binding) == 1
+
+
+def test_no_more_is_evaluated_than_the_budget_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = maskc.parse(_NESTED).program
+    binding, points = make_binding(program, 512, 512), 0
+    each = evaluations_of(program, binding)
+    inner = Classifier.points
+
+    def counted(c: Classifier, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        nonlocal points
+        points += np.broadcast(q, k).size
+        return inner(c, q, k)
+
+    monkeypatch.setattr(Classifier, "points", counted)
+    with pytest.raises(MaskcError):
+        make_plan(program, binding, budget=2000 * each)
+    assert points <= 2000
+
+
+def test_boxes_of_nested_cases_need_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The values of all indices are not looked at for all boxes together."""
+    program = maskc.parse("any(i in 0..16: any(j in 0..16: q - k == 3 * i * j + 40 * j))").program
+    binding = make_binding(program, 2048, 2048)
+    q0, k0 = (x.ravel() for x in np.meshgrid(np.arange(0, 2048, 64), np.arange(0, 2048, 64), indexing="ij"))
+    width, single = np.full(q0.size, 64), np.ones(q0.size, bool)
+    boxes = Boxes(q0, q0 + 63, k0, k0 + 63, width, width, single)
+    c = Classifier(program.mask, binding, program.params)
+    whole = c.classify(boxes)
+    monkeypatch.setattr(classification, "_LARGEST", 1 << 13)
+    tracemalloc.start()
+    parts = c.classify(boxes)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (1 << 13) * 200
+    mask = dense(program, binding).reshape(32, 64, 32, 64)
+    for found in (whole, parts):
+        assert found.some[mask.any(axis=(1, 3)).ravel()].all()
+        assert found.gap[~mask.all(axis=(1, 3)).ravel()].all()
+        assert not (found.hit & ~mask.any(axis=(1, 3)).ravel()).any()
+
+
+def test_periods_of_many_terms_cost_little() -> None:
+    text = " | ".join(f"((q + {i}) * 3 + k) % {200 + i} * k % 7 == 5" for i in range(300))
+    program = maskc.parse(text).program
+    c = Classifier(program.mask, make_binding(program, 64, 64), program.params)
+    assert len(c.periods) < 300
+    assert schedule(program.mask).live < 12
+
+
+def test_memory_that_does_not_suffice_is_an_error_of_its_own() -> None:
+    with pytest.raises(MaskcError) as error, within_memory("this"):
+        raise MemoryError
+    assert error.value.codes == ("E801",)
+
+
+def test_looking_at_pairs_of_an_ordinary_mask_is_free() -> None:
+    ordinary, large = Budget(100), Budget(100, each=11)
+    ordinary.examine(10**12)
+    large.examine(10)
+    with pytest.raises(MaskcError):
+        large.examine(1)
