@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maskc.cli.checking import source_of
-from maskc.cli.style import plain, report
+from maskc.cli.files import replace_file
+from maskc.cli.style import exit_code, plain, report
 from maskc.diagnostics import MaskcError
 
 
@@ -20,14 +20,14 @@ def command(
     diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change.")] = False,
 ) -> None:
     """Format pattern files in place (standard input to standard output)."""
-    changed, failed = 0, False
+    changed, code = 0, 0
     for file in files:
         try:
             changed += _format(file, check, diff)
         except MaskcError as error:
             report(error.diagnostics)
-            failed = True
-    raise typer.Exit(1 if failed or (changed and (check or diff)) else 0)
+            code = max(code, exit_code(error))
+    raise typer.Exit(max(code, 1 if changed and (check or diff) else 0))
 
 
 def _format(file: str, check: bool, diff: bool) -> bool:
@@ -35,7 +35,7 @@ def _format(file: str, check: bool, diff: bool) -> bool:
     from maskc.syntax.format import format_text
 
     source = source_of(file)
-    formatted = format_text(source.text)
+    formatted = format_text(source.text, source.name)
     changed = formatted != source.text
     if diff:
         lines = difflib.unified_diff(
@@ -47,6 +47,6 @@ def _format(file: str, check: bool, diff: bool) -> bool:
     if file == "-" and not (check or diff):
         sys.stdout.write(formatted)
     elif changed and not (check or diff):
-        Path(file).write_text(formatted, encoding="utf-8", newline="\n")
+        replace_file(file, formatted)
         typer.echo(f"{file} formatted", err=True)
     return changed
