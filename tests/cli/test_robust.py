@@ -266,7 +266,7 @@ class _Full(io.StringIO):
 
     def __init__(self, error: OSError) -> None:
         super().__init__()
-        self._error, self._file = error, open(os.devnull, "w")
+        self._error, self._file = error, open(os.devnull, "w")  # noqa: SIM115
 
     def fileno(self) -> int:
         return self._file.fileno()
