@@ -312,3 +312,16 @@ def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch, maskc: Any) 
     monkeypatch.setattr("maskc.cli.app.run", full)
     result = maskc("show", "c.mask")
     assert (result.code, result.err) == (2, "maskc: there is not enough memory for this\n")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["residues:²", f"residues:{MANY_DIGITS}", f"blocks:{MANY_DIGITS}", "blocks:٣", "residues:999999999", "x" * 99],
+)
+def test_layouts_that_cannot_be_read(maskc: Any, write: Any, layout: str) -> None:
+    _refused(maskc("plan", write("c.mask", CAUSAL), "--q", "64", "--layout", layout), "E502")
+
+
+def test_a_layout_of_more_classes_than_an_axis_is_long(maskc: Any, write: Any) -> None:
+    file = write("g.mask", GRID)
+    assert maskc("plan", file, "--q", "1000", "--layout", "blocks:3x3%65536x7@1x65536").code == 0
