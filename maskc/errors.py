@@ -50,8 +50,8 @@ _ROWS = (
     ),
     ErrorRow(
         "E003",
-        "the file cannot be read",
-        "There is no such file, it is a directory, or permission is missing.",
+        "the file cannot be read or written",
+        "There is no such file or directory, it is a directory, permission is missing, or there is no room for it.",
         "maskc check no-such-file.mask",
         "error[E003]: cannot read no-such-file.mask: No such file or directory\n"
         "  help: give the path of a pattern file, usually ending in `.mask`",

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.binding import MAX_HEADS, MAX_LAYERS
+from maskc.ir.interval import MAX_TOKENS
 from maskc.ir.nodes import Type
 
 if TYPE_CHECKING:
@@ -17,7 +19,12 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Parameter, Program, Segment
 
-__all__ = ["Setting", "make_setting"]
+__all__ = ["MAX_HEADS", "MAX_LAYERS", "MAX_LENGTH", "MAX_MADE_UP", "Setting", "make_setting"]
+
+#: Queries or keys at most.
+MAX_LENGTH = MAX_TOKENS
+#: Values of a table or input that are made up at most: 256 MiB as 64-bit numbers. A signature may ask for any number.
+MAX_MADE_UP = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -33,14 +40,13 @@ class Setting:
     made_up: tuple[str, ...] = ()
 
     def bind(self, program: Program) -> Binding:
-        """The binding. Values that ``program`` does not declare are left out. Raises MaskcError."""
+        """The binding. Values and sizes that ``program`` does not declare are left out. Raises MaskcError."""
         from maskc.tiles.binding import make_binding
 
         known = {p.name for p in program.params}
         values = {name: value for name, value in self.values.items() if name in known}
-        return make_binding(
-            program, self.q_len, self.k_len, heads=self.heads, layer=self.layer, sizes=self.sizes, **values
-        )
+        sizes = {name: size for name, size in self.sizes.items() if name in _size_names(program)}
+        return make_binding(program, self.q_len, self.k_len, heads=self.heads, layer=self.layer, sizes=sizes, **values)
 
 
 def make_setting(
@@ -59,7 +65,7 @@ def make_setting(
     """Values for all ``programs`` alike, made up from ``seed`` where ``values`` gives none.
 
     ``head``: one that there must be. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
-    ``sizes`` do not tell. Raises MaskcError E504.
+    ``sizes`` do not tell. Raises MaskcError E502 (no program declares one of ``sizes``) and E504.
     """
     given = dict(values or {})
     heads = heads or max([head + 1, *_given_heads(programs, given)])
@@ -68,7 +74,9 @@ def make_setting(
     from maskc.tiles.binding import check_limits
 
     extents = dict(sizes or {})
-    k_len = k if k is not None else q if q is not None else _sized(programs[0], extents) or length
+    _check_names(programs, extents)
+    told = [n for n in (_sized(program, extents) for program in programs) if n]
+    k_len = k if k is not None else q if q is not None else told[0] if told else length
     q_len = q if q is not None else k_len
     check_limits(q_len=q_len, k_len=k_len, heads=heads, layer=layer)
     notes: list[str] = []
@@ -83,13 +91,35 @@ def make_setting(
     return Setting(q_len, k_len, heads, layer, extents, given, tuple(notes))
 
 
+def _size_names(program: Program) -> tuple[str, ...]:
+    return tuple(e.name for space in (program.q_space, program.k_space) for s in space.segments for e in s.extents)
+
+
+def _check_names(programs: Sequence[Program], sizes: Mapping[str, int]) -> None:
+    """Every size must be one of some program. Raises E502."""
+    from maskc.tiles.values import fail, suggestion
+
+    known = [name for program in programs for name in _size_names(program)]
+    for name in sizes:
+        if name in known:
+            continue
+        which = f"the pattern {programs[0].name!r} has no segment"
+        if len(programs) > 1:
+            which = f"neither pattern, {' nor '.join(repr(p.name) for p in programs)}, has a segment"
+        hint = suggestion(name, sorted({*known})) or "a pattern without `over` is plain tokens and takes no sizes"
+        raise fail("E502", f"sizes: {which} or axis {name!r}", hint)
+
+
 def _given_heads(programs: Sequence[Program], values: Mapping[str, Any]) -> list[int]:
     """How many heads the given tables speak of."""
     import numpy as np
 
     found = []
     for p in (p for program in programs for p in program.params if "head" in p.domain and p.name in values):
-        shape = np.shape(values[p.name])
+        try:
+            shape = np.shape(values[p.name])
+        except ValueError:  # Lists of unlike lengths: what binds them says so.
+            continue
         if len(shape) == len(p.domain):
             found.append(shape[p.domain.index("head")])
     return found
@@ -144,10 +174,6 @@ def _factors(number: int, count: int) -> list[int]:
     return [*found, number]
 
 
-#: Values of a table that are made up at most: half a GiB, a mask of 8192 by 8192.
-_MOST_VALUES = 1 << 26
-
-
 @dataclass(frozen=True)
 class _Maker:
     """Draws plausible tables and inputs; the same from the same seed."""
@@ -161,16 +187,17 @@ class _Maker:
     notes: list[str]
 
     def table(self, p: Parameter) -> npt.NDArray[Any]:
-        """A value for ``p``, noted in ``notes``."""
+        """A value for ``p``, noted in ``notes``. Raises E504 if it would be too large."""
         import zlib
 
         import numpy as np
 
         rng = np.random.default_rng([self.seed, zlib.crc32(p.name.encode())])
         shape = tuple(self._extent(d) for d in p.domain)
-        if math.prod(shape) > _MOST_VALUES:
-            message = f"{p.name} was not given, and has more than {_MOST_VALUES} values to make up"
-            raise MaskcError(Diagnostic("E504", message, hint=f"give {p.name}, or a shorter sequence"))
+        if math.prod(shape) > MAX_MADE_UP:
+            message = f"{p.name} was not given, and has {math.prod(shape)} values: that is too many to make up"
+            hint = f"give {p.name}, or make it smaller: at most {MAX_MADE_UP} values are made up"
+            raise MaskcError(Diagnostic("E504", message, hint=hint))
         value: npt.NDArray[Any]
         if p.type is Type.FLOAT:
             what, value = "normally distributed", rng.standard_normal(shape)

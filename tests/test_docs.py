@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -36,3 +37,25 @@ def test_language_page_names_the_core() -> None:
             assert re.search(rf"\b{op.symbol}\b", text), op.symbol
     for domain in DOMAINS:
         assert re.search(rf"\[[^\]]*\b{domain}\b", text), domain
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+#: Names of files that commands and calls write.
+_WRITTEN = ("attention.py", "changed/config.json")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """In full, as in `maskc/tiles/intervals.py`, or where the page's subject is, as in `cpu/tiles.py`."""
+    text = page.read_text(encoding="utf-8")
+    places = (ROOT, page.parent, ROOT / "maskc", ROOT / "maskc" / "backends", ROOT / "maskc" / "backends" / page.stem)
+    named = re.findall(r"`([\w./-]+\.(?:py|md|mask|json|js|css|lark|toml|svg|png|txt))`", text)
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [n for n in named if n not in _WRITTEN and not any((p / n).exists() for p in places)] == []
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_that_a_page_names_are_there(page: Path) -> None:
+    for name in re.findall(r"`(maskc(?:\.\w+)+)(?:\(.*?\))?`", page.read_text(encoding="utf-8")):
+        assert pkgutil.resolve_name(name) is not None, name

@@ -34,8 +34,8 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
 
 _HELP = """Compile attention masks: check, draw, compare and run pattern files.
 
-Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is wrong.
-130: interrupted.
+Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is wrong,
+or a file cannot be read or written. 130: interrupted. 141: nobody reads the output any more.
 """
 
 
@@ -76,6 +76,8 @@ def run(words: Sequence[str]) -> int:
         report(refused.diagnostics)
         return exit_code(refused)
     except SystemExit as done:  # How click ends, always.
+        if isinstance(done.__context__, BrokenPipeError):  # click and rich end like that, with 1.
+            raise done.__context__ from None
         if done.code == 130:
             raise KeyboardInterrupt from None
         return done.code if isinstance(done.code, int) else int(done.code is not None)

@@ -27,12 +27,13 @@ def run_plain(words: Sequence[str]) -> int:
     return check_files([w for w in words if w not in _FLAGS], "--json" in words, "--strict" in words)
 
 
-def source_of(file: str) -> Source:
-    """The text of a file, or of standard input for ``-``. Raises MaskcError (E001 to E003)."""
+def source_of(file: str, hint: str | None = None) -> Source:
+    """The text of a file, or of standard input for ``-``. ``hint``: what to give where there is no such file; by
+    default a pattern file. Raises MaskcError (E001 to E003)."""
     from maskc.syntax.parse import read_source
 
     if file != "-":
-        return read_source(file)
+        return read_source(file, hint)
     # By way of the file descriptor's name, so that the bounds and checks are those of any file.
     source = read_source("/dev/stdin")
     return Source(source.text, "<stdin>")

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from maskc.cli.options import MAX_COMPARED
 from maskc.cli.values import parse_values, setting
+from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Const, Symbol, postorder
 from maskc.ir.program import Program
 from maskc.setting import Setting
@@ -54,6 +56,7 @@ class Comparison:
                 "q_len": w.setting.q_len,
                 "k_len": w.setting.k_len,
                 "layer": w.setting.layer,
+                "sizes": dict(w.setting.sizes),
                 "head": w.head,
                 "query": w.query,
                 "key": w.key,
@@ -85,6 +88,9 @@ class _Search:
     def first(self, length: int | None, layer: int, head: int) -> Difference | None:
         """The differing pair with the smallest larger position, if any."""
         at = self.setting(length, layer)
+        if max(at.q_len, at.k_len) > MAX_COMPARED:
+            hint = f"give smaller sizes, with {MAX_COMPARED} tokens at most"
+            raise MaskcError(Diagnostic("E504", f"{at.k_len} tokens are too many to compare pair by pair", hint=hint))
         a, b = (at.bind(p) for p in self.programs)
         best: tuple[int, int, int, bool] | None = None
         rows = max(1, _AT_ONCE // max(1, at.k_len))
@@ -189,6 +195,7 @@ def _shrink(search: _Search, found: Difference) -> Difference:
 def _different(d: Difference) -> Comparison:
     which = ("the first keeps", "the second does not") if d.first_keeps else ("the second keeps", "the first does not")
     place = f"layer {d.setting.layer}, head {d.head}, {d.setting.q_len} queries x {d.setting.k_len} keys"
+    place += "".join(f", {name}={size}" for name, size in d.setting.sizes.items())
     sentence = f"different: {which[0]} query {d.query}, key {d.key}, and {which[1]} ({place})"
     return Comparison(False, True, sentence, d)
 

@@ -9,6 +9,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.style import plain
+from maskc.setting import MAX_HEADS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from maskc.cli.compare import Difference
@@ -20,11 +21,13 @@ def command(
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     name_a: Annotated[str | None, typer.Option("--name-a", help="Which pattern of A.")] = None,
     name_b: Annotated[str | None, typer.Option("--name-b", help="Which pattern of B.")] = None,
-    heads: Annotated[int, typer.Option("--heads", min=1, help="Number of query heads.")] = 4,
-    layers: Annotated[int, typer.Option("--layers", min=1, help="Number of layers looked at.")] = 8,
+    heads: Annotated[int, typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.")] = 4,
+    layers: Annotated[int, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Number of layers looked at.")] = 8,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
-    up_to: Annotated[int, typer.Option("--up-to", min=1, help="Longest sequence looked at.")] = 4200,
+    up_to: Annotated[
+        int, typer.Option("--up-to", min=1, max=o.MAX_COMPARED, help="Longest sequence looked at.")
+    ] = 4200,
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:

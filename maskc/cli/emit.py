@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskc.cli import options as o
+from maskc.cli.files import write_file
 from maskc.cli.progress import progress
 from maskc.cli.style import in_line, plain
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -63,18 +64,18 @@ def command(
 
 def _write(directory: Path, files: dict[str, bytes]) -> None:
     """Raises E003."""
+    hint = "give another directory: --out DIR"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for end, content in files.items():
-            (directory / end).write_bytes(content)
     except OSError as error:
         reason = error.strerror or str(error)
-        hint = "give another directory: --out DIR"
         raise MaskcError(Diagnostic("E003", f"cannot write to {directory}: {reason}", hint=hint)) from None
+    for end, content in files.items():
+        write_file(directory / end, content, hint)
 
 
 def _scalars(program: Program, texts: list[str]) -> dict[str, bool | int | float]:
-    """The scalar parameters; all are needed, since they become constants of the kernels. Raises E501 and E503."""
+    """The scalar parameters; all are needed, since they become constants of the kernels. Raises E501 to E504."""
     from maskc.cli.values import parse_values
     from maskc.tiles.values import scalar_value
 
@@ -82,6 +83,10 @@ def _scalars(program: Program, texts: list[str]) -> dict[str, bool | int | float
     found: dict[str, bool | int | float] = {}
     for p in program.params:
         if not p.is_scalar:
+            if p.name in given:
+                hint = f"leave out --arg {p.name}=...: whoever calls the kernels gives it"
+                message = f"{p.name} is no constant of the kernels, but what they read when they run"
+                raise MaskcError(Diagnostic("E502", message, hint=hint))
             continue
         if p.name in given:
             found[p.name] = scalar_value(p, given[p.name])

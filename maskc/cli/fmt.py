@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from maskc.cli.checking import source_of
-from maskc.cli.style import in_line, plain, report
+from maskc.cli.files import replace_file
+from maskc.cli.style import exit_code, in_line, plain, report
 from maskc.diagnostics import MaskcError
 
 #: Lines of a file whose changes are looked for one by one: that may take time by the cube of their number.
@@ -24,14 +24,14 @@ def command(
     diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change.")] = False,
 ) -> None:
     """Format pattern files in place (standard input to standard output)."""
-    changed, failed = 0, False
+    changed, code = 0, 0
     for file in files:
         try:
             changed += _format(file, check, diff)
         except MaskcError as error:
             report(error.diagnostics)
-            failed = True
-    raise typer.Exit(1 if failed or (changed and (check or diff)) else 0)
+            code = max(code, exit_code(error))
+    raise typer.Exit(max(code, 1 if changed and (check or diff) else 0))
 
 
 def _differences(before: str, after: str, name: str) -> Iterable[str]:
@@ -51,7 +51,7 @@ def _format(file: str, check: bool, diff: bool) -> bool:
     from maskc.syntax.format import format_text
 
     source = source_of(file)
-    formatted = format_text(source.text)
+    formatted = format_text(source.text, source.name)
     changed = formatted != source.text
     if diff:
         sys.stdout.write(plain("".join(_differences(source.text, formatted, in_line(file)))))
@@ -60,6 +60,6 @@ def _format(file: str, check: bool, diff: bool) -> bool:
     if file == "-" and not (check or diff):
         sys.stdout.write(formatted)
     elif changed and not (check or diff):
-        Path(file).write_text(formatted, encoding="utf-8", newline="\n")
+        replace_file(file, formatted)
         typer.echo(f"{in_line(file)} formatted", err=True)
     return changed

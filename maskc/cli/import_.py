@@ -17,12 +17,13 @@ def command(
 ) -> None:
     """Write the pattern file that the configuration of a published model means."""
     from maskc.cli.checking import source_of
+    from maskc.cli.files import write_file
     from maskc.cli.style import in_line
     from maskc.interop.configs import parse_config, text_from_config
 
-    text = text_from_config(parse_config(source_of(config).text))
+    text = text_from_config(parse_config(source_of(config, "give the path of a model's config.json").text))
     if output is None:
         sys.stdout.write(text)
     else:
-        output.write_text(text, encoding="utf-8", newline="\n")
+        write_file(output, text, "give another file: --output FILE")
         typer.echo(f"{in_line(str(output))} written", err=True)

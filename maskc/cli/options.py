@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.setting import MAX_HEADS, MAX_LAYERS, MAX_LENGTH
 
 if TYPE_CHECKING:
     from maskc.ir.program import Program
@@ -15,12 +16,24 @@ __all__ = ["Args", "File", "Head", "Heads", "Json", "Keys", "Layer", "Name", "Qu
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file; - for standard input.")]
 Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the file holds several.")]
-Queries = Annotated[int | None, typer.Option("--q", min=0, help="Number of queries.", show_default="256, or --k")]
-Keys = Annotated[int | None, typer.Option("--k", min=0, help="Number of keys.", show_default="as many as queries")]
-Layer = Annotated[int, typer.Option("--layer", min=0, help="The layer.")]
-Head = Annotated[int, typer.Option("--head", min=0, help="The query head.")]
+#: Seeds at most: those that both NumPy and torch take.
+MAX_SEED = 2**63 - 1
+#: Head dimensions, batch entries and workers at most: many times what any model or chip has, and few enough to count.
+MAX_DIM = 1 << 16
+#: The longest sequence that ``diff`` looks at, pair by pair: a mask of 2**32 pairs takes minutes.
+MAX_COMPARED = 1 << 16
+
+Queries = Annotated[
+    int | None, typer.Option("--q", min=0, max=MAX_LENGTH, help="Number of queries.", show_default="256, or --k")
+]
+Keys = Annotated[
+    int | None, typer.Option("--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as many as queries")
+]
+Layer = Annotated[int, typer.Option("--layer", min=0, max=MAX_LAYERS - 1, help="The layer.")]
+Head = Annotated[int, typer.Option("--head", min=0, max=MAX_HEADS - 1, help="The query head.")]
 Heads = Annotated[
-    int | None, typer.Option("--heads", min=1, help="Number of query heads.", show_default="enough for --head")
+    int | None,
+    typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.", show_default="enough for --head"),
 ]
 Sizes = Annotated[
     list[str], typer.Option("--size", metavar="AXIS=N", help="Extent of a grid axis or segment; may be repeated.")
@@ -34,7 +47,7 @@ Args = Annotated[
         help="Value of a parameter or input: a number, a name, JSON, or @FILE (.npy or .json); may be repeated.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of whatever is drawn at random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of whatever is drawn at random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -12,6 +12,7 @@ import typer
 from maskc.cli import options as o
 from maskc.cli.progress import progress
 from maskc.cli.style import colored, plain
+from maskc.setting import MAX_LAYERS, MAX_LENGTH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,21 +33,25 @@ def command(
     heads: o.Heads = None,
     layer: o.Layer = 0,
     layers: Annotated[
-        int | None, typer.Option("--layers", min=1, help="Follow information through this many unlike layers.")
+        int | None,
+        typer.Option("--layers", min=1, max=MAX_LAYERS, help="Follow information through this many unlike layers."),
     ] = None,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
     seed: o.Seed = 0,
-    q_tile: Annotated[int, typer.Option("--q-tile", min=1, help="Queries a tile.")] = 128,
-    k_tile: Annotated[int, typer.Option("--k-tile", min=1, help="Keys a tile.")] = 128,
+    q_tile: Annotated[int, typer.Option("--q-tile", min=1, max=MAX_LENGTH, help="Queries a tile.")] = 128,
+    k_tile: Annotated[int, typer.Option("--k-tile", min=1, max=MAX_LENGTH, help="Keys a tile.")] = 128,
     layout: Annotated[
         str, typer.Option("--layout", help="Order of the tokens: none, auto, or a layout's name.")
     ] = "none",
-    head_dim: Annotated[int, typer.Option("--head-dim", min=1, help="Head dimension, for FLOPs.")] = 128,
+    head_dim: Annotated[int, typer.Option("--head-dim", min=1, max=o.MAX_DIM, help="Head dimension, for FLOPs.")] = 128,
     value_dim: Annotated[
-        int | None, typer.Option("--value-dim", min=1, help="Of the values.", show_default="as --head-dim")
+        int | None,
+        typer.Option("--value-dim", min=1, max=o.MAX_DIM, help="Of the values.", show_default="as --head-dim"),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Rows of tiles computed at once.")] = 132,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=o.MAX_DIM, help="Rows of tiles computed at once.")
+    ] = 132,
     as_json: o.Json = False,
 ) -> None:
     """Plan a mask: its tiles by kind, waste, work, speed-up over dense, KV cache, reach, and advice."""

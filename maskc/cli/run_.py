@@ -10,6 +10,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.style import plain
+from maskc.setting import MAX_HEADS
 
 if TYPE_CHECKING:
     from maskc.cli.trial import Trial
@@ -30,13 +31,14 @@ def command(
     q: o.Queries = None,
     k: o.Keys = None,
     heads: Annotated[
-        int | None, typer.Option("--heads", min=1, help="Number of query heads.", show_default="2")
+        int | None, typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.", show_default="2")
     ] = None,
     kv_heads: Annotated[
-        int | None, typer.Option("--kv-heads", min=1, help="Number of key heads.", show_default="as --heads")
+        int | None,
+        typer.Option("--kv-heads", min=1, max=MAX_HEADS, help="Number of key heads.", show_default="as --heads"),
     ] = None,
-    dim: Annotated[int, typer.Option("--dim", min=1, help="Head dimension.")] = 64,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch entries.")] = 1,
+    dim: Annotated[int, typer.Option("--dim", min=1, max=o.MAX_DIM, help="Head dimension.")] = 64,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=o.MAX_DIM, help="Batch entries.")] = 1,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006

@@ -15,6 +15,7 @@ from maskc.cli import pictures
 from maskc.cli.progress import progress
 from maskc.cli.style import colored, plain
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.setting import MAX_HEADS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -53,7 +54,9 @@ def command(
     reach: Annotated[
         bool, typer.Option("--reach", help="Show after how many of --layers a query knows a key.")
     ] = False,
-    layers: Annotated[int | None, typer.Option("--layers", min=1, help="Layers of --reach and --html.")] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Layers of --reach and --html.")
+    ] = None,
     layout: Annotated[
         str, typer.Option("--layout", help="An order of the tokens that --html shows, too: auto.")
     ] = "none",
@@ -127,6 +130,8 @@ def _numbers(head: str) -> list[int]:
     parts = head.split(",")
     if not all(p.strip().isdecimal() and len(p) < 10 for p in parts):
         raise MaskcError(Diagnostic("E503", f"--head {head}: expected a number, several as 0,2, or all"))
+    if len(parts) > MAX_HEADS:
+        raise MaskcError(Diagnostic("E504", f"--head names {len(parts)} heads: there may be {MAX_HEADS} at most"))
     return [int(p) for p in parts]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Type
 
 if TYPE_CHECKING:
@@ -15,6 +18,12 @@ if TYPE_CHECKING:
     from maskc.setting import Setting
 
 __all__ = ["Trial", "arguments_of", "tolerance", "try_op"]
+
+
+#: Numbers in one of q, k, v and the output at most: with copies in float64 and gradients a run takes 3 GiB then.
+MAX_NUMBERS = 1 << 25
+#: Pairs of all heads and batch entries at most: the reference computes every one of them, and takes an hour for these.
+MAX_PAIRS = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -55,14 +64,17 @@ def try_op(
     """Run the op of ``backend`` and the reference on the same random tensors. Raises MaskcError."""
     import torch
 
-    torch.manual_seed(seed)
     shapes = [(batch, given.heads, given.q_len, dim), *[(batch, kv_heads, given.k_len, dim)] * 2]
+    _check_cost(shapes, batch * given.heads * given.q_len * given.k_len)
+    check_device(device, dtype)
+    torch.manual_seed(seed)
     q, k, v = (torch.randn(s, dtype=torch.float64).to(device, getattr(torch, dtype)) for s in shapes)
     weight = torch.randn(shapes[0], dtype=torch.float64).to(device, getattr(torch, dtype))
     name, result, forward_s, backward_s = _call(program, given, (q, k, v, weight), backend)
     exact = tuple(x.to("cpu", torch.float64) for x in (q, k, v, weight))
     _, expected, _, _ = _call(program, given, exact, "reference")
-    errors = {what: _error(result[what], expected[what]) for what in expected}
+    # Who finds that nothing depends on a tensor may leave its gradient out, which then is 0.
+    errors = {what: _error(*_both(result.get(what), expected.get(what))) for what in {**expected, **result}}
     return Trial(name, tuple(q.shape), tuple(k.shape), forward_s, backward_s, errors)
 
 
@@ -88,7 +100,8 @@ def _call(
         out = op(q, k, v, inputs=inputs)
     forward_s = time.perf_counter() - start
     start = time.perf_counter()
-    torch.autograd.backward((out * tensors[3]).sum())
+    if out.requires_grad:  # An output expression may be a constant.
+        torch.autograd.backward((out * tensors[3]).sum())
     backward_s = time.perf_counter() - start
     results = {"output": out.detach()} if lse is None else {"output": out.detach(), "lse": lse.detach()}
     learned = {n: x for n, x in inputs.items() if getattr(x, "requires_grad", False)}
@@ -97,6 +110,35 @@ def _call(
             results[f"grad {what}"] = x.grad
     row, _ = choose(backend, program, Request(device=q.device.type, dtype=str(q.dtype).removeprefix("torch.")))
     return row.name, results, forward_s, backward_s
+
+
+def _check_cost(shapes: Sequence[tuple[int, ...]], pairs: int) -> None:
+    """Raises E504."""
+    numbers = max(math.prod(shape) for shape in shapes)
+    for count, most, what in ((numbers, MAX_NUMBERS, "numbers in a tensor"), (pairs, MAX_PAIRS, "pairs")):
+        if count > most:
+            hint = (
+                f"at most {most:,} are compared with the reference: give fewer with --q, --k, --heads, --batch, --dim"
+            )
+            raise MaskcError(Diagnostic("E504", f"this has too many {what} to try: {count:,}", hint=hint))
+
+
+def check_device(device: str, dtype: str) -> None:
+    """Whether tensors can be put there and read back. Raises E503 for what names no device, and E702."""
+    import torch
+
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        hint = "as in --device cpu, --device cuda or --device cuda:1"
+        raise MaskcError(Diagnostic("E503", f"--device {device}: there is no such kind of device", hint=hint)) from None
+    try:
+        torch.zeros(1, dtype=getattr(torch, dtype), device=place).cpu()
+    except Exception as error:  # Of many kinds: AssertionError, NotImplementedError, ImportError, torch's own ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "run this where such a device is, or with --device cpu"
+        message = f"--device {device}: torch cannot compute with {dtype} there: {reason}"
+        raise MaskcError(Diagnostic("E702", message, hint=hint)) from None
 
 
 def arguments_of(program: Program, given: Setting, like: Tensor) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -118,11 +160,22 @@ def arguments_of(program: Program, given: Setting, like: Tensor) -> tuple[dict[s
     return static, inputs
 
 
+def _both(result: Tensor | None, expected: Tensor | None) -> tuple[Tensor, Tensor]:
+    import torch
+
+    if result is None or expected is None:
+        there = result if expected is None else expected
+        assert there is not None
+        nothing = torch.zeros_like(there)
+        return (nothing, there) if result is None else (there, nothing)
+    return result, expected
+
+
 def _error(result: Tensor, expected: Tensor) -> float:
     """Infinities must agree exactly; the rest counts relative to the largest finite value expected."""
     import torch
 
-    result = result.to("cpu", torch.float64)
+    result, expected = result.to("cpu", torch.float64), expected.to("cpu", torch.float64)
     finite = torch.isfinite(expected)
     if not torch.equal(result[~finite], expected[~finite]):
         return float("inf")

@@ -11,8 +11,10 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.emit import Dtype, table
+from maskc.cli.files import write_file
 from maskc.cli.style import in_line, plain
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.setting import MAX_HEADS
 
 if TYPE_CHECKING:
     from maskc.backends.triton.records import Record
@@ -30,9 +32,10 @@ def command(
     k: o.Keys = None,
     heads: o.Heads = None,
     kv_heads: Annotated[
-        int | None, typer.Option("--kv-heads", min=1, help="Number of key heads.", show_default="as --heads")
+        int | None,
+        typer.Option("--kv-heads", min=1, max=MAX_HEADS, help="Number of key heads.", show_default="as --heads"),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch entries.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=o.MAX_DIM, help="Batch entries.")] = 1,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
@@ -88,7 +91,7 @@ def _exchange(export: Path | None, import_: Path | None, as_json: bool) -> None:
         return
     records = known_records()
     if export is not None:
-        export.write_text(dump_records(records), encoding="utf-8")
+        write_file(export, dump_records(records), "give another file: --export FILE")
         typer.echo(f"{len(records)} results in {in_line(str(export))}")
     elif as_json:
         typer.echo(dump_records(records).rstrip())

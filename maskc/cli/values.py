@@ -70,12 +70,26 @@ def _literal(text: str) -> Any:
         raise MaskcError(Diagnostic("E503", "a value is nested too deeply", hint=_ARRAY)) from None
 
 
-def _read(path: str) -> Any:
+def _load(path: str) -> Any:
+    """The array of a NumPy file. Raises OSError, and ValueError for all else."""
     import numpy as np
 
     try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # Whatever NumPy meets in bytes that are no array: EOFError, BadZipFile, MemoryError ...
+        raise ValueError(f"it is no array of NumPy ({str(error) or type(error).__name__})") from None
+    if not isinstance(found, np.ndarray):
+        found.close()
+        raise ValueError("it is an archive of arrays (.npz), not one array")
+    return found
+
+
+def _read(path: str) -> Any:
+    try:
         if path.endswith(".npy"):
-            return np.load(path, allow_pickle=False)
+            return _load(path)
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise MaskcError(Diagnostic("E003", f"cannot read {path}: {error.strerror}")) from None

@@ -12,6 +12,7 @@ from maskc.clauses import Clause, Examiner, deciding, source_texts
 from maskc.cli import options as o
 from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.setting import MAX_LENGTH
 
 _MOST_LINES = 60
 _MOST_NAMED = 40  # clauses that a sentence lists; as in the page
@@ -19,8 +20,10 @@ _MOST_NAMED = 40  # clauses that a sentence lists; as in the page
 
 def command(
     file: o.File,
-    query: Annotated[int, typer.Argument(metavar="Q", min=0, help="Absolute position of the query.")],
-    key: Annotated[int, typer.Argument(metavar="K", min=0, help="Position of the key.")],
+    query: Annotated[
+        int, typer.Argument(metavar="Q", min=0, max=MAX_LENGTH - 1, help="Absolute position of the query.")
+    ],
+    key: Annotated[int, typer.Argument(metavar="K", min=0, max=MAX_LENGTH - 1, help="Position of the key.")],
     name: o.Name = None,
     q: o.Queries = None,
     k: o.Keys = None,

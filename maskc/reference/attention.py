@@ -8,7 +8,7 @@ whatever: not even a NaN or an infinity in its key, value or query reaches a res
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,9 +73,20 @@ def attention(
         outs.append(out.to(q.dtype))
         lses.append(lse)
     if not chunks:
-        return q.new_zeros((*q.shape[:3], v.shape[3])), q.new_zeros(q.shape[:3], dtype=dtype)
+        return _without_rows(program, q, key, value, (floats or {}).values())
     joined = [x for x in lses if x is not None]
     return torch.cat(outs, dim=2), torch.cat(joined, dim=2) if joined else None
+
+
+def _without_rows(
+    program: Program, q: Tensor, k: Tensor, v: Tensor, floats: Iterable[Tensor]
+) -> tuple[Tensor, Tensor | None]:
+    """The results for no queries: they hold nothing, but have gradients, of 0, as those of any other call."""
+    none = sum((x.sum() for x in (q, k, v, *floats) if x.is_floating_point()), q.new_zeros(())) * 0
+    out = q.new_zeros((*q.shape[:3], v.shape[3])) + none.to(q.dtype)
+    if program.normalizer.kind != "softmax":
+        return out, None
+    return out, q.new_zeros(q.shape[:3], dtype=k.dtype) + none.to(k.dtype)
 
 
 def _rows(

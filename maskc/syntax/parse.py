@@ -72,14 +72,15 @@ def _build_parser(grammar: str) -> lark.Lark:
     )
 
 
-def read_source(path: str | Path) -> Source:
-    """The text of a pattern file. Raises MaskcError if it is missing, too large, or no UTF-8."""
+def read_source(path: str | Path, hint: str | None = None) -> Source:
+    """The text of a pattern file. ``hint``: what to give instead of a file that cannot be read. Raises MaskcError if
+    it is missing, too large, or no UTF-8."""
     path = Path(path)
     try:
         with path.open("rb") as file:
             data = file.read(tk.MAX_TEXT + 1)
     except OSError as e:
-        hint = "give the path of a pattern file, usually ending in `.mask`"
+        hint = hint or "give the path of a pattern file, usually ending in `.mask`"
         raise MaskcError(Diagnostic("E003", f"cannot read {path}: {e.strerror}", None, hint)) from None
     return _decode(data, str(path))
 

@@ -270,6 +270,7 @@ def index_of(stretches: Sequence[Stretch], length: int, offset: int) -> npt.NDAr
     for s in stretches:
         place = np.zeros(1, np.int32)
         for n, stride in zip(reversed(s.extents), reversed(s.strides), strict=True):
-            place = (np.arange(n, dtype=np.int32)[:, None] * np.int32(stride) + place).ravel()
+            step = np.int32(stride if n > 1 else 0)  # That of a single one goes nowhere, and may lie beyond 32 bits.
+            place = (np.arange(n, dtype=np.int32)[:, None] * step + place).ravel()
         np.add(place, np.int32(s.base - offset), out=out[s.first : s.first + s.size])
     return out

@@ -90,12 +90,20 @@ def _blocks(c: Classifier, spaces: tuple[Space, Space], grid: Grid, spec: Spec) 
     return Layout(name, q, q if same else index_of(blocks.k.stretches, grid.k_len, 0), blocks)
 
 
-_BLOCKS = re.compile(r"(?P<q>\d+(x\d+)*)(,(?P<k>\d+(x\d+)*))?(%(?P<m>\d+(x\d+)*))?(@(?P<s>\d+(x\d+)*))?")
+#: What a layout may say beyond the length of the sequence: blocks and classes are counted before they are cut to it.
+_MOST = 1 << 16
+#: Numbers of nine digits, and of eight axes at most: no sequence is as long.
+_NUMBER = r"[0-9]{1,9}"
+_SHAPE = rf"{_NUMBER}(?:x{_NUMBER}){{0,7}}"
+_BLOCKS = re.compile(rf"(?P<q>{_SHAPE})(,(?P<k>{_SHAPE}))?(%(?P<m>{_SHAPE}))?(@(?P<s>{_SHAPE}))?")
 
 
 def _spec(kind: str, detail: str, grid: Grid) -> Spec:
     """``residues:64``, or ``blocks:8x4x4,4x8x4%2x2x1@4x0x0``: shapes for queries and keys, moduli, first block."""
-    if kind == "residues" and detail.isdigit() and int(detail) > 0:
+    if any(len(n) > 9 or int(n) > max(grid.k_len, _MOST) for n in re.findall(r"[0-9]+", detail)):
+        hint = f"there are {grid.k_len} keys; numbers up to {max(grid.k_len, _MOST)} are taken"
+        raise MaskcError(Diagnostic("E502", f"layout: {kind}:{detail} has numbers beyond the sequence", hint=hint))
+    if kind == "residues" and re.fullmatch(_NUMBER, detail) and int(detail) > 0:
         return Spec((grid.q_tile,), (grid.k_tile,), (int(detail),), (0,))
     found = _BLOCKS.fullmatch(detail) if kind == "blocks" else None
     if found is None:
