@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.ops import apply
 from maskc.ir.text import Labels, labels_of, print_node, print_program
@@ -19,6 +20,7 @@ from maskc.tiles.budget import Budget, budget_of
 from maskc.tiles.plan import FULL
 from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.values import fail
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,12 +43,18 @@ Place = tuple[int | None, int | None]
 
 def with_claims(program: Program, claims: tuple[str, ...]) -> Program:
     """``program`` with claims as its only assertions, each written as after ``assert`` in a file that defines nothing.
-    Raises as ``parse`` does."""
+    Raises as ``parse`` does, and E503 where one is more than a claim."""
     from maskc.lower import lower_text
+
+    for claim in claims:
+        if not isinstance(claim, str):
+            raise fail("E503", f"claims are strings, as 'k <= q', not {shown(claim)}")
 
     text = print_program(program.replace(assertions=()), name="p", docs=False).rstrip().removesuffix("}")
     asserted = "".join(f"    assert {claim}\n" for claim in claims)
-    (found,) = lower_text(f"{text}{asserted}}}\n")
+    found, *more = lower_text(f"{text}{asserted}}}\n")
+    if more or len(found.assertions) != len(claims):
+        raise fail("E503", "claims: each is one claim, as it would stand after `assert`", "as in 'k <= q'")
     return found.replace(name=program.name)
 
 

@@ -32,16 +32,24 @@ def parse(text: str, name: str | None = None) -> Pattern:
     Raises MaskcError with everything that is wrong in the text (E0.. to E3..), and E205 where
     several patterns are there and ``name`` says none, or where none is called ``name``.
     """
+    from maskc.arguments import expect
     from maskc.lower import lower_text
 
+    expect("text", text, str, "a string")
     return _pick(lower_text(text), name, "the text")
 
 
 def load(path: str | os.PathLike[str], name: str | None = None) -> Pattern:
     """The pattern in the file at ``path``. As ``parse``; also E001 to E003 for a file that cannot be read."""
+    from maskc.arguments import expect
     from maskc.lower import lower_file
 
-    return _pick(lower_file(os.fspath(path)), name, os.fspath(path))
+    expect("path", path, (str, os.PathLike), "a path")
+    where = os.fsdecode(path)
+    if "\0" in where:
+        hint = "give the path of a pattern file, usually ending in `.mask`"
+        raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=hint))
+    return _pick(lower_file(where), name, where)
 
 
 def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
@@ -104,18 +112,19 @@ def compile(
     E701 to E703 for the backend.
     """
     from maskc import knobs
+    from maskc.arguments import mapping_of
     from maskc.dump import dump_program
     from maskc.op import Op
 
     found = as_pattern(pattern, name)
-    given = {**(arguments or {}), **static}
+    given = {**mapping_of("arguments", arguments), **static}
     params = {p.name: p for p in found.program.params}
     inputs = {n: v for n, v in given.items() if n in params and params[n].when == "call"}
     bound = found.with_args(**{n: v for n, v in given.items() if n not in inputs})
     dump_program(found.program)
     checked = knobs.CHECK.value() if check is None else check
     options: dict[str, Any] = {"backend": backend, "layout": layout, "inputs": inputs, "check": checked}
-    return Op(bound, heads=heads, layer=layer, sizes=sizes or {}, **options)
+    return Op(bound, heads=heads, layer=layer, sizes=sizes, **options)
 
 
 def dense_mask(
@@ -133,20 +142,27 @@ def dense_mask(
 
     True is kept. ``values`` are arguments and inputs by name; what only scores read may be left out.
     Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
-    ``make_binding`` does, and E801 where memory does not suffice.
+    ``make_binding`` does; E503 and E504 for ``head``, and E801 for a mask of more than 2 ** 34 pairs, or where memory
+    does not suffice.
     """
     import numpy as np
 
+    from maskc.arguments import integer, mapping_of
     from maskc.ir.evaluate import dense
     from maskc.tiles.binding import bind
     from maskc.tiles.budget import within_memory
 
     found = as_pattern(pattern)
     given = {**found.args, **values}
-    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=sizes or {}, values=given)
-    if head is not None and not 0 <= head < heads:
-        raise MaskcError(Diagnostic("E504", f"head must be between 0 and {heads - 1}, not {head}"))
-    wanted = range(heads) if head is None else [head]
+    extents = mapping_of("sizes", sizes)
+    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=extents, values=given)
+    wanted = range(heads) if head is None else [integer("head", head, 0, heads - 1)]
+    pairs = binding.batch * len(wanted) * q_len * k_len
+    if pairs > _MOST_PAIRS:
+        message = f"the whole mask would have {pairs:.1e} pairs, and at most {_MOST_PAIRS:.1e} are written out"
+        raise MaskcError(
+            Diagnostic("E801", message, hint="plan it instead, which no length is too long for: op.plan(...)")
+        )
     with within_memory("the whole mask"):
         out = np.empty((binding.batch, len(wanted), q_len, k_len), np.bool_)
         for b in range(binding.batch):
@@ -165,26 +181,32 @@ def check_assertions(
     heads: int = 1,
     layer: int = 0,
     sizes: Mapping[str, int] | None = None,
-    claims: Sequence[str] = (),
+    claims: Sequence[str] | str = (),
     **values: Any,
 ) -> None:
     """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes.
 
     Args:
-        claims: what to prove instead, each as it would stand after ``assert``: "k <= q" (no query sees the
-            future), "some k" (every query keeps a key), "some q" (every key is kept). A claim speaks of the
+        claims: what to prove instead, one or several, each as it would stand after ``assert``: "k <= q" (no query
+            sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim speaks of the
             pattern's parameters and spaces and of the vocabulary, not of definitions and ``let`` names of its file.
 
     Raises E513 with the first counterexample of each that does not hold, E801 where planning would cost too
     much, what ``parse`` raises for claims, and as ``make_binding`` does.
     """
+    from maskc.arguments import expect, mapping_of
     from maskc.assertions import check, with_claims
     from maskc.tiles.binding import bind
 
     found = as_pattern(pattern)
-    program = with_claims(found.program, tuple(claims)) if claims else found.program
-    given = {**found.args, **values}
-    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=sizes or {}, values=given))
+    one = (claims,) if isinstance(claims, str) else claims
+    expect("claims", one, Sequence, "a sequence of strings")
+    program = with_claims(found.program, tuple(one)) if one else found.program
+    given, extents = {**found.args, **values}, mapping_of("sizes", sizes)
+    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=extents, values=given))
+
+
+_MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 tokens under one head
 
 
 def _chunks(q_len: int, k_len: int, pairs: int = 1 << 20) -> list[tuple[int, int]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from maskc.backends.library import find_source, name_call
+from maskc.backends.library import LEARNED_SCALE, find_source, name_call
+from maskc.tensors import learned_scale
 
 __all__ = ["decode_in_graph", "decode_operator"]
 
@@ -26,10 +27,12 @@ def decode_in_graph(
     sizes: Mapping[str, int],
     scale: float,
     return_lse: bool,
+    wishes: Iterable[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the op called ``handle``; torch.compile can trace it."""
     caches = (q, k, v, lengths, table, start, list(inputs.values()))
-    found: tuple[Tensor, Tensor] = decode_operator(*caches, name_call(handle, inputs, sizes), scale, return_lse)
+    what = name_call(handle, inputs, sizes, wishes)
+    found: tuple[Tensor, Tensor] = decode_operator(*caches, what, scale, return_lse)
     return found
 
 
@@ -45,7 +48,9 @@ def _decode(
     scale: float,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
-    op, names, sizes = find_source(what)
+    op, names, sizes, wishes = find_source(what)
+    if LEARNED_SCALE in wishes:
+        raise learned_scale()
     options: dict[str, Any] = {"start": start, "scale": scale, "sizes": sizes, "return_lse": return_lse}
     found = op.decode(q, k, v, lengths, table, inputs=dict(zip(names, inputs, strict=True)), **options)
     out = found[0] if return_lse else found

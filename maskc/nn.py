@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from maskc.arguments import expect, integer, mapping_of, shown
 from maskc.ir.program import Parameter, Program
 from maskc.ir.text import print_statements, shortened
 from maskc.spec import MAX_JSON, from_spec
@@ -58,7 +59,7 @@ class Attention(nn.Module):
         head_dim: int | None = None,
         layer: int = 0,
         bias: bool = True,
-        learned: Sequence[str] = (),
+        learned: Sequence[str] | str = (),
         sizes: Mapping[str, int] | None = None,
         backend: str = "auto",
         layout: str = "none",
@@ -80,7 +81,9 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(embed_dim, kv_heads * self.head_dim, bias, **made)
         self.v_proj = nn.Linear(embed_dim, kv_heads * self.head_dim, bias, **made)
         self.out_proj = nn.Linear(num_heads * self.head_dim, embed_dim, bias, **made)
-        shapes = {n: _shape(self.op.program, n, num_heads) for n in learned}
+        names = (learned,) if isinstance(learned, str) else learned
+        expect("learned", names, Sequence, "a sequence of names")
+        shapes = {n: _shape(self.op.program, n, num_heads) for n in names}
         self.learned = nn.ParameterDict({n: nn.Parameter(torch.zeros(s, **made)) for n, s in shapes.items()})
 
     @classmethod
@@ -90,7 +93,7 @@ class Attention(nn.Module):
         ``more`` come before what the config says. A ``_target_`` is passed over. Raises E502 for unknown
         names, and TypeError where one is missing.
         """
-        given = {**{k: v for k, v in dict(config).items() if k != "_target_"}, **more}
+        given = {**{k: v for k, v in mapping_of("config", config).items() if k != "_target_"}, **more}
         known = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
         for name in given:
             if name not in known:
@@ -108,6 +111,10 @@ class Attention(nn.Module):
         ``inputs``: inputs of the pattern, and ``sizes``, as for the op. Raises as the op does.
         """
         keys = x if context is None else context
+        for name, tokens in (("x", x), ("context", keys)):
+            if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
+                found = tuple(tokens.shape) if isinstance(tokens, torch.Tensor) else shown(tokens)
+                raise fail("E510", f"{name} must be a tensor (batch, length, {self.embed_dim}), not {found}")
         q = self._heads(self.q_proj(x), self.num_heads)
         k, v = (self._heads(project(keys), self.kv_heads) for project in (self.k_proj, self.v_proj))
         out = self.op(q, k, v, **{**dict(self.learned.items()), **inputs})
@@ -154,8 +161,10 @@ def _text(state: Any) -> str:
 
 
 def _check_heads(embed_dim: int, num_heads: int, kv_heads: int, head_dim: int | None) -> None:
-    if min(embed_dim, num_heads, kv_heads, 1 if head_dim is None else head_dim) < 1:
-        raise fail("E504", "embed_dim, num_heads, kv_heads and head_dim must be at least 1")
+    named = {"embed_dim": embed_dim, "num_heads": num_heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    for name, value in named.items():
+        if name != "head_dim" or value is not None:
+            integer(name, value, 1)
     if num_heads % kv_heads:
         raise fail("E504", f"num_heads must be a multiple of kv_heads, but {num_heads} is none of {kv_heads}")
     if head_dim is None and embed_dim % num_heads:

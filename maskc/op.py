@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
 import torch
 
+from maskc.arguments import expect, mapping_of, shown
 from maskc.backends import CacheInfo, Compiled, Request, choose
-from maskc.backends.library import handle_of
+from maskc.backends.library import LEARNED_SCALE, LSE, call, handle_of
 from maskc.bindings import Bindings
 from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
+from maskc.pattern import Pattern
 from maskc.serving import decode
-from maskc.tensors import check_float_input, check_tensors
-from maskc.tiles.binding import bind, mask_roots, names_read, static_values
+from maskc.tensors import (
+    check_float_input,
+    check_hidden_input,
+    check_tensors,
+    learned_scale,
+    scale_factor,
+    traced_scale,
+)
+from maskc.tiles.binding import bind, mask_roots, names_read, positions, static_values
 from maskc.tiles.extents import check_extents
 from maskc.tiles.layouts.suggest import check_layout
 from maskc.tiles.values import fail, suggestion
@@ -23,7 +33,6 @@ if TYPE_CHECKING:
     from maskc.backends import Backend
     from maskc.backends.library import Entry
     from maskc.ir.binding import Binding
-    from maskc.pattern import Pattern
     from maskc.tiles.plan import TilePlan
 
 __all__ = ["Op"]
@@ -56,14 +65,15 @@ class Op:
         inputs: Mapping[str, Any] | None = None,
         check: bool = False,
     ) -> None:
-        check_layout(layout)
+        expect("pattern", pattern, Pattern, "a maskc.Pattern")
+        check_layout(layout, pattern.program)
         self.pattern = pattern
         self.heads = heads
         self.layer = layer
-        self.sizes = check_extents(pattern.program, sizes or {})
+        self.sizes = check_extents(pattern.program, mapping_of("sizes", sizes))
         self.backend = backend
         self.layout = layout
-        self._inputs = dict(inputs or {})
+        self._inputs = mapping_of("inputs", inputs)
         self._check = check
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
@@ -72,7 +82,7 @@ class Op:
         self.handle = handle_of(self)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
-        floats = {p.name for p in self.program.params if _is_float_input(p)}
+        floats = self._float_names = {p.name for p in self.program.params if _is_float_input(p)}
         self._read = names_read(self.program, self.program.roots())
         self._needed = self._read - (floats - self._in_mask)
         if backend != "auto":
@@ -150,7 +160,7 @@ class Op:
             q: (B, Hq, Nq, D), of any float dtype.
             k: (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h meets key head h // (Hq // Hkv).
             v: (B, Hkv, Nk, Dv).
-            scale: factor of the dot products; by default D ** -0.5.
+            scale: factor of the dot products; by default D ** -0.5. A number, which gets no gradient.
             return_lse: return the log-sum-exp too.
             sizes: extents of segments and axes, before those that were given when compiling.
             inputs: inputs by name, for names that are also parameters of this method.
@@ -160,25 +170,29 @@ class Op:
             The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp
             (B, Hq, Nq) of the modified scores, natural base, the sink's term included, float32 (float64 if
             ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
-            its logit), and never a NaN, in either direction.
+            its logit), and never a NaN, in either direction. On the device "meta" results have shapes, no values.
 
         Raises MaskcError: E501 to E506 for inputs and sizes, E510 to E512 for tensors, E702 where the
         backend cannot do it; E513 and RuntimeError in check mode.
         """
+        given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
         if torch.compiler.is_compiling():
-            return self._traced(q, k, v, scale, return_lse, sizes, {**self._inputs, **(inputs or {}), **more})
-        given = {**self._inputs, **(inputs or {}), **more}
+            return self._traced(q, k, v, scale, return_lse, sizes, given)
         kind = _kind_of_call(q, k, v, given, return_lse)
         chosen = self._chosen.get(kind)
         if chosen is None:
             check_tensors(q, k, v, self.heads)
             self._check_wishes(return_lse, given)
+        factor = scale_factor(scale, q.shape[-1])
         floats, rest = self._floats(given, q, k.shape[2])
+        if q.device.type == "meta":
+            self._check_without_values(q, k, sizes, rest)
+            found = call(self.handle, q, k, v, floats, {}, factor)
+            return found if return_lse else found[0]
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
-        factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
         run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
         out, lse = chosen.run(self.compiled, q, k, v, **run)
         if self._check:
@@ -201,19 +215,29 @@ class Op:
         v: torch.Tensor,
         inputs: Mapping[str, torch.Tensor],
         sizes: Mapping[str, int],
+        wishes: Collection[str] = (),
     ) -> tuple[Entry, tuple[str, ...]]:
         """What computes a call inside a graph, found when the graph runs: see ``maskc.backends.library.Source``.
 
         Raises as a call does; E702 where the backend has no operator of torch.
         """
         check_tensors(q, k, v, self.heads)
-        floats, rest = self._floats({**self._inputs, **inputs}, q, k.shape[2])
+        given, return_lse = {**self._inputs, **inputs}, LSE in wishes
+        self._check_wishes(return_lse, given)
+        if LEARNED_SCALE in wishes:
+            raise learned_scale()
+        floats, rest = self._floats(given, q, k.shape[2])
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
-        row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, False))
+        row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
         entry_for = getattr(chosen, "entry_for", None)
         if entry_for is None:
             raise fail("E702", f"the backend {row.name!r} cannot run inside a compiled graph", "call the op outside it")
-        return entry_for(self.compiled, binding, tuple(floats)), tuple(floats)
+        entry: Entry = entry_for(self.compiled, binding, tuple(floats))
+        if self._check:
+            from maskc.checked import CheckedEntry
+
+            entry = CheckedEntry(entry, self.program, binding, tuple(floats), return_lse)
+        return entry, tuple(floats)
 
     def _traced(
         self,
@@ -222,16 +246,41 @@ class Op:
         v: torch.Tensor,
         scale: float | None,
         return_lse: bool,
-        sizes: Mapping[str, int] | None,
+        sizes: Mapping[str, int],
         given: Mapping[str, Any],
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """A call while torch.compile or torch.export traces it: one operator, which does the rest when it runs."""
-        from maskc.backends.library import call
-
-        inputs = {n: x if isinstance(x, torch.Tensor) else torch.as_tensor(x) for n, x in given.items()}
-        factor = q.shape[-1] ** -0.5 if scale is None else scale
-        out, lse = call(self.handle, q, k, v, inputs, sizes or {}, factor)
+        factor, wishes = traced_scale(scale, q)
+        wishes += [LSE] if return_lse else []
+        out, lse = call(self.handle, q, k, v, self.traced_inputs(q, given, sizes), sizes, factor, wishes)
         return (out, lse) if return_lse else out
+
+    def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+        """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names."""
+        return {**self._inputs, **mapping_of("inputs", inputs), **more}
+
+    def traced_inputs(
+        self, q: torch.Tensor, given: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> dict[str, torch.Tensor]:
+        """The inputs of a call as an operator takes them. What cannot be handed to one is refused here, the rest when
+        the operator runs."""
+        for name in (*given, *sizes):
+            if not name.isidentifier():
+                raise fail("E502", f"{self.pattern.name!r} takes no input and has no axis called {name!r}")
+        for name, extent in sizes.items():
+            if isinstance(extent, bool) or not isinstance(extent, int | np.integer | torch.SymInt):
+                raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+        return {name: self._traced_input(name, x, q) for name, x in given.items()}
+
+    def _traced_input(self, name: str, value: Any, q: torch.Tensor) -> torch.Tensor:
+        if value is None or isinstance(value, str | bytes | Mapping):
+            raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
+        x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+        if x.device.type == "meta" and q.device.type != "meta":
+            raise fail("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
+        if x is not value and name in self._float_names and not (x.is_floating_point() or x.is_complex()):
+            return x.double()  # as a list of integers is in a call
+        return x
 
     def bind(
         self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
@@ -245,7 +294,7 @@ class Op:
             heads=self.heads,
             layer=self.layer,
             batch=batch,
-            sizes={**self.sizes, **(sizes or {})},
+            sizes={**self.sizes, **mapping_of("sizes", sizes)},
             values=values,
         )
 
@@ -295,6 +344,22 @@ class Op:
         for name in ("dropout", "dropout_p"):
             if name in given and name not in self._read:
                 raise fail("E702", "attention dropout is not computed", "drop out of the output, or of nothing")
+
+    def _check_without_values(
+        self, q: torch.Tensor, k: torch.Tensor, sizes: Mapping[str, int], inputs: Mapping[str, Any]
+    ) -> None:
+        """The checks of a call on the device "meta": of all but the values of inputs that have none. Raises as a call
+        does."""
+        hidden = {n for n, x in inputs.items() if isinstance(x, torch.Tensor) and x.device.type == "meta"}
+        known: dict[str, Any] = {"heads": self.heads, "layer": self.layer, "batch": q.shape[0]}
+        values = {**self.pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}
+        needed, extents = self._needed - hidden, {**self.sizes, **sizes}
+        bind(self.program, q.shape[2], k.shape[2], sizes=extents, values=values, needed=needed, **known)
+        dims: dict[str, int | None] = {"head": self.heads, "layer": self.layer, "batch": q.shape[0]}
+        dims |= positions(self.program.cross, q.shape[2], k.shape[2])
+        for p in self.program.params:
+            if p.name in hidden and not _is_float_input(p):
+                check_hidden_input(p, inputs[p.name], dims, self.compiled.args)
 
     def _remember(self, kind: Hashable, chosen: Backend) -> None:
         """Calls of this kind have been checked, and have a backend."""
@@ -354,12 +419,12 @@ class Op:
         q_len: int,
         k_len: int,
         batch: int,
-        sizes: Mapping[str, int] | None,
+        sizes: Mapping[str, int],
         inputs: Mapping[str, Any],
         batched: frozenset[str],
     ) -> Binding:
         """The binding of a call: the same object for equal lengths and inputs, so that plans are found again."""
-        extents = {**self.sizes, **(sizes or {})}
+        extents = {**self.sizes, **sizes}
 
         def make() -> Binding:
             binding = bind(
@@ -390,10 +455,12 @@ def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: 
     tensor = torch.Tensor
     if not (isinstance(q, tensor) and isinstance(k, tensor) and isinstance(v, tensor)):
         return None
+    if q.is_nested or k.is_nested or v.is_nested:
+        return None  # have no shape
     every = (q, k, v, *given.values())
     grads = torch.is_grad_enabled() and any(x.requires_grad for x in every if isinstance(x, tensor))
     shapes, dtypes, devices = zip(*((x.shape, x.dtype, x.device) for x in (q, k, v)), strict=True)
-    return shapes, dtypes, devices, tuple(given), grads, return_lse
+    return shapes, dtypes, devices, (q.layout, k.layout, v.layout), tuple(given), grads, return_lse
 
 
 def _make(pattern: Pattern, options: dict[str, Any]) -> Op:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
 
+from maskc.arguments import integers, mapping_of, shown
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
-from maskc.ir.nodes import Exists, Type, postorder
+from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
-from maskc.tiles.binding import bind, check_shape, positions
+from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_scale
+from maskc.tiles.binding import bind, positions
 from maskc.tiles.values import declaration, fail
 
 if TYPE_CHECKING:
@@ -108,19 +110,26 @@ def decode(
     Raises MaskcError: what a call raises, and E504 for lengths beyond the cache and pages that there are not, where
     they are on the CPU. On a device, where nobody looks, such an entry's output is NaN.
     """
-    given = {**op._inputs, **(inputs or {}), **more}
+    given, sizes = op.given(inputs, more), mapping_of("sizes", sizes)
     if torch.compiler.is_compiling():
-        options: dict[str, Any] = {"sizes": sizes or {}, "return_lse": return_lse}
+        options: dict[str, Any] = {"sizes": sizes, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
         return (out, lse) if return_lse else out
-    chosen = _backend(op, q, k_cache, v_cache, block_table, return_lse)
+    if isinstance(q, Tensor) and q.device.type == "meta":
+        check_caches(q, k_cache, v_cache, block_table, op.heads)
+        _check_lse(op, return_lse)
+    else:
+        chosen = _backend(op, q, k_cache, v_cache, block_table, return_lse)
     held = _integers("lengths", lengths, q)
     first = None if start is None else _integers("start", start, q)
+    if q.device.type == "meta":
+        found = _without_values(op, (q, k_cache, v_cache, held, first, block_table), given, sizes, scale)
+        return found if return_lse else found[0]
     tensors: _Tensors = (q, k_cache, v_cache, held, first, block_table)
     run = getattr(chosen, "run_decode", None)
     if run is None or op._check:  # these need to know
         tensors = (*tensors[:3], held.cpu(), None if first is None else first.cpu(), block_table)
-    call = _call(op, tensors, given, {**op.sizes, **(sizes or {})}, scale, return_lse)
+    call = _call(op, tensors, given, {**op.sizes, **sizes}, scale, return_lse)
     out, lse = by_cohort(call, chosen) if run is None else run(call)
     if op._check:
         _compare(call, out, lse)
@@ -140,33 +149,63 @@ def _traced(
     """A call while torch.compile traces it: one operator, which does the rest when it runs."""
     from maskc.graphs import decode_in_graph
 
-    held, first = (x if x is None or isinstance(x, Tensor) else torch.tensor(x) for x in (lengths, start))
-    assert held is not None
-    inputs = {n: x if isinstance(x, Tensor) else torch.as_tensor(x) for n, x in given.items()}
-    factor = tensors[0].shape[-1] ** -0.5 if scale is None else scale
-    return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, **options)
+    held, first = _traced_integers("lengths", lengths), None if start is None else _traced_integers("start", start)
+    if table is not None and not isinstance(table, Tensor):
+        raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
+    factor, wishes = traced_scale(scale, tensors[0])
+    inputs = op.traced_inputs(tensors[0], given, options["sizes"])
+    return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, wishes=wishes, **options)
+
+
+def _traced_integers(name: str, value: Any) -> Tensor:
+    """``lengths`` or ``start`` as the operator takes it, whose elements it checks when it runs. Raises E503."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, list | tuple | range | np.ndarray):
+        raise fail("E503", f"{name}: expected integers, found {shown(value)}")
+    return torch.tensor(value) if len(value) else torch.zeros(0, dtype=torch.int64)
+
+
+def _without_values(
+    op: Op, tensors: _Tensors, given: Mapping[str, Any], sizes: Mapping[str, int], scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """What a call on the device "meta" gives: shapes. Raises as a call whose lengths are on a device."""
+    from maskc.graphs import decode_in_graph
+
+    held, first = tensors[3].to("meta"), None if tensors[4] is None else tensors[4].to("meta")
+    hidden: _Tensors = (*tensors[:3], held, first, tensors[5])
+    call = _call(op, hidden, given, {**op.sizes, **sizes}, scale)
+    return decode_in_graph(op.handle, *hidden[:4], hidden[5], first, {}, {}, call.scale, True)
 
 
 def _backend(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Backend:
     """What computes the call, remembered for calls of this kind. Raises E510 to E512, E702 and E703."""
     every = [x for x in (q, k, v, table) if isinstance(x, Tensor)]
     grads = torch.is_grad_enabled() and any(x.requires_grad for x in every)
-    kind = ("decode", table is None, return_lse, grads, *[(x.shape, x.dtype, x.device) for x in every])
+    kind: Hashable = None  # of nested tensors, which have no shape
+    if not any(x.is_nested for x in every):
+        kinds = [(x.shape, x.dtype, x.device, x.layout) for x in every]
+        kind = ("decode", table is None, return_lse, grads, *kinds)
     known = op._chosen.get(kind)
     if known is not None:
         return known
     check_caches(q, k, v, table, op.heads)
-    if return_lse and op.program.normalizer.kind != "softmax":
-        why = f"{op.pattern.name!r} normalises by {op.program.normalizer.kind}, which has no log-sum-exp"
-        raise fail("E702", why, "drop return_lse")
+    _check_lse(op, return_lse)
     _, chosen = choose(op.backend, op.program, _request(q, k, v, table, return_lse))
     op._remember(kind, chosen)
     return chosen
 
 
+def _check_lse(op: Op, return_lse: bool) -> None:
+    if return_lse and op.program.normalizer.kind != "softmax":
+        why = f"{op.pattern.name!r} normalises by {op.program.normalizer.kind}, which has no log-sum-exp"
+        raise fail("E702", why, "drop return_lse")
+
+
 def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
-    """``lengths`` or ``start`` as a tensor, checked. Raises E510, E511 and E512."""
-    tensor = value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.int64)
+    """``lengths`` or ``start`` as a tensor, checked. Raises E503 and E504 of what is no tensor, E510, E511 and E512."""
+    tensor = value if isinstance(value, Tensor) else torch.from_numpy(integers(name, value))
+    check_dense(name, tensor)
     if tensor.shape != q.shape[:1]:
         raise fail("E510", f"{name} must have one element a batch entry, ({q.shape[0]},), not {tuple(tensor.shape)}")
     check_integers(name, tensor)
@@ -213,7 +252,7 @@ def _call(
     floats, rest = op._floats(given, q, tokens)
     if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
         raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
-    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    factor = scale_factor(scale, q.shape[-1])
     call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, return_lse, op._batched(floats))
     if not on_host:
         _check_device_inputs(op, call, tokens)
@@ -269,9 +308,7 @@ def _check_device_inputs(op: Op, call: DecodeCall, tokens: int) -> None:
         if not isinstance(x, Tensor) or x.device != call.q.device:
             where = "lengths are on a device, and nothing is copied there behind your back"
             raise fail("E512", f"{declaration(p)}: expected a tensor on {call.q.device}", where)
-        if (x.dtype == torch.bool) != (p.type is Type.BOOL) or x.is_floating_point() != (p.type is Type.FLOAT):
-            raise fail("E511", f"{declaration(p)}: expected elements of that type, found {x.dtype}")
-        check_shape(p, tuple(x.shape), dims, op.compiled.args)
+        check_hidden_input(p, x, dims, op.compiled.args)
 
 
 def by_cohort(call: DecodeCall, backend: Backend) -> tuple[Tensor, Tensor]:

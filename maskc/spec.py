@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
+from maskc.arguments import expect
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.pattern import Pattern
 from maskc.syntax.tokens import MAX_TEXT
@@ -47,6 +48,7 @@ class Spec(TypedDict):
 def to_spec(pattern: Pattern) -> Spec:
     """The pattern as a JSON-safe dict. Raises E601 where an argument is a float that JSON cannot hold, and where the
     text is too long to be read again."""
+    expect("pattern", pattern, Pattern, "a maskc.Pattern")
     for name, value in pattern.args.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise _malformed(f"the argument {name!r} is {value}, which JSON cannot hold", "give a finite number")

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskc.arguments import shown
+from maskc.backends.library import LEARNED_SCALE
+from maskc.ir.nodes import Type
 from maskc.tiles.binding import check_shape, positions
-from maskc.tiles.values import declaration, fail
+from maskc.tiles.values import declaration, fail, to_numpy
 
 if TYPE_CHECKING:
     from maskc.backends import Compiled
+    from maskc.diagnostics import MaskcError
     from maskc.ir.program import Parameter
 
-__all__ = ["check_float_input", "check_tensors"]
+__all__ = [
+    "check_dense",
+    "check_float_input",
+    "check_hidden_input",
+    "check_tensors",
+    "learned_scale",
+    "scale_factor",
+    "traced_scale",
+]
+
+#: What is computed in: FP8 tensors, which torch has hardly any arithmetic for, are converted by their owner.
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
@@ -21,16 +38,59 @@ def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, torch.Tensor):
             raise fail("E511", f"{name} must be a torch tensor, not a {type(tensor).__name__}")
+        check_dense(name, tensor)
         if tensor.ndim != 4:
             raise fail("E510", f"{name} must be (batch, heads, length, dim), not {_shape(tensor)}")
     _check_shapes(q, k, v, heads)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not tensor.is_floating_point():
             raise fail("E511", f"{name} must be of a float dtype, not {tensor.dtype}")
+        if tensor.dtype not in _DTYPES:
+            hint = f"convert: {name}.bfloat16()"
+            raise fail("E511", f"{name} is {tensor.dtype}, and attention is computed in 16, 32 or 64 bits", hint)
         if tensor.dtype != q.dtype:
             raise fail("E511", f"q is {q.dtype}, but {name} is {tensor.dtype}", f"convert: {name}.to(q.dtype)")
         if tensor.device != q.device:
             raise fail("E512", f"q is on {q.device}, but {name} is on {tensor.device}", f"move it: {name}.to(q.device)")
+
+
+def check_dense(name: str, tensor: torch.Tensor) -> None:
+    """Raises E511 for sparse and nested tensors."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "a nested one" if tensor.is_nested else f"one of the layout {tensor.layout}"
+        hint = f"pad it: {name}.to_padded_tensor(0.0)" if tensor.is_nested else f"convert: {name}.to_dense()"
+        raise fail("E511", f"{name} must be a dense tensor, not {kind}", hint)
+
+
+def scale_factor(scale: Any, dim: int) -> float:
+    """The factor of the dot products, by default ``dim ** -0.5``. Raises E503 where it is no number, or where it is a
+    tensor whose gradient would be lost."""
+    if scale is None:
+        return float(dim**-0.5)
+    if isinstance(scale, torch.Tensor) and torch.is_grad_enabled() and scale.requires_grad:
+        raise learned_scale()
+    if not isinstance(scale, str | bytes):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+            return float(scale)
+    raise fail("E503", f"scale must be a number, not {shown(scale)}")
+
+
+def traced_scale(scale: Any, q: torch.Tensor) -> tuple[Any, list[str]]:
+    """The factor of the dot products of a call that is traced, a number or a symbol, and what is wrong with it."""
+    if scale is None:
+        return q.shape[-1] ** -0.5, []
+    if isinstance(scale, torch.Tensor):
+        learned = torch.is_grad_enabled() and scale.requires_grad
+        return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
+    if isinstance(scale, str | bytes | list | tuple | Mapping):
+        raise fail("E503", f"scale must be a number, not {shown(scale)}")
+    return scale, []
+
+
+def learned_scale() -> MaskcError:
+    """The error for a scale that requires a gradient."""
+    hint = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
+    return fail("E503", "scale requires a gradient, and it is taken as a number, which has none", hint)
 
 
 def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
@@ -61,6 +121,7 @@ def check_float_input(
     ``k_len``: number of keys. A tensor is taken as it is, for its gradient; lists and arrays are converted.
     """
     tensor = _as_tensor(p, value, q)
+    check_dense(p.name, tensor)
     if not tensor.is_floating_point():
         raise fail(
             "E511", f"{declaration(p)}: expected a float dtype, found {tensor.dtype}", f"convert: {p.name}.float()"
@@ -77,14 +138,23 @@ def check_float_input(
     return tensor
 
 
+def check_hidden_input(p: Parameter, x: torch.Tensor, dims: Mapping[str, int | None], args: Mapping[str, Any]) -> None:
+    """Raises E505 and E511 where an input whose values nobody looks at is not as declared. ``dims``, ``args``: as for
+    ``check_shape``."""
+    if (x.dtype == torch.bool) != (p.type is Type.BOOL) or x.is_floating_point() != (p.type is Type.FLOAT):
+        raise fail("E511", f"{declaration(p)}: expected elements of that type, found {x.dtype}")
+    check_shape(p, tuple(x.shape), dims, args)
+
+
 def _as_tensor(p: Parameter, value: Any, q: torch.Tensor) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
     try:
         tensor: torch.Tensor = torch.as_tensor(value, device=q.device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        to_numpy(p.name, value)  # says of integers that they are too large, and of lists that they form no array
         raise fail("E503", f"{declaration(p)}: expected a tensor of floats ({error})") from None
-    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float64)
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import fail
+from maskc.arguments import integers, shown
+from maskc.diagnostics import Diagnostic, MaskcError, fail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,8 @@ def tree_intervals(tree: Any, nodes: Sequence[Hashable] | None = None) -> tuple[
             or a directed networkx graph whose edges lead from parent to child.
         nodes: the graph's node of each token, in the order of the tokens; by default the graph's order.
 
-    Raises MaskcError: E504 where it is not a forest or a parent is out of range.
+    Raises MaskcError: E503 and E505 where parents are no integers, E504 where it is not a forest or a parent is out of
+    range.
     """
     import numpy as np
 
@@ -125,6 +127,8 @@ def _successors(graph: Any, nodes: Sequence[Hashable] | None) -> Iterable[list[i
 
 
 def _index(graph: Any, nodes: Sequence[Hashable] | None) -> dict[Hashable, int]:
+    if not hasattr(graph, "nodes"):
+        raise TypeError(f"the graph must be one of networkx, not {shown(graph)}")
     listed = list(graph.nodes) if nodes is None else list(nodes)
     index = {node: token for token, node in enumerate(listed)}
     if len(index) < len(listed):
@@ -136,7 +140,10 @@ def _index(graph: Any, nodes: Sequence[Hashable] | None) -> dict[Hashable, int]:
 
 
 def _parent_list(tree: Any) -> list[int]:
-    parents = [int(p) for p in tree]
+    found = integers("tree", list(tree) if isinstance(tree, Iterable) and not hasattr(tree, "ndim") else tree)
+    if found.ndim != 1:
+        raise MaskcError(Diagnostic("E505", f"tree: expected the parent of each token, (N,), found {found.shape}"))
+    parents: list[int] = found.tolist()
     for token, parent in enumerate(parents):
         if not -1 <= parent < len(parents):
             raise fail(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
+from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError
 
 if TYPE_CHECKING:
@@ -209,9 +210,9 @@ def backend_row(name: str) -> BackendRow:
     for row in BACKENDS:
         if row.name == name:
             return row
-    close = get_close_matches(name, [r.name for r in BACKENDS], 1)
+    close = get_close_matches(name, [r.name for r in BACKENDS], 1) if isinstance(name, str) else []
     hint = f"did you mean {close[0]!r}?" if close else None
-    raise MaskcError(Diagnostic("E701", f"no backend is called {name!r}; there are: {_names()}", hint=hint))
+    raise MaskcError(Diagnostic("E701", f"no backend is called {shown(name)}; there are: {_names()}", hint=hint))
 
 
 def choose(name: str, program: Program, request: Request) -> tuple[BackendRow, Backend]:

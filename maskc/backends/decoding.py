@@ -24,7 +24,7 @@ from maskc.ir.program import Parameter, Program, Space
 from maskc.ir.rewrite import map_program, mentions, substitute
 from maskc.passes.rows import Clause, conjuncts, rows
 from maskc.passes.specialise import bind as specialise
-from maskc.tensors import check_tensors
+from maskc.tensors import check_dense, check_tensors
 from maskc.tiles.extents import find_extents
 from maskc.tiles.values import fail
 
@@ -316,6 +316,7 @@ def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: i
         if not isinstance(x, Tensor) or x.ndim != 4:
             layout = "(batch, heads, length, dim)" if name == "q" else "pages (num_blocks, block_size, heads, dim)"
             raise fail("E510", f"{name} must be {layout}, not {tuple(x.shape) if isinstance(x, Tensor) else type(x)}")
+        check_dense(name, x)
     shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
     if k.shape[:3] != v.shape[:3]:
         raise fail("E510", f"k_cache and v_cache must agree in blocks, block size and heads: {shapes}")
@@ -324,6 +325,10 @@ def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: i
     # One key of each page's layout stands for what entries have in common.
     one_key, one_value = (x.new_empty(()).expand(q.shape[0], x.shape[2], 1, x.shape[3]) for x in (k, v))
     check_tensors(q, one_key, one_value, heads)
+    if not isinstance(table, Tensor):
+        hint = "convert: torch.tensor(block_table, device=q.device)"
+        raise fail("E511", f"block_table must be a torch tensor, not a {type(table).__name__}", hint)
+    check_dense("block_table", table)
     check_integers("block_table", table)
     if table.ndim != 2 or table.shape[0] != q.shape[0]:
         raise fail("E510", f"block_table must be (batch, max_blocks) = ({q.shape[0]}, ...), not {tuple(table.shape)}")

@@ -9,14 +9,17 @@ Both live as long as somebody holds them; a graph that outlives its op says so.
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
 __all__ = [
+    "LEARNED_SCALE",
+    "LSE",
     "Entry",
     "Source",
     "attention",
@@ -65,14 +68,26 @@ class Source(Protocol):
     """What finds the entry of a call."""
 
     def entry_of(
-        self, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], sizes: Mapping[str, int]
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        inputs: Mapping[str, Tensor],
+        sizes: Mapping[str, int],
+        wishes: Collection[str] = (),
     ) -> tuple[Entry, tuple[str, ...]]:
-        """The entry, and which of the inputs are its floats, in order."""
+        """The entry, and which of the inputs are its floats, in order. ``wishes``: what was seen of the call when it
+        was traced, and is refused here, if at all: LSE, LEARNED_SCALE."""
 
     @property
     def plain_output(self) -> bool:
         """Whether the program has no output expression."""
 
+
+#: The log-sum-exp is asked for.
+LSE = "lse"
+#: The scale is a tensor that requires a gradient.
+LEARNED_SCALE = "learned scale"
 
 _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
@@ -90,10 +105,17 @@ def handle_of(what: Entry | Source) -> str:
 
 
 def call(
-    handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Mapping[str, Tensor], sizes: Mapping[str, int], scale: float
+    handle: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inputs: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    scale: float,
+    wishes: Iterable[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the source called ``handle``; torch.compile can trace it."""
-    out, lse, _ = attention(q, k, v, list(inputs.values()), name_call(handle, inputs, sizes), scale)
+    out, lse, _ = attention(q, k, v, list(inputs.values()), name_call(handle, inputs, sizes, wishes), scale)
     return out, lse
 
 
@@ -108,22 +130,29 @@ def _entry(handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor
     """The entry, and the places of its float inputs among ``inputs``."""
     if "|" not in handle:
         return _find(handle), list(range(len(inputs)))
-    found, names, sizes = find_source(handle)
-    entry, floats = found.entry_of(q, k, v, dict(zip(names, inputs, strict=True)), sizes)
+    found, names, sizes, wishes = find_source(handle)
+    entry, floats = found.entry_of(q, k, v, dict(zip(names, inputs, strict=True)), sizes, wishes)
     return entry, [names.index(name) for name in floats]
 
 
-def name_call(handle: str, inputs: Iterable[str], sizes: Mapping[str, int]) -> str:
-    """A handle with the names of a call's inputs, and its sizes: what ``find_source`` reads."""
-    said = ",".join(f"{name}={extent}" for name, extent in sorted(sizes.items()))
-    return f"{handle}|{','.join(inputs)}|{said}"
+def name_call(handle: str, inputs: Iterable[str], sizes: Mapping[str, int], wishes: Iterable[str] = ()) -> str:
+    """A handle with the names of a call's inputs, its sizes and its wishes: what ``find_source`` reads."""
+    # An extent may be a symbol while a graph is traced: it has no order, and becomes the number that it stands for, so
+    # that a graph is of its sizes.
+    said = ",".join([f"{name}={operator.index(sizes[name])}" for name in sorted(sizes)])
+    return f"{handle}|{','.join(inputs)}|{said}|{','.join(wishes)}"
 
 
-def find_source(named: str) -> tuple[Any, list[str], dict[str, int]]:
-    """The source of a call, the names of its inputs, and its sizes. Raises RuntimeError where it no longer lives."""
-    handle, inputs, said = named.split("|")
-    sizes = {name: int(extent) for name, _, extent in (s.partition("=") for s in said.split(",") if s)}
-    return _find(handle), inputs.split(",") if inputs else [], sizes
+def find_source(named: str) -> tuple[Any, list[str], dict[str, int], list[str]]:
+    """The source of a call, the names of its inputs, its sizes, and its wishes. Raises RuntimeError where it no longer
+    lives."""
+    handle, inputs, said, wishes = named.split("|")
+    sizes = {name: int(extent) for name, _, extent in (s.partition("=") for s in _words(said))}
+    return _find(handle), _words(inputs), sizes, _words(wishes)
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",") if text else []
 
 
 def compute(
@@ -228,12 +257,30 @@ def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, ha
     def at(x: Tensor, dim: int | None, i: int) -> Tensor:
         return x if dim is None else x.select(dim, i)
 
+    if not info.batch_size:
+        tensors = (q, k, v, *inputs)
+        one_q, one_k, one_v, *rest = nothing(tensors, (*dims[:3], *dims[3]))
+        return of_nothing(_attention_fake(one_q, one_k, one_v, rest, handle, scale), tensors)
     results = []
     for i in range(info.batch_size):
         one = [at(x, d, i) for x, d in zip((q, k, v), dims[:3], strict=True)]
         given = [at(x, d, i) for x, d in zip(inputs, dims[3], strict=True)]
         results.append(attention(*one, given, handle, scale))
     return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0, 0, 0)
+
+
+def nothing(tensors: Sequence[Tensor], dims: Sequence[int | None]) -> list[Tensor]:
+    """One entry of each of ``tensors``, of which a ``vmap`` maps none, without values."""
+    shapes = [[n for i, n in enumerate(x.shape) if i != d] for x, d in zip(tensors, dims, strict=True)]
+    return [torch.empty(s, dtype=x.dtype, device="meta") for s, x in zip(shapes, tensors, strict=True)]
+
+
+def of_nothing(results: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """What a ``vmap`` over no entry gives, where one entry would give ``results``; in the graph of ``tensors``, whose
+    gradients are 0."""
+    anchor = sum((x.sum() for x in tensors if x.is_floating_point()), start=tensors[0].new_zeros(()))
+    made = (tensors[0].new_empty((0, *x.shape), dtype=x.dtype) for x in results)
+    return tuple(x + anchor.to(x.dtype) for x in made), (0,) * len(results)
 
 
 # Defined by hand and not by ``torch.library.custom_op``, whose first call imports the whole compiler: seconds.

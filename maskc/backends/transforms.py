@@ -100,6 +100,9 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, *tensors: Tensor) -> Any:
+        if not info.batch_size:
+            q, k, v, *inputs = library.nothing(tensors, dims[2:])
+            return library.of_nothing(library.attention(q, k, v, inputs, handle, scale), tensors)
         parts = [_apply(_Attention, handle, scale, *one) for one in _entries(info.batch_size, dims[2:], tensors)]
         return _stacked(parts)
 
@@ -130,6 +133,8 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, with_lse: bool, *tensors: Tensor) -> Any:
+        if not info.batch_size:
+            return library.of_nothing(library.nothing(tensors[4:], dims[7:]), tensors)
         parts = [
             _apply(_Backward, handle, scale, with_lse, *one) for one in _entries(info.batch_size, dims[3:], tensors)
         ]

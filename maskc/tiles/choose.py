@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskc.arguments import integer, shown
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
 from maskc.tiles.cost import ROUGH, CostModel, plan_cost
 from maskc.tiles.plan import TilePlan
+from maskc.tiles.values import fail
 
 __all__ = ["TILE_SIZES", "TRIALS", "Allowance", "Choice", "choose_tiles", "compare_tiles"]
 
@@ -69,7 +71,7 @@ def choose_tiles(
     """
     from maskc.tiles.planner import make_plan
 
-    first, *rest = sizes
+    first, *rest = _pairs(sizes)
     plan = make_plan(program, binding, q_tile=first[0], k_tile=first[1], layout=layout)
     return compare_tiles(plan, rest, model, layout, budget).plan
 
@@ -85,7 +87,7 @@ def compare_tiles(
     out, too."""
     allowance, best, cost = Allowance(budget), plan, plan_cost(plan, model)
     left_out: list[tuple[int, int]] = []
-    for q_tile, k_tile in sizes:
+    for q_tile, k_tile in _pairs(sizes, least=0):
         if (q_tile, k_tile) == (plan.q_tile, plan.k_tile):
             continue
         other = None
@@ -96,3 +98,17 @@ def compare_tiles(
         elif plan_cost(other, model) < cost:
             best, cost = other, plan_cost(other, model)
     return Choice(best, cost, tuple(left_out))
+
+
+def _pairs(sizes: Sequence[tuple[int, int]], least: int = 1) -> list[tuple[int, int]]:
+    """The tile sizes, each a pair. Raises E503 to E505."""
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+        raise fail("E503", "sizes must be a sequence of pairs (queries, keys)")
+    if len(sizes) < least:
+        raise fail("E505", "sizes: expected at least one pair (queries, keys)")
+    found = []
+    for pair in sizes:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise fail("E503", f"sizes: expected pairs (queries, keys), found {shown(pair)}")
+        found.append((integer("q_tile", pair[0], 1), integer("k_tile", pair[1], 1)))
+    return found

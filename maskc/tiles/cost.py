@@ -15,16 +15,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.plan import PARTIAL, Runs
+from maskc.arguments import expect
+from maskc.tiles.plan import PARTIAL, Runs, TilePlan
 from maskc.tiles.runs import row_of_runs
-
-if TYPE_CHECKING:
-    from maskc.tiles.plan import TilePlan
+from maskc.tiles.values import fail, to_numpy
 
 __all__ = [
     "ROUGH",
@@ -111,9 +110,11 @@ def fit(plans: Sequence[TilePlan], seconds: Sequence[float], model: CostModel = 
     ``model``, relative to a pair.
 
     Measure masks that differ in what the model tells apart: dense, causal and windowed ones, at a few tile sizes.
-    Raises ValueError if nothing can be learned of the cost of a pair.
+    Raises MaskcError: E503 to E505 unless there is one finite time above 0 for each plan. Raises ValueError if nothing
+    can be learned of the cost of a pair.
     """
-    counts = np.stack([features(p) for p in plans]) / np.asarray(seconds, np.float64)[:, None]
+    times = _times(plans, seconds)
+    counts = np.stack([features(p) for p in plans]) / times[:, None]
     told = _told(counts)
     rest, nothing = [c for c in range(counts.shape[1]) if c not in told], list[int]()
     while told:
@@ -128,6 +129,24 @@ def fit(plans: Sequence[TilePlan], seconds: Sequence[float], model: CostModel = 
     changes = {names[c]: float(x / found[0]) for c, x in zip(told[1:], found[1:], strict=True)}
     changes |= dict.fromkeys((names[c] for c in nothing), 0.0)
     return dataclasses.replace(model, seconds=float(found[0]), **changes)
+
+
+def _times(plans: Sequence[TilePlan], seconds: Sequence[float]) -> Array:
+    """The seconds, one for each plan."""
+    expect("plans", plans, Sequence, "a sequence of plans")
+    for plan in plans:
+        expect("each of plans", plan, TilePlan, "a plan")
+    found = to_numpy("seconds", seconds)
+    if found.dtype.kind not in "iuf":
+        raise fail("E503", "seconds: expected numbers")
+    times = found.astype(np.float64)
+    if not len(plans) or times.shape != (len(plans),):
+        raise fail(
+            "E505", f"seconds: expected one for each plan, ({len(plans)},) and at least one, found {times.shape}"
+        )
+    if not (np.isfinite(times) & (times > 0)).all():
+        raise fail("E504", "seconds: what computing a plan takes is finite, and more than 0")
+    return times
 
 
 def _told(counts: Array) -> list[int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
 
+from maskc.arguments import integer, mapping_of, shown
 from maskc.ir.interval import MAX_TOKENS
 from maskc.ir.program import Program, Space
 from maskc.tiles.values import fail, suggestion
@@ -20,20 +20,13 @@ def space_names(space: Space) -> tuple[str, ...]:
 
 def check_extents(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     """``sizes`` as plain integers, by themselves: names and values. Raises E502, E503 and E504."""
-    known = [*space_names(program.q_space), *space_names(program.k_space)]
+    known = list(dict.fromkeys([*space_names(program.q_space), *space_names(program.k_space)]))
     checked = {}
-    for name, value in sizes.items():
+    for name, value in mapping_of("sizes", sizes).items():
         if name not in known:
             hint = suggestion(name, known) or "a pattern without `over` is plain tokens and takes no sizes"
             raise fail("E502", f"sizes: the pattern {program.name!r} has no segment or axis {name!r}", hint)
-        try:
-            checked[name] = operator.index(value)
-        except TypeError:
-            raise fail("E503", f"sizes: {name} must be an integer, not {value!r}") from None
-        if isinstance(value, bool) or checked[name] < 0:
-            raise fail("E504", f"sizes: {name} must be an integer of at least 0, not {value!r}")
-        if checked[name] > MAX_TOKENS:
-            raise fail("E504", f"sizes: {name} must be at most {MAX_TOKENS}: no sequence is longer")
+        checked[name] = integer(f"sizes: {name}", value, 0, MAX_TOKENS)
     return checked
 
 
@@ -60,7 +53,7 @@ def find_extents(program: Program, q_len: int, k_len: int, sizes: Mapping[str, i
         if space.segments and _total(space, found) != length:
             raise fail(
                 "E506",
-                f"{_sum(space, found)} = {_total(space, found)}, but there are {length} {side}",
+                f"{_sum(space, found)} = {shown(_total(space, found))}, but there are {length} {side}",
                 "give sizes that fit, or leave one out to let it follow from the length",
             )
     for space in (program.q_space, program.k_space):
@@ -93,11 +86,13 @@ def _solve(side: str, space: Space, length: int, found: dict[str, int]) -> None:
             fixed += others
     rest = length - fixed
     if rest < 0 or (step == 0 and rest) or (step and rest % step):
-        shown = _sum(space, {**found, name: name})
+        said = _sum(space, {**found, name: name})
         raise fail(
             "E506",
-            f"no {name} fits: {shown} cannot be {length}, the number of {side}",
-            f"the length must be {fixed} plus a multiple of {step}",
+            f"no {name} fits: {said} cannot be {length}, the number of {side}",
+            f"the length must be {shown(fixed)} plus a multiple of {shown(step)}"
+            if step
+            else f"another extent is 0: whatever {name} is, there are {shown(fixed)}",
         )
     found[name] = rest // step if step else 0
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.arguments import expect, integer
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
+from maskc.ir.nodes import Lookup, Param, postorder
 from maskc.ir.program import Program
 from maskc.tiles.analysis import analyse
 from maskc.tiles.budget import BUDGET, Budget, Watch, evaluations_of, within_memory
@@ -24,6 +26,7 @@ from maskc.tiles.rowform import RowForm
 from maskc.tiles.rowwise import rowwise
 from maskc.tiles.runs import assemble
 from maskc.tiles.subdivide import evaluate_tiles, subdivide
+from maskc.tiles.values import fail
 
 __all__ = ["make_plan", "tile_mask"]
 
@@ -56,15 +59,34 @@ def make_plan(
             all, which is an estimate that changes. What it raises ends the planning and nothing else.
 
     Raises:
-        MaskcError: E801 if planning would go beyond the budget; E502 for a layout that there is not.
+        MaskcError: E801 if planning would go beyond the budget; E502 for a layout that there is not; E503 and E504 for
+            tile sizes; E501 for a binding that lacks what the mask reads.
     """
+    expect("program", program, Program, "a maskc.Program")
+    expect("binding", binding, Binding, "a maskc.Binding")
     check_layout(layout)
+    q_tile, k_tile = integer("q_tile", q_tile, 1, _LARGEST_TILE), integer("k_tile", k_tile, 1, _LARGEST_TILE)
+    if not isinstance(budget, float):
+        budget = integer("budget", budget, 0)
+    _check_bound(program, binding)
     grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
     with within_memory("planning this mask"):
         job = _Job(program, binding, grid, Budget(budget, watch))
         if layout == "none" or not binding.q_len or not binding.k_len:
             return job.plan(None, "")
         return job.laid_out(layout)
+
+
+#: A tile may be longer than any sequence, but no longer than positions of 32 bits, which runs hold.
+_LARGEST_TILE = 2147483647
+
+
+def _check_bound(program: Program, binding: Binding) -> None:
+    """Raises E501 where the mask reads what the binding, which was made for another program, does not hold."""
+    for node in postorder([program.mask]):
+        if isinstance(node, Param | Lookup) and node.name not in binding.args and node.name not in binding.tables:
+            hint = "bind this very program: maskc.make_binding(program, ...)"
+            raise fail("E501", f"the binding holds no {node.name!r}, which {program.name!r} reads", hint)
 
 
 class _Job:

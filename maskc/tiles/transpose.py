@@ -15,7 +15,7 @@ __all__ = ["transpose", "transpose_runs"]
 
 def transpose(plan: TilePlan, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
     """See ``TilePlan.transposed``."""
-    q_tile, k_tile = q_tile or plan.q_tile, k_tile or plan.k_tile
+    q_tile, k_tile = plan.q_tile if q_tile is None else q_tile, plan.k_tile if k_tile is None else k_tile
     if (q_tile, k_tile) != (plan.q_tile, plan.k_tile):
         from maskc.tiles.planner import make_plan
 

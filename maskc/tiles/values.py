@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from maskc.arguments import shown
 from maskc.diagnostics import fail
 from maskc.ir.nodes import Type
 from maskc.ir.text import declaration
@@ -29,7 +30,7 @@ _PLURAL = {Type.INT: "integers", Type.BOOL: "Booleans", Type.FLOAT: "floats"}
 
 def suggestion(name: str, known: Mapping[str, object] | list[str] | tuple[str, ...]) -> str | None:
     """The hint for an unknown name: the nearest known one, or all of them."""
-    close = get_close_matches(name, list(known), 1)
+    close = get_close_matches(name, list(known), 1) if isinstance(name, str) else []
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there are: {', '.join(known)}" if known else None
@@ -43,7 +44,8 @@ def is_torch(value: object) -> bool:
 def to_numpy(name: str, value: Any) -> Array:
     """An array of whatever the caller gave: a NumPy array, a torch tensor, nested lists, a number.
 
-    Floats come out as float64. Raises E503.
+    Floats come out as float64. Raises E503, E504 where an integer does not fit 64 bits, E505, and E512 for a tensor
+    that holds no values.
     """
     if is_torch(value):
         value = _from_torch(name, value)
@@ -51,6 +53,9 @@ def to_numpy(name: str, value: Any) -> Array:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
         raise fail("E505", f"{name}: the lists do not form an array ({error})") from None
+    large = next((x for x in array.flat if _too_large(x)), None) if array.dtype.kind == "O" else None
+    if large is not None:
+        raise fail("E504", f"{name}: {shown(large)} is too large: integers have 64 bits")
     if array.dtype.kind not in "biufU":
         what = f"dtype {array.dtype}" if array.dtype.kind != "O" else _type_name(value)
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {what}")
@@ -60,6 +65,12 @@ def to_numpy(name: str, value: Any) -> Array:
 def _from_torch(name: str, value: Any) -> Any:
     import torch
 
+    if value.is_nested or value.layout != torch.strided or value.is_quantized:
+        what = "a nested tensor" if value.is_nested else f"a tensor of the layout {value.layout}"
+        raise fail("E503", f"{name}: expected a dense tensor, found {'quantised' if value.is_quantized else what}",
+                   f"convert: {name}.to_dense()")  # fmt: skip
+    if value.device.type == "meta":
+        raise fail("E512", f"{name} is on meta, where a tensor holds no values", "give it on the device of q")
     func = torch._C._functorch
     while func.is_functorch_wrapped_tensor(value):
         if func.is_batchedtensor(value):
@@ -69,6 +80,10 @@ def _from_torch(name: str, value: Any) -> Any:
     with torch._C._DisableFuncTorch():
         value = value.detach().cpu()
         return (value.double() if value.is_floating_point() else value).numpy()
+
+
+def _too_large(x: object) -> bool:
+    return isinstance(x, int) and not _INT64.min <= x < 1 << 64
 
 
 def scalar_value(p: Parameter, value: Any) -> bool | int | float:

@@ -99,3 +99,23 @@ def test_second_derivatives_are_refused() -> None:
     first = torch.func.grad(lambda x: op(x, k, v).sum())
     with pytest.raises(RuntimeError, match="differentiated once"):
         torch.func.grad(lambda x: first(x).sum())(q)
+
+
+def test_vmap_over_nothing() -> None:
+    text = "pattern p(gain: float[q]) over decoder -> encoder { attend all; output o * gain[q] }"
+    op = maskc.compile(text, heads=4)
+    q, k, v, gain = (torch.zeros(0, *shape) for shape in ((2, 4, 6, 8), (2, 2, 5, 8), (2, 2, 5, 7), (6,)))
+
+    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gain: torch.Tensor) -> Any:
+        return op(q, k, v, gain=gain, return_lse=True)
+
+    for mapped in (torch.func.vmap(run), torch.compile(torch.func.vmap(run), backend="eager", fullgraph=True)):
+        out, lse = mapped(q, k, v, gain)
+        assert (out.shape, lse.shape) == ((0, 2, 4, 6, 7), (0, 2, 4, 6))
+    # Gradients inside, and outside: of what is not mapped they are 0.
+    gradient = torch.func.grad(lambda *x: run(*x)[0].sum(), argnums=(0, 3))
+    assert [x.shape for x in torch.func.vmap(gradient)(q, k, v, gain)] == [q.shape, gain.shape]
+    whole = torch.ones(6, requires_grad=True)
+    out, _ = torch.func.vmap(run, in_dims=(0, 0, 0, None))(q, k, v, whole)
+    (found,) = torch.autograd.grad(out.sum(), whole)
+    assert torch.equal(found, torch.zeros(6))

@@ -130,3 +130,12 @@ def test_refusals() -> None:
         op(q, q, q, return_lse=True)
     with pytest.raises(MaskcError, match="no backward pass"):
         op(q.requires_grad_(), q, q)
+
+
+def test_what_is_empty_is_computed_without_its_kernels() -> None:
+    """They divide by the number of blocks: on CPUs that ends the process."""
+    cross = "pattern p over decoder -> encoder { attend all }"
+    for text, q_len, k_len in (("causal", 0, 16), (cross, 4, 0), (cross, 0, 0)):
+        op = maskc.compile(text, heads=4, backend="flex")
+        q, k, v = torch.ones(1, 4, q_len, 16), torch.ones(1, 2, k_len, 16), torch.ones(1, 2, k_len, 16)
+        assert torch.equal(op(q, k, v), torch.zeros(1, 4, q_len, 16))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from maskc.diagnostics import MaskcError
 
 _Q, _K = (2, 4, 1, 16), (2, 2, 40, 16)
 _PAGES = (6, 16, 2, 16)
+_F8 = torch.float8_e4m3fn
 _TABLE = torch.tensor([[0, 1, 2], [3, 4, -1]], dtype=torch.int32)
 
 
@@ -120,3 +122,47 @@ def test_nothing_in_a_batch() -> None:
     assert (out.shape, lse.shape) == ((0, 4, 1, 8), (0, 4, 1))
     none = op.decode(torch.zeros(2, 4, 0, 16), torch.zeros(_K), torch.zeros(_K), [40, 20])
     assert none.shape == (2, 4, 0, 16)
+
+
+@pytest.mark.parametrize("name", ["lengths", "start"])
+@pytest.mark.parametrize(
+    ("value", "code", "words"),
+    [
+        ([40.0, 20.0], "E503", "expected integers, found floats"),
+        (np.array([40.0, 20.0]), "E503", "expected integers, found floats"),
+        ([float("nan")] * 2, "E503", "expected integers, found floats"),
+        ([True, True], "E503", "expected integers, found Booleans"),
+        ([1, True], "E503", "expected integers, found Booleans"),
+        (np.array([True, True]), "E503", "expected integers, found Booleans"),
+        ("ab", "E503", "expected integers, found 'ab'"),
+        (["a", "b"], "E503", "expected integers, found strings"),
+        ({0: 1}, "E503", "found a dict"),
+        ([10**30, 1], "E504", "too large"),
+        (np.array([2**64 - 1, 1], np.uint64), "E504", "18446744073709551615 does not fit 64 bits"),
+        (torch.tensor([40, 20]).to_sparse(), "E511", "dense tensor"),
+    ],
+)
+def test_lengths_that_are_no_integers(name: str, value: Any, code: str, words: str) -> None:
+    _call(code, f"{name}.*{words}", **{name: value})
+
+
+def test_there_are_lengths() -> None:
+    _call("E503", "lengths: expected integers, found None", lengths=None)
+
+
+def test_lengths_in_sequences_and_arrays() -> None:
+    op = maskc.compile("causal", heads=4)
+    q, k, v = torch.randn(_Q), torch.randn(_K), torch.randn(_K)
+    wanted = op.decode(q, k, v, torch.tensor([40, 20]))
+    for lengths in ([40, 20], (40, 20), np.array([40, 20], np.uint8), [np.int64(40), torch.tensor(20)]):
+        assert torch.equal(op.decode(q, k, v, lengths), wanted)
+
+
+@pytest.mark.parametrize("table", [[[0, 1, 2], [3, 4, -1]], "abc", 3, np.zeros((2, 3), np.int64)])
+def test_block_tables_that_are_no_tensors(table: Any) -> None:
+    _call("E511", "block_table must be a torch tensor", paged=True, block_table=table)
+
+
+def test_caches_of_other_kinds() -> None:
+    _call("E511", "16, 32 or 64 bits", **dict.fromkeys(["q", "k_cache", "v_cache"], torch.zeros(2, 4, 40, 16).to(_F8)))
+    _call("E511", "k_cache must be a dense tensor", paged=True, k_cache=torch.zeros(_PAGES).to_sparse())

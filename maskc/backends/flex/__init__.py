@@ -25,6 +25,7 @@ from maskc.tiles import make_plan
 __all__ = ["block_mask", "from_block_mask", "mask_mod", "run", "score_mod", "supports", "to_block_mask"]
 
 _TILE = 128
+_DEVICES = ("cpu", "cuda")  # that it is compiled for, and that were tried
 
 
 def supports(program: Program, request: Request) -> Refusal | None:
@@ -33,6 +34,10 @@ def supports(program: Program, request: Request) -> Refusal | None:
         return Refusal(f"FlexAttention knows no token order such as {request.layout!r}", "compile with layout='none'")
     if program.normalizer.kind != "softmax":
         return Refusal(f"FlexAttention has no normaliser {program.normalizer.kind}")
+    if request.device not in (None, *_DEVICES):
+        return Refusal(
+            f"FlexAttention does not run on {request.device}", f"move the tensors to {' or '.join(_DEVICES)}"
+        )
     on_cpu = request.device in (None, "cpu")
     if on_cpu and program.normalizer.sink is not None:
         return Refusal("a sink needs the log-sum-exp, which FlexAttention does not give on CPUs")
@@ -88,6 +93,8 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compiled FlexAttention: see ``maskc.backends.Backend.run``."""
     program, device = compiled.program, q.device
+    if 0 in q.shape or 0 in k.shape:
+        return _finish(program, binding, floats, *_of_nothing(q, k, v), return_lse)
     blocks = compiled.remember(
         ("flex", str(device), q.requires_grad), binding, lambda: block_mask(program, binding, device=device)
     )
@@ -97,6 +104,12 @@ def run(
     )
     out, lse = found if wants_lse else (found, None)
     return _finish(program, binding, floats, out, lse, return_lse)
+
+
+def _of_nothing(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and log-sum-exp where there are no queries or no keys: FlexAttention's kernels divide by their number."""
+    key, value = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    return q @ key.transpose(2, 3) @ value, q.new_full(q.shape[:3], -torch.inf, dtype=torch.float32)
 
 
 def attend(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
+from maskc.arguments import expect
 from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
@@ -80,6 +81,7 @@ def from_block_mask(block_mask: BlockMask, program: Program, binding: Binding) -
     The kinds of the tiles are taken as they are; the program says what is kept inside partial ones.
     Raises MaskcError: E505 where lengths, heads or batch entries do not fit.
     """
+    expect("block_mask", block_mask, BlockMask, "a BlockMask")
     q_len, k_len = block_mask.seq_lengths
     batch, heads = block_mask.kv_num_blocks.shape[:2]
     if (q_len, k_len) != (binding.q_len, binding.k_len):

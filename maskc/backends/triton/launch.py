@@ -142,7 +142,7 @@ def table_arguments(
             elif array.dtype == np.bool_:
                 tensor = on_device(array.astype(np.int8), device)
             else:
-                if array.size and max(-int(array.min()), int(array.max())) >= 1 << 31:
+                if array.size and not -(1 << 31) <= int(array.min()) <= int(array.max()) < 1 << 31:
                     raise WideIntegers(f"{name!r} holds integers beyond 32 bits")
                 tensor = on_device(np.ascontiguousarray(array, np.int32), device)
         if tensor.numel() == 0:

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Apply, Lookup, Symbol, postorder
-from maskc.ir.program import Space
+from maskc.ir.program import Program, Space
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid
 from maskc.tiles.layouts.digits import index_of
@@ -50,20 +51,39 @@ class Layout:
         )
 
 
-def check_layout(layout: str) -> None:
-    """Raises MaskcError E502 unless the layout is "none", "auto", or a kind, alone or with what it is to be."""
+def check_layout(layout: str, program: Program | None = None) -> None:
+    """Raises MaskcError E502 unless the layout is "none", "auto", or a kind, alone or with what it is to be; E503 where
+    it is no string. ``program``: whose tokens are sorted, where that is known."""
+    if not isinstance(layout, str):
+        raise MaskcError(Diagnostic("E503", f"layout must be a string, not {shown(layout)}", hint='such as "none"'))
     kind, _, detail = layout.partition(":")
-    if layout in ("none", "auto", *LAYOUTS) or (kind in LAYOUTS and detail):
+    if layout in ("none", "auto", *LAYOUTS):
+        return
+    if kind in LAYOUTS and detail:
+        if kind != "sorted":
+            _spec(kind, detail, 1, 1)
+        elif program is not None:
+            _check_label(program, detail)
         return
     words = ", ".join(("none", "auto", *LAYOUTS, "residues:64", "sorted:doc", "blocks:8x4x4,4x8x4"))
     raise MaskcError(Diagnostic("E502", f"no layout is called {layout!r}", hint=f"there are, for example: {words}"))
+
+
+def _check_label(program: Program, label: str) -> None:
+    declared = [p.name for p in program.params if p.domain == ("token",)]
+    if label not in declared:
+        message = f"layout: tokens of {program.name!r} cannot be sorted by {label!r}"
+        hint = f"inputs over tokens that it declares: {', '.join(declared) or 'none'}"
+        raise MaskcError(Diagnostic("E502", message, hint=hint))
 
 
 def candidates(c: Classifier, grid: Grid, spaces: tuple[Space, Space], layout: str) -> Iterator[Layout]:
     """The orders that the mask suggests; or the one that ``layout`` asks for. Raises E502."""
     kind, _, detail = layout.partition(":")
     if detail:
-        labels, specs = ([detail], []) if kind == "sorted" else ([], [_spec(kind, detail, grid)])
+        labels, specs = (
+            ([detail], []) if kind == "sorted" else ([], [_spec(kind, detail, grid.q_tile, grid.k_tile, grid.k_len)])
+        )
         if kind == "sorted" and detail not in _per_token(c):
             raise _unsorted(c, detail)
     else:
@@ -93,22 +113,24 @@ def _blocks(c: Classifier, spaces: tuple[Space, Space], grid: Grid, spec: Spec) 
 #: What a layout may say beyond the length of the sequence: blocks and classes are counted before they are cut to it.
 _MOST = 1 << 16
 #: Numbers of nine digits, and of eight axes at most: no sequence is as long.
-_NUMBER = r"[0-9]{1,9}"
-_SHAPE = rf"{_NUMBER}(?:x{_NUMBER}){{0,7}}"
-_BLOCKS = re.compile(rf"(?P<q>{_SHAPE})(,(?P<k>{_SHAPE}))?(%(?P<m>{_SHAPE}))?(@(?P<s>{_SHAPE}))?")
+_NUMBER = "0*[0-9]{1,9}"
+_SHAPE = f"{_NUMBER}(?:x{_NUMBER}){{0,7}}"
+_BLOCKS = re.compile(f"(?P<q>{_SHAPE})(,(?P<k>{_SHAPE}))?(%(?P<m>{_SHAPE}))?(@(?P<s>{_SHAPE}))?")
+_RESIDUES = re.compile("0*[1-9][0-9]{0,8}")
 
 
-def _spec(kind: str, detail: str, grid: Grid) -> Spec:
+def _spec(kind: str, detail: str, q_tile: int, k_tile: int, k_len: int = MAX_TOKENS) -> Spec:
     """``residues:64``, or ``blocks:8x4x4,4x8x4%2x2x1@4x0x0``: shapes for queries and keys, moduli, first block."""
-    if any(len(n) > 9 or int(n) > max(grid.k_len, _MOST) for n in re.findall(r"[0-9]+", detail)):
-        hint = f"there are {grid.k_len} keys; numbers up to {max(grid.k_len, _MOST)} are taken"
-        raise MaskcError(Diagnostic("E502", f"layout: {kind}:{detail} has numbers beyond the sequence", hint=hint))
-    if kind == "residues" and re.fullmatch(_NUMBER, detail) and int(detail) > 0:
-        return Spec((grid.q_tile,), (grid.k_tile,), (int(detail),), (0,))
+    most = max(k_len, _MOST)
+    if any(len(n.lstrip("0")) > 9 or int(n) > most for n in re.findall("[0-9]+", detail)):
+        message = f"layout: {shown(f'{kind}:{detail}')} has numbers beyond the sequence"
+        raise MaskcError(Diagnostic("E502", message, hint=f"numbers up to {most} are taken"))
+    if kind == "residues" and _RESIDUES.fullmatch(detail):
+        return Spec((q_tile,), (k_tile,), (int(detail),), (0,))
     found = _BLOCKS.fullmatch(detail) if kind == "blocks" else None
     if found is None:
         hint = "write residues:64, or blocks:8x4x4,4x8x4 with shapes for queries and keys (%2x2x1 for residue classes)"
-        raise MaskcError(Diagnostic("E502", f"layout: cannot read {kind}:{detail}", hint=hint))
+        raise MaskcError(Diagnostic("E502", f"layout: cannot read {shown(f'{kind}:{detail}')}", hint=hint))
     q, k, m, s = (tuple(map(int, found[n].split("x"))) if found[n] else None for n in "qkms")
     assert q is not None
     spec = Spec(q, k or q, m or (1,) * len(q), s or (0,) * len(q))

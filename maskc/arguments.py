@@ -1,0 +1,88 @@
+"""Arguments of public functions: what has the type that it is to have, or an error that names the argument."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from maskc.diagnostics import Diagnostic, MaskcError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["expect", "integer", "integers", "mapping_of", "shown"]
+
+_LONGEST = 40  # characters of a value that a message shows; a longer one is named by its type
+_BITS = 128  # of an integer that a message writes out: Python refuses to write those of thousands of digits
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: itself if it is short, else what it is."""
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return f"{'-' if value < 0 else ''}2**{value.bit_length() - 1} or more"
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        text = repr(value)
+        if len(text) <= _LONGEST:
+            return text
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+
+
+def expect(name: str, value: object, kind: type | tuple[type, ...], what: str) -> None:
+    """Raises TypeError unless ``value`` is a ``kind``: ``what`` says what it must be, as "a maskc.Program"."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}, not {shown(value)}")
+
+
+def mapping_of(name: str, value: Any) -> dict[str, Any]:
+    """A mapping from names, as a dict; None is an empty one. Raises E503."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise _fail(
+            "E503", f"{name} must be a mapping from names to values, not {shown(value)}", f'{name}={{"...": ...}}'
+        )
+    for key in value:
+        if not isinstance(key, str):
+            raise _fail("E503", f"{name}: the names are strings, not {shown(key)}")
+    return dict(value)
+
+
+def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """``value`` as an int. Raises E503 where it is none, and E504 where it is not between ``least`` and ``most``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise _fail("E503", f"{name} must be an integer, not {shown(value)}")
+    if number < least:
+        raise _fail("E504", f"{name} must be at least {least}, not {shown(number)}")
+    if most is not None and number > most:
+        raise _fail("E504", f"{name} must be at most {most}, not {shown(number)}")
+    return number
+
+
+def integers(name: str, value: Any) -> npt.NDArray[np.int64]:
+    """Integers out of a sequence, an array or a tensor. Raises E503, E504 where one does not fit 64 bits, E505."""
+    import numpy as np
+
+    from maskc.tiles.values import to_numpy
+
+    if isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value):
+        raise _fail("E503", f"{name}: expected integers, found Booleans")
+    if isinstance(value, str | bytes) or value is None:
+        raise _fail("E503", f"{name}: expected integers, found {shown(value)}")
+    array = to_numpy(name, value)
+    if array.size and array.dtype.kind not in "iu":
+        kinds = {"b": "Booleans", "f": "floats", "U": "strings"}
+        raise _fail("E503", f"{name}: expected integers, found {kinds[array.dtype.kind]}")
+    if array.size and array.dtype == np.uint64 and int(array.max()) >= 1 << 63:
+        raise _fail("E504", f"{name}: {int(array.max())} does not fit 64 bits")
+    return array.astype(np.int64)
+
+
+def _fail(code: str, message: str, hint: str | None = None) -> MaskcError:
+    return MaskcError(Diagnostic(code, message, hint=hint))

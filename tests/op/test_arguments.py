@@ -1,0 +1,188 @@
+"""Arguments of the wrong type or shape: the error names them, and none comes from the inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import maskc
+from maskc import MaskcError
+
+GRID = "pattern p over grid(y, x) { attend same(y) }"
+DOCS = "pattern p(doc: int[token]) { attend same(doc) }"
+BIAS = "pattern p(bias: float[head]) { attend causal; score s + bias[h] }"
+HUGE = 10**6000  # which Python refuses to write out
+
+
+def tensors(n: int = 16, heads: int = 2, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    return [torch.ones(1, heads, n, 8).to(dtype) for _ in range(3)]
+
+
+def refused(code: str, words: str, work: Callable[[], object]) -> None:
+    with pytest.raises(MaskcError) as error:
+        work()
+    assert error.value.codes == (code,)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        ({"sizes": {1: 1}}, "E503", "sizes: the names are strings, not 1"),
+        ({"sizes": [1]}, "E503", "sizes must be a mapping from names to values, not a list"),
+        ({"sizes": 0}, "E503", "sizes must be a mapping"),
+        ({"sizes": {"x": 1.5}}, "E503", "sizes: x must be an integer, not 1.5"),
+        ({"sizes": {"x": HUGE}}, "E504", "sizes: x must be at most 2147483647, not 2**19931 or more"),
+        ({"backend": None}, "E701", "no backend is called None"),
+        ({"backend": ["cpu"]}, "E701", "no backend is called a list"),
+        ({"layout": None}, "E503", "layout must be a string, not None"),
+        ({"arguments": 3}, "E503", "arguments must be a mapping"),
+        ({"arguments": {1: 2}}, "E503", "arguments: the names are strings"),
+    ],
+)
+def test_compile(options: dict[str, Any], code: str, words: str) -> None:
+    refused(code, words, lambda: maskc.compile(GRID, heads=2, **options))
+    if "sizes" in options:
+        op = maskc.compile(GRID, heads=2)
+        q, k, v = tensors()
+        refused(code, words, lambda: op(q, k, v, **options))
+        refused(code, words, lambda: op.decode(q[:, :, :1], k, v, [16], **options))
+        refused(code, words, lambda: op.plan(16, 16, **options))
+        refused(code, words, lambda: maskc.dense_mask(GRID, 16, 16, **options))
+        refused(code, words, lambda: maskc.check_assertions(GRID, 16, 16, **options))
+
+
+def test_what_is_no_pattern_and_no_path() -> None:
+    wrong: Any
+    for wrong in (None, 3, b"causal"):
+        with pytest.raises(TypeError, match="text must be a string"):
+            maskc.parse(wrong)
+        with pytest.raises(TypeError, match="path must be a path"):
+            maskc.load(wrong)
+        with pytest.raises(TypeError, match=r"pattern must be a maskc\.Pattern"):
+            maskc.to_spec(wrong)
+        with pytest.raises(TypeError, match=r"pattern must be a maskc\.Pattern"):
+            maskc.Op(wrong, heads=1)
+    refused("E003", "zero byte", lambda: maskc.load("a\0b"))
+    refused("E003", "zero byte", lambda: maskc.compile("a\0.mask", heads=1))
+
+
+NO_LAYOUTS = (
+    *("residues:x", "residues:0", "residues:-3", "residues:²", "residues:", "residues:" + "9" * 5000),
+    *("blocks:axb", "blocks:2x2,3", "blocks:0x2", "blocks:" + "9" * 5000, "sorted:doc", "rows"),
+)
+
+
+@pytest.mark.parametrize("layout", NO_LAYOUTS)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_layouts_that_there_are_not(layout: str, backend: str) -> None:
+    """Compiling refuses them, also where a plan would never see them: by a short sequence, a backend without tiles."""
+    refused("E502", "layout", lambda: maskc.compile("causal", heads=2, layout=layout, backend=backend))
+
+
+def test_a_layout_by_an_input_that_is_declared() -> None:
+    assert maskc.compile(DOCS, heads=2, layout="sorted:doc").layout == "sorted:doc"
+    words = "inputs over tokens that it declares: doc"
+    refused("E502", words, lambda: maskc.compile(DOCS, heads=2, layout="sorted:dok"))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_tensors_of_other_kinds(backend: str) -> None:
+    op = maskc.compile("causal", heads=2, backend=backend)
+    q, k, v = tensors()
+    op(q, k, v)  # what was right once says nothing of tensors that are stored otherwise
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        refused("E511", "computed in 16, 32 or 64 bits", lambda dtype=dtype: op(*tensors(dtype=dtype)))
+    refused("E511", "q must be a dense tensor, not one of the layout torch.sparse_coo", lambda: op(q.to_sparse(), k, v))
+    nested = torch.nested.nested_tensor([q[0], q[0]])
+    refused("E511", "q must be a dense tensor, not a nested one", lambda: op(nested, k, v))
+    docs = maskc.compile(DOCS, heads=2, backend=backend)
+    refused("E503", "doc: expected a dense tensor", lambda: docs(q, k, v, doc=torch.arange(16).to_sparse()))
+    refused("E512", "holds no values", lambda: docs(q, k, v, doc=torch.zeros(16, dtype=torch.int64, device="meta")))
+    bias = maskc.compile(BIAS, heads=2, backend=backend)
+    refused("E511", "bias must be a dense tensor", lambda: bias(q, k, v, bias=torch.ones(2).to_sparse()))
+    refused("E511", "expected a float dtype, found torch.complex64", lambda: bias(q, k, v, bias=[1j, 2j]))
+
+
+def test_a_scale_is_a_number() -> None:
+    op = maskc.compile("causal", heads=2)
+    q, k, v = tensors()
+    learned = torch.tensor(0.5, requires_grad=True)
+    refused("E503", "scale requires a gradient", lambda: op(q, k, v, scale=learned))
+    refused("E503", "scale requires a gradient", lambda: op.decode(q[:, :, :1], k, v, [16], scale=learned))
+    for wrong in ("0.5", [0.5, 1.0], torch.ones(2), 1j):
+        refused("E503", "scale must be a number", lambda wrong=wrong: op(q, k, v, scale=wrong))
+    wanted = op(q, k, v, scale=0.5)
+    assert torch.equal(op(q, k, v, scale=learned.detach()), wanted)
+    with torch.no_grad():
+        assert torch.equal(op(q, k, v, scale=learned), wanted)
+
+
+def test_integers_that_are_too_large_say_so() -> None:
+    window = "pattern p(n: int) { attend sliding_window(n) }"
+    table = "pattern p(w: int[head]) { attend sliding_window(w[h]) }"
+    refused("E504", "is too large: integers have 64 bits", lambda: maskc.compile(window, heads=1, n=10**30))
+    refused("E504", "2**19931 or more is too large", lambda: maskc.compile(window, heads=1, n=HUGE))
+    refused("E504", "w: 100000000000000000000000 is too large", lambda: maskc.compile(table, heads=2, w=[1, 10**23]))
+    q, k, v = tensors()
+    refused("E504", "is too large", lambda: maskc.compile(DOCS, heads=2)(q, k, v, doc=[-(10**23)] * 16))
+    refused("E504", "is too large", lambda: maskc.compile(BIAS, heads=2)(q, k, v, bias=[10**23, 1]))
+
+
+def test_an_extent_of_zero_is_what_leaves_no_room() -> None:
+    op = maskc.compile(GRID, heads=2)
+    refused("E506", "another extent is 0: whatever y is, there are 0", lambda: op(*tensors(), sizes={"x": 0}))
+
+
+def test_inputs_by_name() -> None:
+    op = maskc.compile("causal", heads=2)
+    wrong: Any
+    for wrong in (3, ["a"], {1: 2}):
+        refused("E503", "inputs", lambda wrong=wrong: op(*tensors(), inputs=wrong))
+
+
+def test_a_claim_may_stand_alone() -> None:
+    maskc.check_assertions("causal", 4, 4, claims="k <= q")
+    refused("E513", "but not k <= q", lambda: maskc.check_assertions("all", 4, 4, claims="k <= q"))
+    refused("E503", "claims are strings", lambda: maskc.check_assertions("all", 4, 4, claims=[3]))  # type: ignore[list-item]
+    more = "k <= q }\npattern z { attend all"
+    refused("E503", "each is one claim", lambda: maskc.check_assertions("all", 4, 4, claims=more))
+    refused("E503", "each is one claim", lambda: maskc.check_assertions("all", 4, 4, claims="some k\n assert some q"))
+    with pytest.raises(TypeError, match="claims must be a sequence of strings, not 3"):
+        maskc.check_assertions("all", 4, 4, claims=3)  # type: ignore[arg-type]
+
+
+def test_masks_that_are_not_written_out() -> None:
+    refused("E801", "at most 1.7e+10 are written out", lambda: maskc.dense_mask("causal", 10**9, 10**9))
+    refused("E801", "at most", lambda: maskc.dense_mask("causal", 4, 4, heads=10**12))
+    refused("E503", "head must be an integer", lambda: maskc.dense_mask("causal", 4, 4, head="a"))  # type: ignore[arg-type]
+    refused("E504", "head must be at most 0, not 1", lambda: maskc.dense_mask("causal", 4, 4, head=1))
+
+
+def test_trees_out_of_what_is_none() -> None:
+    wrong: Any
+    for wrong, code in (("abc", "E503"), ([0.5], "E503"), ([math.nan], "E503"), (None, "E503"), ([True], "E503")):
+        refused(code, "tree: expected integers", lambda wrong=wrong: maskc.trees.tree_intervals(wrong))
+    refused("E504", "too large", lambda: maskc.trees.tree_intervals([10**30]))
+    refused("E505", "the parent of each token", lambda: maskc.trees.tree_intervals(np.zeros((2, 2), np.int64)))
+    enter, leave = maskc.trees.tree_intervals(torch.tensor([-1, 0]))
+    assert (enter.tolist(), leave.tolist()) == ([0, 1], [2, 2])
+    with pytest.raises(TypeError, match="one of networkx"):
+        maskc.trees.adjacency(None)
+
+
+def test_a_module_out_of_what_is_none() -> None:
+    wrong: Any
+    for wrong in ("a", 16.0, None):
+        refused("E503", "embed_dim must be an integer", lambda wrong=wrong: maskc.nn.Attention(wrong, 4, "causal"))
+    refused("E504", "kv_heads must be at least 1", lambda: maskc.nn.Attention(16, 4, "causal", kv_heads=0))
+    refused("E503", "config must be a mapping", lambda: maskc.nn.Attention.from_config(3))  # type: ignore[arg-type]
+    module = maskc.nn.Attention(16, 4, "causal")
+    refused("E510", "x must be a tensor (batch, length, 16), not (3, 16)", lambda: module(torch.zeros(3, 16)))
+    one = maskc.nn.Attention(16, 2, BIAS, learned="bias")
+    assert list(one.learned) == ["bias"]

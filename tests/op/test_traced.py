@@ -1,0 +1,131 @@
+"""Calls inside a graph are refused as calls outside are, and compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import maskc
+from maskc import MaskcError
+
+SIGMOID = "pattern p { attend causal; normalize sigmoid }"
+GRID = "pattern p over grid(y, x) { attend same(y) }"
+BIAS = "pattern p(bias: float[head]) { attend causal; score s + bias[h] }"
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    torch._dynamo.reset()
+
+
+def tensors(n: int = 16) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    return [torch.randn(1, 4, n, 16, generator=generator) for _ in range(3)]
+
+
+def traced(work: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(work, fullgraph=True, backend="eager", **options)
+    return compiled
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "relu"])
+def test_there_is_no_log_sum_exp_of_what_has_none(kind: str) -> None:
+    op = maskc.compile(SIGMOID.replace("sigmoid", kind), heads=4)
+    with pytest.raises(MaskcError, match="has no log-sum-exp") as error:
+        traced(lambda *x: op(*x, return_lse=True))(*tensors())
+    assert error.value.codes == ("E702",)
+    q, k, v = tensors()
+    torch.testing.assert_close(traced(lambda *x: op(*x))(q, k, v), op(q, k, v))
+
+
+def test_dropout() -> None:
+    op = maskc.compile("causal", heads=4)
+    with pytest.raises(MaskcError, match="dropout is not computed") as error:
+        traced(lambda *x: op(*x, dropout=0.1))(*tensors())
+    assert error.value.codes == ("E702",)
+
+
+def test_a_scale_that_would_lose_its_gradient() -> None:
+    op = maskc.compile("causal", heads=4)
+    scale = torch.tensor(0.5, requires_grad=True)
+    q, k, v = tensors()
+    with pytest.raises(MaskcError, match="scale requires a gradient"):
+        traced(lambda *x: op(*x[:3], scale=x[3]))(q, k, v, scale)
+    with pytest.raises(MaskcError, match="scale requires a gradient"):
+        traced(lambda *x: op.decode(*x[:3], [16], scale=x[3]))(q[:, :, :1], k, v, scale)
+    with torch.no_grad():  # one that loses none breaks the graph, and is read
+        found = torch.compile(lambda *x: op(*x[:3], scale=x[3]), backend="eager")(q, k, v, scale)
+    torch.testing.assert_close(found, op(q, k, v, scale=0.5))
+
+
+def test_sizes_that_follow_from_a_length_that_is_not_known() -> None:
+    op = maskc.compile(GRID, heads=4)
+    for more in ({}, {"y": 4}):
+        run = traced(lambda q, k, v, more=more: op(q, k, v, sizes={"x": q.shape[2] // 4, **more}), dynamic=True)
+        for n in (16, 32):
+            torch.testing.assert_close(run(*tensors(n)), op(*tensors(n), sizes={"x": n // 4}))
+
+
+def test_numbers_for_a_float_input_are_floats() -> None:
+    op = maskc.compile(BIAS, heads=4)
+    q, k, v = tensors()
+    torch.testing.assert_close(traced(lambda *x: op(*x, bias=[0, 1, 2, 3]))(q, k, v), op(q, k, v, bias=[0, 1, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"sizes": [1]}, "E503"),
+        ({"sizes": {"x": 1.5}}, "E503"),
+        ({"sizes": {"x": None}}, "E503"),
+        ({"inputs": {"a|b": 1}}, "E502"),
+        ({"inputs": {"doc": None}}, "E503"),
+        ({"scale": "0.5"}, "E503"),
+    ],
+)
+def test_what_cannot_be_handed_to_an_operator(options: dict[str, Any], code: str) -> None:
+    op = maskc.compile(GRID, heads=4)
+    with pytest.raises(MaskcError) as error:
+        torch.compile(lambda *x: op(*x, **options), backend="eager")(*tensors())
+    assert error.value.codes == (code,)
+
+
+def test_inputs_without_values() -> None:
+    op = maskc.compile(BIAS, heads=4)
+    bias = torch.ones(4, device="meta")
+    with pytest.raises(MaskcError, match="bias is on meta"):
+        torch.compile(lambda *x: op(*x, bias=bias), backend="eager")(*tensors())
+
+
+@pytest.mark.parametrize("lengths", [None, "ab", {0: 16}])
+def test_lengths(lengths: Any) -> None:
+    op = maskc.compile("causal", heads=4)
+    q, k, v = tensors()
+    with pytest.raises(MaskcError, match="lengths: expected integers") as error:
+        torch.compile(lambda *x: op.decode(*x, lengths), backend="eager")(q[:, :, :1], k, v)
+    assert error.value.codes == ("E503",)
+
+
+def test_check_mode_compares_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from maskc.backends.cpu.entry import Entry
+
+    op = maskc.compile(BIAS, heads=4, check=True)
+    q, k, v = (x.requires_grad_() for x in tensors())
+    run = traced(lambda *x: op(*x, bias=torch.ones(4)))
+    wanted = maskc.compile(BIAS, heads=4)(q, k, v, bias=torch.ones(4))
+    found = run(q, k, v)
+    torch.testing.assert_close(found, wanted)
+    one, other = (torch.autograd.grad(x.sum(), (q, k, v)) for x in (found, wanted))
+    torch.testing.assert_close(one, other)
+    right = Entry.forward
+
+    def wrong(self: Entry, *given: Any) -> Any:
+        out, lse, plain = right(self, *given)
+        return out + 1, lse, plain
+
+    monkeypatch.setattr(Entry, "forward", wrong)
+    with pytest.raises(RuntimeError, match="check mode: the output"):
+        run(q, k, v)
