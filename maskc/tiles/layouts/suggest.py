@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.interval import MAX_TOKENS
 from maskc.ir.nodes import Apply, Lookup, Symbol, postorder
 from maskc.ir.program import Program, Space
 from maskc.tiles.classify import Classifier
@@ -81,9 +82,8 @@ def candidates(c: Classifier, grid: Grid, spaces: tuple[Space, Space], layout: s
     """The orders that the mask suggests; or the one that ``layout`` asks for. Raises E502."""
     kind, _, detail = layout.partition(":")
     if detail:
-        labels, specs = (
-            ([detail], []) if kind == "sorted" else ([], [_spec(kind, detail, grid.q_tile, grid.k_tile, grid.k_len)])
-        )
+        labels = [detail] if kind == "sorted" else []
+        specs = [] if labels else [_spec(kind, detail, grid.q_tile, grid.k_tile, grid.k_len)]
         if kind == "sorted" and detail not in _per_token(c):
             raise _unsorted(c, detail)
     else:
