@@ -36,6 +36,8 @@ _COMPARISON = OPS["lt"].precedence
 _SUM = OPS["add"].precedence
 #: Shared expressions whose text is no longer than this are repeated rather than named.
 _SHORT = 10
+#: Characters of an expression that are written where nobody says how many are wanted.
+_LONG = 10_000
 #: About how long a name is; and how many times longer a text may be than was thought.
 _NAMED, _LEEWAY = 2, 4
 
@@ -54,13 +56,13 @@ def shortened(text: str, most: int = MOST_SHOWN) -> str:
 
 
 def print_node(
-    node: Node, names: Mapping[Node, str] | None = None, labels: Labels | None = None, most: int | None = None
+    node: Node, names: Mapping[Node, str] | None = None, labels: Labels | None = None, most: int = _LONG
 ) -> str:
     """The expression as text, with as few brackets as the precedences of ``OPS`` allow.
 
     ``names`` gives names to sub-expressions, which then stand for them; ``labels`` to the values of enumerations.
-    ``most``: a longer text is broken off there and ends in "...", and costs no more than that. Without it the text of
-    what is used over and over may be exponentially long.
+    ``most``: a longer text is broken off there and ends in "...", and costs no more than that: written out, what is
+    used over and over may be exponentially long.
     """
     return _Printer(names or {}, labels or {}).text(node, most)
 
@@ -202,12 +204,10 @@ class _Printer:
     labels: Labels
     left: int = 0
 
-    def text(self, node: Node, most: int | None) -> str:
+    def text(self, node: Node, most: int) -> str:
         """The expression, broken off after ``most`` characters."""
         text, broken = self._written(node, most)
-        if most is None or not broken:
-            return text
-        return text[: max(0, most - 3)] + "..."
+        return text[: max(0, most - 3)] + "..." if broken else text
 
     def whole(self, node: Node, *, spelled_out: bool = False) -> str:
         """All of the expression; with ``spelled_out`` even if it has a name itself. Raises E901."""
@@ -217,7 +217,7 @@ class _Printer:
             raise MaskcError(_too_long())
         return text
 
-    def _written(self, root: Node, most: int | None, spelled_out: bool = False) -> tuple[str, bool]:
+    def _written(self, root: Node, most: int, spelled_out: bool = False) -> tuple[str, bool]:
         """The text, or as much of its beginning as tells that it is longer than ``most``; and whether it is."""
         out: list[str] = []
         length, open_ = 0, [self._parts(root) if spelled_out else self._operand(root, 0)]
@@ -231,7 +231,7 @@ class _Printer:
             else:
                 open_.append(self._operand(*piece))
             # Whatever has operands writes a character of its own besides, now or after them.
-            if most is not None and (length > most or len(open_) > most):
+            if length > most or len(open_) > most:
                 return "".join(out), True
         return "".join(out), False
 

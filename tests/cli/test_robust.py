@@ -77,7 +77,7 @@ def test_a_number_that_nothing_can_hold_is_wrong_use(maskc: Any, write: Any, wor
             "pattern t(m: int = 2147483647, n: int[m]) {\n    attend k < n[q]\n}\n",
             ["prove", "d.mask", "--claim", "all"],
         ),
-        ("pattern t(n: bool[head, 16777216]) {\n    attend n[h, q]\n}\n", ["why", "d.mask", "3", "3"]),
+        ("pattern t(n: bool[4, 16777216]) {\n    attend n[h, q]\n}\n", ["why", "d.mask", "3", "3"]),
         (GRID, ["show", "d.mask", "--size", "y=999999999999999999", "--size", "x=999999999999999999"]),
         (CAUSAL, ["show", "d.mask", "--head", f"0,{MAX_HEADS}"]),
     ],
@@ -147,7 +147,7 @@ def test_a_size_that_neither_pattern_has(maskc: Any, write: Any) -> None:
     grid, plain = write("g.mask", GRID), write("p.mask", "same(token // 8)\n")
     _refused(maskc("diff", grid, plain, "--size", "z=8"), "E502", "neither pattern", "there are: x, y")
     _refused(maskc("show", plain, "--size", "z=8"), "E502", "takes no sizes")
-    _refused(maskc("diff", grid, plain, "--size", "y=999999", "--size", "x=999"), "E504", "pair by pair")
+    _refused(maskc("diff", grid, plain, "--size", "y=9999", "--size", "x=999"), "E504", "pair by pair")
 
 
 @pytest.mark.parametrize("words", [["--q", "0"], ["--q", "0", "--k", "5"], ["--q", "0", "--backend", "cpu"]])

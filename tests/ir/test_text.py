@@ -115,7 +115,7 @@ def test_a_program_whose_text_would_be_too_long_has_none() -> None:
         "eq", doubled(apply("add", index, Symbol("q")), 40), Symbol("k")
     )  # no name for it outside of the `any`
     program = Program("p", (), Space(), Space(), False, Exists(index, Const(2), body))
-    with pytest.raises(MaskcError, match="more than 4194304 characters") as raised:
+    with pytest.raises(MaskcError, match="more than 131072 characters") as raised:
         print_program(program)
     assert raised.value.codes == ("E901",)
 
