@@ -271,7 +271,8 @@ def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
     def make() -> Binding:
         plain = op.program.replace(q_space=Space(), k_space=Space())  # extents follow from each length
         known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": batch, "needed": op._needed}
-        binding = bind(plain, rows, tokens, sizes={}, values={**op.pattern.args, **call.inputs}, **known)
+        known |= {"values": {**op.pattern.args, **call.inputs}, "fewer_keys": True}
+        binding = bind(plain, rows, tokens, sizes={}, **known)
         return binding.replace(batched=binding.batched | call.batched)
 
     cases: bool = op.compiled.remember("has cases", None, lambda: _has_cases(op.program))

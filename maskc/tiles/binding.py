@@ -73,10 +73,12 @@ def bind(
     sizes: Mapping[str, int],
     values: Mapping[str, Any],
     needed: frozenset[str] | None = None,
+    fewer_keys: bool = False,
 ) -> Binding:
     """``make_binding`` with the values as a mapping. ``needed``: the names that must be given; None: all
-    that the mask and the assertions read."""
-    _check_lengths(program, q_len, k_len, heads, layer)
+    that the mask and the assertions read. ``fewer_keys``: one sequence may have more queries than keys, as the rows of
+    a batch in which every entry is shorter."""
+    _check_lengths(program, q_len, k_len if not fewer_keys else max(q_len, k_len), heads, layer)
     problems: list[Diagnostic] = []
     extents = _collect(problems, lambda: find_extents(program, q_len, k_len, sizes)) or {}
     needed = names_read(program, mask_roots(program)) if needed is None else needed

@@ -140,3 +140,18 @@ def test_pages_beside_a_kept_key_may_be_gone(backend: str, size: int) -> None:
     torch.testing.assert_close(op.decode(q, *pages, [32], table), op(q, k, v))
     with pytest.raises(MaskcError, match="keeps keys on page -1"):
         op.decode(q, *pages, [32], table.masked_fill(table == 1, -1))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_inputs_by_token_of_the_longest_entry_though_it_is_shorter_than_the_queries(backend: str) -> None:
+    text = "pattern p(doc: int[token], w: float[q]) { attend same(doc) & causal\n output o * w[q] }"
+    op = maskc.compile(text, heads=1, backend=backend)
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 1, n, 16, generator=generator) for n in (3, 4, 4))
+    doc, w = torch.tensor([0, 1]), torch.rand(3, generator=generator)
+    out = op.decode(q, k, v, [1, 2], doc=doc, w=w)
+    for entry, n in enumerate((1, 2)):
+        one = slice(entry, entry + 1)
+        wanted = op(q[one, :, 3 - n :], k[one, :, :n], v[one, :, :n], doc=doc[:n], w=w[3 - n :])
+        torch.testing.assert_close(out[one, :, 3 - n :], wanted)
+        assert not out[entry, :, : 3 - n].any()
