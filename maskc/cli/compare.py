@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from maskc.cli.options import MAX_COMPARED
 from maskc.cli.values import parse_values, setting
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.nodes import Const, Symbol, postorder
+from maskc.ir.nodes import Const, Size, Symbol, postorder
 from maskc.ir.program import Program
 from maskc.setting import Setting
 from maskc.tiles.budget import BUDGET, Budget, evaluations_of
@@ -145,10 +145,9 @@ def compare(
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
     search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET))
-    spoken = {n.name for p in (a, b) for n in postorder([p.mask]) if isinstance(n, Symbol)}
-    tables = {d for p in (a, b) for x in p.params for d in x.domain}
-    some_heads = range(heads) if "h" in spoken or "head" in tables else range(1)
-    some_layers = range(layers) if "layer" in spoken or "layer" in tables else range(1)
+    spoken = _spoken(a, b)
+    some_heads = range(heads) if "head" in spoken else range(1)
+    some_layers = range(layers) if "layer" in spoken else range(1)
     lengths = _lengths(search, up_to)
     for length in lengths:
         for layer in some_layers:
@@ -156,7 +155,22 @@ def compare(
                 found = search.first(length, layer, head)
                 if found is not None:
                     return _different(_shrink(search, found))
-    return _no_difference(a, b, lengths)
+    looked_at = [f"heads below {heads}"] if "head" in spoken else []
+    looked_at += [f"layers below {layers}"] if "layer" in spoken else []
+    looked_at += ["batch entry 0"] if "batch" in spoken else []
+    looked_at += ["as many queries as keys"] if "lengths" in spoken else []
+    return _no_difference(a, b, lengths, looked_at)
+
+
+def _spoken(a: Program, b: Program) -> set[str]:
+    """What masks may differ by beside positions: "head", "layer", "batch", or "lengths", of queries and of keys."""
+    found = {d for p in (a, b) for x in p.params for d in x.domain if isinstance(d, str)}
+    for node in postorder([a.mask, b.mask]):
+        if isinstance(node, Symbol):
+            found.add({"h": "head", "b": "batch"}.get(node.name, node.name))
+        elif isinstance(node, Size) and node.name in ("q", "k"):
+            found.add("lengths")
+    return found
 
 
 def _same_form(a: Program, b: Program) -> bool:
@@ -200,10 +214,15 @@ def _different(d: Difference) -> Comparison:
     return Comparison(False, True, sentence, d)
 
 
-def _no_difference(a: Program, b: Program, lengths: Sequence[int | None]) -> Comparison:
+def _no_difference(a: Program, b: Program, lengths: Sequence[int | None], looked_at: Sequence[str]) -> Comparison:
     parts = [n for n in ("score", "normalizer", "output") if getattr(a, n) != getattr(b, n)]
     tried = "the sizes given" if lengths == [None] else f"{len(lengths)} lengths up to {lengths[-1]}"
+    tried = ", ".join([tried, *looked_at])
     if parts:
         what = " and ".join(parts)
         return Comparison(False, False, f"different: the {what} is another expression; the masks agree at {tried}")
-    return Comparison(True, False, f"no difference at any pair, for {tried}; that is no proof for longer ones")
+    return Comparison(
+        True,
+        False,
+        f"no difference at any pair, for {tried}; that is no proof for {'others' if looked_at else 'longer ones'}",
+    )

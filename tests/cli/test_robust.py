@@ -327,3 +327,19 @@ def test_layouts_that_cannot_be_read(maskc: Any, write: Any, layout: str) -> Non
 def test_a_layout_of_more_classes_than_an_axis_is_long(maskc: Any, write: Any) -> None:
     file = write("g.mask", GRID)
     assert maskc("plan", file, "--q", "1000", "--layout", "blocks:3x3%65536x7@1x65536").code == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("causal & layer < 8", "layers below 8"),
+        ("causal & b < 1", "batch entry 0"),
+        ("causal & k < size(q)", "as many queries as keys"),
+        ("causal & h < 4", "heads below 4"),
+    ],
+)
+def test_what_was_not_looked_at_is_said(maskc: Any, write: Any, other: str, words: str) -> None:
+    result = maskc("diff", write("a.mask", "causal\n"), write("b.mask", f"{other}\n"))
+    assert (result.code, "no difference at any pair" in result.out) == (0, True)
+    assert words in result.out
+    assert result.out.rstrip().endswith("no proof for others")
