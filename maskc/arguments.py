@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import fail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,12 +41,12 @@ def mapping_of(name: str, value: Any) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise _fail(
+        raise fail(
             "E503", f"{name} must be a mapping from names to values, not {shown(value)}", f'{name}={{"...": ...}}'
         )
     for key in value:
         if not isinstance(key, str):
-            raise _fail("E503", f"{name}: the names are strings, not {shown(key)}")
+            raise fail("E503", f"{name}: the names are strings, not {shown(key)}")
     return dict(value)
 
 
@@ -57,11 +57,11 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise _fail("E503", f"{name} must be an integer, not {shown(value)}")
+        raise fail("E503", f"{name} must be an integer, not {shown(value)}")
     if number < least:
-        raise _fail("E504", f"{name} must be at least {least}, not {shown(number)}")
+        raise fail("E504", f"{name} must be at least {least}, not {shown(number)}")
     if most is not None and number > most:
-        raise _fail("E504", f"{name} must be at most {most}, not {shown(number)}")
+        raise fail("E504", f"{name} must be at most {most}, not {shown(number)}")
     return number
 
 
@@ -72,17 +72,13 @@ def integers(name: str, value: Any) -> npt.NDArray[np.int64]:
     from maskc.tiles.values import to_numpy
 
     if isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value):
-        raise _fail("E503", f"{name}: expected integers, found Booleans")
+        raise fail("E503", f"{name}: expected integers, found Booleans")
     if isinstance(value, str | bytes) or value is None:
-        raise _fail("E503", f"{name}: expected integers, found {shown(value)}")
+        raise fail("E503", f"{name}: expected integers, found {shown(value)}")
     array = to_numpy(name, value)
     if array.size and array.dtype.kind not in "iu":
         kinds = {"b": "Booleans", "f": "floats", "U": "strings"}
-        raise _fail("E503", f"{name}: expected integers, found {kinds[array.dtype.kind]}")
+        raise fail("E503", f"{name}: expected integers, found {kinds[array.dtype.kind]}")
     if array.size and array.dtype == np.uint64 and int(array.max()) >= 1 << 63:
-        raise _fail("E504", f"{name}: {int(array.max())} does not fit 64 bits")
+        raise fail("E504", f"{name}: {int(array.max())} does not fit 64 bits")
     return array.astype(np.int64)
-
-
-def _fail(code: str, message: str, hint: str | None = None) -> MaskcError:
-    return MaskcError(Diagnostic(code, message, hint=hint))

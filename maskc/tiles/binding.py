@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from maskc.arguments import integer
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.alternatives import check_alternatives
 from maskc.ir.binding import MAX_BATCH, MAX_HEADS, MAX_LAYERS, Binding
@@ -163,17 +163,7 @@ _LIMITS = {
 def check_limits(**numbers: int) -> None:
     """Whether lengths and the numbers of heads, layers and batch entries can be worked with. Raises E503 and E504."""
     for name, value in numbers.items():
-        least, most = _LIMITS[name]
-        try:
-            number = operator.index(value)
-        except TypeError:
-            raise fail("E503", f"{name} must be an integer, not {value!r}") from None
-        if number < least or isinstance(value, bool):
-            raise fail("E504", f"{name} must be at least {least}, not {value!r}")
-        if number > most:
-            # Python refuses to write out very long integers.
-            found = str(value) if number < 1 << 64 else "a number of more than 64 bits"
-            raise fail("E504", f"{name} must be at most {most}, not {found}")
+        integer(name, value, *_LIMITS[name])
 
 
 def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: int) -> None:
