@@ -174,7 +174,7 @@ def test_comments_show_the_beginning_of_what_is_used_over_and_over() -> None:
     text = text_of(f"pattern p {{ {lets} attend c40 % 2 == 0 }}")
     assert "# attend hash(hash(" in text
     assert max(len(line) for line in text.splitlines()) < 300
-    assert len(with_origin(STAGES["forward"](KernelSpec(specialised(program, {}))), program)) < 1.5 * len(text)
+    assert len(with_origin(STAGES["forward"](KernelSpec(specialised(program, {}))), program, {})) < 1.5 * len(text)
 
 
 def test_what_is_quoted_is_printable_ascii() -> None:
