@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from maskc.diagnostics import Span
-from maskc.ir.nodes import Const, Node, Symbol
+from maskc.ir.nodes import Const, Node, Symbol, Type
 from maskc.ir.ops import conjunction
 from maskc.lower import operators as ops
 from maskc.lower.scope import RESERVED, Pair, Scope, did_you_mean
@@ -91,6 +91,9 @@ def lower_member(lower: Expressions, e: t.Member, scope: Scope, pair: Pair, here
         plain = ops.as_value(lower.ctx, v, e.value.span, "the left side of `in`")
         if isinstance(plain, Poison):
             return POISON
+        if plain.type is not Type.INT:
+            message = f"what is in a segment is a token, by its index, and this is {plain.kind}"
+            return lower.ctx.error("E301", message, e.value.span, "write `q in` or `k in` and the segment's name")
         read = container.at(plain.node)
         if isinstance(read, Poison):
             return POISON

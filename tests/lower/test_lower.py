@@ -145,6 +145,8 @@ def test_a_pattern_is_a_mask_of_another() -> None:
         ("q & k", ("E301", "E301")),
         ("causal + 1 == 2", ("E301",)),
         ("q == causal", ("E301",)),
+        ("causal in token", ("E301",)),
+        ("1.5 in token", ("E301",)),
         ("q // 2.5 == 1", ("E301",)),
         ("q // 0 == 1", ("E306",)),
         ("causal on causal", ("E301",)),
