@@ -18,7 +18,7 @@ import maskc
 torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from maskc.interop.transformers import pattern_from_config, set_pattern  # noqa: E402
+from maskc.interop.transformers import pattern_from_config, register, set_pattern  # noqa: E402
 
 from .models import TINY, N, W, config_of, left_padded, model_of, perturbed, tokens  # noqa: E402
 
@@ -192,6 +192,13 @@ BART = {
     "eos_token_id": 2,
 }  # fmt: skip
 T5 = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": 64, "dropout_rate": 0.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register()
+
+
 SIDES = {"encoder": "window(1, 1)", "decoder": "sinks(1)"}
 
 
@@ -538,7 +545,6 @@ def test_arguments_that_nobody_knows_are_refused(plain: Any) -> None:
 def test_dropout_is_refused_with_a_remedy_that_works(
     kind: str, name: str, sizes: dict[str, Any], tmp_path: Any
 ) -> None:
-    from maskc.interop.transformers import register
 
     register()
     config = getattr(transformers, f"{kind}Config")(**{**sizes, "num_hidden_layers": 1, name: 0.1})
