@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import numpy as np
 import torch
 
-from maskc.arguments import expect, mapping_of, shown
+from maskc.arguments import expect, mapping_of
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.library import LEARNED_SCALE, LSE, call, handle_of
 from maskc.bindings import Bindings
@@ -22,6 +21,7 @@ from maskc.tensors import (
     check_tensors,
     learned_scale,
     scale_factor,
+    traced_inputs,
     traced_scale,
 )
 from maskc.tiles.binding import bind, mask_roots, names_read, positions, static_values
@@ -82,7 +82,7 @@ class Op:
         self.handle = handle_of(self)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
-        floats = self._float_names = {p.name for p in self.program.params if _is_float_input(p)}
+        floats = self.float_names = {p.name for p in self.program.params if _is_float_input(p)}
         self._read = names_read(self.program, self.program.roots())
         self._needed = self._read - (floats - self._in_mask)
         if backend != "auto":
@@ -252,35 +252,12 @@ class Op:
         """A call while torch.compile or torch.export traces it: one operator, which does the rest when it runs."""
         factor, wishes = traced_scale(scale, q)
         wishes += [LSE] if return_lse else []
-        out, lse = call(self.handle, q, k, v, self.traced_inputs(q, given, sizes), sizes, factor, wishes)
+        out, lse = call(self.handle, q, k, v, traced_inputs(self, q, given, sizes), sizes, factor, wishes)
         return (out, lse) if return_lse else out
 
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names."""
         return {**self._inputs, **mapping_of("inputs", inputs), **more}
-
-    def traced_inputs(
-        self, q: torch.Tensor, given: Mapping[str, Any], sizes: Mapping[str, int]
-    ) -> dict[str, torch.Tensor]:
-        """The inputs of a call as an operator takes them. What cannot be handed to one is refused here, the rest when
-        the operator runs."""
-        for name in (*given, *sizes):
-            if not name.isidentifier():
-                raise fail("E502", f"{self.pattern.name!r} takes no input and has no axis called {name!r}")
-        for name, extent in sizes.items():
-            if isinstance(extent, bool) or not isinstance(extent, int | np.integer | torch.SymInt):
-                raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
-        return {name: self._traced_input(name, x, q) for name, x in given.items()}
-
-    def _traced_input(self, name: str, value: Any, q: torch.Tensor) -> torch.Tensor:
-        if value is None or isinstance(value, str | bytes | Mapping):
-            raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
-        x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
-        if x.device.type == "meta" and q.device.type != "meta":
-            raise fail("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
-        if x is not value and name in self._float_names and not (x.is_floating_point() or x.is_complex()):
-            return x.double()  # as a list of integers is in a call
-        return x
 
     def bind(
         self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any

@@ -14,7 +14,7 @@ from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
-from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_scale
+from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_inputs, traced_scale
 from maskc.tiles.binding import bind, positions
 from maskc.tiles.values import declaration, fail
 
@@ -153,7 +153,7 @@ def _traced(
     if table is not None and not isinstance(table, Tensor):
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
     factor, wishes = traced_scale(scale, tensors[0])
-    inputs = op.traced_inputs(tensors[0], given, options["sizes"])
+    inputs = traced_inputs(op, tensors[0], given, options["sizes"])
     return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, wishes=wishes, **options)
 
 

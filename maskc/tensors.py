@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from maskc.arguments import shown
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from maskc.backends import Compiled
     from maskc.diagnostics import MaskcError
     from maskc.ir.program import Parameter
+    from maskc.op import Op
 
 __all__ = [
     "check_dense",
@@ -26,6 +28,7 @@ __all__ = [
     "check_tensors",
     "learned_scale",
     "scale_factor",
+    "traced_inputs",
     "traced_scale",
 ]
 
@@ -159,3 +162,28 @@ def _as_tensor(p: Parameter, value: Any, q: torch.Tensor) -> torch.Tensor:
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
+
+
+def traced_inputs(
+    op: Op, q: torch.Tensor, given: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, torch.Tensor]:
+    """The inputs of a call of ``op`` as an operator takes them. What cannot be handed to one is refused here, the rest
+    when the operator runs. Raises E502, E503 and E512."""
+    for name in (*given, *sizes):
+        if not name.isidentifier():
+            raise fail("E502", f"{op.pattern.name!r} takes no input and has no axis called {name!r}")
+    for name, extent in sizes.items():
+        if isinstance(extent, bool) or not isinstance(extent, int | np.integer | torch.SymInt):
+            raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+    return {name: _traced_input(name, x, q, name in op.float_names) for name, x in given.items()}
+
+
+def _traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> torch.Tensor:
+    if value is None or isinstance(value, str | bytes | Mapping):
+        raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
+    x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+    if x.device.type == "meta" and q.device.type != "meta":
+        raise fail("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
+    if x is not value and is_float and not (x.is_floating_point() or x.is_complex()):
+        return x.double()  # as a list of integers is in a call
+    return x

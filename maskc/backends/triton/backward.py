@@ -234,11 +234,9 @@ def write_dq(spec: KernelSpec) -> Kernel:
     given += [("share_dq_ptr", "float32")] if spec.shared else []
     args = arguments([*tensors(spec, "dq"), *given, *buffers(lookups)], spec, used, f"q k v do{' o' * softmax} dq")
     args += [*CAREFUL, *([Argument("LSE_GRAD", "constexpr")] if softmax else [])]
-    instance, helpers = (
-        instance_lines("h", "heads", careful=True),
-        ["load", "store", "spread", "visible", *used.helpers],
-    )
+    instance = instance_lines("h", "heads", careful=True)
     lines = careful_rows(lines, "dq", instance, alike=clears_empty_rows(spec))
+    helpers = ["load", "store", "spread", "visible", *used.helpers]
     return assemble("attention_dq", "Attention, backward: dQ.", args, lines, helpers)
 
 
