@@ -6,7 +6,7 @@ so that kernels fit a chip's shared memory and registers without spilling (``doc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 __all__ = ["Config", "Rows", "Target", "candidates", "config", "fits", "parse_target", "shared_memory"]
@@ -41,8 +41,6 @@ class Config:
 #: What a plan's rows of tiles are like: long and little masked, mostly masked, or neither.
 Rows = Literal["usual", "long", "masked"]
 
-#: Values of a pair from which on tiles are smaller.
-_SOME, _MANY, _MORE, _MOST = 2, 7, 11, 16
 _SMALL = Config(16, 16, 4, 1)
 
 #: Most shared memory of one block in bytes.
@@ -61,51 +59,65 @@ _SHARED: dict[int | str, int] = {
     "gfx950": 163840,
 }
 
-#: (stage of the computation, padded head dimension) -> configuration, by architecture; 16-bit dtypes.
-_TABLE: dict[int | str, dict[tuple[str, int], Config]] = {
+#: Configurations by architecture, stage of the computation and padded head dimension; 16-bit dtypes. Before each stands
+#: from how many values on it is taken that mask and score compute of a pair: the more, the smaller the tiles, so that
+#: registers do not spill. Those of "pairs" are square: tiles along a diagonal can share a sum.
+_TABLE: dict[int | str, dict[tuple[str, int], dict[int, Config]]] = {
     80: {
-        ("forward", 64): Config(128, 64, 8, 3),
-        ("forward", 128): Config(128, 32, 8, 2),
-        ("forward", 256): Config(64, 32, 8, 2),
-        ("dq", 64): Config(128, 64, 8, 2),
-        ("dq", 128): Config(64, 64, 8, 2),
-        ("dq", 256): Config(32, 32, 8, 1),
-        ("dkv", 64): Config(32, 128, 8, 2),
-        ("dkv", 128): Config(64, 64, 8, 1),
-        ("dkv", 256): Config(32, 32, 8, 1),
+        ("forward", 64): {0: Config(128, 64, 8, 3), 8: Config(128, 32, 8, 3)},
+        ("forward", 128): {0: Config(128, 32, 8, 2), 8: Config(64, 32, 8, 2), 17: Config(32, 64, 8, 2)},
+        ("forward", 256): {0: Config(64, 32, 8, 2)},
+        ("dq", 64): {0: Config(128, 64, 8, 3), 7: Config(128, 32, 8, 2), 17: Config(128, 16, 8, 2)},
+        ("dq", 128): {0: Config(64, 64, 8, 2), 8: Config(32, 64, 8, 2)},
+        ("dq", 256): {0: Config(32, 32, 8, 1)},
+        ("dkv", 64): {0: Config(32, 128, 8, 2), 8: Config(32, 64, 4, 2)},
+        ("dkv", 128): {0: Config(64, 64, 8, 1), 3: Config(32, 64, 8, 1), 16: Config(32, 32, 8, 1)},
+        ("dkv", 256): {0: Config(32, 32, 8, 1)},
+        ("pairs", 64): {0: Config(32, 32, 8, 2)},
+        ("pairs", 128): {0: Config(32, 32, 8, 2)},
+        ("pairs", 256): {0: Config(32, 32, 8, 1)},
     },
     90: {
-        ("forward", 64): Config(64, 64, 4, 3),
-        ("forward", 128): Config(64, 64, 4, 3),
-        ("forward", 256): Config(128, 64, 8, 2),
-        ("dq", 64): Config(64, 64, 4, 3),
-        ("dq", 128): Config(64, 64, 4, 2),
-        ("dq", 256): Config(64, 32, 8, 1),
-        ("dkv", 64): Config(64, 64, 4, 3),
-        ("dkv", 128): Config(32, 64, 4, 3),
-        ("dkv", 256): Config(32, 64, 8, 1),
+        ("forward", 64): {0: Config(64, 64, 4, 3), 8: Config(64, 32, 4, 3)},
+        ("forward", 128): {0: Config(64, 64, 4, 3), 8: Config(64, 32, 4, 3)},
+        ("forward", 256): {0: Config(128, 64, 8, 2), 8: Config(128, 32, 8, 2), 17: Config(64, 32, 8, 2)},
+        ("dq", 64): {0: Config(64, 64, 4, 3), 8: Config(64, 32, 4, 3)},
+        ("dq", 128): {0: Config(64, 64, 4, 2), 8: Config(64, 32, 4, 2), 17: Config(64, 32, 8, 2)},
+        ("dq", 256): {0: Config(64, 32, 8, 1)},
+        ("dkv", 64): {0: Config(64, 64, 4, 3), 8: Config(32, 64, 4, 3)},
+        ("dkv", 128): {0: Config(32, 64, 4, 3), 8: Config(32, 64, 8, 3), 11: Config(16, 64, 8, 3)},
+        ("dkv", 256): {0: Config(32, 64, 8, 1), 11: Config(16, 64, 8, 1)},
+        ("pairs", 64): {0: Config(64, 64, 8, 1)},
+        ("pairs", 128): {0: Config(64, 64, 8, 1)},
+        ("pairs", 256): {0: Config(32, 32, 8, 1)},
     },
     100: {
-        ("forward", 64): Config(128, 64, 8, 3),
-        ("forward", 128): Config(128, 64, 8, 3),
-        ("forward", 256): Config(128, 64, 8, 2),
-        ("dq", 64): Config(128, 64, 8, 2),
-        ("dq", 128): Config(128, 64, 8, 2),
-        ("dq", 256): Config(64, 32, 8, 1),
-        ("dkv", 64): Config(32, 128, 8, 2),
-        ("dkv", 128): Config(32, 128, 8, 1),
-        ("dkv", 256): Config(32, 64, 8, 1),
+        ("forward", 64): {0: Config(128, 64, 8, 3), 7: Config(128, 32, 8, 3)},
+        ("forward", 128): {0: Config(128, 64, 8, 3), 3: Config(128, 32, 8, 3), 17: Config(64, 32, 8, 3)},
+        ("forward", 256): {0: Config(128, 64, 8, 2), 3: Config(128, 32, 8, 2), 17: Config(64, 32, 8, 2)},
+        ("dq", 64): {0: Config(128, 64, 8, 2), 8: Config(128, 32, 4, 2), 17: Config(128, 32, 8, 2)},
+        ("dq", 128): {0: Config(128, 64, 8, 2), 8: Config(128, 32, 8, 2), 17: Config(64, 32, 8, 2)},
+        ("dq", 256): {0: Config(64, 32, 8, 1)},
+        ("dkv", 64): {0: Config(32, 128, 4, 2), 8: Config(32, 128, 8, 2)},
+        ("dkv", 128): {0: Config(32, 128, 8, 1), 8: Config(32, 64, 8, 1), 16: Config(16, 64, 8, 1)},
+        ("dkv", 256): {0: Config(32, 64, 8, 1), 16: Config(16, 64, 8, 1)},
+        ("pairs", 64): {0: Config(64, 64, 4, 1)},
+        ("pairs", 128): {0: Config(64, 64, 8, 1)},
+        ("pairs", 256): {0: Config(32, 32, 8, 1)},
     },
     "gfx942": {
-        ("forward", 64): Config(128, 64, 8, 2),
-        ("forward", 128): Config(128, 32, 8, 2),
-        ("forward", 256): Config(64, 32, 8, 1),
-        ("dq", 64): Config(64, 64, 4, 2),
-        ("dq", 128): Config(64, 32, 4, 2),
-        ("dq", 256): Config(32, 32, 8, 1),
-        ("dkv", 64): Config(32, 64, 4, 2),
-        ("dkv", 128): Config(32, 64, 4, 1),
-        ("dkv", 256): Config(16, 32, 4, 1),
+        ("forward", 64): {0: Config(128, 64, 8, 2), 8: Config(128, 32, 8, 2)},
+        ("forward", 128): {0: Config(128, 32, 8, 2), 8: Config(64, 32, 8, 2)},
+        ("forward", 256): {0: Config(64, 32, 8, 1)},
+        ("dq", 64): {0: Config(64, 64, 4, 2), 8: Config(64, 32, 4, 2)},
+        ("dq", 128): {0: Config(64, 32, 4, 2), 17: Config(64, 16, 4, 2)},
+        ("dq", 256): {0: Config(32, 32, 8, 1)},
+        ("dkv", 64): {0: Config(32, 64, 4, 2)},
+        ("dkv", 128): {0: Config(32, 64, 4, 1), 3: Config(16, 64, 4, 1), 16: Config(32, 32, 4, 1)},
+        ("dkv", 256): {0: Config(16, 32, 4, 1)},
+        ("pairs", 64): {0: Config(64, 64, 8, 1)},
+        ("pairs", 128): {0: Config(64, 64, 8, 1)},
+        ("pairs", 256): {0: Config(32, 32, 8, 1)},
     },
 }
 #: For 90. Where rows are long and little is masked, tiles have more rows: what they read is read half as often. Where
@@ -202,45 +214,13 @@ def config(
     if stage == "decode":
         # Fastest on an H100; where shared memory is small, as many stages as fit.
         return Config(16, 64 if wanted < 256 else 32, 4, 3 if shared_memory(target) > 1 << 17 else 2)
-    if stage == "pairs":  # square, so that tiles along a diagonal can share a sum
-        side = 32 if wanted == 256 or (wanted == 128 and rows is _TABLE[80]) else 64
-        return Config(side, side, 8, 1)
-    if dtype == "float32" and head_dim > 128:  # as wide as 16 bits and 512: no row is made for that
+    if dtype == "float32" and head_dim > 128 and stage != "pairs":  # as wide as 16 bits and 512, which has no row
         side = 16 if shared_memory(target) < 1 << 17 else 32
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
-    if rows is _TABLE[90] and pair_values <= _MANY and (kind, stage, wanted) in _BY_ROWS:
+    if rows is _TABLE[90] and pair_values < 8 and (kind, stage, wanted) in _BY_ROWS:
         return _BY_ROWS[kind, stage, wanted]
-    chosen = rows[stage, wanted]
-    if pair_values <= _SOME:
-        return chosen
-    if stage == "dkv":
-        queries, keys = _dkv_limits(chosen, rows, wanted, pair_values)
-    else:
-        queries, keys = _row_limits(chosen, rows, stage, wanted, pair_values)
-    return replace(chosen, q_tile=min(chosen.q_tile, queries), k_tile=min(chosen.k_tile, keys))
-
-
-_Rows = dict[tuple[str, int], Config]
-
-
-def _dkv_limits(chosen: Config, rows: _Rows, wanted: int, pair_values: int) -> tuple[int, int]:
-    """Most queries and keys in a tile of dK and dV, where a pair has ``pair_values``."""
-    hopper = rows is _TABLE[90]
-    if wanted <= 64 or pair_values <= _MANY:
-        return (64 if hopper and wanted <= 64 and pair_values <= _MANY else 32), chosen.k_tile
-    if pair_values < (_MORE if hopper else _MOST):
-        return 32, 64
-    # The matrix units of some chips take no less than 64 rows.
-    return (16, 64) if hopper or rows is _TABLE[100] else (32, 32)
-
-
-def _row_limits(chosen: Config, rows: _Rows, stage: str, wanted: int, pair_values: int) -> tuple[int, int]:
-    """Most queries and keys in a tile of the forward kernel and that of dQ."""
-    wide = stage == "forward" and wanted > 64
-    few_keys = _SOME if wide and rows is _TABLE[100] else _MANY
-    few_queries = _MANY if wide and rows in (_TABLE[80], _TABLE["gfx942"]) else _MOST
-    queries = 64 if pair_values > few_queries and wanted > 64 else chosen.q_tile
-    return queries, 32 if pair_values > few_keys else 64
+    steps = rows[stage, wanted]
+    return steps[max(values for values in steps if values <= pair_values)]
 
 
 def candidates(
