@@ -197,6 +197,6 @@ def test_compiles_for_every_chip_without_spilling(chip: str, page: int, dim: int
     for kernel in _kernels(name, page == 64):
         found = compile_kernel(kernel, program, target, chosen, Shape(head_dim=dim, value_dim=dim, page=page))
         # Two registers, which sm_90 might have had.
-        assert found.spilled <= (8 if name == "causal" or (chip, page, dim) == ("cuda:90", 0, 128) else 0)
+        assert found.spilled <= (8 if (chip, page, dim) == ("cuda:90", 0, 128) else 0)
         assert found.shared <= shared_memory(target)
         assert bool(found.tensor_cores) == (kernel.name == "attention_cached")

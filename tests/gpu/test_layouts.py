@@ -141,8 +141,7 @@ def test_next_to_nothing_spills_on_hopper(
     target, shape = parse_target("cuda:90"), Shape(head_dim=dim, value_dim=dim)
     chosen = config(stage, target, dim, shape.dtype, pair_values(spec.program, None))
     found = compile_kernel(STAGES[stage](spec), program, target, chosen, shape)
-    # In the tiles of dK and dV that were the fastest on an H100: see docs/decisions/0004-gpu.md.
-    allowed = {FORMS[0]: 80, FORMS[1]: 16}.get(form, 0) if (stage, dim) == ("dkv", 128) else 0
+    # The digits of a place take registers in the tiles of dK and dV that were the fastest on an H100.
     assert found.spilled is not None
-    assert found.spilled <= allowed
+    assert found.spilled <= (64 if (form, stage, dim) == (FORMS[0], "dkv", 128) else 0)
     assert "wgmma.mma_async" in found.tensor_cores
