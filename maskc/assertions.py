@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from maskc.arguments import shown
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import Diagnostic, MaskcError, Source
 from maskc.ir.ops import apply
 from maskc.ir.text import Labels, labels_of, print_node, print_program
 from maskc.tiles import make_plan
@@ -35,27 +35,33 @@ if TYPE_CHECKING:
 __all__ = ["Proof", "check", "prove", "with_claims"]
 
 _TILES_AT_ONCE = 64
+#: What a program is called while its own text is read again: a name that nothing in it has.
+_PRINTED = "p"
 #: Characters of a claim that are shown: all of what a person writes, and not all of what may be written.
 _MOST_CLAIM = 1000
 #: Query and key of a counterexample; None where the assertion speaks of all of them.
 Place = tuple[int | None, int | None]
 
 
-def with_claims(program: Program, claims: tuple[str, ...]) -> Program:
-    """``program`` with claims as its only assertions, each written as after ``assert`` in a file that defines nothing.
-    Raises as ``parse`` does, and E503 where one is more than a claim."""
-    from maskc.lower import lower_text
+def with_claims(program: Program, claims: tuple[str, ...], source: Source | None = None) -> Program:
+    """``program`` with claims as its only assertions, each written as after ``assert``.
+
+    ``source``: the text that the program was lowered from, whose definitions and ``let`` names claims may use. Without
+    it, or where it is the text of another program, claims speak of the program's parameters and spaces only. Raises as
+    ``parse`` does, and E503 where one is more than a claim.
+    """
+    from maskc.lower import lower_claims
 
     for claim in claims:
         if not isinstance(claim, str):
             raise fail("E503", f"claims are strings, as 'k <= q', not {shown(claim)}")
-
-    text = print_program(program.replace(assertions=()), name="p", docs=False).rstrip().removesuffix("}")
-    asserted = "".join(f"    assert {claim}\n" for claim in claims)
-    found, *more = lower_text(f"{text}{asserted}}}\n")
-    if more or len(found.assertions) != len(claims):
-        raise fail("E503", "claims: each is one claim, as it would stand after `assert`", "as in 'k <= q'")
-    return found.replace(name=program.name)
+    bare = program.replace(assertions=())
+    if source is not None:
+        found = lower_claims(source, program.name, claims)
+        if found.replace(assertions=()) == bare:
+            return found
+    found = lower_claims(Source(print_program(bare, name=_PRINTED, docs=False)), _PRINTED, claims)
+    return program.replace(assertions=found.assertions)
 
 
 @dataclass(frozen=True)

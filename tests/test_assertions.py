@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,9 +12,10 @@ import maskc
 from maskc.assertions import prove, with_claims
 from maskc.diagnostics import MaskcError
 from maskc.ir.evaluate import dense
-from maskc.ir.nodes import Symbol
+from maskc.ir.nodes import TRUE, Symbol
 from maskc.ir.ops import apply
 from maskc.ir.program import Assertion
+from maskc.pattern import Pattern
 from maskc.tiles.binding import make_binding
 from tests.strategies import bindings, programs
 
@@ -87,6 +90,62 @@ def test_a_million_tokens_without_looking_at_pairs():
     with pytest.raises(MaskcError) as error:
         maskc.check_assertions("hash(q, k) % 2 == 0", million, million, claims=["hash(q, k) % 4 == 0"])
     assert error.value.codes == ("E801",)
+
+
+FILE = """
+def near(n) = q - k < n
+def past = k <= q
+pattern wide { attend past & near(9) }
+pattern p(w: int = 6, kind: {full, recent} = recent) {
+    let seen = near(w)
+    attend past & seen
+    assert q < 3
+}
+"""
+
+
+def test_claims_use_what_their_file_defines():
+    """Definitions, names of the pattern, its parameters, and other patterns, which the mask is then a part of."""
+    pattern = maskc.parse(FILE, name="p")
+    claims = ["near(6)", "past", "seen", "near(w + 1)", "kind == recent", "wide", "p", "some k"]
+    for found in (pattern, pattern.with_args(w=6), pickle.loads(pickle.dumps(pattern))):
+        maskc.check_assertions(found, 64, 64, claims=claims)
+    with pytest.raises(MaskcError, match="query 5 keeps key 0, but not q - k < w - 1"):
+        maskc.check_assertions(pattern, 64, 64, claims="near(w - 1)")
+    with pytest.raises(MaskcError, match="query 3 keeps key 0, but not q < 3"):
+        maskc.check_assertions(pattern, 64, 64)
+    with pytest.raises(MaskcError, match="query 9 keeps key 0"):
+        maskc.check_assertions(pattern, 64, 64, claims="wide", w=10)
+    bare = maskc.parse("def near(n) = q - k < n\nnear(5) & causal")
+    maskc.check_assertions(bare, 64, 64, claims="near(5)")
+
+
+def test_what_has_no_file_has_no_definitions():
+    pattern = maskc.parse(FILE, name="p")
+    for found in (pattern.program, maskc.from_spec(pattern.spec()), Pattern(pattern.program.replace(mask=TRUE))):
+        with pytest.raises(MaskcError, match="nothing is called `near`"):
+            maskc.check_assertions(found, 8, 8, claims="near(6)")
+    # The text of another program says nothing of this one.
+    other = Pattern(pattern.program.replace(mask=TRUE), source=pattern.source)
+    with pytest.raises(MaskcError, match="query 0 keeps key 1"):
+        maskc.check_assertions(other, 8, 8, claims="k <= q")
+
+
+def test_a_claim_is_bounded_together_with_its_file():
+    doubled = "\n".join(f"def d{i}(n) = min(d{i - 1}(n), d{i - 1}(n))" for i in range(1, 13))
+    pattern = maskc.parse(f"def d0(n) = n\n{doubled}\nd12(k) >= 0")
+    maskc.check_assertions(pattern, 4, 4, claims="d12(k) <= k")
+    with pytest.raises(MaskcError, match=r"<claim \d>:1:1.*has more than 200000 expressions") as error:
+        maskc.check_assertions(pattern, 4, 4, claims=["d12(k) <= k"] * 9)
+    assert error.value.codes == ("E901",)
+    with pytest.raises(MaskcError, match="1001 statements are too many"):
+        maskc.check_assertions(pattern, 4, 4, claims=["k <= q"] * 1000)
+
+
+def test_errors_name_the_place_in_the_claim():
+    pattern = maskc.parse("def two(n, m) = n < m\ncausal")
+    with pytest.raises(MaskcError, match=r"<claim 2>:1:10: error\[E204\]: `two` needs an argument for `m`"):
+        maskc.check_assertions(pattern, 4, 4, claims=["k <= q", "k <= q | two(k)"])
 
 
 def test_claims_that_make_no_sense():

@@ -42,9 +42,9 @@ def command(
     from maskc.assertions import prove, with_claims
     from maskc.cli.values import setting
 
-    program = o.program_of(file, name)
+    program, source = o.read(file, name)
     if claim:
-        program = with_claims(program, tuple(claim))
+        program = with_claims(program, tuple(claim), source)
     if not program.assertions:
         hint = "say what to prove: --claim 'k <= q', or write `assert k <= q` into the pattern"
         raise MaskcError(Diagnostic("E504", f"{program.name!r} asserts nothing", hint=hint))
