@@ -179,20 +179,24 @@ def check_assertions(
     *,
     heads: int = 1,
     layer: int = 0,
+    batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
     claims: Sequence[str] | str = (),
     **values: Any,
 ) -> None:
-    """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes.
+    """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes, for every head and
+    every batch entry. Those that have the same mask are looked at once.
 
     Args:
+        batch: number of batch entries; None: that of the inputs, else 1.
         claims: what to prove instead, one or several, each as it would stand after ``assert``: "k <= q" (no query
             sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim may use what
             the pattern may: its parameters, spaces and ``let`` names, the definitions of its file, the vocabulary. A
             spec and a program have no file, and so no definitions.
 
-    Raises E513 with the first counterexample of each that does not hold, E801 where planning would cost too
-    much, what ``parse`` raises for claims, and as ``make_binding`` does.
+    Raises E513 with the first counterexample of each that does not hold, its batch entry and head, E801 for each that
+    would take too much work (all together some ten seconds), what ``parse`` raises for claims, and as ``make_binding``
+    does.
     """
     from maskc.arguments import expect, mapping_of
     from maskc.assertions import check, with_claims
@@ -203,7 +207,7 @@ def check_assertions(
     expect("claims", one, Sequence, "a sequence of strings")
     program = with_claims(found.program, tuple(one), found.source) if one else found.program
     given, extents = {**found.args, **values}, mapping_of("sizes", sizes)
-    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=extents, values=given))
+    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given))
 
 
 _MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 tokens under one head

@@ -16,6 +16,7 @@ from maskc.ir.nodes import TRUE, Symbol
 from maskc.ir.ops import apply
 from maskc.ir.program import Assertion
 from maskc.pattern import Pattern
+from maskc.tiles import budget, planner
 from maskc.tiles.binding import make_binding
 from tests.strategies import bindings, programs
 
@@ -90,6 +91,69 @@ def test_a_million_tokens_without_looking_at_pairs():
     with pytest.raises(MaskcError) as error:
         maskc.check_assertions("hash(q, k) % 2 == 0", million, million, claims=["hash(q, k) % 4 == 0"])
     assert error.value.codes == ("E801",)
+
+
+def planned(monkeypatch) -> list[tuple[int, int]]:
+    """The batch entry and head of every mask that is planned from here on."""
+    seen, inner = [], planner._Job.classifier
+
+    def counted(job, head, batch):
+        seen.append((batch, head))
+        return inner(job, head, batch)
+
+    monkeypatch.setattr(planner._Job, "classifier", counted)
+    return seen
+
+
+def test_every_batch_entry_is_looked_at_and_equal_ones_once(monkeypatch):
+    pattern = maskc.parse("pattern p(n: int[batch]) { attend k < n[b] & k <= q }")
+    seen = planned(monkeypatch)
+    maskc.check_assertions(pattern, 300, 300, claims="some k", n=[9, 4, 9, 300, 4] * 100)
+    assert seen == [(0, 0), (1, 0), (3, 0)]
+    with pytest.raises(MaskcError, match="in batch entry 4, head 0, query 7 keeps key 7"):
+        maskc.check_assertions(pattern, 300, 300, claims="k < 7", n=[3, 7, 3, 7, 8, 9])
+    documents = np.zeros((4, 300), np.int64)
+    documents[2:, 200:] = 1
+    text = "pattern p(doc: int[token]) { attend same(doc) & causal }"
+    with pytest.raises(MaskcError, match=r"in batch entry 2, head 0, query 200 keeps key 200, but not doc\[k\] < 1"):
+        maskc.check_assertions(text, 300, 300, claims="doc[k] < 1", doc=documents)
+
+
+def test_batch_entries_that_no_input_tells_of():
+    maskc.check_assertions("causal", 8, 8, claims="b < 1")
+    with pytest.raises(MaskcError, match="in batch entry 1, head 0, query 0 keeps key 0, but not b < 1"):
+        maskc.check_assertions("causal", 8, 8, claims="b < 1", batch=3)
+    with pytest.raises(MaskcError, match="in batch entry 2, head 1, query 7 keeps key 0"):
+        maskc.check_assertions("causal", 8, 8, claims="q - k <= 8 - b * h", batch=3, heads=2)
+
+
+def test_no_mask_is_planned_after_a_counterexample(monkeypatch):
+    seen = planned(monkeypatch)
+    with pytest.raises(MaskcError, match="in batch entry 1, head 1, query 63 keeps key 0"):
+        maskc.check_assertions("causal", 64, 64, claims="q - k < 64 - b * h", batch=100, heads=50)
+    assert seen == [(0, 0), (1, 1)]
+
+
+def test_what_was_looked_at_before_a_proof_took_too_much(monkeypatch):
+    """Ordinary masks in most batch entries; in one a mask that nobody can plan."""
+    monkeypatch.setattr(budget, "PROOF", 1 << 26)
+    text = "pattern p(n: int[batch]) { attend causal & (n[b] < 5 & k >= -n[b] | hash(q, k) % 2 == 0) }"
+    with pytest.raises(MaskcError) as error:
+        maskc.check_assertions(text, 1 << 14, 1 << 14, claims=["some k", "q < 3", "k <= q"], n=[0, 0, 1, 2, 9, 9])
+    assert error.value.codes == ("E801", "E513")
+    message = str(error.value)
+    assert "some k: this proof would take about" in message
+    assert "; it was proved of 3 masks of heads and batch entries before" in message
+    assert "assertion 2 of 'p' does not hold: in batch entry 0, head 0, query 3 keeps key 0" in message
+
+
+def test_masks_beyond_number_are_refused():
+    text = "pattern p(n: int[batch]) { attend q - k < n[b] & causal }"
+    with pytest.raises(MaskcError, match="524,288 masks of their own: at most 262,144 are planned") as error:
+        maskc.check_assertions(text, 64, 64, claims="q < 0", n=np.arange(1 << 19))
+    assert error.value.codes == ("E801",)
+    with pytest.raises(MaskcError, match="there are 4,096 heads x 1,048,576 batch entries: give fewer"):
+        maskc.check_assertions("causal", 4, 4, claims="q - k <= h * b", heads=4096, batch=1 << 20)
 
 
 FILE = """
