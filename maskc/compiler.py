@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import Diagnostic, MaskcError, Source
 from maskc.ir.program import Program
 from maskc.pattern import Pattern
 
@@ -33,23 +33,22 @@ def parse(text: str, name: str | None = None) -> Pattern:
     several patterns are there and ``name`` says none, or where none is called ``name``.
     """
     from maskc.arguments import expect
-    from maskc.lower import lower_text
 
     expect("text", text, str, "a string")
-    return _pick(lower_text(text), name, "the text")
+    return _pick(Source(text), name, "the text")
 
 
 def load(path: str | os.PathLike[str], name: str | None = None) -> Pattern:
     """The pattern in the file at ``path``. As ``parse``; also E001 to E003 for a file that cannot be read."""
     from maskc.arguments import expect
-    from maskc.lower import lower_file
+    from maskc.syntax.parse import read_source
 
     expect("path", path, (str, os.PathLike), "a path")
     where = os.fsdecode(path)
     if "\0" in where:
         hint = "give the path of a pattern file, usually ending in `.mask`"
         raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=hint))
-    return _pick(lower_file(where), name, where)
+    return _pick(read_source(where), name, where)
 
 
 def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
@@ -180,19 +179,24 @@ def check_assertions(
     *,
     heads: int = 1,
     layer: int = 0,
+    batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
     claims: Sequence[str] | str = (),
     **values: Any,
 ) -> None:
-    """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes.
+    """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes, for every head and
+    every batch entry. Those that have the same mask are looked at once.
 
     Args:
+        batch: number of batch entries; None: that of the inputs, else 1.
         claims: what to prove instead, one or several, each as it would stand after ``assert``: "k <= q" (no query
-            sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim speaks of the
-            pattern's parameters and spaces and of the vocabulary, not of definitions and ``let`` names of its file.
+            sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim may use what
+            the pattern may: its parameters, spaces and ``let`` names, the definitions of its file, the vocabulary. A
+            spec and a program have no file, and so no definitions.
 
-    Raises E513 with the first counterexample of each that does not hold, E801 where planning would cost too
-    much, what ``parse`` raises for claims, and as ``make_binding`` does.
+    Raises E513 with the first counterexample of each that does not hold, its batch entry and head, E801 for each that
+    would take too much work (all together some ten seconds), what ``parse`` raises for claims, and as ``make_binding``
+    does.
     """
     from maskc.arguments import expect, mapping_of
     from maskc.assertions import check, with_claims
@@ -201,9 +205,9 @@ def check_assertions(
     found = as_pattern(pattern)
     one = (claims,) if isinstance(claims, str) else claims
     expect("claims", one, Sequence, "a sequence of strings")
-    program = with_claims(found.program, tuple(one)) if one else found.program
+    program = with_claims(found.program, tuple(one), found.source) if one else found.program
     given, extents = {**found.args, **values}, mapping_of("sizes", sizes)
-    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=extents, values=given))
+    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given))
 
 
 _MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 tokens under one head
@@ -218,14 +222,17 @@ def _is_path(source: str) -> bool:
     return source.endswith(".mask") and "\n" not in source
 
 
-def _pick(programs: tuple[Program, ...], name: str | None, where: str) -> Pattern:
+def _pick(source: Source, name: str | None, where: str) -> Pattern:
+    from maskc.lower import lower_source
+
+    programs = lower_source(source).programs
     names = [p.name for p in programs]
     listed = ", ".join(names) or "none"
     if name is None:
         if len(programs) == 1:
-            return Pattern(programs[0])
+            return Pattern(programs[0], source=source)
         hint = f"say which one is meant: name={names[0]!r}" if names else "declare one: pattern p() { attend ... }"
         raise MaskcError(Diagnostic("E205", f"{where} holds {len(names)} patterns: {listed}", hint=hint))
     if name in names:
-        return Pattern(programs[names.index(name)])
+        return Pattern(programs[names.index(name)], source=source)
     raise MaskcError(Diagnostic("E205", f"{where} holds no pattern called {name!r}", hint=f"there are: {listed}"))

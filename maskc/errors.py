@@ -415,7 +415,8 @@ _ROWS = (
         "E801",
         "planning would cost too much",
         "Deciding which tiles are empty, partial or full would take more time or memory than the message says. Use "
-        "larger tiles, or a pattern whose boundary is shorter.",
+        "larger tiles, or a pattern whose boundary is shorter. A proof plans too, and may cost some ten seconds' work: "
+        "ask it of shorter sequences, fewer heads or batch entries, or of a simpler claim.",
         "from maskc.tiles import make_plan\n"
         "\n"
         'program = maskc.parse("hash(q, k) % 2 == 0").program\n'

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.diagnostics import Diagnostic, MaskcError, Source
 from maskc.ir.program import Parameter, Program
 
 if TYPE_CHECKING:
@@ -30,10 +30,13 @@ class Pattern:
         program: what the pattern means.
         args: the static arguments that were given, by name. Scalars are Python values, enumerations
             labels, tables nested tuples. What is not given keeps its default, or is given when compiling.
+        source: the text that it was read from, whose definitions claims may use; None of a spec or a program. It is
+            no part of what the pattern means.
     """
 
     program: Program
     args: Mapping[str, Value] = field(default_factory=dict)
+    source: Source | None = None
 
     @property
     def name(self) -> str:
@@ -63,7 +66,7 @@ class Pattern:
         E503, E504. Inputs, which arrive with each call, are refused (E502); shapes that depend on
         the number of heads are checked when compiling.
         """
-        return Pattern(self.program, {**self.args, **checked_args(self.program, values)})
+        return Pattern(self.program, {**self.args, **checked_args(self.program, values)}, self.source)
 
     def spec(self) -> Spec:
         """A JSON-safe dict from which ``maskc.from_spec`` makes this pattern again."""

@@ -29,7 +29,8 @@ MAX_MADE_UP = 1 << 25
 
 @dataclass(frozen=True)
 class Setting:
-    """Lengths, sizes and values for a program. ``made_up``: one sentence for each thing that was not given."""
+    """Lengths, sizes and values for a program. ``made_up``: one sentence for each thing that was not given; ``batch``:
+    number of batch entries, None for that of the inputs, or 1."""
 
     q_len: int
     k_len: int
@@ -38,15 +39,17 @@ class Setting:
     sizes: Mapping[str, int]
     values: Mapping[str, Any]
     made_up: tuple[str, ...] = ()
+    batch: int | None = None
 
     def bind(self, program: Program) -> Binding:
         """The binding. Values and sizes that ``program`` does not declare are left out. Raises MaskcError."""
-        from maskc.tiles.binding import make_binding
+        from maskc.tiles.binding import bind
 
         known = {p.name for p in program.params}
         values = {name: value for name, value in self.values.items() if name in known}
         sizes = {name: size for name, size in self.sizes.items() if name in _size_names(program)}
-        return make_binding(program, self.q_len, self.k_len, heads=self.heads, layer=self.layer, sizes=sizes, **values)
+        lengths: dict[str, Any] = {"heads": self.heads, "layer": self.layer, "batch": self.batch}
+        return bind(program, self.q_len, self.k_len, **lengths, sizes=sizes, values=values)
 
 
 def make_setting(
@@ -61,11 +64,13 @@ def make_setting(
     values: Mapping[str, Any] | None = None,
     seed: int = 0,
     length: int = 256,
+    batch: int | None = None,
 ) -> Setting:
     """Values for all ``programs`` alike, made up from ``seed`` where ``values`` gives none.
 
     ``head``: one that there must be. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
-    ``sizes`` do not tell. Raises MaskcError E502 (no program declares one of ``sizes``) and E504.
+    ``sizes`` do not tell. ``batch``: number of batch entries, None for that of the inputs, or 1. Raises MaskcError E502
+    (no program declares one of ``sizes``) and E504.
     """
     given = dict(values or {})
     heads = heads or max([head + 1, *_given_heads(programs, given)])
@@ -83,12 +88,12 @@ def make_setting(
     for program in programs:
         extents = _complete_sizes(program, q_len, k_len, extents, notes)
     defaults = {p.name: p.default.value for program in programs for p in program.params if p.default is not None}
-    maker = _Maker(q_len, k_len, heads, layer, seed, {**defaults, **given}, notes)
+    maker = _Maker(q_len, k_len, heads, layer, seed, {**defaults, **given}, notes, batch or 1)
     for program in programs:
         for p in program.params:
             if p.name not in given and p.default is None and not p.is_scalar:
                 given[p.name] = maker.table(p)
-    return Setting(q_len, k_len, heads, layer, extents, given, tuple(notes))
+    return Setting(q_len, k_len, heads, layer, extents, given, tuple(notes), batch)
 
 
 def _size_names(program: Program) -> tuple[str, ...]:
@@ -185,6 +190,7 @@ class _Maker:
     seed: int
     scalars: Mapping[str, Any]
     notes: list[str]
+    batch: int
 
     def table(self, p: Parameter) -> npt.NDArray[Any]:
         """A value for ``p``, noted in ``notes``. Raises E504 if it would be too large."""
@@ -210,7 +216,7 @@ class _Maker:
         return value
 
     def _extent(self, domain: str | int) -> int:
-        fixed = {"head": self.heads, "layer": self.layer + 1, "batch": 1, "q": self.q_len, "k": self.k_len}
+        fixed = {"head": self.heads, "layer": self.layer + 1, "batch": self.batch, "q": self.q_len, "k": self.k_len}
         if isinstance(domain, int):
             return domain
         if domain == "token":
@@ -224,6 +230,8 @@ class _Maker:
         high = len(p.labels) if p.labels else p.high
         if "batch" in p.domain:
             most = self.k_len + 1 if high is None else high
+            if self.batch > 1:
+                return "drawn up to the length", rng.integers(low, max(low + 1, min(most, self.k_len + 1)), shape)
             return "drawn up to the length", np.full(shape, max(low, min(most - 1, 3 * self.k_len // 4)))
         if p.domain == ("token",) or p.domain in (("q",), ("k",)):
             count = 4 if high is None else min(high - low, 8)

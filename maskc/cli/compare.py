@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from maskc.cli.options import MAX_COMPARED
 from maskc.cli.values import parse_values, setting
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.nodes import Const, Size, Symbol, postorder
+from maskc.ir.nodes import Const, postorder
 from maskc.ir.program import Program
 from maskc.setting import Setting
 from maskc.tiles.budget import BUDGET, Budget, evaluations_of
+from maskc.varying import varying
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +146,7 @@ def compare(
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
     search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET))
-    spoken = _spoken(a, b)
+    spoken = varying(a, [a.mask]) | varying(b, [b.mask])
     some_heads = range(heads) if "head" in spoken else range(1)
     some_layers = range(layers) if "layer" in spoken else range(1)
     lengths = _lengths(search, up_to)
@@ -160,17 +161,6 @@ def compare(
     looked_at += ["batch entry 0"] if "batch" in spoken else []
     looked_at += ["as many queries as keys"] if "lengths" in spoken else []
     return _no_difference(a, b, lengths, looked_at)
-
-
-def _spoken(a: Program, b: Program) -> set[str]:
-    """What masks may differ by beside positions: "head", "layer", "batch", or "lengths", of queries and of keys."""
-    found = {d for p in (a, b) for x in p.params for d in x.domain if isinstance(d, str)}
-    for node in postorder([a.mask, b.mask]):
-        if isinstance(node, Symbol):
-            found.add({"h": "head", "b": "batch"}.get(node.name, node.name))
-        elif isinstance(node, Size) and node.name in ("q", "k"):
-            found.add("lengths")
-    return found
 
 
 def _same_form(a: Program, b: Program) -> bool:

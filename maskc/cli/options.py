@@ -10,9 +10,24 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LAYERS, MAX_LENGTH
 
 if TYPE_CHECKING:
+    from maskc.diagnostics import Source
     from maskc.ir.program import Program
 
-__all__ = ["Args", "File", "Head", "Heads", "Json", "Keys", "Layer", "Name", "Queries", "Seed", "Sizes", "program_of"]
+__all__ = [
+    "Args",
+    "File",
+    "Head",
+    "Heads",
+    "Json",
+    "Keys",
+    "Layer",
+    "Name",
+    "Queries",
+    "Seed",
+    "Sizes",
+    "program_of",
+    "read",
+]
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file; - for standard input.")]
 Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the file holds several.")]
@@ -54,13 +69,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def program_of(file: str, name: str | None = None) -> Program:
     """The pattern ``name`` of a file, or its only one; warnings are not shown. Raises MaskcError, with E205
     if it is not clear which pattern is meant."""
+    return read(file, name)[0]
+
+
+def read(file: str, name: str | None = None) -> tuple[Program, Source]:
+    """As ``program_of``, with the text that was read."""
     from maskc.cli.checking import source_of
     from maskc.lower import lower_source
 
-    programs = lower_source(source_of(file)).programs
+    source = source_of(file)
+    programs = lower_source(source).programs
     found = [p for p in programs if name is None or p.name == name]
     if len(found) == 1:
-        return found[0]
+        return found[0], source
     names = ", ".join(p.name for p in programs)
     if name is not None:
         raise MaskcError(Diagnostic("E205", f"{file} has no pattern called {name!r}", hint=f"it has: {names}"))

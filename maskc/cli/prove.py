@@ -11,9 +11,12 @@ import typer
 from maskc.cli import options as o
 from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.binding import MAX_BATCH
 
 if TYPE_CHECKING:
     from maskc.assertions import Proof
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
 
 
 def command(
@@ -29,45 +32,81 @@ def command(
     k: o.Keys = None,
     heads: o.Heads = None,
     layer: o.Layer = 0,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, max=MAX_BATCH, help="Batch entries.", show_default="those of the inputs, or 1"),
+    ] = None,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Prove what a pattern asserts, for all pairs of a length, or show the first counterexample.
+    """Prove what a pattern asserts, for all pairs of a length, all heads and all batch entries, or show the first
+    counterexample.
 
     Nothing is sampled: tiles that could hold a counterexample are found as the planner finds live tiles, so that a
     million tokens take milliseconds.
     """
-    from maskc.assertions import prove, with_claims
+    from maskc.assertions import prove_all, with_claims
     from maskc.cli.values import setting
 
-    program = o.program_of(file, name)
+    program, source = o.read(file, name)
     if claim:
-        program = with_claims(program, tuple(claim))
+        program = with_claims(program, tuple(claim), source)
     if not program.assertions:
         hint = "say what to prove: --claim 'k <= q', or write `assert k <= q` into the pattern"
         raise MaskcError(Diagnostic("E504", f"{program.name!r} asserts nothing", hint=hint))
-    given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
+    more: dict[str, Any] = {"q": q, "k": k, "heads": heads, "layer": layer, "batch": batch, "seed": seed}
+    given = setting([program], sizes=size, args=arg, **more)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
     binding = given.bind(program)
-    proofs = []
-    for assertion in program.assertions:
-        start = time.perf_counter()
-        proofs.append((prove(program, binding, assertion), time.perf_counter() - start))
-    if as_json:
-        lengths = {"q_len": binding.q_len, "k_len": binding.k_len, "heads": binding.heads, "batch": binding.batch}
-        typer.echo(json.dumps({"maskc": 1, **lengths, "claims": [_data(*p) for p in proofs]}))
-    else:
-        for proof, seconds in proofs:
+    proofs: list[tuple[Proof, float]] = []
+    refused: list[Diagnostic] = []
+    start = time.perf_counter()
+    for proof in prove_all(program, binding):
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        if isinstance(proof, MaskcError):
+            refused.extend(proof.diagnostics)
+            continue
+        proofs.append((proof, seconds))
+        if not as_json:
             holds = f"holds: {proof.claim}" if proof.holds else f"does not hold: {proof}"
             typer.echo(f"{plain(holds)} ({1000 * seconds:,.1f} ms)")
+    if refused:
+        raise MaskcError(refused)
+    looked_at = _looked_at(program, binding)
+    if as_json:
+        lengths = {"q_len": binding.q_len, "k_len": binding.k_len, "heads": binding.heads, "batch": binding.batch}
+        claims = [_data(*p) for p in proofs]
+        typer.echo(json.dumps({"maskc": 1, **lengths, "layer": binding.layer, "for": looked_at, "claims": claims}))
     if not all(proof.holds for proof, _ in proofs):
         raise typer.Exit(1)
     if not as_json:
-        copies = f"{binding.heads} head{'' if binding.heads == 1 else 's'}"
-        typer.echo(f"proved for {binding.q_len:,} queries x {binding.k_len:,} keys, {copies}")
+        typer.echo(f"proved for {looked_at}")
+
+
+def _looked_at(program: Program, binding: Binding) -> str:
+    """What a proof speaks of: there is no proof for other lengths, nor for heads, layers and batch entries that differ
+    and were not there."""
+    from maskc.tiles.binding import mask_roots
+    from maskc.varying import varying
+
+    differs = varying(program, mask_roots(program))
+    parts = [f"{binding.q_len:,} queries x {binding.k_len:,} keys", _counted(binding.heads, "head")]
+    parts += [f"layer {binding.layer}"] if "layer" in differs else []
+    if binding.batch > 1:
+        parts.append(_counted(binding.batch, "batch entry", "batch entries"))
+    elif "batch" in differs:
+        parts.append("batch entry 0 (for more: --batch)")
+    else:
+        parts.append("every batch entry" + (" with these inputs" if "inputs" in differs else ""))
+    return ", ".join(parts)
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    """``3 heads``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _data(proof: Proof, seconds: float) -> dict[str, Any]:

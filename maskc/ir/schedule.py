@@ -53,15 +53,17 @@ def _cases(step: Step, cases: Callable[[Node], int]) -> int:
     return max(0, cases(step.node.count))
 
 
-#: Array operations of a step, where it is not one: a hash mixes each of its operands in.
-_HASH, _QUOTIENT = 8, 5
+#: Operations of a step, where it is not one, by what NumPy takes: a hash mixes each of its operands in, and a look-up
+#: clips each index and gathers.
+_HASH, _LOOKUP = 8, 4
+_OTHERS = {"floordiv": 5, "mod": 5, "sin": 16, "cos": 16, "pow": 4, "tanh": 2, "sigmoid": 3}
 
 
 def _weight(step: Step) -> int:
     node = step.node
     if not isinstance(node, Apply):
-        return 0 if not node.children else 2
-    return {"hash": _HASH * len(node.args), "floordiv": _QUOTIENT, "mod": _QUOTIENT}.get(node.op, 1)
+        return _LOOKUP * len(node.children)
+    return _HASH * len(node.args) if node.op == "hash" else _OTHERS.get(node.op, 1)
 
 
 @functools.lru_cache(maxsize=32)

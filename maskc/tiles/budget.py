@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["BOX_COST", "BUDGET", "PROBES", "Budget", "Watch", "budget_of", "evaluations_of", "within_memory"]
+__all__ = [
+    "BOX_COST",
+    "BUDGET",
+    "PROBES",
+    "PROOF",
+    "Budget",
+    "Watch",
+    "evaluations_of",
+    "operations_of",
+    "proof_budget",
+    "within_memory",
+]
 
 #: Called now and then with the evaluations that are done and those that there are likely to be in all.
 Watch = Callable[[int, int], None]
@@ -27,50 +38,23 @@ PROBES = 8  # points of a tile that are evaluated before all are
 #: written by hand, counts as several; and a larger one by the operations that masks mostly have, so that the budget
 #: bounds the time whatever the mask: at some 3 ns an operation, the default is a minute.
 OPERATIONS, LARGE, USUAL = 64, 256, 16
+#: What all proofs of a call may cost together, in operations on numbers: at about a nanosecond each, some ten seconds.
+#: Somebody waits for a proof; and what can be proved at all is mostly proved in milliseconds.
+PROOF = 12_000_000_000
+#: Operations that a point takes beside those of the mask, and those that a unit of other work takes.
+_BESIDE, _PLAIN = 8, 16
 #: And where points are so few that they are evaluated outright.
 _OUTRIGHT = 512
 
 
-@dataclass(eq=False)
-class Budget:
-    """Evaluations that planning may spend; ``spend`` and ``evaluate`` raise E801 before they go beyond.
+@dataclass(frozen=True)
+class Measure:
+    """What a budget counts in. ``each``: what an evaluation of a program's mask counts as; ``plain``: what a unit of
+    other work does; ``refusal``: says what a whole was too much for a limit, what takes it, and ``each``."""
 
-    ``before``: what was spent before this budget, for ``watch``; ``each``: what an evaluation of the mask counts as.
-    """
-
-    limit: int
-    watch: Watch | None = None
-    before: int = 0
-    spent: int = 0
-    each: int = 1
-    _began: int = 0
-    _later: int = 0
-
-    def begin(self, later: int) -> None:
-        """A mask is planned next, and then so many more, which are taken to cost as much."""
-        self._began, self._later = self.spent, later
-
-    def spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
-        """``tiles`` are still to be decided when this is spent, and ``points`` to be evaluated."""
-        whole = self.spent + cost + (tiles * (2 * BOX_COST + PROBES) + points) * self.each
-        if self.spent + cost > self.limit:
-            raise MaskcError(_too_much(whole, self.limit, what, self.each))
-        self.spent += cost
-        if self.watch is not None:
-            self.watch(self.before + self.spent, self.before + whole + self._later * (whole - self._began))
-
-    def evaluate(self, points: int, what: str, tiles: int = 0, later: int = 0) -> None:
-        """The mask is evaluated at ``points``; as ``spend``."""
-        self.spend(points * self.each, what, tiles, later)
-
-    def examine(self, points: int) -> None:
-        """The mask is evaluated at ``points`` that a plan has found, which takes no longer than the plan did but where
-        the mask is a large one."""
-        self.spend(points * (self.each - 1), "pairs that have to be looked at one by one")
-
-    def affords(self, points: int) -> bool:
-        """Whether the mask may still be evaluated so often."""
-        return self.spent + points * self.each <= self.limit
+    each: Callable[[Program, Binding], int]
+    plain: int
+    refusal: Callable[[int, int, str, int], Diagnostic]
 
 
 def evaluations_of(program: Program, binding: Binding, outright: bool = False) -> int:
@@ -78,23 +62,17 @@ def evaluations_of(program: Program, binding: Binding, outright: bool = False) -
 
     ``outright``: where a bounded number of points is evaluated without any planning, the mask as it is.
     """
-    work = schedule(program.mask).work(most_cases(program.mask, program, binding))
+    work = _work(program, binding)
     return max(1, work // (_OUTRIGHT if outright else OPERATIONS if work <= LARGE else USUAL))
 
 
-def budget_of(program: Program, binding: Binding) -> Budget:
-    """The default budget, for a program's mask as it is."""
-    return Budget(BUDGET, each=evaluations_of(program, binding))
+def operations_of(program: Program, binding: Binding) -> int:
+    """About how many operations on numbers one evaluation of a program's mask takes."""
+    return _BESIDE + _work(program, binding)
 
 
-@contextlib.contextmanager
-def within_memory(what: str) -> Iterator[None]:
-    """Raises MaskcError E801 where memory does not suffice for ``what``."""
-    try:
-        yield
-    except MemoryError:
-        hint = "shorten the sequence, or make the mask simpler"
-        raise MaskcError(Diagnostic("E801", f"{what} would take more memory than there is", hint=hint)) from None
+def _work(program: Program, binding: Binding) -> int:
+    return schedule(program.mask).work(most_cases(program.mask, program, binding))
 
 
 def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
@@ -110,3 +88,83 @@ def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
             f"has many cases, counts as {each:,}); the limit is {limit:.1g}"
         )
     return Diagnostic("E801", message, hint=hint)
+
+
+def _too_hard(whole: int, limit: int, what: str, each: int) -> Diagnostic:
+    message = f"this proof would take about {whole:.1g} operations ({what}); the limit is {limit:.1g}"
+    hint = (
+        "what the mask keeps beyond the claim cannot be told here without looking at pair after pair: shorten the "
+        "sequence, give fewer heads or batch entries, prove a simpler claim, or say what the irregular part depends on "
+        "with coarser coordinates (such as q // 64)"
+    )
+    return Diagnostic("E801", message, hint=hint)
+
+
+_PLANNING, _PROVING = Measure(evaluations_of, 1, _too_much), Measure(operations_of, _PLAIN, _too_hard)
+
+
+@dataclass(eq=False)
+class Budget:
+    """What planning may spend, in evaluations of the mask or as ``measure`` says; ``spend`` and ``evaluate`` raise E801
+    before they go beyond.
+
+    ``before``: what was spent before this budget, for ``watch``; ``each``: what an evaluation of the mask counts as.
+    """
+
+    limit: int
+    watch: Watch | None = None
+    before: int = 0
+    spent: int = 0
+    each: int = 1
+    measure: Measure = _PLANNING
+    _began: int = 0
+    _later: int = 0
+
+    def begin(self, later: int) -> None:
+        """A mask is planned next, and then so many more, which are taken to cost as much."""
+        self._began, self._later = self.spent, later
+
+    def spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
+        """Work beside evaluations of the mask. ``tiles`` are still to be decided when this is spent, and ``points``
+        to be evaluated."""
+        self._spend(cost * self.measure.plain, what, tiles, points)
+
+    def _spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
+        whole = self.spent + cost + (tiles * (2 * BOX_COST + PROBES) + points) * self.each
+        if self.spent + cost > self.limit:
+            raise MaskcError(self.measure.refusal(whole, self.limit, what, self.each))
+        self.spent += cost
+        if self.watch is not None:
+            self.watch(self.before + self.spent, self.before + whole + self._later * (whole - self._began))
+
+    def evaluate(self, points: int, what: str, tiles: int = 0, later: int = 0) -> None:
+        """The mask is evaluated at ``points``; as ``spend``."""
+        self._spend(points * self.each, what, tiles, later)
+
+    def examine(self, points: int) -> None:
+        """The mask is evaluated at ``points`` that a plan has found, which takes no longer than the plan did but where
+        the mask is a large one."""
+        self._spend(points * (self.each - 1), "pairs that have to be looked at one by one")
+
+    def affords(self, points: int) -> bool:
+        """Whether the mask may still be evaluated so often."""
+        return self.spent + points * self.each <= self.limit
+
+    def affords_beside(self, cost: int) -> bool:
+        """Whether so much other work may still be done."""
+        return self.spent + cost * self.measure.plain <= self.limit
+
+
+@contextlib.contextmanager
+def within_memory(what: str) -> Iterator[None]:
+    """Raises MaskcError E801 where memory does not suffice for ``what``."""
+    try:
+        yield
+    except MemoryError:
+        hint = "shorten the sequence, or make the mask simpler"
+        raise MaskcError(Diagnostic("E801", f"{what} would take more memory than there is", hint=hint)) from None
+
+
+def proof_budget(limit: int | None = None) -> Budget:
+    """For a proof, in operations on numbers: ``limit``, by default all that the proofs of a call may cost."""
+    return Budget(PROOF if limit is None else limit, measure=_PROVING)

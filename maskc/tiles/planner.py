@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,10 @@ from maskc.ir.binding import Binding
 from maskc.ir.nodes import Lookup, Param, postorder
 from maskc.ir.program import Program
 from maskc.tiles.analysis import analyse
-from maskc.tiles.budget import BUDGET, Budget, Watch, evaluations_of, within_memory
+from maskc.tiles.budget import BUDGET, Budget, Watch, within_memory
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
-from maskc.tiles.groups import members
+from maskc.tiles.groups import Members, members
 from maskc.tiles.layouts.relaid import tiles_in_order
 from maskc.tiles.layouts.suggest import LEAST_GAIN, Layout, candidates, check_layout
 from maskc.tiles.plan import Group, Order, Runs, TilePlan
@@ -28,7 +28,7 @@ from maskc.tiles.runs import assemble
 from maskc.tiles.subdivide import evaluate_tiles, subdivide
 from maskc.tiles.values import fail
 
-__all__ = ["make_plan", "tile_mask"]
+__all__ = ["make_plan", "plans_by_mask", "tile_mask"]
 
 Array = npt.NDArray[Any]
 
@@ -77,6 +77,34 @@ def make_plan(
         return job.laid_out(layout)
 
 
+def plans_by_mask(
+    program: Program, binding: Binding, budget: Budget, *, q_tile: int = 128, k_tile: int = 128
+) -> Iterator[TilePlan]:
+    """A plan for each distinct mask that heads and batch entries have, one after another: that of batch entry 0 and
+    head 0 first, and then always that of the first batch entry, and its first head, of which there was none. A plan's
+    first group holds that entry and that head. What is not asked for is not planned.
+
+    Raises MaskcError E801 as ``make_plan`` does.
+    """
+    grid = Grid(binding.q_len, binding.k_len, q_tile, k_tile, binding.offset)
+    with within_memory("planning these masks"):
+        job = _Job(program, binding, grid, budget)
+        first = [sorted(products, key=_first) for products in job.members]
+    for products in sorted(first, key=lambda products: _first(products[0])):
+        budget.each = job.each
+        budget.spend(_MASK, "heads and batch entries with masks of their own")
+        with within_memory("planning this mask"):
+            groups = job.groups(products, None)
+        yield TilePlan(program, binding, q_tile, k_tile, tuple(groups))
+
+
+def _first(product: Members) -> tuple[int, int]:
+    heads, batches = product
+    return batches[0], heads[0]
+
+
+#: What planning a mask costs at least, whatever it is: a millisecond or two.
+_MASK = 1 << 16
 #: A tile may be longer than any sequence, but no longer than positions of 32 bits, which runs hold.
 _LARGEST_TILE = 2147483647
 
@@ -95,7 +123,7 @@ class _Job:
     def __init__(self, program: Program, binding: Binding, grid: Grid, budget: Budget) -> None:
         self.program, self.binding, self.grid, self.budget = program, binding, grid, budget
         self.analysis = analyse(program, binding)
-        self.each = evaluations_of(self.analysis.program, binding)
+        self.each = budget.measure.each(self.analysis.program, binding)
         self.members = members(self.analysis.program, binding)
         self.fields: dict[Any, Any] = {}
 
@@ -108,11 +136,15 @@ class _Job:
         self.budget.each = self.each
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
             self.budget.begin(later)
-            heads, batches = products[0]
-            runs = self.runs(self.classifier(heads[0], batches[0]), layout)
-            groups += [Group(h, b, runs) for h, b in products]
+            groups += self.groups(products, layout)
         orders = (Order(reason=reason),) * 2 if layout is None else layout.orders(reason)
         return TilePlan(self.program, self.binding, self.grid.q_tile, self.grid.k_tile, tuple(groups), *orders)
+
+    def groups(self, products: list[Members], layout: Layout | None) -> list[Group]:
+        """Those of one mask."""
+        heads, batches = products[0]
+        runs = self.runs(self.classifier(heads[0], batches[0]), layout)
+        return [Group(h, b, runs) for h, b in products]
 
     def runs(self, c: Classifier, layout: Layout | None) -> Runs:
         grid = self.grid

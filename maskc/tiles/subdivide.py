@@ -21,7 +21,7 @@ __all__ = ["evaluate_tiles", "subdivide"]
 
 Array = npt.NDArray[Any]
 _CHUNK = 1 << 14  # boxes asked about at once
-_POINTS = 1 << 17  # points evaluated at once
+_POINTS = 1 << 15  # points evaluated at once: their values stay in the cache, in memory that is used again
 
 
 def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budget) -> Rectangles:

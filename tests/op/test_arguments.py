@@ -150,9 +150,11 @@ def test_a_claim_may_stand_alone() -> None:
     maskc.check_assertions("causal", 4, 4, claims="k <= q")
     refused("E513", "but not k <= q", lambda: maskc.check_assertions("all", 4, 4, claims="k <= q"))
     refused("E503", "claims are strings", lambda: maskc.check_assertions("all", 4, 4, claims=[3]))  # type: ignore[list-item]
+    for more in ("pattern z { attend all }", "def f(n) = k < n", "k <= q; k < 3", "maskc 1\nk <= q"):
+        refused("E503", "each is one claim", lambda: maskc.check_assertions("all", 4, 4, claims=more))  # noqa: B023
     more = "k <= q }\npattern z { attend all"
-    refused("E503", "each is one claim", lambda: maskc.check_assertions("all", 4, 4, claims=more))
-    refused("E503", "each is one claim", lambda: maskc.check_assertions("all", 4, 4, claims="some k\n assert some q"))
+    refused("E107", "<claim>:1:8", lambda: maskc.check_assertions("all", 4, 4, claims=more))
+    refused("E101", "<claim 2>:1:3", lambda: maskc.check_assertions("all", 4, 4, claims=["k <= q", "k some"]))
     with pytest.raises(TypeError, match="claims must be a sequence of strings, not 3"):
         maskc.check_assertions("all", 4, 4, claims=3)  # type: ignore[arg-type]
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 import maskc
+from maskc import assertions
+from maskc.assertions import prove, with_claims
 from maskc.diagnostics import MaskcError
 from maskc.ir.evaluate import dense
 from maskc.ir.schedule import schedule
+from maskc.tiles import budget as budgets
 from maskc.tiles import classify as classification
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
-from maskc.tiles.budget import Budget, evaluations_of, within_memory
+from maskc.tiles.budget import Budget, evaluations_of, operations_of, proof_budget, within_memory
 from maskc.tiles.classify import Classifier
 from maskc.tiles.ranges import Boxes
 
@@ -93,3 +96,57 @@ def test_looking_at_pairs_of_an_ordinary_mask_is_free() -> None:
     large.examine(10)
     with pytest.raises(MaskcError):
         large.examine(1)
+
+
+PROOFS = {
+    "boxes": ("hash(q, k) % 2 == 0", "hash(q, k) != 12345"),
+    "points": ("hash(q, k) % 3000 == 0", "some k"),
+    "cases": (_NESTED, "k <= q"),
+    "operators": (" | ".join(f"((q + {i}) * 3 + k) % {200 + i} * k % 7 == 5" for i in range(60)), "k <= q"),
+    "sines": (" | ".join(f"sin(q * {i}.5) * cos(k * {i}.2) > 0.99999" for i in range(20)), "k <= q"),
+    "keys": ("hash(q, k) % 20 == 0", "some q"),
+}
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_a_proof_does_no_more_than_it_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points of tiles, those looked at for a counterexample too, by the operations that each takes."""
+    text, claim = PROOFS[name]
+    program = with_claims(maskc.parse(text).program, (claim,))
+    binding, budget, done = make_binding(program, 1 << 14, 1 << 14), proof_budget(), 0
+    budget.limit = 1 << 27
+    inner = Classifier.points
+
+    def counted(c: Classifier, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+        nonlocal done
+        done += np.broadcast(q, k).size * operations_of(program.replace(mask=c.mask), binding)
+        return inner(c, q, k)
+
+    monkeypatch.setattr(Classifier, "points", counted)
+    with pytest.raises(MaskcError) as error:
+        prove(program, binding, program.assertions[0], budget)
+    assert error.value.codes == ("E801",)
+    assert done <= budget.spent <= budget.limit
+
+
+def test_operations_are_weighed_by_what_they_take() -> None:
+    binding = make_binding(maskc.parse("causal").program, 64, 64)
+    each = {t: operations_of(maskc.parse(t).program, binding) for t in ("q * 2.0 < k", "sin(q * 2.0) < k", "q % 7 < k")}
+    assert each["sin(q * 2.0) < k"] == each["q * 2.0 < k"] + 16
+    assert evaluations_of(maskc.parse("sin(q * 2.0) < k").program, binding) == 1
+
+
+def test_proofs_of_a_call_share_what_they_may_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budgets, "PROOF", 1 << 27)
+    limits: list[Budget] = []
+
+    def noted(limit: int | None = None) -> Budget:
+        limits.append(proof_budget(limit))
+        return limits[-1]
+
+    monkeypatch.setattr(assertions, "proof_budget", noted)
+    claims = [f"hash(q, k) != {n}" for n in (7, 9, 11)]
+    with pytest.raises(MaskcError) as error:
+        maskc.check_assertions("hash(q, k) % 2 == 0", 1 << 14, 1 << 14, claims=[*claims, "q >= 0"])
+    assert error.value.codes == ("E801",) * 3
+    assert 0 < sum(b.spent for b in limits) <= 1 << 27

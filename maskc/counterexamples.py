@@ -1,0 +1,130 @@
+"""Where a plan shows that an assertion fails: a pair that is kept, a query that keeps no key, a key that none keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from maskc.tiles.plan import FULL
+from maskc.tiles.rowsets import row_sets
+from maskc.tiles.runs import concatenated_ranges, row_of_runs
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from maskc.tiles.budget import Budget
+    from maskc.tiles.plan import Group, Runs, TilePlan
+    from maskc.tiles.rowsets import KeyRanges, RowSets
+
+    Bools = npt.NDArray[np.bool_]
+
+__all__ = ["Place", "counterexample"]
+
+#: Query and key of a counterexample; None where the assertion speaks of all of them.
+Place = tuple[int | None, int | None]
+#: Tiles that are evaluated together: few enough that their values stay in the cache.
+_TILES_AT_ONCE = 2
+_LOOKED_AT = "pairs that have to be looked at one by one"
+#: What counting the keys of a query costs, in units of a budget: for each rule, and for each overlap of two orders.
+_RULE, _OVERLAP = 2, 16
+
+
+def counterexample(kind: str, plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+    """The first place where an assertion of a kind ("all", "some_key", "some_query") fails in a group of a plan: for
+    "all" the plan is that of what is kept and not claimed, else that of what is kept. Raises MaskcError E801."""
+    find = {"all": _kept_pair, "some_key": _blind_query, "some_query": _unseen_key}[kind]
+    return find(plan, group, budget)
+
+
+def _kept_pair(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+    """The first pair that is kept."""
+    runs, rows = group.runs, np.flatnonzero(np.diff(group.runs.offsets))
+    if not rows.size:
+        return None
+    row, which = int(rows[0]), slice(runs.offsets[rows[0]], runs.offsets[rows[0] + 1])
+    cols = concatenated_ranges(runs.start[which], runs.end[which] - runs.start[which])
+    best = (plan.q_tile, 0)
+    for part in np.array_split(cols, -(-cols.size // _TILES_AT_ONCE)):
+        if best[0] == 0:  # What follows are later keys, for no earlier query.
+            break
+        budget.evaluate(part.size * plan.q_tile * plan.k_tile, _LOOKED_AT)
+        tile, q, k = np.nonzero(plan.tile_mask(group, np.full(part.size, row), part))
+        first = q.min(initial=plan.q_tile)
+        key = part[tile[q == first]] * plan.k_tile + k[q == first]
+        best = min(best, (int(first), int(key.min(initial=plan.binding.k_len))))
+    return plan.binding.offset + row * plan.q_tile + best[0], best[1]
+
+
+def _blind_query(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+    """The first query that keeps no key."""
+    sets = _sets(plan, group, budget)
+    seen = _met(plan, group, group.runs, budget) if sets is None else sets.counts() > 0
+    blind = np.flatnonzero(~seen)
+    return (plan.binding.offset + int(blind[0]), None) if blind.size else None
+
+
+def _unseen_key(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+    """The first key that no query keeps."""
+    sets = _sets(plan, group, budget)
+    if sets is not None and sets.all_ranges:
+        seen = np.zeros(plan.binding.k_len, np.bool_)
+        for ranges in sets.ranges():
+            seen |= _covered(ranges, plan.binding.k_len)
+    else:
+        columns = plan.transposed().groups[plan.groups.index(group)].runs
+        seen = _met(plan, group, columns, budget, by_columns=True)
+    unseen = np.flatnonzero(~seen)
+    return (None, int(unseen[0])) if unseen.size else None
+
+
+def _sets(plan: TilePlan, group: Group, budget: Budget) -> RowSets | None:
+    """The keys of each query as ranges, where the mask is such; none if that costs more than there is left."""
+    sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
+    if sets is None:
+        return None
+    special = sum(not rule.is_interval for rule in sets.rules)
+    cost = plan.binding.q_len * (_RULE * len(sets.rules) + _OVERLAP * (2**special - 1))
+    if not budget.affords_beside(cost):
+        return None
+    budget.spend(cost, "keys of every query that are counted")
+    return sets
+
+
+def _covered(ranges: KeyRanges, k_len: int) -> Bools:
+    """Which keys are in the range of some query."""
+    size = k_len if ranges.order is None else ranges.order.size
+    some = ranges.end > ranges.start
+    change = np.bincount(ranges.start[some], minlength=size + 1) - np.bincount(ranges.end[some], minlength=size + 1)
+    inside = np.cumsum(change)[:size] > 0
+    seen = np.zeros(k_len, np.bool_)
+    seen[np.flatnonzero(inside) if ranges.order is None else ranges.order[inside]] = True
+    return seen
+
+
+def _met(plan: TilePlan, group: Group, runs: Runs, budget: Budget, by_columns: bool = False) -> Bools:
+    """Which queries (or, with runs by columns, which keys) are in a kept pair: by tiles, each line's first ones first.
+
+    A line of tiles is done when a full tile, or the partial ones looked at so far, meet all of it.
+    """
+    tile, length = (plan.k_tile, plan.binding.k_len) if by_columns else (plan.q_tile, plan.binding.q_len)
+    line = row_of_runs(runs)
+    met = np.zeros((runs.offsets.size - 1, tile), np.bool_)
+    met.reshape(-1)[length:] = True
+    met[line[runs.kind == FULL]] = True
+    run, at = runs.offsets[:-1].astype(np.int64), np.zeros(len(met), np.int64)
+    pending = np.arange(len(met))
+    while True:
+        pending = pending[(run[pending] < runs.offsets[pending + 1]) & ~met[pending].all(axis=1)]
+        if not pending.size:
+            whole: Bools = met.reshape(-1)[:length]
+            return whole
+        other = runs.start[run[pending]] + at[pending]
+        for part in np.array_split(np.arange(pending.size), -(-pending.size // _TILES_AT_ONCE)):
+            budget.evaluate(part.size * plan.q_tile * plan.k_tile, _LOOKED_AT)
+            rows, cols = (other[part], pending[part]) if by_columns else (pending[part], other[part])
+            met[pending[part]] |= plan.tile_mask(group, rows, cols).any(axis=1 if by_columns else 2)
+        at[pending] += 1
+        over = pending[other + 1 >= runs.end[run[pending]]]
+        run[over] += 1
+        at[over] = 0
