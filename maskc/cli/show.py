@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
     from maskc.picture.terminal import Canvas
 
-__all__ = ["canvas", "command", "picture", "print_text"]
+__all__ = ["canvas", "command", "panel_text", "picture", "print_text"]
 
 _NAMES = {0: "empty", 1: "partial", 2: "full"}
 
@@ -103,11 +103,11 @@ def _shown(subject: pictures.Subject, as_json: bool, watch: Callable[[int, int],
     if as_json:
         return json.dumps(_data(program, binding, heads))
     if not subject.is_plain or len(heads) > 1:
-        return _panels(subject)
+        return panel_text(subject)
     return picture(program, binding, heads[0], watch=watch)
 
 
-def _panels(subject: pictures.Subject) -> Text:
+def panel_text(subject: pictures.Subject) -> Text:
     """Panels in the terminal; the heads of one mask as a contact sheet."""
     from maskc.picture.text import draw_panels
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,11 @@ def test_diff_finds_the_smallest_counterexample(maskc: Any, write: Any) -> None:
     result = maskc("diff", a, b)
     assert result.code == 1
     assert result.out.startswith("different: the second keeps query 4, key 0, and the first does not")
-    assert result.out.count("5 queries x 5 keys") == 3
+    assert (
+        "a.mask: Query 4 does not see key 0, for `sliding_window(4)`, where `q - k < 4` is 4 < 4 (false)." in result.out
+    )
+    assert "b.mask: Query 4 sees key 0. All of these hold: `0 <= q - k`, that is 0 <= 4 (true); " in result.out
+    assert re.search(r"^ +(>>|  )(==){4}$", result.out.replace("4 >>", "  >>"), re.M)  # the last row of the picture
     found = json.loads(maskc("diff", a, b, "--json").out)["counterexample"]
     assert (found["k_len"], found["query"], found["key"], found["first_keeps"]) == (5, 4, 0, False)
 
