@@ -36,20 +36,25 @@ def parse(text: str, name: str | None = None) -> Pattern:
     from maskc.lower import lower_text
 
     expect("text", text, str, "a string")
+    if _is_path(text) and not any(c.isspace() for c in text):
+        message = f"{text[:80]} is a path, and no text in the language"
+        raise MaskcError(Diagnostic("E101", message, hint="a file is read by maskc.load"))
     return _pick(lower_text(text), name, "the text")
 
 
 def load(path: str | os.PathLike[str], name: str | None = None) -> Pattern:
     """The pattern in the file at ``path``. As ``parse``; also E001 to E003 for a file that cannot be read."""
     from maskc.arguments import expect
-    from maskc.lower import lower_file
+    from maskc.lower import lower_source
+    from maskc.syntax.parse import read_source
 
     expect("path", path, (str, os.PathLike), "a path")
     where = os.fsdecode(path)
     if "\0" in where:
-        hint = "give the path of a pattern file, usually ending in `.mask`"
-        raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=hint))
-    return _pick(lower_file(where), name, where)
+        remedy = "give the path of a pattern file, usually ending in `.mask`"
+        raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=remedy))
+    hint = None if _is_path(where) else "give the path of a pattern file; a text is read by maskc.parse"
+    return _pick(lower_source(read_source(where, hint)).programs, name, where)
 
 
 def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
@@ -70,7 +75,10 @@ def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
         return load(source, name)
     if isinstance(source, str):
         return parse(source, name)
-    raise TypeError(f"expected a pattern, its text, a path or a spec, not {type(source).__name__}")
+    from maskc.arguments import shown
+
+    remedy = "; a mask_mod is written anew, in the language" if callable(source) else ""
+    raise TypeError(f"expected a pattern, its text, a path or a spec, not {shown(source)}{remedy}")
 
 
 def compile(
