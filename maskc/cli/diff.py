@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    first: Annotated[str, typer.Argument(metavar="A", help="A pattern file.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A pattern file, or a mask in quotes.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     name_a: Annotated[str | None, typer.Option("--name-a", help="Which pattern of A.")] = None,
     name_b: Annotated[str | None, typer.Option("--name-b", help="Which pattern of B.")] = None,
