@@ -212,3 +212,8 @@ def test_texts_and_paths_that_are_taken_for_each_other() -> None:
 def test_a_mask_mod_is_no_pattern() -> None:
     with pytest.raises(TypeError, match="a mask_mod is written anew, in the language"):
         maskc.compile(lambda b, h, q, k: q >= k, heads=1)  # type: ignore[arg-type]
+
+
+def test_completion_offers_what_is_public() -> None:
+    names = [n for n in dir(maskc) if not n.startswith("__")]
+    assert set(names) == {*maskc.__all__, "nn", "trees"}
