@@ -27,7 +27,7 @@ def shown(value: object) -> str:
         if len(text) <= _LONGEST:
             return text
     name = type(value).__name__
-    return f"{'an' if name[0] in 'aeiouAEIO' else 'a'} {name}"
+    return f"{'an' if name[0] in 'aeiouAEIO' or name == 'ndarray' else 'a'} {name}"
 
 
 def expect(name: str, value: object, kind: type | tuple[type, ...], what: str) -> None:

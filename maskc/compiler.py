@@ -35,6 +35,9 @@ def parse(text: str, name: str | None = None) -> Pattern:
     from maskc.arguments import expect
 
     expect("text", text, str, "a string")
+    if _is_path(text) and not any(c.isspace() for c in text):
+        message = f"{text[:80]} is a path, and no text in the language"
+        raise MaskcError(Diagnostic("E101", message, hint="a file is read by maskc.load"))
     return _pick(Source(text), name, "the text")
 
 
@@ -46,9 +49,10 @@ def load(path: str | os.PathLike[str], name: str | None = None) -> Pattern:
     expect("path", path, (str, os.PathLike), "a path")
     where = os.fsdecode(path)
     if "\0" in where:
-        hint = "give the path of a pattern file, usually ending in `.mask`"
-        raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=hint))
-    return _pick(read_source(where), name, where)
+        remedy = "give the path of a pattern file, usually ending in `.mask`"
+        raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=remedy))
+    hint = None if _is_path(where) else "give the path of a pattern file; a text is read by maskc.parse"
+    return _pick(read_source(where, hint), name, where)
 
 
 def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
@@ -69,7 +73,10 @@ def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
         return load(source, name)
     if isinstance(source, str):
         return parse(source, name)
-    raise TypeError(f"expected a pattern, its text, a path or a spec, not {type(source).__name__}")
+    from maskc.arguments import shown
+
+    remedy = "; a mask_mod is written anew, in the language" if callable(source) else ""
+    raise TypeError(f"expected a pattern, its text, a path or a spec, not {shown(source)}{remedy}")
 
 
 def compile(

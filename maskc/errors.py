@@ -105,7 +105,7 @@ _ROWS = (
         "E105",
         "spelled as in another language",
         "The meaning is clear, but it is spelled otherwise here: `&`, `|` and `~` combine masks, `==` compares, and "
-        "conditions are written with `match`.",
+        "conditions are written with `match`. A JSON file is none: import it, or load it as a spec.",
         "causal and sinks(4)\n",
     ),
     ErrorRow(
@@ -253,7 +253,7 @@ _ROWS = (
         "The value is of another type than the signature declares: `int` takes integers, `bool` takes booleans, an "
         "enumeration takes one of its names, and a table takes an array of those.",
         'maskc.compile("pattern p(n: int) { attend sliding_window(n) }", heads=1, n="four")',
-        "error[E503]: n: int: expected an integer, found a str",
+        "error[E503]: n: int: expected an integer, found 'four'",
     ),
     ErrorRow(
         "E504",
@@ -297,7 +297,7 @@ _ROWS = (
         "chosen, or fewer alternatives.",
         "from maskc.passes.specialise import unroll\n"
         "\n"
-        'unroll(maskc.parse("any(i in 0..100000: k == i * i)").program.mask)',
+        'unroll(maskc.parse("any(i in 0..300: any(j in 0..300: k == i * j))").program.mask)',
         "error[E508]: `any` has more than 4096 alternatives in all\n"
         "  help: use a table or an input of the chosen keys, or fewer alternatives",
     ),
@@ -307,7 +307,7 @@ _ROWS = (
         "`q` is (B, Hq, Nq, D), `k` and `v` are (B, Hkv, Nk, D), and Hq is a multiple of Hkv.",
         'op = maskc.compile("causal", heads=2)\n'
         "op(torch.zeros(1, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))",
-        "error[E510]: q must be (batch, heads, length, dim), not (1, 16, 8)",
+        "error[E510]: q must be (batch, heads, length, dim), not (1, 16, 8)\n  help: for one batch entry: q[None]",
     ),
     ErrorRow(
         "E511",

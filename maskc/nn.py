@@ -114,7 +114,8 @@ class Attention(nn.Module):
         for name, tokens in (("x", x), ("context", keys)):
             if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
                 found = tuple(tokens.shape) if isinstance(tokens, torch.Tensor) else shown(tokens)
-                raise fail("E510", f"{name} must be a tensor (batch, length, {self.embed_dim}), not {found}")
+                hint = "inputs of the pattern are given by name" if name == "context" else None
+                raise fail("E510", f"{name} must be a tensor (batch, length, {self.embed_dim}), not {found}", hint)
         q = self._heads(self.q_proj(x), self.num_heads)
         k, v = (self._heads(project(keys), self.kv_heads) for project in (self.k_proj, self.v_proj))
         out = self.op(q, k, v, **{**dict(self.learned.items()), **inputs})

@@ -27,7 +27,7 @@ from maskc.tensors import (
 from maskc.tiles.binding import bind, mask_roots, names_read, positions, static_values
 from maskc.tiles.extents import check_extents
 from maskc.tiles.layouts.suggest import check_layout
-from maskc.tiles.values import fail, suggestion
+from maskc.tiles.values import fail, no_such_name
 
 if TYPE_CHECKING:
     from maskc.backends import Backend
@@ -353,7 +353,7 @@ class Op:
             p = params.get(name)
             if p is None:
                 names = [p.name for p in self.program.params if p.when == "call"]
-                hint = suggestion(name, names) or "it takes none"
+                hint = no_such_name(name, names, (self.program.q_space, self.program.k_space))
                 raise fail("E502", f"{self.pattern.name!r} takes no input called {name!r}", hint)
             if p.when == "compile":
                 raise fail("E502", f"{name!r} is an argument of {self.pattern.name!r}, no input", "give it to compile")

@@ -100,7 +100,7 @@ class Pattern:
 
 def checked_args(program: Program, values: Mapping[str, Any]) -> dict[str, Value]:
     """Static arguments in the form that a pattern holds them. Raises E303, E502, E503, E504 and E505."""
-    from maskc.tiles.values import scalar_value, suggestion, table_value
+    from maskc.tiles.values import no_such_name, scalar_value, table_value
 
     problems: list[Diagnostic] = []
     checked: dict[str, Value] = {}
@@ -111,7 +111,7 @@ def checked_args(program: Program, values: Mapping[str, Any]) -> dict[str, Value
         p = params.get(name)
         try:
             if p is None:
-                hint = suggestion(name, list(params)) or "it takes none"
+                hint = no_such_name(name, list(params), (program.q_space, program.k_space))
                 problems.append(Diagnostic("E502", f"{program.name!r} takes no argument called {name!r}", hint=hint))
             elif p.when == "call":
                 hint = "give it to the op with each call, or to compile as the default for calls"

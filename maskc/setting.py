@@ -163,6 +163,8 @@ def _fill(segments: Sequence[Segment], length: int) -> dict[str, int]:
         share = length if i == len(segments) - 1 else length // (8 * len(segments))
         if i < len(segments) - 1 and segment.axes:
             share = length // len(segments)
+        elif not any(s.axes for s in segments):  # No text beside pictures, which is short: all alike.
+            share = length // (len(segments) - i)
         extents = _factors(share, len(segment.extents))
         sizes.update({e.name: n for e, n in zip(segment.extents, extents, strict=True)})
         length -= math.prod(extents)

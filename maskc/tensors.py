@@ -40,10 +40,11 @@ def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int)
     """Raises E510 (shape), E511 (dtype) or E512 (device) where q, k and v cannot be attended with."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, torch.Tensor):
-            raise fail("E511", f"{name} must be a torch tensor, not a {type(tensor).__name__}")
+            raise fail("E511", f"{name} must be a torch tensor, not {shown(tensor)}")
         check_dense(name, tensor)
         if tensor.ndim != 4:
-            raise fail("E510", f"{name} must be (batch, heads, length, dim), not {_shape(tensor)}")
+            hint = f"for one batch entry: {name}[None]" if tensor.ndim == 3 else None
+            raise fail("E510", f"{name} must be (batch, heads, length, dim), not {_shape(tensor)}", hint)
     _check_shapes(q, k, v, heads)
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not tensor.is_floating_point():

@@ -59,3 +59,34 @@ def test_files_that_a_page_names_are_there(page: Path) -> None:
 def test_modules_that_a_page_names_are_there(page: Path) -> None:
     for name in re.findall(r"`(maskc(?:\.\w+)+)(?:\(.*?\))?`", page.read_text(encoding="utf-8")):
         assert pkgutil.resolve_name(name) is not None, name
+
+
+@pytest.mark.parametrize("page", ["python.md", "flexattention.md"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_code_of_a_page_runs(page: str) -> None:
+    pytest.importorskip("torch")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.S)
+    assert len(blocks) > 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+
+
+def test_phrases_of_flexattention_keep_the_same_pairs() -> None:
+    """The table of the page: each `mask_mod` against what is to be written instead."""
+    torch = pytest.importorskip("torch")
+    import maskc
+
+    text = (ROOT / "docs" / "flexattention.md").read_text(encoding="utf-8").replace("\\|", "|")
+    rows = re.findall(r"^\| `([^`]*(?:q_idx|prefix)[^`]*)` \| `([^`]+)`(?:, with `(\w+: [^`]+)`)? \|$", text, re.M)
+    rows = [row for row in rows if "score" not in row[0]]
+    assert len(rows) >= 6
+    n, w = 12, 3
+    q, k = torch.arange(n)[:, None], torch.arange(n)[None]
+    values = {"doc": torch.arange(n) // 5, "prefix": torch.tensor([6])}
+    for theirs, ours, declared in rows:
+        wanted = eval(theirs, {"q_idx": q, "kv_idx": k, "W": w, "b": 0, "abs": torch.abs, **values})
+        pattern = f"pattern p({declared}) {{ attend {ours.replace('W', str(w))} }}"
+        given = {declared.split(":")[0]: values[declared.split(":")[0]]} if declared else {}
+        found = maskc.dense_mask(pattern, n, n, **given)[0, 0]
+        assert (torch.from_numpy(found) == wanted).all(), theirs

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskc.arguments import shown
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense, evaluate
@@ -310,6 +311,10 @@ def key_ranges(mask: Node) -> tuple[tuple[Clause, ...], bool]:
 def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: int) -> None:
     """Raises E510 (shape), E511 (dtype) or E512 (device) where q and caches cannot be attended with."""
     if table is None:
+        if all(isinstance(x, Tensor) and x.ndim == 4 for x in (q, k)) and q.shape[0] != k.shape[0]:
+            shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}"
+            hint = "caches that lie in pages need a block_table"
+            raise fail("E510", f"q and k_cache must have the same number of batch entries: {shapes}", hint)
         check_tensors(q, k, v, heads)
         return
     for name, x in (("q", q), ("k_cache", k), ("v_cache", v)):
@@ -327,7 +332,7 @@ def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: i
     check_tensors(q, one_key, one_value, heads)
     if not isinstance(table, Tensor):
         hint = "convert: torch.tensor(block_table, device=q.device)"
-        raise fail("E511", f"block_table must be a torch tensor, not a {type(table).__name__}", hint)
+        raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}", hint)
     check_dense("block_table", table)
     check_integers("block_table", table)
     if table.ndim != 2 or table.shape[0] != q.shape[0]:

@@ -32,11 +32,13 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("explain", explain.command),
 )
 
-_HELP = """Compile attention masks: check, draw, compare and run pattern files.
-
-Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is wrong,
-or a file cannot be read or written. 130: interrupted. 141: nobody reads the output any more.
-"""
+_HELP = (
+    "Compile attention masks: check, draw, compare and run pattern files.\n\n"
+    "A pattern is a file, or a mask in quotes, as in:\n\n"
+    "maskc show 'causal & (sinks(2) | sliding_window(6))' --q 16\n\n"
+    "Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is "
+    "wrong, or a file cannot be read or written. 130: interrupted. 141: nobody reads the output any more."
+)
 
 
 def build() -> typer.Typer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
 
-__all__ = ["check", "check_files", "is_plain", "run_plain", "source_of"]
+__all__ = ["check", "check_files", "is_plain", "is_text", "run_plain", "source_of"]
 
 _FLAGS = ("--json", "--strict")
+_TEXT = re.compile(r"[\s()&|~<>={}]")
+_FILE_OR_TEXT = "give the path of a pattern file, usually ending in `.mask`, or a mask in quotes: 'causal & sinks(4)'"
 
 
 def is_plain(words: Sequence[str]) -> bool:
@@ -27,16 +31,27 @@ def run_plain(words: Sequence[str]) -> int:
     return check_files([w for w in words if w not in _FLAGS], "--json" in words, "--strict" in words)
 
 
-def source_of(file: str, hint: str | None = None) -> Source:
-    """The text of a file, or of standard input for ``-``. ``hint``: what to give where there is no such file; by
-    default a pattern file. Raises MaskcError (E001 to E003)."""
+def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -> Source:
+    """The text of a file, of standard input for ``-``, or ``file`` itself where it is a mask and no path.
+
+    ``hint``: what to give where there is no such file; by default a pattern file. ``may_be_text``: False for what
+    reads or writes files only. Raises MaskcError (E001 to E003)."""
     from maskc.syntax.parse import read_source
 
+    if may_be_text and is_text(file):
+        return Source(file)
     if file != "-":
-        return read_source(file, hint)
+        return read_source(file, hint or (_FILE_OR_TEXT if may_be_text and not file.endswith(".mask") else None))
     # By way of the file descriptor's name, so that the bounds and checks are those of any file.
     source = read_source("/dev/stdin")
     return Source(source.text, "<stdin>")
+
+
+def is_text(file: str) -> bool:
+    """Whether an argument is a mask written out, and no file: with blanks, brackets or operators in it, as a call or
+    a combination has them. What ends in `.mask`, or is there, is a file."""
+    readable = all(c.isprintable() or c in "\n\t" for c in file)
+    return bool(_TEXT.search(file)) and readable and not file.endswith(".mask") and not os.path.exists(file)
 
 
 def check(file: str) -> tuple[tuple[Diagnostic, ...], int]:

@@ -146,6 +146,8 @@ def compare(
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
     search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET))
+    if _same_bound_form(a, b, search):
+        return Comparison(True, True, "equal: with these arguments, both have the same normal form")
     spoken = varying(a, [a.mask]) | varying(b, [b.mask])
     some_heads = range(heads) if "head" in spoken else range(1)
     some_layers = range(layers) if "layer" in spoken else range(1)
@@ -168,6 +170,18 @@ def _same_form(a: Program, b: Program) -> bool:
 
     first, second = (dataclasses.replace(normalise(p), name="", assertions=()) for p in (a, b))
     return bool(first == second)
+
+
+def _same_bound_form(a: Program, b: Program, search: _Search) -> bool:
+    """Whether the two are the same once what arguments are given, or default to, stands in their place."""
+    from maskc.passes.specialise import bind
+
+    at = search.setting(None if search.sizes else 1, 0)
+    bound = []
+    for program in (a, b):
+        given = bind(program, args=at.bind(program).args)
+        bound.append(given.replace(params=tuple(p for p in given.params if not p.is_scalar)))
+    return _same_form(*bound)
 
 
 def _lengths(search: _Search, up_to: int) -> list[int | None]:

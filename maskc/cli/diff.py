@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    first: Annotated[str, typer.Argument(metavar="A", help="A pattern file.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A pattern file, or a mask in quotes.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     name_a: Annotated[str | None, typer.Option("--name-a", help="Which pattern of A.")] = None,
     name_b: Annotated[str | None, typer.Option("--name-b", help="Which pattern of B.")] = None,
@@ -41,13 +41,19 @@ def command(
     else:
         typer.echo(plain(found.sentence))
         if found.where is not None:
-            _pictures((a, b), found.where)
+            _explain((first, second), (a, b), found.where)
     raise typer.Exit(0 if found.same else 1)
 
 
-def _pictures(programs: tuple[Program, Program], where: Difference) -> None:
-    from maskc.cli.show import picture, print_text
+def _explain(files: tuple[str, str], programs: tuple[Program, Program], where: Difference) -> None:
+    """Which clauses decide about the pair, and where else the two differ."""
+    from maskc.cli import pictures
+    from maskc.cli.show import panel_text, print_text
+    from maskc.cli.why import examined, sentence_of
 
-    for program in programs:
-        binding = where.setting.bind(program)
-        print_text(picture(program, binding, where.head, share=2))
+    names = files if files[0] != files[1] else tuple(p.name for p in programs)
+    for name, file, program in zip(names, files, programs, strict=True):
+        whole = examined(file, program, where.setting.bind(program), where.head, where.query, where.key)
+        typer.echo(plain(f"{name}: {sentence_of(where.query, where.key, whole)}"))
+    typer.echo()
+    print_text(panel_text(pictures.Subject(programs, where.setting, [where.head])))

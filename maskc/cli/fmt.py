@@ -50,7 +50,7 @@ def _format(file: str, check: bool, diff: bool) -> bool:
     """Format one file; whether it changes. Raises MaskcError."""
     from maskc.syntax.format import format_text
 
-    source = source_of(file)
+    source = source_of(file, may_be_text=False)
     formatted = format_text(source.text, source.name)
     changed = formatted != source.text
     if diff:

@@ -15,13 +15,19 @@ def command(
         Path | None, typer.Option("--output", "-o", help="Write to this file.", show_default="standard output")
     ] = None,
 ) -> None:
-    """Write the pattern file that the configuration of a published model means."""
+    """Write the pattern file that the configuration of a published model means, or the pattern that it holds."""
     from maskc.cli.checking import source_of
     from maskc.cli.files import write_file
-    from maskc.cli.style import in_line
+    from maskc.cli.style import in_line, plain
     from maskc.interop.configs import parse_config, text_from_config
+    from maskc.interop.stored import stored_text
 
-    text = text_from_config(parse_config(source_of(config, "give the path of a model's config.json").text))
+    source = source_of(config, "give the path of a model's config.json", may_be_text=False)
+    values = parse_config(source.text)
+    held = stored_text(values)
+    text, notes = held if held is not None else (text_from_config(values), ())
+    for note in notes:
+        typer.echo(f"note: {plain(note)}", err=True)
     if output is None:
         sys.stdout.write(text)
     else:

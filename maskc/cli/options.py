@@ -29,7 +29,7 @@ __all__ = [
     "read",
 ]
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file; - for standard input.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file, or a mask in quotes; - for standard input.")]
 Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the file holds several.")]
 #: Seeds at most: those that both NumPy and torch take.
 MAX_SEED = 2**63 - 1

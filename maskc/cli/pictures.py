@@ -69,7 +69,7 @@ def panels_of(subject: Subject, cells: int = 96) -> list[Panel]:
     if subject.score:
         if not p.is_scored(program):
             raise MaskcError(Diagnostic("E503", f"{program.name!r} has no score expression to draw"))
-        return [p.heat_panel(program, binding, head, cells=cells) for head in subject.heads[:_MOST_PANELS]]
+        return p.heat_panels(program, binding, subject.heads[:_MOST_PANELS], cells=cells)
     if len(subject.programs) == 2:
         other = subject.programs[1]
         pair = ((program, binding), (other, subject.binding(other)))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
     from maskc.picture.terminal import Canvas
 
-__all__ = ["canvas", "command", "picture", "print_text"]
+__all__ = ["canvas", "command", "panel_text", "picture", "print_text"]
 
 _NAMES = {0: "empty", 1: "partial", 2: "full"}
 
@@ -70,6 +70,9 @@ def command(
 
     if theme not in pictures.THEMES:
         raise MaskcError(Diagnostic("E503", f"--theme {theme}: expected auto, light or dark"))
+    _refuse_idle(
+        layers=layers if not (reach or html) else None, layout=layout if layout != "none" and not html else None
+    )
     program = o.program_of(file, name)
     programs = [program] if diff is None else [program, o.program_of(diff)]
     check_limits(layers=layers or 1)
@@ -103,11 +106,20 @@ def _shown(subject: pictures.Subject, as_json: bool, watch: Callable[[int, int],
     if as_json:
         return json.dumps(_data(program, binding, heads))
     if not subject.is_plain or len(heads) > 1:
-        return _panels(subject)
+        return panel_text(subject)
     return picture(program, binding, heads[0], watch=watch)
 
 
-def _panels(subject: pictures.Subject) -> Text:
+def _refuse_idle(*, layers: int | None, layout: str | None) -> None:
+    """Raises E503 for options that the picture has no use for: whoever gives one believes that it is drawn."""
+    if layers is not None:
+        raise MaskcError(Diagnostic("E503", "--layers is for --reach and --html", hint="--layer N draws another layer"))
+    if layout is not None:
+        hint = "give --html OUT, or see what it saves with `maskc plan FILE --layout auto`"
+        raise MaskcError(Diagnostic("E503", "--layout is for --html", hint=hint))
+
+
+def panel_text(subject: pictures.Subject) -> Text:
     """Panels in the terminal; the heads of one mask as a contact sheet."""
     from maskc.picture.text import draw_panels
 

@@ -48,7 +48,9 @@ def parse_values(programs: Sequence[Program], texts: Sequence[str]) -> dict[str,
         if name not in known:
             from maskc.tiles.values import suggestion
 
-            hint = suggestion(name, known) or "it takes none"
+            spaces = [space for p in programs for space in (p.q_space, p.k_space)]
+            sized = {e.name for space in spaces for s in space.segments for e in s.extents}
+            hint = f"as in --size {name}=48" if name in sized else suggestion(name, known) or "it takes none"
             raise MaskcError(Diagnostic("E502", f"the pattern takes no argument called {name!r}", hint=hint))
         values[name] = _read(value[1:]) if value.startswith("@") else _literal(value)
     return values

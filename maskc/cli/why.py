@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,12 @@ from maskc.cli import options as o
 from maskc.cli.style import plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_LENGTH
+
+if TYPE_CHECKING:
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+
+__all__ = ["command", "examined", "sentence_of"]
 
 _MOST_LINES = 60
 _MOST_NAMED = 40  # clauses that a sentence lists; as in the page
@@ -36,7 +42,6 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Say why a query sees a key, or why not: which clause decides, and the values in it."""
-    from maskc.cli.checking import source_of
     from maskc.cli.values import setting
 
     program = o.program_of(file, name)
@@ -48,11 +53,10 @@ def command(
     if not (binding.offset <= query < binding.offset + binding.q_len and key < binding.k_len):
         there = f"queries {binding.offset} to {binding.offset + binding.q_len - 1}, keys 0 to {binding.k_len - 1}"
         raise MaskcError(Diagnostic("E504", f"there is no query {query} with a key {key}: there are {there}"))
-    texts = {} if file == "-" else source_texts(source_of(file), program)
-    whole = Examiner(program, binding, head, query, key, texts).examine()
+    whole = examined(file, program, binding, head, query, key)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
-    sentence = _sentence(query, key, whole, deciding(whole))
+    sentence = sentence_of(query, key, whole)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "query": query, "key": key, "sees": whole.holds, "why": sentence}))
         return
@@ -61,7 +65,17 @@ def command(
     sys.stdout.write(plain("\n".join(lines)) + "\n")
 
 
-def _sentence(query: int, key: int, whole: Clause, decides: Clause) -> str:
+def examined(file: str, program: Program, binding: Binding, head: int, query: int, key: int) -> Clause:
+    """The mask at one pair, its clauses named as they are written in ``file``."""
+    from maskc.cli.checking import source_of
+
+    texts = {} if file == "-" else source_texts(source_of(file), program)
+    return Examiner(program, binding, head, query, key, texts).examine()
+
+
+def sentence_of(query: int, key: int, whole: Clause) -> str:
+    """Whether the query sees the key, and which clause decides it."""
+    decides = deciding(whole)
     start = f"Query {query} {'sees' if whole.holds else 'does not see'} key {key}"
     if not decides.parts:
         return f"{start}, for {_named(whole if whole is decides else _around(whole, decides), decides)}."

@@ -15,9 +15,19 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["MAX_ALTERNATIVES", "alternatives", "check_alternatives", "constant_cases", "most_cases", "too_many"]
+__all__ = [
+    "FEWER",
+    "MAX_ALTERNATIVES",
+    "alternatives",
+    "check_alternatives",
+    "constant_cases",
+    "most_cases",
+    "too_many",
+]
 
 MAX_ALTERNATIVES = 4096
+#: What to do where there are more.
+FEWER = "use a table or an input of the chosen keys, or fewer alternatives"
 
 
 def alternatives(node: Node, count: Callable[[Node], int | float]) -> int | float:
@@ -80,5 +90,4 @@ def _most(count: Node, bounds: Interval, program: Program, binding: Binding) -> 
 
 def too_many() -> MaskcError:
     """E508."""
-    hint = "use a table or an input of the chosen keys, or fewer alternatives"
-    return MaskcError(Diagnostic("E508", f"`any` has more than {MAX_ALTERNATIVES} alternatives in all", hint=hint))
+    return MaskcError(Diagnostic("E508", f"`any` has more than {MAX_ALTERNATIVES} alternatives in all", hint=FEWER))

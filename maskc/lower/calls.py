@@ -124,7 +124,8 @@ def _of_kind(lower: Expressions, value: Valued, kind: str | None, f: t.Formal, s
         return to_float(plain)
     if plain.type is not wanted:
         message = f"{what} must be {Value(_example(wanted)).kind}, and this is {plain.kind}"
-        return lower.ctx.error("E301", message, span, None, Note(f"{what} is declared here", f.span))
+        hint = "write a whole number; `//` divides integers" if (wanted, plain.type) == (Type.INT, Type.FLOAT) else None
+        return lower.ctx.error("E301", message, span, hint, Note(f"{what} is declared here", f.span))
     return plain
 
 

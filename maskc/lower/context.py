@@ -64,6 +64,10 @@ class Context:
             raise MaskcError(self.errors)
         return POISON
 
+    def reserved(self, name: str, what: str, span: Span) -> None:
+        """Report that a word of the core cannot be given another meaning."""
+        self.error("E206", f"`{name}` is a word of the core and {what}", span, "choose another name")
+
     def stop(self, code: str, message: str, span: Span, hint: str) -> NoReturn:
         """Report an error after which nothing is worth reading."""
         self.error(code, message, span, hint)

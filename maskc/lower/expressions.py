@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 from maskc.ir import nodes as ir
+from maskc.ir.alternatives import FEWER, MAX_ALTERNATIVES
 from maskc.ir.nodes import Const, Node, Size, Symbol, Type, index_symbol, postorder
 from maskc.ir.ops import apply, conjunction, disjunction, flat_length, negation
 from maskc.ir.program import Parameter
@@ -15,7 +16,7 @@ from maskc.lower.calls import bind_arguments
 from maskc.lower.comparisons import lower_comparison, lower_member
 from maskc.lower.context import Context
 from maskc.lower.matches import lower_match
-from maskc.lower.scope import FUNCTIONS, ByName, Pair, Scope, did_you_mean
+from maskc.lower.scope import FUNCTIONS, ByName, Pair, Scope, did_you_mean, how_to_declare
 from maskc.lower.spaces import token_coordinate
 from maskc.lower.values import POISON, Coord, Frame, Poison, Table, Value, Valued, both, mask_of
 from maskc.syntax import tree as t
@@ -92,9 +93,9 @@ class Expressions:
             return Value(self.score if e.id == "s" else self.output)
         if scope.globals.find(e.id) is not None:
             return self.call(t.Call(e.span, e, ()), scope, pair, here)
-        hint = did_you_mean(e.id, scope.visible())
         if e.id in FUNCTIONS or e.id == "size":
             return self.ctx.error("E204", f"`{e.id}` is a function: give it arguments in parentheses", e.span)
+        hint = how_to_declare(e.id, scope.visible())
         return self.ctx.error("E201", f"nothing is called `{e.id}` here", e.span, hint)
 
     def input_coordinate(self, table: Table) -> Valued:
@@ -191,7 +192,8 @@ class Expressions:
             return POISON
         x, y = (v for v in values if isinstance(v, Value))
         if x.type is not Type.INT:
-            return self.ctx.error("E301", f"a coordinate is an integer, and this is {x.kind}", e.coordinate.span)
+            hint = ops.INTEGERS if x.type is Type.FLOAT else None
+            return self.ctx.error("E301", f"a coordinate is an integer, and this is {x.kind}", e.coordinate.span, hint)
         mask = self.mask(e.mask, scope, Pair(x.node, y.node, pair.depth), "what `on` pulls back")
         return POISON if mask is None else Value(mask_of(Value(mask, both(x.defined, y.defined))))
 
@@ -250,6 +252,9 @@ class Expressions:
         if body is None:
             return POISON
         count = end if zero else apply("sub", end, start)
+        if isinstance(count, Const) and count.value > MAX_ALTERNATIVES:
+            message = f"`any` may have {MAX_ALTERNATIVES} alternatives at most"
+            return self.ctx.error("E508", message, e.range.span, FEWER)
         return Value(ir.Exists(index_symbol(pair.depth), count, body))
 
     def known_when_compiling(self, node: Node) -> bool:

@@ -24,7 +24,7 @@ def collect_globals(ctx: Context, file: t.File, prelude: Globals | None) -> Glob
             continue
         name = item.name
         if name.id in RESERVED:
-            ctx.error("E206", f"`{name.id}` is a word of the core and cannot be defined", name.span)
+            ctx.reserved(name.id, "cannot be defined", name.span)
         elif name.id in seen:
             ctx.error("E202", f"`{name.id}` is defined twice", name.span, None, Note("first here", seen[name.id]))
         else:
@@ -50,7 +50,7 @@ def check_definitions(ctx: Context, found: Globals) -> None:
 
 def _check_formal(ctx: Context, f: t.Formal, local: set[str]) -> None:
     if f.name.id in RESERVED:
-        ctx.error("E206", f"`{f.name.id}` is a word of the core and cannot be a parameter", f.name.span)
+        ctx.reserved(f.name.id, "cannot be a parameter", f.name.span)
     if f.name.id in local:
         ctx.error("E202", f"`{f.name.id}` is a parameter twice", f.name.span)
     kinds = ("mask", "coord", "int", "float", "bool")

@@ -8,7 +8,7 @@ from maskc.diagnostics import Span
 from maskc.ir.nodes import Const, Node, Type
 from maskc.ir.ops import OPS, apply
 from maskc.lower.context import Context
-from maskc.lower.values import POISON, Coord, Poison, Table, Value, Valued, both, mask_of, to_float
+from maskc.lower.values import INDICES, POISON, Coord, Poison, Table, Value, Valued, both, mask_of, to_float
 
 __all__ = ["arithmetic", "as_coord", "as_mask", "as_value", "call", "compare", "lift", "remembered"]
 
@@ -19,6 +19,9 @@ _COMPARE = {
     "<": ("lt", False), "<=": ("le", False), ">": ("lt", True), ">=": ("le", True),
     "==": ("eq", False), "!=": ("ne", False),
 }  # fmt: skip
+
+#: What to do about a float where an integer is wanted.
+INTEGERS = "`//` divides integers"
 
 
 def lift(ctx: Context, span: Span, fn: Callable[..., Valued], *args: Valued) -> Valued:
@@ -59,8 +62,8 @@ def as_value(ctx: Context, value: Valued, span: Span, what: str) -> Value | Pois
     if isinstance(value, Coord):
         hint = "apply it to a token: `...[q]` or `...[k]`"
         return ctx.error("E301", f"{what} must be a value, and this is a coordinate", span, hint)
-    domain = ", ".join(str(d) for d in value.parameter.domain)
-    hint = f"index it: `{value.parameter.name}[{domain}]`"
+    places = ", ".join(INDICES.get(d, "i") if isinstance(d, str) else "i" for d in value.parameter.domain)
+    hint = f"index it: `{value.parameter.name}[{places}]`"
     return ctx.error("E301", f"{what} must be a value, and this is a table", span, hint)
 
 
@@ -84,7 +87,7 @@ def as_coord(ctx: Context, value: Valued, span: Span) -> Coord | None:
         fixed = value
         return Coord(lambda e: fixed)
     if isinstance(value, Value):
-        ctx.error("E301", "a coordinate is an integer for each token, and this is a float", span)
+        ctx.error("E301", "a coordinate is an integer for each token, and this is a float", span, INTEGERS)
     elif isinstance(value, Table):
         domain = ", ".join(str(d) for d in value.parameter.domain)
         ctx.error("E301", f"a coordinate is a function of one token, and this is a table over [{domain}]", span)

@@ -85,7 +85,7 @@ def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
             ctx.at_most(MAX_AXES, len(s.axes), "axes of a grid", s.axes[0].span, "join some of them")
         for n in (*(() if s.name is None else (s.name,)), *s.axes):
             if n.id in RESERVED:
-                ctx.error("E206", f"`{n.id}` is a word of the core and cannot name a part of a space", n.span)
+                ctx.reserved(n.id, "cannot name a part of a space", n.span)
             # Two grids may have an axis in common; a segment's name stands for one segment.
             if n.id in seen and (n is s.name or [a.id for a in s.axes].count(n.id) > 1):
                 ctx.error("E202", f"`{n.id}` is in this space twice", n.span)
@@ -144,7 +144,7 @@ class _Body:
         assert s.name is not None
         assert s.value is not None
         if s.name.id in RESERVED:
-            self.ctx.error("E206", f"`{s.name.id}` is a word of the core and cannot be given away", s.name.span)
+            self.ctx.reserved(s.name.id, "cannot be given away", s.name.span)
             return
         if self.scope.find(s.name.id) is not None:
             self.ctx.error("E202", f"`{s.name.id}` has a meaning already", s.name.span, "choose another name")

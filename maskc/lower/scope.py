@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from maskc.ir.nodes import Node, Symbol
 from maskc.ir.ops import OPS
-from maskc.lower.values import Coord, Valued
+from maskc.lower.values import INDICES, Coord, Valued
 from maskc.syntax import tree as t
 
-__all__ = ["FUNCTIONS", "RESERVED", "Binding", "ByName", "Globals", "Pair", "Scope", "did_you_mean"]
+__all__ = ["FUNCTIONS", "RESERVED", "Binding", "ByName", "Globals", "Pair", "Scope", "did_you_mean", "how_to_declare"]
 
 #: Functions of the core that are written as calls.
 FUNCTIONS = tuple(op.symbol for op in OPS.values() if op.form == "call")
@@ -103,3 +103,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
         near = sorted(near, key=lambda k: abs(len(k) - len(name)))[:_MANY]
     close = difflib.get_close_matches(name[:_LONG], near, n=1, cutoff=0.6)
     return f"did you mean `{close[0]}`?" if close else None
+
+
+def how_to_declare(name: str, known: Iterable[str]) -> str:
+    """What to do about a name that nothing defines: its spelling here, the nearest one, or where to declare it."""
+    if INDICES.get(name, name) != name:
+        return f"the {name} of a pair is called `{INDICES[name]}`"
+    declared = f"`pattern p({name}: int[token]) {{ ... }}`" if len(name) <= _LONG else "the signature of a `pattern`"
+    return did_you_mean(name, known) or f"declare it: an input or parameter in {declared}, an axis or segment by `over`"

@@ -20,7 +20,7 @@ def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bo
     scalars: set[str] = set()
     for p in params:
         if p.name.id in RESERVED:
-            ctx.error("E206", f"`{p.name.id}` is a word of the core and cannot be a parameter", p.name.span)
+            ctx.reserved(p.name.id, "cannot be a parameter", p.name.span)
             continue
         if p.name.id in made:
             ctx.error("E202", f"`{p.name.id}` is declared twice", p.name.span)

@@ -11,6 +11,7 @@ from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Parameter
 
 __all__ = [
+    "INDICES",
     "POISON",
     "Coord",
     "Frame",
@@ -24,6 +25,9 @@ __all__ = [
     "to_float",
     "where_defined",
 ]
+
+#: What a place in each domain is called in an expression: a table over heads is read at `h`.
+INDICES = {"head": "h", "layer": "layer", "batch": "b", "token": "q", "q": "q", "k": "k"}
 
 
 @dataclass(frozen=True)

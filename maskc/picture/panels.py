@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
 
     Matrix = npt.NDArray[np.uint8]
+    Bits = npt.NDArray[np.bool_]
 
 __all__ = [
     "COLORS",
     "Panel",
     "diff_panel",
-    "heat_panel",
+    "heat_panels",
     "is_scored",
     "mask_panels",
     "plan_panels",
@@ -43,7 +44,7 @@ COLORS: dict[str, tuple[str, str]] = {
     "both": ("#969ca3", "#6e7882"),
     "first": ("#084594", "#8cc4ff"),
     "second": ("#d55e00", "#f0a03c"),
-    "mixed": ("#cfd4da", "#3a424c"),
+    "mixed": ("#2b0a3d", "#f3e6ff"),
     "self": ("#e5007e", "#ff5fb0"),
     **{f"more{i}": c for i, c in enumerate([("#c8cdd3", "#3c4650"), ("#a4bfdc", "#46688c"), ("#5f92c8", "#5f98cd"),
                                            ("#084594", "#b3daff")])},
@@ -235,7 +236,8 @@ def _listed(numbers: Sequence[int]) -> str:
 def diff_panel(
     a: tuple[Program, Binding], b: tuple[Program, Binding], head: int = 0, *, cells: int = 96, tile: int = 128
 ) -> Panel:
-    """What both patterns keep, and what only one does.
+    """What both patterns keep, and what only one does. A cell with a pair that only one keeps shows that, however much
+    both keep there: the least difference is seen at any size.
 
     Raises MaskcError if they are over different lengths, or the planner refuses.
     """
@@ -243,43 +245,55 @@ def diff_panel(
 
     binding, masks = difference(a, b)
     step = _step(binding, cells)
-    both, first, second = (_kinds(p, binding, step)[head] for _, p in masks)
-    cell = np.zeros(both.shape, np.uint8)
-    cell[(both > 0) | (first > 0) | (second > 0)] = 4  # some of this and some of that
-    for number, kind, others in ((1, both, (first, second)), (2, first, (both, second)), (3, second, (both, first))):
-        cell[(kind > 0) & (others[0] == 0) & (others[1] == 0)] = number
-    labels = [label for label, _ in masks]
-    mixed = "" if step == 1 else "both kinds within a cell"
-    classes = (("none", "neither"), ("both", labels[0]), ("first", labels[1]), ("second", labels[2]), ("mixed", mixed))
-    note = (
-        ""
-        if step == 1
-        else "A cell of one colour holds no other kind of kept pair; it may hold pairs that are not kept."
-    )
+    both, first, second = (_kinds(p, binding, step)[head] > 0 for _, p in masks)
+    cell = np.where(first & second, 4, np.where(second, 3, np.where(first, 2, both))).astype(np.uint8)
+    names = [label for label, _ in masks]
+    mixed = "some of each" if (cell == 4).any() else ""
+    labels = [*names, ""] if step == 1 else [names[0], *(f"some {n}" for n in names[1:]), mixed]
+    classes = (("none", "neither"), *zip(("both", "first", "second", "mixed"), labels, strict=True))
+    note = "" if step == 1 else "A cell with a pair that only one keeps shows that, whatever else it holds."
     panel = _over(a[0], binding, f"head {head}" if binding.heads > 1 else "", cell, classes, step, tile)
     return Panel(**{**vars(panel), "note": note})
 
 
-def heat_panel(program: Program, binding: Binding, head: int = 0, *, cells: int = 96) -> Panel:
-    """What the score expression makes of a score of 0, at the first pair of every cell that is kept.
+def heat_panels(program: Program, binding: Binding, heads: Sequence[int] = (0,), *, cells: int = 96) -> list[Panel]:
+    """What the score expression makes of a score of 0, at the first pair of every cell that is kept: a panel a head,
+    all on one scale.
 
     Raises KeyError if it reads an input that was not given.
     """
+    step = _step(binding, cells)
+    scores = [_scores(program, binding, head, step) for head in heads]
+    most = max([0.0, *(float(abs(score[shown]).max()) for score, _, shown in scores if shown.any())])
+    return [
+        _heat(program, binding, head, step, most, score, kept)
+        for head, (score, kept, _) in zip(heads, scores, strict=True)
+    ]
+
+
+def _scores(program: Program, binding: Binding, head: int, step: int) -> tuple[npt.NDArray[np.float64], Bits, Bits]:
+    """Scores at the first pair of every cell; whether it is kept; and whether, besides, its score is finite."""
     import numpy as np
 
     from maskc.ir.evaluate import evaluate
 
-    step = _step(binding, cells)
     q = binding.offset + np.arange(0, binding.q_len, step, dtype=np.int64)[:, None]
     k = np.arange(0, binding.k_len, step, dtype=np.int64)[None]
     at: dict[str, Any] = {"q": q, "k": k, "h": head, "b": 0, "params": program.params}
     shape = (q.size, k.size)
     kept = np.broadcast_to(evaluate(program.mask, binding, **at), shape)
-    zero = np.zeros(shape)
-    score = np.broadcast_to(evaluate(program.score, binding, s=zero, **at), shape)
-    shown = kept & np.isfinite(score)
-    most = float(np.abs(score[shown]).max()) if shown.any() else 0.0
-    level = np.minimum(3, np.ceil(3 * np.abs(np.where(shown, score, 0)) / (most or 1.0))).astype(np.uint8)
+    score = np.broadcast_to(evaluate(program.score, binding, s=np.zeros(shape), **at), shape)
+    return score, kept, kept & np.isfinite(score)
+
+
+def _heat(
+    program: Program, binding: Binding, head: int, step: int, most: float, score: npt.NDArray[np.float64], kept: Bits
+) -> Panel:
+    """One head's panel; ``most``: the end of the scale."""
+    import numpy as np
+
+    finite = np.where(kept & np.isfinite(score), score, 0)
+    level = np.minimum(3, np.ceil(3 * np.abs(finite) / (most or 1.0))).astype(np.uint8)
     cell = np.where(score < 0, 4 + level, level + 1)
     cell = np.where(level == 0, 1, cell)
     cell = np.where(kept, np.where(np.isneginf(score), 0, cell), 0).astype(np.uint8)
@@ -290,7 +304,8 @@ def heat_panel(program: Program, binding: Binding, head: int = 0, *, cells: int 
     used = set(np.unique(cell).tolist()) | {0, 1}
     classes = tuple((c, label if i in used else "") for i, (c, label) in enumerate(classes))
     note = "" if step == 1 else "Evaluated at the first pair of every cell."
-    panel = _over(program, binding, "score at s = 0", cell, classes, step, 0)
+    title = "score at s = 0" + (f", head {head}" if binding.heads > 1 else "")
+    panel = _over(program, binding, title, cell, classes, step, 0)
     return Panel(**{**vars(panel), "note": note})
 
 

@@ -27,6 +27,7 @@ def save_png(panels: Sequence[Panel], path: str | Path, *, title: str = "", them
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         hint = "install it with: pip install 'maskc[plot]'"
         raise MaskcError(
@@ -36,7 +37,8 @@ def save_png(panels: Sequence[Panel], path: str | Path, *, title: str = "", them
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     side = 4.2 if len(panels) == 1 else 2.6
-    figure = Figure(figsize=(side * columns, side * rows + 0.6), layout="constrained", facecolor=paper[0])
+    layout = ConstrainedLayoutEngine(h_pad=0.08)  # Titles of panels keep clear of the figure's.
+    figure = Figure(figsize=(side * columns, side * rows + 0.6), layout=layout, facecolor=paper[0])
     FigureCanvasAgg(figure)  # Draws without a display.
     if title:
         figure.suptitle(_plain(title), fontsize=10, color=paper[1])
@@ -111,7 +113,9 @@ def _legend(figure: Any, panels: Sequence[Panel], paper: tuple[str, ...], side: 
     for _, _, label, number in spans:
         entries.setdefault(label, STRIPES[number % len(STRIPES)][side])
     patches = [Patch(facecolor=c, edgecolor=paper[3], linewidth=0.5, label=_plain(n)) for n, c in entries.items()]
-    columns = min(len(patches), 4 if len(panels) < 3 else 7)
+    # About how many entries fit beside one another: at 7 points a letter is a sixteenth of an inch wide, at most.
+    wide = 0.6 + max([len(n) for n in entries], default=0) / 16
+    columns = max(1, min(len(patches), 7, int(figure.get_figwidth() / wide)))
     figure.legend(
         handles=patches, loc="outside lower left", ncols=columns, fontsize=7, frameon=False, labelcolor=paper[2]
     )

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_panels"]
 
-#: Signs of the classes where there are no colours, ASCII and otherwise.
-_SIGNS = {"none": ".·", "some1": ":░", "some2": "+▒", "some3": "*▓", "some4": "*▓", "full": "#█", "both": "==",
-          "first": "<<", "second": ">>", "mixed": "??", "self": "@◆",
-          **{f"more{i}": s for i, s in enumerate(["00", "+░", "+▒", "+▓"])},
-          **{f"less{i}": s for i, s in enumerate(["00", "--", "--", "--"])},
-          **{f"step{i}": str(i + 1) * 2 for i in range(7)}}  # fmt: skip
+#: Signs of the classes where there are no colours, in ASCII and otherwise; one is doubled to a cell's width.
+_SIGNS: dict[str, tuple[str, str]] = {
+    "none": (".", "·"), "some1": (":", "░"), "some2": ("+", "▒"), "some3": ("*", "▓"), "some4": ("*", "▓"),
+    "full": ("#", "█"), "both": ("=", "="), "first": ("<", "<"), "second": (">", ">"), "mixed": ("<>", "<>"),
+    "self": ("@", "◆"), "more0": ("0", "0"), "less0": ("0", "0"),
+    **{f"more{i}": (f"+{i}", f"+{s}") for i, s in enumerate("░▒▓", 1)},
+    **{f"less{i}": (f"-{i}", f"-{s}") for i, s in enumerate("░▒▓", 1)},
+    **{f"step{i}": (str(i + 1), str(i + 1)) for i in range(7)},
+}  # fmt: skip
 _MARGIN = 8
 
 
@@ -75,7 +78,8 @@ def _lines(panel: Panel, canvas: Canvas) -> list[Text]:
 def _mark(name: str, canvas: Canvas) -> Text:
     if canvas.color:
         return Text("  ", style=Style(bgcolor=COLORS[name][1]))
-    return Text(_SIGNS[name][int(canvas.unicode)] * 2)
+    sign = _SIGNS[name][int(canvas.unicode)]
+    return Text(sign if len(sign) == 2 else sign * 2)
 
 
 def _fitted(cells: npt.NDArray[np.uint8], columns: int) -> tuple[npt.NDArray[np.uint8], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ _TERMINALS = {
     "RBRACE": "`}`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "COLON": "`:`",
     "EQUAL": "`=`", "ARROW": "`->`", "JOIN": "`++`", "DOTS": "`..`", "$END": "the end of the file",
 }  # fmt: skip
+#: How an object or a list in JSON starts, and nothing in the language.
+_JSON = re.compile(r"(\s*[{\[])\s*[\"{\[\]}]")
+_GOES_ON = "an operator, or the end of the line"
+#: With which words a statement of a pattern starts.
+_STATEMENTS = ("attend", "let", "score", "normalize", "output", "assert")
 
 
 class _Tokens(Lexer):
@@ -108,6 +114,10 @@ def parse(source: Source | str) -> File:
         source = Source(source)
     if len(source.text) > tk.MAX_TEXT:
         _decode(source.text.encode(), source.name)
+    if json := _JSON.match(source.text):
+        span = Span(source, json.end(1) - 1, json.end(1))
+        hint = "`maskc import` reads a model's config.json, `maskc.from_spec` a spec"
+        raise MaskcError(Diagnostic("E105", "this is JSON, and no pattern", span, hint))
     tokens, comments = tk.tokenize(source)
     if not tokens:
         hint = "write a mask, such as `causal`, or a `pattern`"
@@ -130,8 +140,17 @@ def _all_problems(source: Source, tokens: list[tk.Token]) -> list[Diagnostic]:
             try:
                 _parser().parse(part, start=start)
             except lark.UnexpectedInput as e:
-                found.append(_problem(source, e, part))
+                found += _foreign_words(source, part) or [_problem(source, e, part)]
     return found[:20]
+
+
+def _foreign_words(source: Source, part: list[tk.Token]) -> list[Diagnostic]:
+    """All words of other languages in a part that cannot be read: who writes `and` once writes it again."""
+    return [_not_here(source, t.text, t.span) for t in part if t.text in tk.FOREIGN]
+
+
+def _not_here(source: Source, word: str, span: Span) -> Diagnostic:
+    return Diagnostic("E105", f"`{word}` is not written like this here", span, f"use `{tk.FOREIGN[word]}`")
 
 
 def _split(tokens: list[tk.Token]) -> Iterator[list[tk.Token]]:
@@ -179,22 +198,24 @@ def _problem(source: Source, e: lark.UnexpectedInput, tokens: list[tk.Token]) ->
         return foreign
     wanted = _wanted(set(getattr(e, "accepts", None) or getattr(e, "expected", None) or ()))
     after = f" after `{before.text}`" if before else ""
-    return Diagnostic("E101", f"{what} cannot stand here{after}", span, f"expected {wanted}" if wanted else None)
+    hint = f"expected {wanted}" if wanted else None
+    if token is not None and str(token) in _STATEMENTS and before is None:
+        hint = "statements stand in a pattern: `pattern name { attend ... }`; a mask alone needs no `attend`"
+    elif token is not None and str(token) in _STATEMENTS and wanted == _GOES_ON:
+        hint = "a statement ends at the end of its line, or at `;`"
+    elif wanted == "`:`" and before is not None and before.kind == "NAME":
+        hint = f"expected `:` and a type, as in `{before.text}: int`"
+    return Diagnostic("E101", f"{what} cannot stand here{after}", span, hint)
 
 
 def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic | None:
-    """`a and b`, `not a`, `x = 3`: what people write who come from Python."""
-    if token is not None and str(token) in tk.FOREIGN:
-        span = Span(source, token.start_pos, token.end_pos)
-        return Diagnostic("E105", f"`{token}` is not written like this here", span, f"use `{tk.FOREIGN[str(token)]}`")
-    if before and before.text in tk.FOREIGN:
-        hint = f"use `{tk.FOREIGN[before.text]}`"
-        return Diagnostic("E105", f"`{before.text}` is not written like this here", before.span, hint)
+    """`x = 3`, `a if b else c`: what people write who come from Python, beside single words."""
     if token is not None and token.type == "EQUAL" and before and before.text not in tk.KEYWORDS:
         span = Span(source, token.start_pos, token.end_pos)
         return Diagnostic("E105", "`=` gives a value to an argument; it does not compare", span, "use `==` to compare")
-    if token is not None and str(token) == "if":
-        span = Span(source, token.start_pos, token.end_pos)
+    there = [t for t in (token, before) if t is not None and str(getattr(t, "text", t)) == "if"]
+    if there:
+        span = before.span if before and there[0] is before else Span(source, token.start_pos, token.end_pos)
         hint = "write `match condition { true: a; else: b }`"
         return Diagnostic("E105", "there is no `if` in the language", span, hint)
     return None
@@ -205,5 +226,5 @@ def _wanted(kinds: set[str]) -> str:
         return "an expression"
     names = [_TERMINALS.get(k, f"`{k.lower()}`") for k in sorted(kinds)]
     if not names or len(names) > 6:
-        return "an operator, or the end of the line" if "_SEP" in kinds or "BAR" in kinds else ""
+        return _GOES_ON if "_SEP" in kinds or "BAR" in kinds else ""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

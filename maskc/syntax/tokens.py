@@ -100,7 +100,8 @@ class _Tokenizer:
         while at < len(text) and len(self.errors) < 20:
             m = _TOKEN.match(text, at)
             if m is None:
-                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1)
+                hint = "cases are written `match condition { true: a; else: b }`" if text[at] == "?" else None
+                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1, hint)
                 at += 1
                 continue
             self.take(str(m.lastgroup), m.group(), at)

@@ -14,7 +14,7 @@ from maskc.ir.nodes import Lookup, Node, Param, postorder
 from maskc.ir.program import Parameter, Program
 from maskc.tiles.extents import find_extents
 from maskc.tiles.inputs import extremes
-from maskc.tiles.values import declaration, fail, scalar_value, suggestion, table_value
+from maskc.tiles.values import declaration, fail, no_such_name, scalar_value, table_value
 
 if TYPE_CHECKING:
     from maskc.tiles.values import Array
@@ -200,7 +200,7 @@ def _arrays(
     names = [p.name for p in program.params]
     for name in values:
         if name not in names:
-            hint = suggestion(name, names) or "it takes none"
+            hint = no_such_name(name, names, (program.q_space, program.k_space))
             problems.append(Diagnostic("E502", f"{program.name!r} takes no argument called {name!r}", hint=hint))
     arrays = {}
     for p in program.params:

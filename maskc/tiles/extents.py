@@ -90,7 +90,7 @@ def _solve(side: str, space: Space, length: int, found: dict[str, int]) -> None:
         raise fail(
             "E506",
             f"no {name} fits: {said} cannot be {length}, the number of {side}",
-            f"the length must be {shown(fixed)} plus a multiple of {shown(step)}"
+            f"the length must be {f'{shown(fixed)} plus ' if fixed else ''}a multiple of {shown(step)}"
             if step
             else f"another extent is 0: whatever {name} is, there are {shown(fixed)}",
         )

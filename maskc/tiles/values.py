@@ -17,11 +17,11 @@ from maskc.tiles.inputs import extremes, intern
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from maskc.ir.program import Parameter
+    from maskc.ir.program import Parameter, Space
 
     Array = npt.NDArray[np.generic]
 
-__all__ = ["declaration", "fail", "is_torch", "scalar_value", "suggestion", "table_value", "to_numpy"]
+__all__ = ["declaration", "fail", "is_torch", "no_such_name", "scalar_value", "suggestion", "table_value", "to_numpy"]
 
 _INT64 = np.iinfo(np.int64)
 _KINDS = {Type.INT: "iu", Type.BOOL: "b", Type.FLOAT: "fiu"}
@@ -34,6 +34,19 @@ def suggestion(name: str, known: Mapping[str, object] | list[str] | tuple[str, .
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there are: {', '.join(known)}" if known else None
+
+
+#: Arguments of other attention functions whose work the pattern does.
+_SAID_BY_PATTERN = ("attn_mask", "block_mask", "causal", "is_causal", "mask", "mask_mod", "score_mod", "window_size")
+
+
+def no_such_name(name: str, known: list[str], spaces: tuple[Space, ...] = ()) -> str:
+    """The hint for an argument or input that a pattern does not declare. ``spaces``: those of the pattern."""
+    if name in {e.name for space in spaces for s in space.segments for e in s.extents}:
+        return f'the extents of axes and segments are sizes: sizes={{"{name}": ...}}'
+    if name in _SAID_BY_PATTERN:
+        return "the pattern itself says which keys are kept, and what becomes of scores"
+    return suggestion(name, known) or "it takes none"
 
 
 def is_torch(value: object) -> bool:
@@ -57,7 +70,7 @@ def to_numpy(name: str, value: Any) -> Array:
     if large is not None:
         raise fail("E504", f"{name}: {shown(large)} is too large: integers have 64 bits")
     if array.dtype.kind not in "biufU":
-        what = f"dtype {array.dtype}" if array.dtype.kind != "O" else _type_name(value)
+        what = f"dtype {array.dtype}" if array.dtype.kind != "O" else shown(value)
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {what}")
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
@@ -91,7 +104,7 @@ def scalar_value(p: Parameter, value: Any) -> bool | int | float:
     if p.labels and isinstance(value, str):
         return _label(p, value)
     if isinstance(value, str) or value is None:
-        raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {_type_name(value)}")
+        raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {shown(value)}")
     array = to_numpy(p.name, value)
     if array.ndim:
         raise fail("E505", f"{declaration(p)}: expected one value, found an array of shape {array.shape}")
@@ -165,11 +178,9 @@ def _remedy(p: Parameter, array: Array) -> str | None:
     if p.type is Type.BOOL and array.dtype.kind in "iu":
         return "write `x != 0`, or convert with `.astype(bool)` or `.bool()`"
     if p.type is Type.INT and array.dtype.kind == "f":
+        if array.ndim == 0:
+            return "give a whole number"
         return "round it and convert to integers: `.astype(int)` or `.long()`"
     if p.type is Type.INT and array.dtype.kind == "b":
         return "declare it as bool, or convert to integers"
     return None
-
-
-def _type_name(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

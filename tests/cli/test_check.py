@@ -30,6 +30,14 @@ def test_a_bad_file_is_reported_on_standard_error(maskc: Any, write: Any) -> Non
     assert "maskc explain E201" in result.err
 
 
+def test_a_constant_mask_is_warned_of_where_it_is_written(maskc: Any, write: Any) -> None:
+    text = "pattern p {\n    attend window(-1)\n}\ndef f = all\n"
+    result = maskc("check", write("p.mask", text), write("bare.mask", "# nothing\nsliding_window(0)\n"))
+    assert result.code == 0
+    assert "p.mask:2:12: warning[W403]: the mask of `p` keeps no pair" in result.err
+    assert "bare.mask:2:1: warning[W403]: this mask keeps no pair" in result.err
+
+
 def test_a_missing_file_and_an_unknown_option_are_wrong_use(maskc: Any, write: Any) -> None:
     assert maskc("check", "missing.mask").code == 2
     assert maskc("check", write("good.mask", GOOD), "--jsn").code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,11 @@ def test_diff_finds_the_smallest_counterexample(maskc: Any, write: Any) -> None:
     result = maskc("diff", a, b)
     assert result.code == 1
     assert result.out.startswith("different: the second keeps query 4, key 0, and the first does not")
-    assert result.out.count("5 queries x 5 keys") == 3
+    assert (
+        "a.mask: Query 4 does not see key 0, for `sliding_window(4)`, where `q - k < 4` is 4 < 4 (false)." in result.out
+    )
+    assert "b.mask: Query 4 sees key 0. All of these hold: `0 <= q - k`, that is 0 <= 4 (true); " in result.out
+    assert re.search(r"^ +(>>|  )(==){4}$", result.out.replace("4 >>", "  >>"), re.M)  # the last row of the picture
     found = json.loads(maskc("diff", a, b, "--json").out)["counterexample"]
     assert (found["k_len"], found["query"], found["key"], found["first_keeps"]) == (5, 4, 0, False)
 
@@ -130,6 +135,53 @@ def test_diff_looks_next_to_the_numbers_of_the_programs(maskc: Any, write: Any) 
     found = json.loads(maskc("diff", a, b, "--json").out)["counterexample"]
     assert (found["k_len"], found["query"], found["key"]) == (701, 700, 0)
     assert maskc("diff", a, b, "--up-to", "500").code == 0
+
+
+def test_diff_proves_masks_equal_under_their_arguments(maskc: Any, write: Any) -> None:
+    a = write("a.mask", "sliding_window(128)\n")
+    b = write("b.mask", "pattern other(left: int = 127) { attend 0 <= q - k <= left }\n")
+    assert json.loads(maskc("diff", a, b, "--json").out)["proved"]
+    assert maskc("diff", a, b).out == "equal: with these arguments, both have the same normal form\n"
+    assert maskc("diff", a, b, "--arg", "left=128").code == 1
+
+
+def test_a_mask_in_quotes_stands_for_a_file(maskc: Any, write: Any) -> None:
+    file = write("a.mask", "causal & sinks(4)\n")
+    for words in (["show", "--q", "9"], ["why", "9", "5"], ["plan", "--q", "300", "--json"], ["spec"], ["check"]):
+        command, *rest = words
+        one, two = (maskc(command, pattern, *rest) for pattern in ("causal & sinks(4)", file))
+        assert one.code == two.code == 0
+        if "--json" not in words:
+            assert one.out == two.out
+    assert maskc("diff", "sinks(4) & causal", file).code == 0
+    wrong = maskc("check", "causal & sink(4)")
+    assert (wrong.code, "<text>:1:10: error[E201]" in wrong.err) == (1, True)
+
+
+def test_what_is_no_mask_in_quotes_is_a_file(maskc: Any, write: Any) -> None:
+    odd = write("my masks & more", "self\n")  # There is such a file.
+    assert maskc("show", odd, "--q", "2", "--json").code == 0
+    for name in ("causal", "no such file.mask", "masks/none"):
+        result = maskc("show", name)
+        assert (result.code, "error[E003]" in result.err) == (2, True)
+    assert "'causal & sinks(4)'" in maskc("show", "causal").err
+    for words in (["fmt", "causal & self"], ["import", "causal & self"]):  # These read files only.
+        assert "error[E003]" in maskc(*words).err
+
+
+@pytest.mark.parametrize(("words", "needed"), [(["--layers", "3"], "--reach"), (["--layout", "auto"], "--html")])
+def test_options_that_a_picture_has_no_use_for_are_refused(
+    maskc: Any, write: Any, words: list[str], needed: str
+) -> None:
+    result = maskc("show", write("a.mask", "causal\n"), *words)
+    assert (result.code, needed in result.err) == (2, True)
+
+
+def test_two_halves_of_a_sequence_are_made_alike(maskc: Any, write: Any) -> None:
+    file = write("two.mask", "pattern p over noisy ++ clean { attend q in noisy & k in noisy }\n")
+    assert "sizes noisy=8, clean=8" in maskc("show", file, "--q", "16").err
+    file = write("picture.mask", "pattern p over text ++ grid(y, x) { attend q in text }\n")
+    assert "text=16, y=15, x=16" in maskc("show", file, "--q", "256").err
 
 
 def test_diff_of_equal_masks(maskc: Any, write: Any) -> None:

@@ -139,3 +139,17 @@ def test_what_is_empty_is_computed_without_its_kernels() -> None:
         op = maskc.compile(text, heads=4, backend="flex")
         q, k, v = torch.ones(1, 4, q_len, 16), torch.ones(1, 2, k_len, 16), torch.ones(1, 2, k_len, 16)
         assert torch.equal(op(q, k, v), torch.zeros(1, 4, q_len, 16))
+
+
+@pytest.mark.parametrize("score", ["s", "s + slope[h] * (k - q)"])
+def test_parameters_are_no_obstacle_where_no_gradient_is_wanted(score: str) -> None:
+    """What a refusal advises: FlexAttention itself asks the tensors, and would refuse them on CPUs."""
+    op = maskc.compile(f"pattern p(slope: float[head]) {{ attend causal; score {score} }}", heads=2, backend="flex")
+    q, slope = torch.randn(1, 2, 64, 16, requires_grad=True), torch.ones(2, requires_grad=True)
+    with pytest.raises(MaskcError, match="no_grad") as refused:
+        op(q, q, q, slope=slope)
+    assert refused.value.codes == ("E702",)
+    with torch.no_grad():
+        out = op(q, q, q, slope=slope)
+    reference = maskc.compile(op.pattern, heads=2, backend="reference")
+    torch.testing.assert_close(out, reference(q, q, q, slope=slope).detach())

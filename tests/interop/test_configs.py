@@ -335,6 +335,48 @@ def test_a_short_text_for_every_order_of_layers() -> None:
             assert kept == (45 if kind == full else 3 * 9 - 3), (types, layer)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_command_prints_the_pattern_that_a_config_holds(nested: bool, tmp_path: Any, capsys: Any) -> None:
+    """Not that of the model's own code, which it replaces."""
+    from maskc.cli import main
+
+    text = "pattern p(w: int = 4, mode: {near, far} = near, t: int[head]) over grid(y, x) {\n"
+    text += "    attend match mode { near: sliding_window(w); far: sliding_window(t[h]) }\n}\n"
+    stored = maskc.parse(text).with_args(w=9, mode="far", t=[1, 2])
+    values = config_of("gemma3").to_dict()
+    part = values["text_config"] = dict(values) if nested else {}
+    (part if nested else values)["attention_pattern"] = {**stored.spec(), "sizes": {"x": 32}}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(SystemExit) as ended:
+        main(["import", str(path)])
+    assert ended.value.code == 0
+    printed = capsys.readouterr()
+    found = maskc.parse(printed.out)
+    assert [None if p.default is None else p.default.value for p in found.program.params] == [9, 1, None]
+    assert found.program.mask is stored.program.mask
+    assert "'t'" in printed.err
+    assert "--size x=32" in printed.err
+
+
+def test_the_command_prints_both_sides_and_refuses_what_was_edited(tmp_path: Any, capsys: Any) -> None:
+    from maskc.cli import main
+
+    spec, path = maskc.parse("window(3, 3)").spec(), tmp_path / "config.json"
+    path.write_text(json.dumps({"model_type": "t5", "attention_pattern": {"encoder": spec, "decoder": spec}}))
+    with pytest.raises(SystemExit):
+        main(["import", str(path), "-o", str(tmp_path / "out.mask")])
+    assert maskc.load(tmp_path / "out.mask", name="decoder") == maskc.parse("window(3, 3)")
+    assert maskc.load(tmp_path / "out.mask", name="encoder").name == "encoder"
+    capsys.readouterr()
+    for wrong, code in (({**spec, "pattern": "causal"}, "E603"), (3, "E604"), ({"decoder": [1]}, "E604")):
+        path.write_text(json.dumps({"model_type": "t5", "attention_pattern": wrong}))
+        with pytest.raises(SystemExit) as ended:
+            main(["import", str(path)])
+        assert ended.value.code == 1
+        assert code in capsys.readouterr().err
+
+
 def test_the_command(tmp_path: Any, capsys: Any) -> None:
     from maskc.cli import main
 

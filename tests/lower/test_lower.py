@@ -279,3 +279,37 @@ def test_any_program_lowers_or_is_diagnosed(text: str, statement: str) -> None:
         lower_text(program + f"over one ++ grid(y, x) {{\n{statement} {text} }}")
     except MaskcError as e:
         assert str(e)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("pattern p(n: int[batch]) { attend padding(n) }", "index it: `n[b]`"),
+        ("pattern p(w: int[layer, head]) { attend q - k < w }", "index it: `w[layer, h]`"),
+        ("pattern p(w: int[head, 4]) { attend q - k < w }", "index it: `w[h, i]`"),
+        ("pattern p(w: int[head]) { attend q - k < w[head] }", "the head of a pair is called `h`"),
+        ("k < length[batch]", "`pattern p(length: int[token]) { ... }`"),
+        ("doc[q] == doc[k]", "`pattern p(doc: int[token]) { ... }`"),
+        ("causal on y", "an axis or segment by `over`"),
+        ("causal on token / 64", "`//` divides integers"),
+        ("sliding_window(1e3)", "write a whole number"),
+        ("pattern p(b: int) { attend causal }", "choose another name"),
+    ],
+)
+def test_hints_lead_on(text: str, hint: str) -> None:
+    with pytest.raises(MaskcError) as error:
+        lower_text(text)
+    assert hint in (error.value.diagnostics[0].hint or "")
+
+
+def test_a_hint_about_a_table_is_right() -> None:
+    """It once named the domain, which is no word of an expression."""
+    lower_text("pattern p(n: int[batch], w: int[layer, head]) { attend padding(n[b]) & q - k < w[layer, h] }")
+
+
+def test_more_alternatives_than_any_length_allows_are_an_error_of_the_text() -> None:
+    with pytest.raises(MaskcError) as error:
+        lower_text("causal & any(i in 0..5000: k == i)")
+    assert error.value.codes == ("E508",)
+    assert error.value.diagnostics[0].span is not None
+    lower_text("causal & any(i in 0..4096: k == i)")

@@ -192,6 +192,12 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], code: str) -> Non
     assert raised.value.codes == (code,)
 
 
+def test_inputs_are_given_by_name() -> None:
+    with pytest.raises(MaskcError, match="by name") as error:
+        module()(x(), DOC)
+    assert error.value.codes == ("E510",)
+
+
 def _train(rank: int, world: int, port: int, kind: str, path: str) -> None:
     """One step of gradient descent; the first process writes what came of it."""
     import torch.distributed as dist

@@ -188,3 +188,34 @@ def test_a_module_out_of_what_is_none() -> None:
     refused("E510", "x must be a tensor (batch, length, 16), not (3, 16)", lambda: module(torch.zeros(3, 16)))
     one = maskc.nn.Attention(16, 2, BIAS, learned="bias")
     assert list(one.learned) == ["bias"]
+
+
+def test_extents_are_no_arguments() -> None:
+    """Wherever they are given instead of in ``sizes``."""
+    text = "pattern p over grid(y, x) { attend causal }"
+    x = torch.zeros(1, 1, 6, 8)
+    for call in (lambda: maskc.compile(text, heads=1, y=2), lambda: maskc.compile(text, heads=1)(x, x, x, y=2)):
+        with pytest.raises(MaskcError, match=r'sizes=\{"y": \.\.\.\}'):
+            call()
+    with pytest.raises(MaskcError, match="the length must be a multiple of 4"):
+        maskc.compile(text, heads=1, sizes={"y": 4})(x, x, x)
+
+
+def test_texts_and_paths_that_are_taken_for_each_other() -> None:
+    with pytest.raises(MaskcError, match=r"maskc\.parse") as error:
+        maskc.load("causal & sinks(4)")
+    assert error.value.codes == ("E003",)
+    with pytest.raises(MaskcError, match=r"maskc\.load") as error:
+        maskc.parse("masks/window.mask")
+    assert error.value.codes == ("E101",)
+    maskc.parse("causal  # as in window.mask")
+
+
+def test_a_mask_mod_is_no_pattern() -> None:
+    with pytest.raises(TypeError, match="a mask_mod is written anew, in the language"):
+        maskc.compile(lambda b, h, q, k: q >= k, heads=1)  # type: ignore[arg-type]
+
+
+def test_completion_offers_what_is_public() -> None:
+    names = [n for n in dir(maskc) if not n.startswith("__")]
+    assert set(names) == {*maskc.__all__, "nn", "trees"}

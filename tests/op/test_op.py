@@ -36,7 +36,7 @@ def test_the_ways_to_say_which_pattern(tmp_path):
         with pytest.raises(MaskcError, match="one, two") as error:
             maskc.load(path, name=name)
         assert error.value.codes == ("E205",)
-    with pytest.raises(TypeError, match="not int"):
+    with pytest.raises(TypeError, match="not 3"):
         compiled(3)
 
 

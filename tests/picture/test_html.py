@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from maskc.clauses import Examiner, source_texts
-from maskc.cli.why import _sentence, deciding
+from maskc.cli.why import sentence_of
 from maskc.diagnostics import MaskcError, Source
 from maskc.ir.evaluate import dense
 from maskc.ir.program import Program
@@ -142,7 +142,7 @@ def test_the_page_says_why_as_the_command_line_does(text: str, given: dict[str, 
     texts = source_texts(source, program)
     for (q, k), got in zip(points, run_node(data), strict=True):
         whole = Examiner(program, binding, 0, q, k, texts).examine()
-        assert got == _sentence(q, k, whole, deciding(whole))
+        assert got == sentence_of(q, k, whole)
 
 
 # ---- In the browser ----

@@ -19,7 +19,7 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.picture import panels as module
 from maskc.picture.neighbours import neighbour_panels
-from maskc.picture.panels import COLORS, diff_panel, heat_panel, mask_panels, plan_panels, reach_panel
+from maskc.picture.panels import COLORS, diff_panel, heat_panels, mask_panels, plan_panels, reach_panel
 from maskc.picture.scene import bands
 from maskc.picture.svg import rectangles, svg, thumbnail, ticks
 from maskc.picture.terminal import Canvas
@@ -79,6 +79,25 @@ def test_difference_cells() -> None:
     assert np.array_equal(names == "second", kept[1] & ~kept[0])
 
 
+@pytest.mark.parametrize("length", [129, 300, 5000])
+def test_the_least_difference_is_seen_at_any_size(length: int) -> None:
+    """An off-by-one is a pair a row: less than any cell."""
+    a, b = lowered("sliding_window(100) | k == q + 7"), lowered("sliding_window(101)")
+    here = [make_binding(p, length, length) for p in (a, b)]
+    panel = diff_panel((a, here[0]), (b, here[1]), cells=32)
+    assert panel.q_step > 1
+    names = np.array([c for c, _ in panel.classes])[panel.cells]
+    one, two = (dense(p, x) for p, x in zip((a, b), here, strict=True))
+    first, second, both = (
+        np.array([[x.any() for x in row] for row in blocks(m, panel.q_step)])
+        for m in (one & ~two, two & ~one, one & two)
+    )
+    assert np.array_equal(names == "mixed", first & second)
+    assert np.array_equal(names == "first", first & ~second)
+    assert np.array_equal(names == "second", second & ~first)
+    assert np.array_equal(names == "both", both & ~first & ~second)
+
+
 def test_difference_of_patterns_with_arguments_of_one_name() -> None:
     a = lowered("pattern near(w: int = 3) { attend causal & sliding_window(w) }")
     b = lowered("pattern far(w: int = 5) { attend causal & sliding_window(w) }")
@@ -93,7 +112,7 @@ def test_difference_of_patterns_with_arguments_of_one_name() -> None:
 def test_scores_are_shown_where_pairs_are_kept() -> None:
     program = lowered("pattern p() { attend causal; score s - 0.5 * (q - k) + match k { 3: 9; else: 0 } }")
     binding = make_binding(program, 40, 40)
-    panel = heat_panel(program, binding)
+    (panel,) = heat_panels(program, binding)
     q, k = np.arange(40)[:, None], np.arange(40)[None]
     score = np.broadcast_to(evaluate(program.score, binding, q=q, k=k, s=np.zeros((40, 40))), (40, 40))
     names = np.array([c for c, _ in panel.classes])[panel.cells]
@@ -101,6 +120,52 @@ def test_scores_are_shown_where_pairs_are_kept() -> None:
     assert np.array_equal(names == "none", ~kept)
     assert np.array_equal(np.char.startswith(names, "less"), kept & (score < 0))
     assert np.array_equal(np.char.startswith(names, "more"), kept & (score >= 0))
+
+
+def test_scores_of_all_heads_are_on_one_scale() -> None:
+    program = lowered("pattern p { attend causal; score s - (q - k) * (1 + 8 * h) / 39 }")
+    panels = heat_panels(program, make_binding(program, 40, 40, heads=2), (0, 1))
+    assert [p.title for p in panels] == ["score at s = 0, head 0", "score at s = 0, head 1"]
+    drawn = [{p.classes[i] for i in np.unique(p.cells)} for p in panels]
+    assert ("less1", "\N{MINUS SIGN}0 to \N{MINUS SIGN}3") in drawn[0] & drawn[1]
+    assert {c for c, _ in drawn[0]} == {"none", "more0", "less1"}
+    assert len({c for c, label in drawn[0] | drawn[1] if label}) == len(
+        {label for _, label in drawn[0] | drawn[1] if label}
+    )
+
+
+@pytest.mark.parametrize("unicode", [False, True])
+def test_signs_of_a_legend_can_be_told_apart(unicode: bool) -> None:
+    from maskc.picture.text import _SIGNS
+
+    for scale in ("more", "less", "step"):
+        signs = [s[unicode] for name, s in _SIGNS.items() if name.startswith(scale)]
+        assert len(signs) >= 4
+        assert len(set(signs)) == len(signs), scale
+    assert all(s[0].isascii() for s in _SIGNS.values())
+
+
+def test_the_legend_of_a_png_fits(tmp_path: Any) -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    from maskc.picture.png import save_png
+
+    found: list[Any] = []
+    save = figure.Figure.savefig
+
+    def keep(self: Any, *args: Any, **more: Any) -> None:
+        save(self, *args, **more)
+        found.append(self)
+
+    program = lowered("causal & sliding_window(8)")
+    panel = reach_panel(program, [make_binding(program, 64, 64)] * 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figure.Figure, "savefig", keep)
+        save_png([panel], tmp_path / "reach.png", title="reach")
+    (drawn,) = found
+    (legend,) = drawn.legends
+    box = legend.get_window_extent()
+    assert box.x1 <= drawn.bbox.x1
+    assert box.x0 >= 0
 
 
 def test_reach_counts_layers() -> None:

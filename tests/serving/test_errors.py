@@ -166,3 +166,8 @@ def test_block_tables_that_are_no_tensors(table: Any) -> None:
 def test_caches_of_other_kinds() -> None:
     _call("E511", "16, 32 or 64 bits", **dict.fromkeys(["q", "k_cache", "v_cache"], torch.zeros(2, 4, 40, 16).to(_F8)))
     _call("E511", "k_cache must be a dense tensor", paged=True, k_cache=torch.zeros(_PAGES).to_sparse())
+
+
+def test_pages_without_a_table() -> None:
+    pages = torch.zeros(_PAGES)
+    _call("E510", "need a block_table", k_cache=pages, v_cache=pages)

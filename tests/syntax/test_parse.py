@@ -114,6 +114,38 @@ def test_other_languages_are_translated(word: str) -> None:
     assert e.value.diagnostics[0].hint in ("use `&`", "use `|`", "use `~`")
 
 
+def test_every_foreign_word_is_reported() -> None:
+    with pytest.raises(MaskcError) as e:
+        parse("q >= k and not (k < 3) or k == 7")
+    assert [d.hint for d in e.value.diagnostics] == ["use `&`", "use `~`", "use `|`"]
+
+
+@pytest.mark.parametrize("text", ['{"maskc": 1}', '\n  {\n  "a": [1]}', "[[1, 2]]", '["causal"]', "{}"])
+def test_json_is_told_from_a_pattern_at_once(text: str) -> None:
+    with pytest.raises(MaskcError) as e:
+        parse(text)
+    assert e.value.codes == ("E105",)
+    assert "maskc import" in (e.value.diagnostics[0].hint or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("attend causal", "statements stand in a pattern: `pattern name { attend ... }`"),
+        ("pattern p { attend causal score s }", "a statement ends at the end of its line, or at `;`"),
+        ("pattern p(w) { attend causal }", "expected `:` and a type, as in `w: int`"),
+        ("pattern p(w, n: int) { attend causal }", "expected `:` and a type, as in `w: int`"),
+        ("k <= q ? true : false", "match"),
+        ("if q > k: true", "match"),
+        ("causal if q > k else all", "match"),
+    ],
+)
+def test_hints_say_what_to_write(text: str, hint: str) -> None:
+    with pytest.raises(MaskcError) as e:
+        parse(text)
+    assert hint in (e.value.diagnostics[0].hint or "")
+
+
 @pytest.mark.parametrize(
     "text",
     [

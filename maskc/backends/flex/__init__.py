@@ -93,6 +93,9 @@ def run(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compiled FlexAttention: see ``maskc.backends.Backend.run``."""
     program, device = compiled.program, q.device
+    if not torch.is_grad_enabled():  # FlexAttention asks tensors, not autograd, whether there is to be a gradient.
+        q, k, v = q.detach(), k.detach(), v.detach()
+        floats = {name: x.detach() for name, x in floats.items()}
     if 0 in q.shape or 0 in k.shape:
         return _finish(program, binding, floats, *_of_nothing(q, k, v), return_lse)
     blocks = compiled.remember(

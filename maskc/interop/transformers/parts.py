@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from maskc.interop.stored import FIELD, SIDES
+
 __all__ = ["FIELD", "NAME", "SIDES", "Part", "has_sides", "leaves", "parts", "say_so", "store", "write"]
 
-#: The name of the implementation, and the field of a config that holds a pattern.
-NAME, FIELD = "maskc", "attention_pattern"
-#: What models with an encoder and a decoder may have a pattern for.
-SIDES = ("encoder", "decoder")
+#: The name of the implementation.
+NAME = "maskc"
 
 
 @dataclass(frozen=True)
