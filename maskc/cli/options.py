@@ -31,8 +31,8 @@ __all__ = [
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file, or a mask in quotes; - for standard input.")]
 Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the file holds several.")]
-#: Seeds at most: those that both NumPy and torch take.
-MAX_SEED = 2**63 - 1
+#: Seeds at most: those that NumPy and torch take, of whatever version.
+MAX_SEED = 2**32 - 1
 #: Head dimensions, batch entries and workers at most: many times what any model or chip has, and few enough to count.
 MAX_DIM = 1 << 16
 #: The longest sequence that ``diff`` looks at, pair by pair: a mask of 2**32 pairs takes minutes.

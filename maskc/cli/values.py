@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,10 @@ def setting(
 
 
 def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
-    """``["y=48", "x=80"]`` as a dict. Raises E503."""
+    """``["y=48", "x=80"]`` as a dict. Raises E503, also where a name is there twice."""
     sizes: dict[str, int] = {}
     for text in texts:
-        name, value = _split(text, "--size y=48")
+        name, value = _split(text, "--size y=48", sizes)
         if not value.isdecimal() or len(value) > 18:
             raise MaskcError(
                 Diagnostic("E503", f"--size {text}: expected a number after `=`", hint="as in --size y=48")
@@ -40,11 +40,12 @@ def parse_sizes(texts: Sequence[str]) -> dict[str, int]:
 
 
 def parse_values(programs: Sequence[Program], texts: Sequence[str]) -> dict[str, Any]:
-    """``["window=4", "doc=@doc.npy"]`` as a dict. Raises E502 (no program declares the name), E003, E503."""
+    """``["window=4", "doc=@doc.npy"]`` as a dict. Raises E502 (no program declares the name), E003, E503 (also where a
+    name is there twice)."""
     known = [p.name for program in programs for p in program.params]
     values: dict[str, Any] = {}
     for text in texts:
-        name, value = _split(text, "--arg window=4")
+        name, value = _split(text, "--arg window=4", values)
         if name not in known:
             from maskc.tiles.values import suggestion
 
@@ -56,11 +57,14 @@ def parse_values(programs: Sequence[Program], texts: Sequence[str]) -> dict[str,
     return values
 
 
-def _split(text: str, example: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not (name.strip() and equals):
+def _split(text: str, example: str, given: Container[str]) -> tuple[str, str]:
+    """Name and value; ``given``: the names before it."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals):
         raise MaskcError(Diagnostic("E503", f"expected NAME=VALUE, found {text!r}", hint=f"as in {example}"))
-    return name.strip(), value.strip()
+    if name in given:
+        raise MaskcError(Diagnostic("E503", f"{name!r} is given twice", hint="leave out all but one of its values"))
+    return name, value
 
 
 def _literal(text: str) -> Any:

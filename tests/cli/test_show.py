@@ -62,6 +62,8 @@ def test_show_takes_inputs_from_files(maskc: Any, write: Any, tmp_path: Path) ->
         (["--arg", "widnow=3"], "E502"),
         (["--arg", "window=wide"], "E503"),
         (["--arg", "window"], "E503"),
+        (["--arg", "window=2", "--input", " window=3"], "E503"),
+        (["--size", "y=2", "--size", "y=3"], "E503"),
         (["--arg", "window=@missing.json"], "E003"),
         (["--size", "y=many"], "E503"),
         (["--head", "first"], "E503"),
