@@ -14,7 +14,7 @@ from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
-from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_inputs, traced_scale
+from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_inputs, traced_scale, traced_sizes
 from maskc.tiles.binding import bind, positions
 from maskc.tiles.values import declaration, fail
 
@@ -152,16 +152,18 @@ def _traced(
     held, first = _traced_integers("lengths", lengths), None if start is None else _traced_integers("start", start)
     if table is not None and not isinstance(table, Tensor):
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
-    factor, wishes = traced_scale(scale, tensors[0])
-    inputs = traced_inputs(op, tensors[0], given, options["sizes"])
-    return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, wishes=wishes, **options)
+    factor, wishes = traced_scale(scale)
+    inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
+    return decode_in_graph(
+        op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], wishes=wishes
+    )
 
 
 def _traced_integers(name: str, value: Any) -> Tensor:
     """``lengths`` or ``start`` as the operator takes it, whose elements it checks when it runs. Raises E503."""
     if isinstance(value, Tensor):
         return value
-    if not isinstance(value, list | tuple | range | np.ndarray):
+    if not isinstance(value, (list, tuple, range, np.ndarray)):
         raise fail("E503", f"{name}: expected integers, found {shown(value)}")
     return torch.tensor(value) if len(value) else torch.zeros(0, dtype=torch.int64)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,7 @@ __all__ = [
     "scale_factor",
     "traced_inputs",
     "traced_scale",
+    "traced_sizes",
 ]
 
 #: What is computed in: FP8 tensors, which torch has hardly any arithmetic for, are converted by their owner.
@@ -78,14 +79,14 @@ def scale_factor(scale: Any, dim: int) -> float:
     raise fail("E503", f"scale must be a number, not {shown(scale)}")
 
 
-def traced_scale(scale: Any, q: torch.Tensor) -> tuple[Any, list[str]]:
-    """The factor of the dot products of a call that is traced, a number or a symbol, and what is wrong with it."""
+def traced_scale(scale: Any) -> tuple[Any, list[str]]:
+    """The factor of the dot products of a call that is traced, as the operator takes it, and what is wrong with it."""
     if scale is None:
-        return q.shape[-1] ** -0.5, []
+        return None, []
     if isinstance(scale, torch.Tensor):
         learned = torch.is_grad_enabled() and scale.requires_grad
         return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
-    if isinstance(scale, str | bytes | list | tuple | Mapping):
+    if isinstance(scale, (str, bytes, list, tuple, Mapping)):
         raise fail("E503", f"scale must be a number, not {shown(scale)}")
     return scale, []
 
@@ -164,22 +165,31 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def traced_inputs(
-    op: Op, q: torch.Tensor, given: Mapping[str, Any], sizes: Mapping[str, int]
-) -> dict[str, torch.Tensor]:
+def traced_inputs(op: Op, q: torch.Tensor, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The inputs of a call of ``op`` as an operator takes them. What cannot be handed to one is refused here, the rest
     when the operator runs. Raises E502, E503 and E512."""
-    for name in (*given, *sizes):
-        if not name.isidentifier():
-            raise fail("E502", f"{op.pattern.name!r} takes no input and has no axis called {name!r}")
-    for name, extent in sizes.items():
-        if isinstance(extent, bool) or not isinstance(extent, int | np.integer | torch.SymInt):
-            raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+    _check_names(op, given)
     return {name: _traced_input(name, x, q, name in op.float_names) for name, x in given.items()}
 
 
+def traced_sizes(op: Op, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a call of ``op`` as an operator takes them: an extent that is a symbol stays one, so that one graph
+    serves them all. Raises E502 and E503."""
+    _check_names(op, sizes)
+    for name, extent in sizes.items():
+        if isinstance(extent, bool) or not isinstance(extent, (int, np.integer, torch.SymInt)):
+            raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+    return {name: int(x) if isinstance(x, np.integer) else x for name, x in sizes.items()}
+
+
+def _check_names(op: Op, names: Iterable[str]) -> None:
+    for name in names:
+        if not name.isidentifier():
+            raise fail("E502", f"{op.pattern.name!r} takes no input and has no axis called {name!r}")
+
+
 def _traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> torch.Tensor:
-    if value is None or isinstance(value, str | bytes | Mapping):
+    if value is None or isinstance(value, (str, bytes, Mapping)):
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
     x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     if x.device.type == "meta" and q.device.type != "meta":
