@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from maskc.arguments import expect, mapping_of
+from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, call
@@ -25,6 +26,7 @@ from maskc.tensors import (
     check_float_input,
     check_hidden_input,
     check_tensors,
+    is_transformed,
     learned_scale,
     scale_factor,
     traced_inputs,
@@ -179,9 +181,17 @@ class Op:
             ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
             its logit), and never a NaN, in either direction. On the device "meta" results have shapes, no values.
 
+        Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
+
         Raises MaskcError: E501 to E506 for inputs and sizes, E510 to E512 for tensors, E702 where the
         backend cannot do it; E513 and RuntimeError in check mode.
         """
+        dtype = autocast_dtype(q)
+        if dtype is not None:
+            again: Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]] = self.__call__
+            q, k, v = (converted(x, dtype) for x in (q, k, v))
+            with without_autocast(q):
+                return again(q, k, v, scale=scale, return_lse=return_lse, sizes=sizes, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
         if torch.compiler.is_compiling():
             return self._traced(q, k, v, scale, return_lse, sizes, given)
@@ -200,6 +210,9 @@ class Op:
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
+        if not hasattr(chosen, "entry_for") and is_transformed((q, k, v, *floats.values()), mapped=True):
+            hint = "use backend='cpu' or 'triton', or call the op once for each entry"
+            raise fail("E702", f"the backend {_name(chosen)!r} cannot run under torch.func.vmap", hint)
         run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
         out, lse = chosen.run(self.compiled, q, k, v, **run)
         if self._check:
@@ -463,6 +476,10 @@ def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: 
 @functools.lru_cache(maxsize=64)
 def _text(program: Program) -> str:
     return print_program(program, name="p", docs=False)
+
+
+def _name(backend: Backend) -> str:
+    return str(getattr(backend, "__name__", "")).rpartition(".")[2]
 
 
 def _make(pattern: Pattern, options: dict[str, Any]) -> Op:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,11 +10,20 @@ import numpy as np
 import torch
 
 from maskc.arguments import integers, mapping_of, shown
+from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
-from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_inputs, traced_scale, traced_sizes
+from maskc.tensors import (
+    check_dense,
+    check_hidden_input,
+    is_transformed,
+    scale_factor,
+    traced_inputs,
+    traced_scale,
+    traced_sizes,
+)
 from maskc.tiles.binding import bind, positions
 from maskc.tiles.values import declaration, fail
 
@@ -107,14 +116,23 @@ def decode(
         The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp (B, Hq, Nq) in
         float32 (float64 if ``q`` is), as a call gives them.
 
-    Raises MaskcError: what a call raises, and E504 for lengths beyond the cache and pages that there are not, where
-    they are on the CPU. On a device, where nobody looks, such an entry's output is NaN.
+    Under ``torch.autocast`` nothing is converted: caches are long.
+
+    Raises MaskcError: what a call raises, E702 for tensors that ``torch.func`` transforms, and E504 for lengths beyond
+    the cache and pages that there are not, where they are on the CPU. On a device, where nobody looks, such an entry's
+    output is NaN.
     """
+    if autocast_dtype(q) is not None:
+        again: Callable[..., Tensor | tuple[Tensor, Tensor]] = decode
+        options: dict[str, Any] = {"start": start, "scale": scale, "return_lse": return_lse, "sizes": sizes}
+        with without_autocast(q):
+            return again(op, q, k_cache, v_cache, lengths, block_table, inputs=inputs, **options, **more)
     given, sizes = op.given(inputs, more), mapping_of("sizes", sizes)
     if torch.compiler.is_compiling():
-        options: dict[str, Any] = {"sizes": sizes, "return_lse": return_lse}
+        options = {"sizes": sizes, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
         return (out, lse) if return_lse else out
+    _check_transforms((q, k_cache, v_cache, lengths, block_table, start, *given.values()))
     if isinstance(q, Tensor) and q.device.type == "meta":
         check_caches(q, k_cache, v_cache, block_table, op.heads)
         _check_lse(op, return_lse)
@@ -196,6 +214,12 @@ def _backend(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, retu
     _, chosen = choose(op.backend, op.program, _request(q, k, v, table, return_lse))
     op._remember(kind, chosen)
     return chosen
+
+
+def _check_transforms(values: Sequence[Any]) -> None:
+    if is_transformed(values):
+        hint = "call it outside of vmap, with what is mapped over as batch entries; for gradients call the op itself"
+        raise fail("E702", "decoding takes no tensors that torch.func transforms", hint)
 
 
 def _check_lse(op: Op, return_lse: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from maskc.arguments import shown
 from maskc.backends.library import LEARNED_SCALE
@@ -26,6 +27,7 @@ __all__ = [
     "check_float_input",
     "check_hidden_input",
     "check_tensors",
+    "is_transformed",
     "learned_scale",
     "scale_factor",
     "traced_inputs",
@@ -35,6 +37,8 @@ __all__ = [
 
 #: What is computed in: FP8 tensors, which torch has hardly any arithmetic for, are converted by their owner.
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_SCALE_QUERIES = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
 
 
 def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
@@ -76,7 +80,29 @@ def scale_factor(scale: Any, dim: int) -> float:
     if not isinstance(scale, str | bytes):
         with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
             return float(scale)
-    raise fail("E503", f"scale must be a number, not {shown(scale)}")
+    hint = _SCALE_QUERIES if isinstance(scale, torch.Tensor) else ""  # of several elements, or that vmap hides
+    raise fail("E503", f"scale must be a number, not {shown(scale)}", hint)
+
+
+def is_transformed(values: Iterable[Any], *, mapped: bool = False) -> bool:
+    """Whether any of ``values`` is a tensor that a transform of ``torch.func``, or forward mode, is at work on.
+
+    ``mapped``: only those that ``vmap`` maps over, whose values nobody can look at.
+    """
+    dual = forward_ad._current_level >= 0 and not mapped
+    if not dual and not torch._C._are_functorch_transforms_active():
+        return False
+    func, tangent_of = torch._C._functorch, cast("Any", forward_ad.unpack_dual)
+    for x in values:
+        if not isinstance(x, torch.Tensor):
+            continue
+        if dual and x.is_floating_point() and tangent_of(x).tangent is not None:
+            return True
+        while func.is_functorch_wrapped_tensor(x):
+            if not mapped or func.is_batchedtensor(x):
+                return True
+            x = func.get_unwrapped(x)
+    return False
 
 
 def traced_scale(scale: Any) -> tuple[Any, list[str]]:
@@ -93,8 +119,7 @@ def traced_scale(scale: Any) -> tuple[Any, list[str]]:
 
 def learned_scale() -> MaskcError:
     """The error for a scale that requires a gradient."""
-    hint = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
-    return fail("E503", "scale requires a gradient, and it is taken as a number, which has none", hint)
+    return fail("E503", "scale requires a gradient, and it is taken as a number, which has none", _SCALE_QUERIES)
 
 
 def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from maskc.autocast import without_autocast
 from maskc.backends.handles import find, find_source, name_call
 
 __all__ = [
@@ -136,7 +137,8 @@ def compute(
     ``sizes``: the extents that the handle names. ``scale``: None is the usual factor, ``D ** -0.5``.
     """
     entry, places = _entry(handle, q, k, v, inputs, sizes)
-    out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], _factor(scale, q))
+    with without_autocast(q):
+        out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], _factor(scale, q))
     return _heads_inside(out), lse.contiguous(), _heads_inside(plain) if plain.ndim == 4 else plain
 
 
@@ -157,7 +159,8 @@ def compute_backward(
     """Gradients of q, k, v and every input (0 for those that are not floats, or not wanted)."""
     entry, places = _entry(handle, q, k, v, inputs, sizes)
     floats, some = [inputs[i] for i in places], [wanted[i] for i in places]
-    dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, _factor(scale, q), some)
+    with without_autocast(q):
+        dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, _factor(scale, q), some)
     rest = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
     for i, gradient in zip(places, found, strict=True):
         rest[i] = gradient.contiguous()
