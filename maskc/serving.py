@@ -13,6 +13,7 @@ from maskc.arguments import integers, mapping_of, shown
 from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
+from maskc.graphs import decode_in_graph
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
 from maskc.tensors import (
@@ -165,8 +166,6 @@ def _traced(
     options: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """A call while torch.compile traces it: one operator, which does the rest when it runs."""
-    from maskc.graphs import decode_in_graph
-
     held, first = _traced_integers("lengths", lengths), None if start is None else _traced_integers("start", start)
     if table is not None and not isinstance(table, Tensor):
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
@@ -190,8 +189,6 @@ def _without_values(
     op: Op, tensors: _Tensors, given: Mapping[str, Any], sizes: Mapping[str, int], scale: float | None
 ) -> tuple[Tensor, Tensor]:
     """What a call on the device "meta" gives: shapes. Raises as a call whose lengths are on a device."""
-    from maskc.graphs import decode_in_graph
-
     held, first = tensors[3].to("meta"), None if tensors[4] is None else tensors[4].to("meta")
     hidden: _Tensors = (*tensors[:3], held, first, tensors[5])
     call = _call(op, hidden, given, {**op.sizes, **sizes}, scale)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-import threading
 import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -20,7 +19,6 @@ _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
 _process = secrets.token_hex(6)  # in containers, every process may have the same number
-_lock = threading.Lock()
 
 
 class Named(NamedTuple):
@@ -40,18 +38,11 @@ def handle_of(what: Any, content: str = "") -> str:
     """
     handle = _handles.get(what)
     if handle is None:
-        with _lock:
-            handle = _new(content)
-            _known[handle] = what
-            _handles[what] = handle
+        # Of a content the first number that is free: the same in every process that makes the same things in order.
+        numbers, content = (itertools.count(), content) if content else (_numbers, f"{os.getpid()}-{_process}")
+        handle = next(name for i in numbers if _known.setdefault(name := f"{content}.{i}", what) is what)
+        _handles[what] = handle
     return handle
-
-
-def _new(content: str) -> str:
-    if not content:
-        return f"{os.getpid()}-{_process}.{next(_numbers)}"
-    # The first number that is free: the same in every process that makes the same things in the same order.
-    return next(name for i in itertools.count() if (name := f"{content}.{i}") not in _known)
 
 
 def find(handle: str) -> Any:

@@ -6,6 +6,7 @@ import gc
 import io
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,22 @@ def test_a_stored_graph_finds_an_equal_op_and_no_other() -> None:
         graph(*x)
     others.append(Grid(GRID))
     torch.testing.assert_close(graph(*x), wanted)
+
+
+ELSEWHERE = """
+import sys, torch, maskc
+op = maskc.compile("causal", heads=4)
+(given, wanted), graph = torch.load(sys.argv[1]), torch.export.load(sys.argv[2]).module()
+torch.testing.assert_close(graph(*given), wanted)
+"""
+
+
+def test_a_stored_graph_runs_in_another_process(tmp_path: Path) -> None:
+    layer, given = Step("causal"), (*tensors(queries=1), torch.tensor([3, 16, 5]))
+    torch.save((given, layer(*given)), tmp_path / "given.pt")
+    torch.export.save(torch.export.export(layer, given, strict=False), tmp_path / "graph.pt2")
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "given.pt"), str(tmp_path / "graph.pt2")]
+    subprocess.run(command, check=True)
 
 
 def test_handles_are_the_same_in_every_process() -> None:
