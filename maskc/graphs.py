@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from maskc.backends.library import LEARNED_SCALE, find_source, name_call
+from maskc.backends.handles import find_source, name_call
+from maskc.backends.library import LEARNED_SCALE
 from maskc.tensors import learned_scale
 
 __all__ = ["decode_in_graph", "decode_operator"]
@@ -25,14 +26,14 @@ def decode_in_graph(
     start: Tensor | None,
     inputs: Mapping[str, Tensor],
     sizes: Mapping[str, int],
-    scale: float,
+    scale: float | None,
     return_lse: bool,
     wishes: Iterable[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the op called ``handle``; torch.compile can trace it."""
     caches = (q, k, v, lengths, table, start, list(inputs.values()))
     what = name_call(handle, inputs, sizes, wishes)
-    found: tuple[Tensor, Tensor] = decode_operator(*caches, what, scale, return_lse)
+    found: tuple[Tensor, Tensor] = decode_operator(*caches, what, [*sizes.values()] or None, scale, return_lse)
     return found
 
 
@@ -45,14 +46,16 @@ def _decode(
     start: Tensor | None,
     inputs: Sequence[Tensor],
     what: str,
-    scale: float,
+    sizes: Sequence[int] | None,
+    scale: float | None,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
-    op, names, sizes, wishes = find_source(what)
-    if LEARNED_SCALE in wishes:
+    named = find_source(what)
+    if LEARNED_SCALE in named.wishes:
         raise learned_scale()
-    options: dict[str, Any] = {"start": start, "scale": scale, "sizes": sizes, "return_lse": return_lse}
-    found = op.decode(q, k, v, lengths, table, inputs=dict(zip(names, inputs, strict=True)), **options)
+    given, extents = dict(zip(named.inputs, inputs, strict=True)), dict(zip(named.sizes, sizes or (), strict=True))
+    options: dict[str, Any] = {"start": start, "scale": scale, "sizes": extents, "return_lse": return_lse}
+    found = named.source.decode(q, k, v, lengths, table, inputs=given, **options)
     out = found[0] if return_lse else found
     lse = found[1] if return_lse else _no_lse(q)
     return out.transpose(1, 2).contiguous().transpose(1, 2), lse.contiguous()
@@ -71,7 +74,8 @@ def _decode_fake(
     start: Tensor | None,
     inputs: Sequence[Tensor],
     what: str,
-    scale: float,
+    sizes: Sequence[int] | None,
+    scale: float | None,
     return_lse: bool,
 ) -> tuple[Tensor, Tensor]:
     batch, heads, rows, _ = q.shape
@@ -83,7 +87,7 @@ def _defined() -> tuple[torch.library.Library, Any]:
     library = torch.library.Library("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
     tensors = "Tensor q, Tensor k, Tensor v, Tensor lengths, Tensor? table, Tensor? start, Tensor[] inputs"
     define: Any = library.define
-    define(f"decode({tensors}, str what, float scale, bool return_lse) -> (Tensor, Tensor)")
+    define(f"decode({tensors}, str what, SymInt[]? sizes, float? scale, bool return_lse) -> (Tensor, Tensor)")
     library.impl("decode", _decode, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake("maskc::decode", _decode_fake, lib=library)
     return library, torch.ops.maskc.decode.default

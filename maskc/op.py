@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from maskc.arguments import expect, mapping_of
+from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
-from maskc.backends.library import LEARNED_SCALE, LSE, call, handle_of
+from maskc.backends.handles import handle_of
+from maskc.backends.library import LEARNED_SCALE, LSE, call
 from maskc.bindings import Bindings
+from maskc.diagnostics import MaskcError
 from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
+from maskc.ir.text import print_program
 from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.tensors import (
     check_float_input,
     check_hidden_input,
     check_tensors,
+    is_transformed,
     learned_scale,
     scale_factor,
     traced_inputs,
     traced_scale,
+    traced_sizes,
 )
 from maskc.tiles.binding import bind, mask_roots, names_read, positions, static_values
 from maskc.tiles.extents import check_extents
@@ -79,7 +88,7 @@ class Op:
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
         self._bindings = Bindings()
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
-        self.handle = handle_of(self)  # what graphs that are traced through this op call it
+        self.handle = handle_of(self, self._content())  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
         floats = self.float_names = {p.name for p in self.program.params if _is_float_input(p)}
@@ -172,9 +181,17 @@ class Op:
             ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
             its logit), and never a NaN, in either direction. On the device "meta" results have shapes, no values.
 
+        Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
+
         Raises MaskcError: E501 to E506 for inputs and sizes, E510 to E512 for tensors, E702 where the
         backend cannot do it; E513 and RuntimeError in check mode.
         """
+        dtype = autocast_dtype(q)
+        if dtype is not None:
+            again: Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]] = self.__call__
+            q, k, v = (converted(x, dtype) for x in (q, k, v))
+            with without_autocast(q):
+                return again(q, k, v, scale=scale, return_lse=return_lse, sizes=sizes, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
         if torch.compiler.is_compiling():
             return self._traced(q, k, v, scale, return_lse, sizes, given)
@@ -193,6 +210,9 @@ class Op:
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
+        if not hasattr(chosen, "entry_for") and is_transformed((q, k, v, *floats.values()), mapped=True):
+            hint = "use backend='cpu' or 'triton', or call the op once for each entry"
+            raise fail("E702", f"the backend {_name(chosen)!r} cannot run under torch.func.vmap", hint)
         run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
         out, lse = chosen.run(self.compiled, q, k, v, **run)
         if self._check:
@@ -250,10 +270,23 @@ class Op:
         given: Mapping[str, Any],
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """A call while torch.compile or torch.export traces it: one operator, which does the rest when it runs."""
-        factor, wishes = traced_scale(scale, q)
+        factor, wishes = traced_scale(scale)
         wishes += [LSE] if return_lse else []
-        out, lse = call(self.handle, q, k, v, traced_inputs(self, q, given, sizes), sizes, factor, wishes)
+        inputs, extents = traced_inputs(self, q, given), traced_sizes(self, sizes)
+        out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes)
         return (out, lse) if return_lse else out
+
+    def _content(self) -> str:
+        """What tells this op from those that compute something else, in any process; nothing where the program has no
+        text. A graph hands over every input, so values of those that were given when compiling are no part of it."""
+        try:
+            text = _text(self.program)
+        except MaskcError:  # too long to be read again
+            return ""
+        options = (self.heads, self.layer, sorted(self.sizes.items()), self.backend, self.layout, self._check)
+        said = json.dumps([text, self.pattern.args, *options, sorted(self._inputs)], sort_keys=True, default=repr)
+        name = self.program.name if self.program.name.isidentifier() else "pattern"
+        return f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
 
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names."""
@@ -438,6 +471,15 @@ def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: 
     grads = torch.is_grad_enabled() and any(x.requires_grad for x in every if isinstance(x, tensor))
     shapes, dtypes, devices = zip(*((x.shape, x.dtype, x.device) for x in (q, k, v)), strict=True)
     return shapes, dtypes, devices, (q.layout, k.layout, v.layout), tuple(given), grads, return_lse
+
+
+@functools.lru_cache(maxsize=64)
+def _text(program: Program) -> str:
+    return print_program(program, name="p", docs=False)
+
+
+def _name(backend: Backend) -> str:
+    return str(getattr(backend, "__name__", "")).rpartition(".")[2]
 
 
 def _make(pattern: Pattern, options: dict[str, Any]) -> Op:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,11 +10,21 @@ import numpy as np
 import torch
 
 from maskc.arguments import integers, mapping_of, shown
+from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
+from maskc.graphs import decode_in_graph
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
-from maskc.tensors import check_dense, check_hidden_input, scale_factor, traced_inputs, traced_scale
+from maskc.tensors import (
+    check_dense,
+    check_hidden_input,
+    is_transformed,
+    scale_factor,
+    traced_inputs,
+    traced_scale,
+    traced_sizes,
+)
 from maskc.tiles.binding import bind, positions
 from maskc.tiles.values import declaration, fail
 
@@ -107,14 +117,23 @@ def decode(
         The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp (B, Hq, Nq) in
         float32 (float64 if ``q`` is), as a call gives them.
 
-    Raises MaskcError: what a call raises, and E504 for lengths beyond the cache and pages that there are not, where
-    they are on the CPU. On a device, where nobody looks, such an entry's output is NaN.
+    Under ``torch.autocast`` nothing is converted: caches are long.
+
+    Raises MaskcError: what a call raises, E702 for tensors that ``torch.func`` transforms, and E504 for lengths beyond
+    the cache and pages that there are not, where they are on the CPU. On a device, where nobody looks, such an entry's
+    output is NaN.
     """
+    if autocast_dtype(q) is not None:
+        again: Callable[..., Tensor | tuple[Tensor, Tensor]] = decode
+        options: dict[str, Any] = {"start": start, "scale": scale, "return_lse": return_lse, "sizes": sizes}
+        with without_autocast(q):
+            return again(op, q, k_cache, v_cache, lengths, block_table, inputs=inputs, **options, **more)
     given, sizes = op.given(inputs, more), mapping_of("sizes", sizes)
     if torch.compiler.is_compiling():
-        options: dict[str, Any] = {"sizes": sizes, "return_lse": return_lse}
+        options = {"sizes": sizes, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
         return (out, lse) if return_lse else out
+    _check_transforms((q, k_cache, v_cache, lengths, block_table, start, *given.values()))
     if isinstance(q, Tensor) and q.device.type == "meta":
         check_caches(q, k_cache, v_cache, block_table, op.heads)
         _check_lse(op, return_lse)
@@ -147,21 +166,21 @@ def _traced(
     options: Mapping[str, Any],
 ) -> tuple[Tensor, Tensor]:
     """A call while torch.compile traces it: one operator, which does the rest when it runs."""
-    from maskc.graphs import decode_in_graph
-
     held, first = _traced_integers("lengths", lengths), None if start is None else _traced_integers("start", start)
     if table is not None and not isinstance(table, Tensor):
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
-    factor, wishes = traced_scale(scale, tensors[0])
-    inputs = traced_inputs(op, tensors[0], given, options["sizes"])
-    return decode_in_graph(op.handle, *tensors, held, table, first, inputs, scale=factor, wishes=wishes, **options)
+    factor, wishes = traced_scale(scale)
+    inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
+    return decode_in_graph(
+        op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], wishes=wishes
+    )
 
 
 def _traced_integers(name: str, value: Any) -> Tensor:
     """``lengths`` or ``start`` as the operator takes it, whose elements it checks when it runs. Raises E503."""
     if isinstance(value, Tensor):
         return value
-    if not isinstance(value, list | tuple | range | np.ndarray):
+    if not isinstance(value, (list, tuple, range, np.ndarray)):
         raise fail("E503", f"{name}: expected integers, found {shown(value)}")
     return torch.tensor(value) if len(value) else torch.zeros(0, dtype=torch.int64)
 
@@ -170,8 +189,6 @@ def _without_values(
     op: Op, tensors: _Tensors, given: Mapping[str, Any], sizes: Mapping[str, int], scale: float | None
 ) -> tuple[Tensor, Tensor]:
     """What a call on the device "meta" gives: shapes. Raises as a call whose lengths are on a device."""
-    from maskc.graphs import decode_in_graph
-
     held, first = tensors[3].to("meta"), None if tensors[4] is None else tensors[4].to("meta")
     hidden: _Tensors = (*tensors[:3], held, first, tensors[5])
     call = _call(op, hidden, given, {**op.sizes, **sizes}, scale)
@@ -194,6 +211,12 @@ def _backend(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, retu
     _, chosen = choose(op.backend, op.program, _request(q, k, v, table, return_lse))
     op._remember(kind, chosen)
     return chosen
+
+
+def _check_transforms(values: Sequence[Any]) -> None:
+    if is_transformed(values):
+        hint = "call it outside of vmap, with what is mapped over as batch entries; for gradients call the op itself"
+        raise fail("E702", "decoding takes no tensors that torch.func transforms", hint)
 
 
 def _check_lse(op: Op, return_lse: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+from torch.autograd import forward_ad
 
 from maskc.arguments import shown
 from maskc.backends.library import LEARNED_SCALE
@@ -26,14 +27,18 @@ __all__ = [
     "check_float_input",
     "check_hidden_input",
     "check_tensors",
+    "is_transformed",
     "learned_scale",
     "scale_factor",
     "traced_inputs",
     "traced_scale",
+    "traced_sizes",
 ]
 
 #: What is computed in: FP8 tensors, which torch has hardly any arithmetic for, are converted by their owner.
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_SCALE_QUERIES = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
 
 
 def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
@@ -76,25 +81,46 @@ def scale_factor(scale: Any, dim: int) -> float:
     if not isinstance(scale, str | bytes):
         with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
             return float(scale)
-    raise fail("E503", f"scale must be a number, not {shown(scale)}")
+    hint = _SCALE_QUERIES if isinstance(scale, torch.Tensor) else ""  # of several elements, or that vmap hides
+    raise fail("E503", f"scale must be a number, not {shown(scale)}", hint)
 
 
-def traced_scale(scale: Any, q: torch.Tensor) -> tuple[Any, list[str]]:
-    """The factor of the dot products of a call that is traced, a number or a symbol, and what is wrong with it."""
+def is_transformed(values: Iterable[Any], *, mapped: bool = False) -> bool:
+    """Whether any of ``values`` is a tensor that a transform of ``torch.func``, or forward mode, is at work on.
+
+    ``mapped``: only those that ``vmap`` maps over, whose values nobody can look at.
+    """
+    dual = forward_ad._current_level >= 0 and not mapped
+    if not dual and not torch._C._are_functorch_transforms_active():
+        return False
+    func, tangent_of = torch._C._functorch, cast("Any", forward_ad.unpack_dual)
+    for x in values:
+        if not isinstance(x, torch.Tensor):
+            continue
+        if dual and x.is_floating_point() and tangent_of(x).tangent is not None:
+            return True
+        while func.is_functorch_wrapped_tensor(x):
+            if not mapped or func.is_batchedtensor(x):
+                return True
+            x = func.get_unwrapped(x)
+    return False
+
+
+def traced_scale(scale: Any) -> tuple[Any, list[str]]:
+    """The factor of the dot products of a call that is traced, as the operator takes it, and what is wrong with it."""
     if scale is None:
-        return q.shape[-1] ** -0.5, []
+        return None, []
     if isinstance(scale, torch.Tensor):
         learned = torch.is_grad_enabled() and scale.requires_grad
         return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
-    if isinstance(scale, str | bytes | list | tuple | Mapping):
+    if isinstance(scale, (str, bytes, list, tuple, Mapping)):
         raise fail("E503", f"scale must be a number, not {shown(scale)}")
     return scale, []
 
 
 def learned_scale() -> MaskcError:
     """The error for a scale that requires a gradient."""
-    hint = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
-    return fail("E503", "scale requires a gradient, and it is taken as a number, which has none", hint)
+    return fail("E503", "scale requires a gradient, and it is taken as a number, which has none", _SCALE_QUERIES)
 
 
 def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
@@ -165,22 +191,31 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def traced_inputs(
-    op: Op, q: torch.Tensor, given: Mapping[str, Any], sizes: Mapping[str, int]
-) -> dict[str, torch.Tensor]:
+def traced_inputs(op: Op, q: torch.Tensor, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The inputs of a call of ``op`` as an operator takes them. What cannot be handed to one is refused here, the rest
     when the operator runs. Raises E502, E503 and E512."""
-    for name in (*given, *sizes):
-        if not name.isidentifier():
-            raise fail("E502", f"{op.pattern.name!r} takes no input and has no axis called {name!r}")
-    for name, extent in sizes.items():
-        if isinstance(extent, bool) or not isinstance(extent, int | np.integer | torch.SymInt):
-            raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+    _check_names(op, given)
     return {name: _traced_input(name, x, q, name in op.float_names) for name, x in given.items()}
 
 
+def traced_sizes(op: Op, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a call of ``op`` as an operator takes them: an extent that is a symbol stays one, so that one graph
+    serves them all. Raises E502 and E503."""
+    _check_names(op, sizes)
+    for name, extent in sizes.items():
+        if isinstance(extent, bool) or not isinstance(extent, (int, np.integer, torch.SymInt)):
+            raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+    return {name: int(x) if isinstance(x, np.integer) else x for name, x in sizes.items()}
+
+
+def _check_names(op: Op, names: Iterable[str]) -> None:
+    for name in names:
+        if not name.isidentifier():
+            raise fail("E502", f"{op.pattern.name!r} takes no input and has no axis called {name!r}")
+
+
 def _traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> torch.Tensor:
-    if value is None or isinstance(value, str | bytes | Mapping):
+    if value is None or isinstance(value, (str, bytes, Mapping)):
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
     x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     if x.device.type == "meta" and q.device.type != "meta":

@@ -23,7 +23,7 @@ TREES = {name: ast.parse(f.read_text(encoding="utf-8")) for name, f in MODULES.i
 IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors")
 
 #: Modules next to the backends that several of them use.
-SHARED = {"decoding", "library", "transforms"}
+SHARED = {"decoding", "handles", "library", "transforms"}
 
 
 def in_package(name: str, *packages: str) -> bool:

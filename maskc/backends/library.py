@@ -8,14 +8,13 @@ Both live as long as somebody holds them; a graph that outlives its op says so.
 
 from __future__ import annotations
 
-import itertools
-import operator
-import os
-import weakref
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+
+from maskc.autocast import without_autocast
+from maskc.backends.handles import find, find_source, name_call
 
 __all__ = [
     "LEARNED_SCALE",
@@ -26,9 +25,6 @@ __all__ = [
     "call",
     "compute",
     "compute_backward",
-    "find_source",
-    "handle_of",
-    "name_call",
     "save",
 ]
 
@@ -89,20 +85,6 @@ LSE = "lse"
 #: The scale is a tensor that requires a gradient.
 LEARNED_SCALE = "learned scale"
 
-_known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
-_numbers = itertools.count()
-
-
-def handle_of(what: Entry | Source) -> str:
-    """The name by which operators find ``what`` for as long as it lives."""
-    handle = _handles.get(what)
-    if handle is None:
-        handle = f"{os.getpid()}.{next(_numbers)}"
-        _known[handle] = what
-        _handles[what] = handle
-    return handle
-
 
 def call(
     handle: str,
@@ -111,56 +93,52 @@ def call(
     v: Tensor,
     inputs: Mapping[str, Tensor],
     sizes: Mapping[str, int],
-    scale: float,
+    scale: float | None,
     wishes: Iterable[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the source called ``handle``; torch.compile can trace it."""
-    out, lse, _ = attention(q, k, v, list(inputs.values()), name_call(handle, inputs, sizes, wishes), scale)
+    named = name_call(handle, inputs, sizes, wishes)
+    out, lse, _ = attention(q, k, v, list(inputs.values()), named, [*sizes.values()] or None, scale)
     return out, lse
 
 
-def _find(handle: str) -> Any:
-    found = _known.get(handle.partition("|")[0])
-    if found is None:
-        raise RuntimeError("the maskc op that this graph was made from no longer exists; keep a reference to it")
-    return found
-
-
-def _entry(handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor]) -> tuple[Entry, list[int]]:
+def _entry(
+    handle: str, q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], sizes: Sequence[int] | None
+) -> tuple[Entry, list[int]]:
     """The entry, and the places of its float inputs among ``inputs``."""
     if "|" not in handle:
-        return _find(handle), list(range(len(inputs)))
-    found, names, sizes, wishes = find_source(handle)
-    entry, floats = found.entry_of(q, k, v, dict(zip(names, inputs, strict=True)), sizes, wishes)
-    return entry, [names.index(name) for name in floats]
+        return find(handle), list(range(len(inputs)))
+    named = find_source(handle)
+    given, extents = dict(zip(named.inputs, inputs, strict=True)), dict(zip(named.sizes, sizes or (), strict=True))
+    entry, floats = named.source.entry_of(q, k, v, given, extents, named.wishes)
+    return entry, [named.inputs.index(name) for name in floats]
 
 
-def name_call(handle: str, inputs: Iterable[str], sizes: Mapping[str, int], wishes: Iterable[str] = ()) -> str:
-    """A handle with the names of a call's inputs, its sizes and its wishes: what ``find_source`` reads."""
-    # An extent may be a symbol while a graph is traced: it has no order, and becomes the number that it stands for, so
-    # that a graph is of its sizes.
-    said = ",".join([f"{name}={operator.index(sizes[name])}" for name in sorted(sizes)])
-    return f"{handle}|{','.join(inputs)}|{said}|{','.join(wishes)}"
+def _found(handle: str) -> Entry | Source:
+    return find(handle.partition("|")[0])  # type: ignore[no-any-return]
 
 
-def find_source(named: str) -> tuple[Any, list[str], dict[str, int], list[str]]:
-    """The source of a call, the names of its inputs, its sizes, and its wishes. Raises RuntimeError where it no longer
-    lives."""
-    handle, inputs, said, wishes = named.split("|")
-    sizes = {name: int(extent) for name, _, extent in (s.partition("=") for s in _words(said))}
-    return _find(handle), _words(inputs), sizes, _words(wishes)
-
-
-def _words(text: str) -> list[str]:
-    return text.split(",") if text else []
+def _factor(scale: float | None, q: Tensor) -> float:
+    """None, the usual factor, becomes a number when it runs: one that a graph holds would be of one head dimension."""
+    return float(q.shape[-1] ** -0.5) if scale is None else scale
 
 
 def compute(
-    q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inputs: Sequence[Tensor],
+    handle: str,
+    sizes: Sequence[int] | None,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention by what is called ``handle``: output, log-sum-exp, output before the output expression."""
-    entry, places = _entry(handle, q, k, v, inputs)
-    out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], scale)
+    """Attention by what is called ``handle``: output, log-sum-exp, output before the output expression.
+
+    ``sizes``: the extents that the handle names. ``scale``: None is the usual factor, ``D ** -0.5``.
+    """
+    entry, places = _entry(handle, q, k, v, inputs, sizes)
+    with without_autocast(q):
+        out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], _factor(scale, q))
     return _heads_inside(out), lse.contiguous(), _heads_inside(plain) if plain.ndim == 4 else plain
 
 
@@ -174,13 +152,15 @@ def compute_backward(
     grad: Tensor,
     grad_lse: Tensor | None,
     handle: str,
-    scale: float,
+    sizes: Sequence[int] | None,
+    scale: float | None,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of q, k, v and every input (0 for those that are not floats, or not wanted)."""
-    entry, places = _entry(handle, q, k, v, inputs)
+    entry, places = _entry(handle, q, k, v, inputs, sizes)
     floats, some = [inputs[i] for i in places], [wanted[i] for i in places]
-    dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, scale, some)
+    with without_autocast(q):
+        dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, _factor(scale, q), some)
     rest = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
     for i, gradient in zip(places, found, strict=True):
         rest[i] = gradient.contiguous()
@@ -200,13 +180,19 @@ def _stored_as(x: Tensor, other: Tensor) -> Tensor:
 
 
 def _attention_fake(
-    q: Tensor, k: Tensor, v: Tensor, inputs: Sequence[Tensor], handle: str, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inputs: Sequence[Tensor],
+    handle: str,
+    sizes: Sequence[int] | None,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, rows, _ = q.shape
     shape = (batch, rows, heads, v.shape[3])
     precise = torch.float64 if q.dtype == torch.float64 else torch.float32
     out, lse = q.new_empty(shape).transpose(1, 2), q.new_empty(q.shape[:3], dtype=precise)
-    return out, lse, q.new_empty(0) if _find(handle).plain_output else q.new_empty(shape).transpose(1, 2)
+    return out, lse, q.new_empty(0) if _found(handle).plain_output else q.new_empty(shape).transpose(1, 2)
 
 
 def _attention_backward_fake(
@@ -219,7 +205,8 @@ def _attention_backward_fake(
     grad: Tensor,
     grad_lse: Tensor | None,
     handle: str,
-    scale: float,
+    sizes: Sequence[int] | None,
+    scale: float | None,
     wanted: Sequence[bool],
 ) -> list[Tensor]:
     return [*(torch.empty_like(x) for x in (q, k, v)), *(x.new_empty(x.shape) for x in inputs)]
@@ -227,9 +214,9 @@ def _attention_backward_fake(
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     """What the backward pass needs."""
-    q, k, v, given, ctx.handle, ctx.scale = inputs
+    q, k, v, given, ctx.handle, ctx.sizes, ctx.scale = inputs
     out, lse, plain = output
-    ctx.found = _find(ctx.handle)  # alive until the backward pass
+    ctx.found = _found(ctx.handle)  # alive until the backward pass
     ctx.save_for_backward(q, k, v, *given, out if ctx.found.plain_output else plain, lse)
     ctx.set_materialize_grads(False)
 
@@ -237,21 +224,21 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor
 def _backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     q, k, v, *inputs, out, lse = ctx.saved_tensors
     if grad is None and grad_lse is None:
-        return None, None, None, [None] * len(inputs), None, None
+        return None, None, None, [None] * len(inputs), None, None, None
     given = torch.zeros_like(out) if grad is None else grad
     wanted = list(ctx.needs_input_grad[3])
     dq, dk, dv, *rest = torch.ops.maskc.attention_backward(
-        q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale, wanted
+        q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.sizes, ctx.scale, wanted
     )
     floats = [g if needed else None for g, needed in zip(rest, wanted, strict=True)]
-    return dq, dk, dv, floats, None, None
+    return dq, dk, dv, floats, None, None, None
 
 
 def _once(ctx: Any, *_: Any) -> Any:
     raise RuntimeError("maskc attention can be differentiated once: its gradients have no gradient of their own")
 
 
-def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, handle: str, scale: float) -> Any:
+def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, *named: Any) -> Any:
     """One call after another: inputs and plans may differ from entry to entry."""
 
     def at(x: Tensor, dim: int | None, i: int) -> Tensor:
@@ -260,12 +247,12 @@ def _vmap(info: Any, dims: Any, q: Tensor, k: Tensor, v: Tensor, inputs: Any, ha
     if not info.batch_size:
         tensors = (q, k, v, *inputs)
         one_q, one_k, one_v, *rest = nothing(tensors, (*dims[:3], *dims[3]))
-        return of_nothing(_attention_fake(one_q, one_k, one_v, rest, handle, scale), tensors)
+        return of_nothing(_attention_fake(one_q, one_k, one_v, rest, *named), tensors)
     results = []
     for i in range(info.batch_size):
         one = [at(x, d, i) for x, d in zip((q, k, v), dims[:3], strict=True)]
         given = [at(x, d, i) for x, d in zip(inputs, dims[3], strict=True)]
-        results.append(attention(*one, given, handle, scale))
+        results.append(attention(*one, given, *named))
     return tuple(torch.stack(x) for x in zip(*results, strict=True)), (0, 0, 0)
 
 
@@ -287,9 +274,10 @@ def of_nothing(results: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[tu
 _LIBRARY = torch.library.Library("maskc", "DEF")  # type: ignore[no-untyped-call]
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor[] inputs"
 _GIVEN = "Tensor out, Tensor lse, Tensor grad, Tensor? grad_lse"
+_NAMED = "str handle, SymInt[]? sizes, float? scale"
 _define: Any = _LIBRARY.define
-_define(f"attention({_TENSORS}, str handle, float scale) -> (Tensor, Tensor, Tensor)")
-_define(f"attention_backward({_TENSORS}, {_GIVEN}, str handle, float scale, bool[] wanted) -> Tensor[]")
+_define(f"attention({_TENSORS}, {_NAMED}) -> (Tensor, Tensor, Tensor)")
+_define(f"attention_backward({_TENSORS}, {_GIVEN}, {_NAMED}, bool[] wanted) -> Tensor[]")
 _LIBRARY.impl("attention", compute, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 _LIBRARY.impl("attention_backward", compute_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("maskc::attention", _attention_fake, lib=_LIBRARY)

@@ -34,10 +34,10 @@ def attention(
                 raise RuntimeError(_FORWARD_MODE)
     tensors = (q, k, v, *inputs)
     if torch._C._len_torch_dispatch_stack() or not all(type(x) in _PLAIN for x in tensors):
-        return library.attention(q, k, v, inputs, handle, scale)  # type: ignore[no-any-return]
+        return library.attention(q, k, v, inputs, handle, None, scale)  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return _apply(_Plain, handle, scale, *tensors)  # type: ignore[no-any-return]
-    return library.compute(q, k, v, inputs, handle, scale)
+    return library.compute(q, k, v, inputs, handle, None, scale)
 
 
 def _apply(function: Any, *given: Any) -> Any:
@@ -52,8 +52,8 @@ class _Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, handle: str, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
-        output = library.compute(q, k, v, inputs, handle, scale)
-        library.save(ctx, (q, k, v, inputs, handle, scale), output)
+        output = library.compute(q, k, v, inputs, handle, None, scale)
+        library.save(ctx, (q, k, v, inputs, handle, None, scale), output)
         return output
 
     @staticmethod
@@ -65,7 +65,7 @@ class _Plain(torch.autograd.Function):
         wanted = list(ctx.needs_input_grad[5:])
         # The operator where gradients of gradients are asked for: it says that there are none.
         run: Any = torch.ops.maskc.attention_backward if torch.is_grad_enabled() else library.compute_backward
-        found = run(q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, ctx.scale, wanted)
+        found = run(q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, (), ctx.scale, wanted)
         floats = (g if needed else None for g, needed in zip(found[3:], wanted, strict=True))
         return None, None, *found[:3], *floats
 
@@ -75,7 +75,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(handle: str, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
-        return library.attention(q, k, v, inputs, handle, scale)
+        return library.attention(q, k, v, inputs, handle, None, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -102,7 +102,7 @@ class _Attention(torch.autograd.Function):
     def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, *tensors: Tensor) -> Any:
         if not info.batch_size:
             q, k, v, *inputs = library.nothing(tensors, dims[2:])
-            return library.of_nothing(library.attention(q, k, v, inputs, handle, scale), tensors)
+            return library.of_nothing(library.attention(q, k, v, inputs, handle, None, scale), tensors)
         parts = [_apply(_Attention, handle, scale, *one) for one in _entries(info.batch_size, dims[2:], tensors)]
         return _stacked(parts)
 
@@ -115,7 +115,7 @@ class _Backward(torch.autograd.Function):
         out, lse, grad, grad_lse, q, k, v, *inputs = tensors
         wanted = [x.is_floating_point() for x in inputs]
         found = torch.ops.maskc.attention_backward(
-            q, k, v, inputs, out, lse, grad, grad_lse if with_lse else None, handle, scale, wanted
+            q, k, v, inputs, out, lse, grad, grad_lse if with_lse else None, handle, None, scale, wanted
         )
         return tuple(found)
 

@@ -13,6 +13,7 @@ import maskc
 from maskc.backends import library
 from maskc.backends.cpu import tiles
 from maskc.backends.cpu.entry import Entry
+from maskc.backends.handles import handle_of
 from maskc.reference.attention import attention as reference
 from tests.cpu.brute import BrutePlan, brute_plan
 
@@ -35,8 +36,8 @@ class Case:
         return [self.q, self.k, self.v, *self.floats.values()]
 
     def run(self) -> tuple[Tensor, Tensor]:
-        handle = library.handle_of(self.entry)
-        out, lse, _ = library.attention(self.q, self.k, self.v, list(self.floats.values()), handle, self.scale)
+        handle = handle_of(self.entry)
+        out, lse, _ = library.attention(self.q, self.k, self.v, list(self.floats.values()), handle, None, self.scale)
         return out, lse
 
     def reference(self) -> tuple[Tensor, Tensor | None]:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import maskc
 from maskc.backends import library
+from maskc.backends.handles import handle_of
 from tests.cpu.calls import case
 
 TEXT = """pattern p(doc: int[token], slope: float[head]) {
@@ -54,7 +55,7 @@ OPCHECKED = [
 @pytest.mark.parametrize(("text", "floats"), OPCHECKED)
 def test_opcheck(text: str, floats: dict[str, tuple[int, ...]]) -> None:
     one = case(text, 20, heads=2, kv_heads=1, batch=1, dtype=torch.float32, floats=floats)
-    given = (one.q, one.k, one.v, list(one.floats.values()), library.handle_of(one.entry), 0.25)
+    given = (one.q, one.k, one.v, list(one.floats.values()), handle_of(one.entry), None, 0.25)
     torch.library.opcheck(library.attention, given)
 
 
@@ -71,11 +72,11 @@ def test_opcheck(text: str, floats: dict[str, tuple[int, ...]]) -> None:
 def test_gradcheck(text: str) -> None:
     floats = {"t": (2,), "g": (9,)} if text.startswith("pattern") else {}
     one = case(text, 9, heads=2, kv_heads=1, batch=1, dim=3, floats=floats)
-    handle = library.handle_of(one.entry)
+    handle = handle_of(one.entry)
     every = one.entry.program.normalizer.kind == "softmax" and "q !=" not in text  # an empty row's is not finite
 
     def run(q: Any, k: Any, v: Any, *given: Any) -> Any:
-        return library.attention(q, k, v, list(given), handle, 0.5)[: 2 if every else 1]
+        return library.attention(q, k, v, list(given), handle, None, 0.5)[: 2 if every else 1]
 
     assert torch.autograd.gradcheck(run, one.leaves)
 
@@ -144,7 +145,7 @@ def test_double_backward_is_refused() -> None:
 def test_a_graph_that_outlives_its_op_says_so() -> None:
     q, k, v, _ = tensors()
     with pytest.raises(RuntimeError, match="no longer exists"):
-        library.attention(q, k, v, [], "0.0", 1.0)
+        library.attention(q, k, v, [], "0.0", None, 1.0)
 
 
 def test_backward_after_many_other_plans() -> None:

@@ -212,3 +212,17 @@ def test_a_sink_of_minus_infinity_where_no_key_is_kept_gets_no_gradient() -> Non
     one = case(text, 40, floats={"sink": (4,)})
     one.floats["sink"].data[1] = -torch.inf
     assert_same(one)
+
+
+def test_shared_heads_where_torch_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = maskc.compile("causal", heads=4, backend="cpu")
+    q, k, v = (torch.randn(1, h, 2100, 8, requires_grad=True) for h in (4, 2, 2))  # so many go through torch's backward
+
+    def results() -> tuple[torch.Tensor, ...]:
+        out, lse = op(q, k, v, return_lse=True)
+        return out, lse, *torch.autograd.grad(out.sin().sum(), (q, k, v))
+
+    wanted = results()
+    monkeypatch.setattr("maskc.backends.cpu.flash._shares_heads", lambda: False)
+    for one, other in zip(results(), wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)

@@ -119,3 +119,39 @@ def test_vmap_over_nothing() -> None:
     out, _ = torch.func.vmap(run, in_dims=(0, 0, 0, None))(q, k, v, whole)
     (found,) = torch.autograd.grad(out.sum(), whole)
     assert torch.equal(found, torch.zeros(6))
+
+
+def test_a_scale_that_is_mapped_over() -> None:
+    op = maskc.compile("causal", heads=2, backend="cpu")
+    q, k, v, _ = tensors()
+    with pytest.raises(maskc.MaskcError, match="scale the queries instead"):
+        torch.func.vmap(lambda s: op(q, k, v, scale=s))(torch.rand(2))
+
+
+def test_backends_without_an_operator_say_so() -> None:
+    op = maskc.compile("causal", heads=2, backend="reference")
+    q, k, v, _ = tensors()
+    with pytest.raises(maskc.MaskcError, match="'reference' cannot run under") as error:
+        torch.func.vmap(lambda x: op(x, k, v))(torch.stack([q, q]))
+    assert error.value.codes == ("E702",)
+    gradient = torch.func.grad(lambda x: op(x, k, v).sum())(q)  # the reference is made of torch's own operators
+    leaf = q.clone().requires_grad_()
+    torch.testing.assert_close(gradient, torch.autograd.grad(op(leaf, k, v).sum(), leaf)[0])
+
+
+def test_decoding_under_transforms_says_so() -> None:
+    op = maskc.compile("causal", heads=2)
+    (q, _, _, _), (_, k, v, _) = tensors(1), tensors()
+    lengths = torch.tensor([[20], [3]])
+    calls = [
+        lambda: torch.func.vmap(lambda x: op.decode(x, k, v, [20]))(torch.stack([q, q])),
+        lambda: torch.func.vmap(lambda n: op.decode(q, k, v, n))(lengths),
+        lambda: torch.func.grad(lambda x: op.decode(x, k, v, [20]).sum())(q),
+        lambda: torch.func.jvp(lambda x: op.decode(x, k, v, [20]), (q,), (q,)),
+    ]
+    for call in calls:
+        with pytest.raises(maskc.MaskcError, match="decoding takes no tensors") as error:
+            call()
+        assert error.value.codes == ("E702",)
+    nothing = torch.func.vmap(lambda x: x + op.decode(q, k, v, [20]))(torch.stack([q, q]))  # is not mapped over
+    torch.testing.assert_close(nothing[0], q + op.decode(q, k, v, [20]))

@@ -50,8 +50,6 @@ def test_logits_with_padding(kind: str, side: str) -> None:
 @pytest.mark.parametrize("cached", [False, True])
 def test_logits_of_packed_documents(kind: str, cached: bool) -> None:
     """Each document has the logits that it has alone. Eager attention agrees where it looks for documents at all."""
-    if kind == "llama4" and cached:
-        pytest.skip("its layers are not told the positions, and Transformers itself looks only where there is no cache")
     lengths = (5, 12, 1, N - 18)
     positions = torch.cat([torch.arange(n) for n in lengths])[None]
     eager, ours = logits(kind, input_ids=tokens(1), position_ids=positions, use_cache=cached)

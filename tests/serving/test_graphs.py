@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskc.backends.library import name_call
+from maskc.backends.handles import name_call
 from maskc.graphs import decode_operator
 from tests.serving.calls import CASES, make
 
@@ -35,6 +35,6 @@ def test_traces_whole(name: str) -> None:
 def test_is_an_operator_as_torch_wants_it() -> None:
     call = make(CASES["causal"])
     call.dense()
-    what = name_call(call.op.handle, (), {})
+    what = name_call(call.op.handle, (), ())
     caches = (call.q, call.k, call.v, call.lengths, None, None, [])
-    torch.library.opcheck(decode_operator, (*caches, what, 0.25, True))
+    torch.library.opcheck(decode_operator, (*caches, what, None, 0.25, True))

@@ -43,7 +43,7 @@ def run(
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Block-sparse attention: see ``maskc.backends.Backend.run``."""
-    from maskc.backends.library import handle_of
+    from maskc.backends.handles import handle_of
     from maskc.backends.transforms import attention
 
     found = entry_for(compiled, binding, tuple(floats))

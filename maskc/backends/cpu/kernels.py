@@ -14,6 +14,7 @@ import torch
 
 from maskc.backends.cpu.blocks import Block, Given, Gradients, split
 from maskc.backends.cpu.expressions import Expressions, Points
+from maskc.backends.cpu.flash import flash, flash_backward
 from maskc.backends.cpu.jobs import CAUSAL, Job
 from maskc.backends.cpu.products import LOG2_E, add_gradients
 
@@ -50,9 +51,7 @@ class FlashKernel:
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         mask = block.job.mask
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, mask is CAUSAL, attn_mask=_additive(block, q), scale=self.scale
-        )
+        out, lse = flash(q, k, v, mask is CAUSAL, _additive(block, q), self.scale)
         empty = None if mask is None or mask is CAUSAL else mask.empty_rows()
         if empty is not None:
             lse = lse.masked_fill(block.of_mask(empty)[:, None], -torch.inf)
@@ -68,9 +67,7 @@ class FlashKernel:
         for block in split(job, given.q.shape[0], 1):
             q, grad, out, lse = (block.queries(x) for x in (given.q, given.grad, given.out, given.lse / LOG2_E))
             k, v = block.keys(given.k), block.keys(given.v)
-            part = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad, q, k, v, out, lse[..., 0], 0.0, job.mask is CAUSAL, scale=self.scale
-            )
+            part = flash_backward(grad, q, k, v, out, lse[..., 0], job.mask is CAUSAL, self.scale)
             block.add_to_queries(into.q, part[0])
             block.add_to_keys(into.k, part[1])
             block.add_to_keys(into.v, part[2])

@@ -90,7 +90,7 @@ def run(
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention by fused kernels: see ``maskc.backends.Backend.run``."""
-    from maskc.backends.library import handle_of
+    from maskc.backends.handles import handle_of
     from maskc.backends.transforms import attention
 
     try:

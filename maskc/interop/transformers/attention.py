@@ -23,6 +23,7 @@ from maskc.interop.transformers.inputs import (
     real_keys,
 )
 from maskc.interop.transformers.parts import FIELD, say_so
+from maskc.interop.transformers.positions import POSITIONS, tell_positions
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
@@ -37,7 +38,7 @@ _HARMLESS = frozenset(
     {
         "cache_position", "is_causal", "layer_idx", "logits_to_keep", "max_length_k", "max_length_q", "maskc_inputs",
         "num_items_in_batch", "output_hidden_states", "output_router_logits", "position_ids", "return_dict",
-        "sliding_window", "use_cache",
+        "sliding_window", "use_cache", POSITIONS,
     }
 )  # fmt: skip
 #: Those that do, with what to do about them.
@@ -70,6 +71,7 @@ def mask(
         raise _made_already(attention_mask)
     real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
+    tell_positions(config)
     stored = pattern_of(config, bidirectional=not demand.causal)
     if stored is not None:
         say_so(config)
@@ -98,7 +100,7 @@ def attend(
     """
     _check(module, dropout, more)
     request = _request(module, query, key, attention_mask)
-    find_documents(request, more.get("position_ids"))
+    find_documents(request, more.get("position_ids", more.get(POSITIONS)))
     _check_packing(request, more)
     how = _How(
         cross=_is_cross(module, request),
