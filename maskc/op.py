@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -16,10 +13,9 @@ from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, call
 from maskc.bindings import Bindings
-from maskc.diagnostics import MaskcError
+from maskc.identity import content_of
 from maskc.ir.nodes import Symbol, Type
 from maskc.ir.program import Parameter, Program
-from maskc.ir.text import print_program
 from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.tensors import (
@@ -88,7 +84,9 @@ class Op:
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
         self._bindings = Bindings()
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
-        self.handle = handle_of(self, self._content())  # what graphs that are traced through this op call it
+        options = (heads, layer, sorted(self.sizes.items()), backend, layout, self._check)
+        content = content_of(pattern, options, inputs=sorted(self._inputs))
+        self.handle = handle_of(self, content)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
         self._in_mask = names_read(self.program, mask_roots(self.program))
         floats = self.float_names = {p.name for p in self.program.params if _is_float_input(p)}
@@ -276,18 +274,6 @@ class Op:
         out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes)
         return (out, lse) if return_lse else out
 
-    def _content(self) -> str:
-        """What tells this op from those that compute something else, in any process; nothing where the program has no
-        text. A graph hands over every input, so values of those that were given when compiling are no part of it."""
-        try:
-            text = _text(self.program)
-        except MaskcError:  # too long to be read again
-            return ""
-        options = (self.heads, self.layer, sorted(self.sizes.items()), self.backend, self.layout, self._check)
-        said = json.dumps([text, self.pattern.args, *options, sorted(self._inputs)], sort_keys=True, default=repr)
-        name = self.program.name if self.program.name.isidentifier() else "pattern"
-        return f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
-
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names."""
         return {**self._inputs, **mapping_of("inputs", inputs), **more}
@@ -471,11 +457,6 @@ def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: 
     grads = torch.is_grad_enabled() and any(x.requires_grad for x in every if isinstance(x, tensor))
     shapes, dtypes, devices = zip(*((x.shape, x.dtype, x.device) for x in (q, k, v)), strict=True)
     return shapes, dtypes, devices, (q.layout, k.layout, v.layout), tuple(given), grads, return_lse
-
-
-@functools.lru_cache(maxsize=64)
-def _text(program: Program) -> str:
-    return print_program(program, name="p", docs=False)
 
 
 def _name(backend: Backend) -> str:
