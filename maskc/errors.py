@@ -304,7 +304,8 @@ _ROWS = (
     ErrorRow(
         "E510",
         "tensor of the wrong shape",
-        "`q` is (B, Hq, Nq, D), `k` and `v` are (B, Hkv, Nk, D), and Hq is a multiple of Hkv.",
+        "`q` is (B, Hq, Nq, D), `k` is (B, Hkv, Nk, D) and `v` is (B, Hkv, Nk, Dv), and Hq is a multiple of Hkv. "
+        "B, Nq and Nk may be 0; the others may not.",
         'op = maskc.compile("causal", heads=2)\n'
         "op(torch.zeros(1, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))",
         "error[E510]: q must be (batch, heads, length, dim), not (1, 16, 8)",

@@ -81,7 +81,7 @@ def scale_factor(scale: Any, dim: int) -> float:
 def traced_scale(scale: Any, q: torch.Tensor) -> tuple[Any, list[str]]:
     """The factor of the dot products of a call that is traced, a number or a symbol, and what is wrong with it."""
     if scale is None:
-        return q.shape[-1] ** -0.5, []
+        return q.shape[-1] ** -0.5 if q.shape[-1] else 1.0, []  # queries of no dimension are refused when it runs
     if isinstance(scale, torch.Tensor):
         learned = torch.is_grad_enabled() and scale.requires_grad
         return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
@@ -110,8 +110,10 @@ def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int)
         raise fail("E510", f"q and k must have the same number of batch entries: {shapes}")
     if q.shape[3] != k.shape[3]:
         raise fail("E510", f"q and k must have the same last dimension: {shapes}")
-    if 0 in (q.shape[1], k.shape[1], q.shape[3]):
-        raise fail("E510", f"heads and dim must not be 0: {shapes}")
+    # Of no dimension torch's own attention makes what its backends happen to make, a division by 0 among it.
+    if 0 in (q.shape[1], k.shape[1], q.shape[3], v.shape[3]):
+        hint = "batch entries, queries and keys may be none"
+        raise fail("E510", f"the number of heads and the last dimensions must not be 0: {shapes}", hint)
     if q.shape[1] % k.shape[1]:
         raise fail("E510", f"the query heads must be a multiple of the key heads: {shapes}")
 
