@@ -31,6 +31,9 @@ CASES = {
                   {"doc": np.sort(RNG.integers(0, 6, (2, N))), "w": [9, 200], "heads": 2, "batch": 2}),
     "queries": ("pattern p(on: bool[q], see: bool[q, k]) { attend on[q] & see[q, k] }".replace("on", "live"),
                 {"live": RNG.random(N) < 0.8, "see": RNG.random((N, N)) < 0.3}),
+    "products": ("pattern p(a: int[token], c: int[token]) { attend a[q] * c[k] <= a[k] * c[q] | a[q] * c[k] % 7 < 2 }",
+                 {"a": RNG.integers(-(10**6), 10**6, N), "c": RNG.integers(0, 10**6, N)}),
+    "far": ("pattern p(a: int[token]) { attend a[q] * 2 <= a[k] + k * 2147483647 }", {"a": RNG.integers(0, 2**40, N)}),
 }  # fmt: skip
 
 

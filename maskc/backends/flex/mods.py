@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from maskc.ir.binding import Binding
+from maskc.ir.interval import Interval, intervals, ranges_under
 from maskc.ir.nodes import Apply, Const, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.ops import OPS
 from maskc.ir.program import Program
@@ -21,6 +22,7 @@ __all__ = ["function", "tensors_for"]
 Array = Any
 Step = tuple[Callable[..., Array], tuple[int, ...]]
 _POINT = ("s", "b", "h", "q", "k")  # what the first slots hold
+_INT32 = (-(1 << 31), (1 << 31) - 1)
 _PLAIN: dict[str, Callable[..., Array]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -46,10 +48,12 @@ def function(
     """
     slots: dict[Node, int] = {Symbol(name): i for i, name in enumerate(_POINT)}
     steps: list[Step] = []
+    bounds = intervals([node], ranges_under(program, binding))
     for n in postorder([node]):
         if n not in slots:
             slots[n] = len(_POINT) + len(steps)
-            steps.append(_step(program, binding, n, slots, tables))
+            fn, args = _step(program, binding, n, slots, tables)
+            steps.append((_in_64_bits(fn) if _is_long(n, bounds) else fn, args))
     at, first, plan = slots[node], binding.offset, tuple(steps)
 
     def run(s: Array, b: Array, h: Array, q: Array, k: Array) -> Array:
@@ -78,6 +82,23 @@ def _step(
         join = operator.and_ if n.op == "and" else operator.or_
         return (lambda *xs: _fold(join, xs)), args
     return _OPERATORS.get(n.op, _PLAIN.get(n.op)) or _meaning(n.op), args
+
+
+def _is_long(n: Node, bounds: Mapping[Node, Interval]) -> bool:
+    """Whether an operator gives or takes integers that 32 bits do not hold: positions and tables have no more."""
+    if not isinstance(n, Apply):
+        return False
+    ends = [x for each in (n, *n.args) if each.type is Type.INT for x in bounds[each]]
+    return any(not _INT32[0] <= x <= _INT32[1] for x in ends)
+
+
+def _in_64_bits(fn: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda *xs: fn(*[_wide(x) for x in xs])
+
+
+def _wide(x: Array) -> Array:
+    integers = isinstance(x, torch.Tensor) and not x.is_floating_point() and x.dtype is not torch.bool
+    return x.to(torch.int64) if integers else x
 
 
 def _meaning(op: str) -> Callable[..., Array]:
@@ -117,8 +138,7 @@ def _bounded(a: Array, b: Array, least: bool) -> Array:
 
 
 def _hash(*xs: Array) -> Array:
-    wide = [x.to(torch.int64) if isinstance(x, torch.Tensor) else x for x in xs]
-    return OPS["hash"].meaning(torch, *wide)
+    return OPS["hash"].meaning(torch, *(_wide(x) for x in xs))
 
 
 def _float(x: Array) -> Array:
