@@ -11,11 +11,11 @@ import torch
 
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
+from maskc.interop.transformers.dropped import check_dropped
 from maskc.interop.transformers.field import Stored, pattern_of
 from maskc.interop.transformers.handle import MaskHandle, Request
 from maskc.interop.transformers.inputs import (
     bounds_of,
-    check_dropped,
     documents_of,
     find_documents,
     floats_of,
