@@ -26,7 +26,6 @@ from maskc.interop.transformers.parts import FIELD, say_so
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
-from maskc.passes.specialise import bind as specialise
 from maskc.pattern import Pattern
 from maskc.tiles.values import fail
 
@@ -275,7 +274,6 @@ def _op(program: Program, stored: Stored | None, how: _How) -> Op:
     if found is None or found[0] is not stored:
         args, sizes = ({}, {}) if stored is None else (stored.pattern.args, stored.sizes)
         op = Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes)
-        specialise(program, args=op.compiled.args, heads=how.heads)  # E508: a config is anybody's; be sure it ends
         found = (stored, op)
     _ops[key] = found
     while len(_ops) > _OPS:
