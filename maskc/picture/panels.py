@@ -340,7 +340,7 @@ def _reach(program: Program, layers: Sequence[Binding], head: int | None) -> npt
         heads = range(binding.heads) if head is None else [head]
         kept = np.zeros((n, n), np.bool_)
         budget.spend(n**3 // _PRODUCT, "what each layer brings")
-        budget.each = evaluations_of(program, binding, outright=True)
+        budget.each = evaluations_of(program, binding)
         for h in heads if "h" in spoken else heads[:1]:
             budget.evaluate(n * n, "every pair, of every head and layer")
             kept |= dense(program, binding, h)

@@ -212,3 +212,22 @@ def test_a_sink_of_minus_infinity_where_no_key_is_kept_gets_no_gradient() -> Non
     one = case(text, 40, floats={"sink": (4,)})
     one.floats["sink"].data[1] = -torch.inf
     assert_same(one)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("text", "factor"),
+    [
+        ("score min(s, 1e300)", 1.0),
+        ("score max(s, -1e39) * 0.5", 0.5),
+        ("score s + 1e-300 * (q - k)", 1.0),
+        ("score s - exp(-1e300)", 1.0),
+        ("score min(s, exp(1e39))", 1.0),
+    ],
+)
+def test_numbers_that_32_bits_do_not_hold_are_infinite(text: str, factor: float, backend: str) -> None:
+    q, k, v = (torch.randn(1, 2, 9, 16) for _ in range(3))
+    op = maskc.compile(f"pattern p {{ attend causal\n {text} }}", heads=2, backend=backend)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.25 * factor)
+    with torch.no_grad():
+        torch.testing.assert_close(op(q, k, v), wanted)

@@ -93,6 +93,17 @@ def test_dense_index_tensors_are_bounded() -> None:
     assert e.value.codes == ("E801",)
 
 
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("s + exp(1e39)", np.inf), ("min(s, 1e300)", 2.0), ("s * exp(-1e39)", 0.0)]
+)
+def test_numbers_beyond_the_floats(text: str, wanted: float) -> None:
+    program, binding = _bound(f"pattern p {{ attend causal; score {text} }}")
+    mod = flex.score_mod(program, binding, {})
+    assert mod is not None
+    zero = torch.zeros((), dtype=torch.int64)
+    assert mod(torch.tensor(2.0), zero, zero, zero, zero) == wanted
+
+
 TEXT = """pattern p(slope: float[head], gate: float[q, head], bias: float[head, 9]) {
     attend sliding_window(50)
     score 20.0 * tanh(s / 20) + slope[h] * (k - q)

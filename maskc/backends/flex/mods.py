@@ -5,13 +5,16 @@ Plain functions over a list of steps, which torch traces without meeting any cla
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskc.ir.binding import Binding
+from maskc.ir.evaluate import evaluate
 from maskc.ir.interval import Interval, intervals, ranges_under
 from maskc.ir.nodes import Apply, Const, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.ops import OPS
@@ -49,10 +52,13 @@ def function(
     slots: dict[Node, int] = {Symbol(name): i for i, name in enumerate(_POINT)}
     steps: list[Step] = []
     bounds = intervals([node], ranges_under(program, binding))
+    fixed: set[Node] = set()  # speak of constants alone, of which torch's functions are not defined
     for n in postorder([node]):
+        if isinstance(n, Const | Apply) and all(c in fixed for c in n.children):
+            fixed.add(n)
         if n not in slots:
             slots[n] = len(_POINT) + len(steps)
-            fn, args = _step(program, binding, n, slots, tables)
+            fn, args = _constant(n, binding) if n in fixed else _step(program, binding, n, slots, tables)
             steps.append((_in_64_bits(fn) if _is_long(n, bounds) else fn, args))
     at, first, plan = slots[node], binding.offset, tuple(steps)
 
@@ -67,12 +73,17 @@ def function(
     return run
 
 
+def _constant(n: Node, binding: Binding) -> Step:
+    nowhere = np.zeros((), np.int64)
+    value = n.value if isinstance(n, Const) else evaluate(n, binding, q=nowhere, k=nowhere).item()
+    if isinstance(value, float) and abs(value) > torch.finfo(torch.float32).max:
+        value = math.copysign(math.inf, value)  # which torch refuses to round to
+    return (lambda: value), ()
+
+
 def _step(
     program: Program, binding: Binding, n: Node, slots: Mapping[Node, int], tables: Mapping[str, torch.Tensor]
 ) -> Step:
-    if isinstance(n, Const):
-        value = n.value
-        return (lambda: value), ()
     if isinstance(n, Lookup):
         return _look_up(program, binding, n, slots, tables)
     if not isinstance(n, Apply):
