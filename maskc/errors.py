@@ -283,12 +283,14 @@ _ROWS = (
     ErrorRow(
         "E507",
         "integers may overflow",
-        "With these arguments and declared ranges an integer of the program may leave the range that is computed "
-        "with. Use smaller numbers, declare the range of an input, or reduce numbers with `%`.",
+        "With these lengths, arguments and inputs an integer of the program may leave the range that is computed with: "
+        "it is bounded from the least and the greatest value of each. An input whose values are not known, on the "
+        "device `meta` say, is taken to have 32 bits, or its declared range. Use smaller numbers, declare the range of "
+        "such an input, or reduce numbers with `%`.",
         'program = maskc.parse("pattern p(doc: int[token]) { attend same(doc * 2147483647 * 8) }").program\n'
-        "maskc.make_binding(program, 4, 4, doc=[0, 0, 1, 1])",
+        "maskc.make_binding(program, 4, 4, doc=[0, 0, 1, 1000000000])",
         "error[E507]: the integer `doc[q] * 2147483647 * 8` may reach 2**62\n"
-        "  help: declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers",
+        "  help: use smaller numbers, or reduce them with `%` on the way",
     ),
     ErrorRow(
         "E508",
@@ -304,7 +306,8 @@ _ROWS = (
     ErrorRow(
         "E510",
         "tensor of the wrong shape",
-        "`q` is (B, Hq, Nq, D), `k` and `v` are (B, Hkv, Nk, D), and Hq is a multiple of Hkv.",
+        "`q` is (B, Hq, Nq, D), `k` is (B, Hkv, Nk, D) and `v` is (B, Hkv, Nk, Dv), and Hq is a multiple of Hkv. "
+        "B, Nq and Nk may be 0; the others may not.",
         'op = maskc.compile("causal", heads=2)\n'
         "op(torch.zeros(1, 16, 8), torch.zeros(1, 16, 8), torch.zeros(1, 16, 8))",
         "error[E510]: q must be (batch, heads, length, dim), not (1, 16, 8)\n  help: for one batch entry: q[None]",

@@ -166,7 +166,7 @@ class Op:
         Args:
             q: (B, Hq, Nq, D), of any float dtype.
             k: (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h meets key head h // (Hq // Hkv).
-            v: (B, Hkv, Nk, Dv).
+            v: (B, Hkv, Nk, Dv). B, Nq and Nk may be 0, the others not.
             scale: factor of the dot products; by default D ** -0.5. A number, which gets no gradient.
             return_lse: return the log-sum-exp too.
             sizes: extents of segments and axes, before those that were given when compiling.

@@ -137,8 +137,10 @@ def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int)
         raise fail("E510", f"q and k must have the same number of batch entries: {shapes}")
     if q.shape[3] != k.shape[3]:
         raise fail("E510", f"q and k must have the same last dimension: {shapes}")
-    if 0 in (q.shape[1], k.shape[1], q.shape[3]):
-        raise fail("E510", f"heads and dim must not be 0: {shapes}")
+    # Of no dimension torch's own attention makes what its backends happen to make, a division by 0 among it.
+    if 0 in (q.shape[1], k.shape[1], q.shape[3], v.shape[3]):
+        hint = "batch entries, queries and keys may be none"
+        raise fail("E510", f"the number of heads and the last dimensions must not be 0: {shapes}", hint)
     if q.shape[1] % k.shape[1]:
         raise fail("E510", f"the query heads must be a multiple of the key heads: {shapes}")
 

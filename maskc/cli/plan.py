@@ -78,10 +78,12 @@ def command(
 
 
 def _stack(plan: TilePlan, layers: int) -> Reach | None:
-    """The reach of layers 0, 1, ... with the same lengths and inputs. Raises E505 where a table has fewer."""
+    """The reach of layers 0, 1, ... with the same lengths and inputs. Raises E505 where a table has fewer, and E801
+    where planning all of them costs more than one plan may."""
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.tiles import make_plan
     from maskc.tiles.binding import check_limits
+    from maskc.tiles.budget import BUDGET
     from maskc.tiles.reach import reach
 
     check_limits(layers=layers)
@@ -91,7 +93,8 @@ def _stack(plan: TilePlan, layers: int) -> Reach | None:
             hint = f"give {p.name} for all layers, or --layer {layers - 1} so that more are made up"
             raise MaskcError(Diagnostic("E505", f"{p.name} has {have} layers, not {layers}", hint=hint))
     bindings = [plan.binding.replace(layer=i) for i in range(layers)]
-    return reach(*(make_plan(plan.program, b, q_tile=plan.q_tile, k_tile=plan.k_tile) for b in bindings))
+    options: dict[str, Any] = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "budget": BUDGET // layers}
+    return reach(*(make_plan(plan.program, b, **options) for b in bindings))
 
 
 def _data(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> dict[str, Any]:

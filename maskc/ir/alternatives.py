@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 __all__ = [
     "FEWER",
     "MAX_ALTERNATIVES",
+    "MAX_WRITTEN",
     "alternatives",
     "check_alternatives",
     "constant_cases",
     "most_cases",
     "too_many",
+    "written_out",
 ]
 
 MAX_ALTERNATIVES = 4096
+#: Operators and operands of every ``any`` written out, together: bringing as many to their normal form takes seconds.
+MAX_WRITTEN = 16384
 #: What to do where there are more.
 FEWER = "use a table or an input of the chosen keys, or fewer alternatives"
 
@@ -40,6 +44,19 @@ def alternatives(node: Node, count: Callable[[Node], int | float]) -> int | floa
         if isinstance(n, Exists) and cases:
             made[n] = cases * max(1, made[n.body])
     return made[node]
+
+
+def written_out(node: Node, count: Callable[[Node], int | float]) -> int | float:
+    """How many operators and operands there are at most once every ``any`` is written out: in each of its cases those
+    that speak of its index, while all others are shared. ``count``: as for ``alternatives``."""
+    free, made = free_indices([node]), dict[Node, int | float]()
+    for n in postorder([node]):
+        cases = max(0, count(n.count)) if isinstance(n, Exists) else 0
+        if isinstance(n, Exists) and cases:
+            made[n] = cases * sum(made[x] for x in postorder([n.body]) if n.index in free[x])
+        else:
+            made[n] = 1
+    return sum(made[n] for n in made if not free[n])
 
 
 def constant_cases(count: Node) -> int:
@@ -88,6 +105,9 @@ def _most(count: Node, bounds: Interval, program: Program, binding: Binding) -> 
     return int(np.max(evaluate(count, binding, q=zero, k=zero, h=h, b=b, params=program.params), initial=0))
 
 
-def too_many() -> MaskcError:
-    """E508."""
-    return MaskcError(Diagnostic("E508", f"`any` has more than {MAX_ALTERNATIVES} alternatives in all", hint=FEWER))
+def too_many(written: bool = False) -> MaskcError:
+    """E508: of alternatives, or of what is ``written`` out of them."""
+    what = f"more than {MAX_ALTERNATIVES} alternatives in all"
+    if written:
+        what = f"alternatives of more than {MAX_WRITTEN} operators and operands in all"
+    return MaskcError(Diagnostic("E508", f"`any` has {what}", hint=FEWER))

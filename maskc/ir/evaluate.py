@@ -154,6 +154,8 @@ class _Arrays:
         """``value`` as an array of the dtype that stands for ``type_``; differentiable in torch."""
         dtype = self._dtypes[type_]
         if self._torch:
+            if isinstance(value, float) and abs(value) > self._xp.finfo(dtype).max:
+                value = math.copysign(math.inf, value)  # which torch refuses to round to
             if isinstance(value, (bool, int, float)):
                 # Filled in on the device: a copy to it would wait for it, and cannot be part of a CUDA graph.
                 return self._xp.full((), value, dtype=dtype, device=self._device)

@@ -196,7 +196,7 @@ def _abs(a: Interval) -> Interval:
 def _select(c: Interval, a: Interval, b: Interval) -> Interval:
     if c[0] == c[1]:
         return a if c[0] else b
-    return min(a[0], b[0]), max(a[1], b[1])
+    return _hull(a, b)
 
 
 _RULES: dict[str, Callable[..., Interval]] = {
@@ -226,16 +226,16 @@ def _span(table: Any) -> Interval:
 
 
 def check_overflow(program: Program, binding: Binding, span: Callable[[Any], Interval] = _span) -> None:
-    """Whether all integers fit, on any input that may come with a call.
+    """Whether all integers fit under a binding.
 
-    Sequences are as long as the binding says; inputs are taken to be int32 unless a range is declared or values of a
-    wider one are given. ``span``: the least and the greatest value of a table. Raises MaskcError E507 if some integer
-    may reach 2**62.
+    Inputs that it holds have the values that they have; others are taken to be int32 unless a range is declared.
+    ``span``: the least and the greatest value of a table. Raises MaskcError E507 if some integer may reach 2**62.
     """
     known: dict[Node | str, Interval] = dict(_TOKENS)
     known[_H], known[_B] = (0, binding.heads - 1), (0, max(0, binding.batch - 1))
     known[_LAYER], known[_HEADS] = (binding.layer,) * 2, (binding.heads,) * 2
     known.update({Size(n): (v, v) for n, v in binding.sizes.items()})
+    given: dict[Node | str, Interval] = {}
     for p in program.params:
         if p.type is Type.FLOAT:
             continue
@@ -243,30 +243,33 @@ def check_overflow(program: Program, binding: Binding, span: Callable[[Any], Int
             value = binding.args.get(p.name)
             known[Param(p.name, p.type)] = _within_32(p) if value is None else (int(value),) * 2
         elif p.type is Type.INT:
-            known[p.name] = _values(p, binding, span)
-    # For sequences of any length first, which is known from earlier calls; only then for this one.
-    wrong = _reaching(program.roots(), tuple(known.items()))
-    if wrong is not None:
-        known.update(dict.fromkeys(_TOKENS, (0, max(binding.q_len, binding.k_len))))
+            table, known[p.name] = binding.tables.get(p.name), _within_32(p)
+            if table is not None:
+                here = given[p.name] = span(table) if table.size else (0, 0)  # an empty one reads as zeros
+                known[p.name] = here if p.when == "compile" else _hull(known[p.name], here)
+    # First whatever the lengths and the values of inputs, which is known from earlier calls; only then with this one's
+    # lengths, and then with its values too.
+    lengths = dict.fromkeys(_TOKENS, (0, max(binding.q_len, binding.k_len)))
+    for more in ({}, lengths, given):
+        known.update(more)
         wrong = _reaching(program.roots(), tuple(known.items()))
-    if wrong is not None:
-        from maskc.diagnostics import Diagnostic, MaskcError
+        if wrong is None:
+            return
+    from maskc.diagnostics import Diagnostic, MaskcError
 
+    missing = [p for p in program.params if p.when == "call" and p.type is Type.INT and p.name not in given]
+    hint = "use smaller numbers, or reduce them with `%` on the way"
+    if missing:
         hint = "declare the range of what it is made of, such as `doc: int(0..1000)[token]`, or use smaller numbers"
-        raise MaskcError(Diagnostic("E507", f"the integer {wrong} may reach 2**62", None, hint=hint))
+    raise MaskcError(Diagnostic("E507", f"the integer {wrong} may reach 2**62", None, hint=hint))
 
 
 _H, _B, _LAYER, _HEADS = (Symbol(n) for n in ("h", "b", "layer", "heads"))
 _TOKENS: dict[Node | str, Interval] = dict.fromkeys((Symbol("q"), Symbol("k"), Size("q"), Size("k")), (0, MAX_TOKENS))
 
 
-def _values(p: Parameter, binding: Binding, span: Callable[[Any], Interval]) -> Interval:
-    """What a table or an input of integers holds, or may hold in another call."""
-    table, (low, high) = binding.tables.get(p.name), _within_32(p)
-    if table is None:
-        return low, high
-    here = span(table) if table.size else (0, 0)  # an empty one reads as zeros
-    return here if p.when == "compile" else (min(low, here[0]), max(high, here[1]))
+def _hull(a: Interval, b: Interval) -> Interval:
+    return min(a[0], b[0]), max(a[1], b[1])
 
 
 def _within_32(p: Parameter) -> Interval:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskc.ir.alternatives import MAX_ALTERNATIVES, alternatives, constant_cases, too_many
+from maskc.ir.alternatives import (
+    MAX_ALTERNATIVES,
+    MAX_WRITTEN,
+    alternatives,
+    constant_cases,
+    too_many,
+    written_out,
+)
 from maskc.ir.nodes import Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.ops import disjunction
-from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Parameter, Program
-from maskc.ir.rewrite import map_program, mentions, rebuild, substitute
+from maskc.ir.program import Parameter, Program
+from maskc.ir.rewrite import map_program, rebuild, substitute
 from maskc.passes import normalise
 from maskc.passes.fold import fold_node
 
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 
     Tables = Mapping[str, npt.NDArray[np.generic]]
 
-__all__ = ["bind", "head_groups", "unroll"]
+__all__ = ["Left", "bind", "unroll"]
 
 
 def bind(
@@ -41,7 +49,8 @@ def bind(
         tables: compile-time tables; look-ups whose indices come out constant are put in.
 
     Raises:
-        MaskcError: E508 if ``any`` has more than 4096 alternatives in all.
+        MaskcError: E508 if ``any`` has more than 4096 alternatives in all, or more than 16,384 operators and operands
+            when they are written out.
     """
     known: dict[Node, Node] = {Size(name): Const(int(value)) for name, value in sizes.items()}
     for name, value in (("layer", layer), ("heads", heads), ("h", head)):
@@ -52,7 +61,7 @@ def bind(
             known[Param(p.name, p.type)] = _constant(args[p.name], p.type)
     given = tables or {}
     static = {p.name: given[p.name] for p in program.params if p.when == "compile" and p.name in given}
-    left = [MAX_ALTERNATIVES]
+    left = Left()
 
     def specialise(node: Node) -> Node:
         node = substitute(node, known)
@@ -92,17 +101,28 @@ def _look_up(node: Node, tables: Tables) -> Node:
     return rebuild(node, read)
 
 
-def unroll(node: Node, left: list[int] | None = None) -> Node:
+@dataclass
+class Left:
+    """How many alternatives there may still be, and how many operators and operands of them."""
+
+    alternatives: int = MAX_ALTERNATIVES
+    written: int = MAX_WRITTEN
+
+
+def unroll(node: Node, left: Left | None = None) -> Node:
     """``node`` with every ``any`` of a constant count as an ``|`` of its alternatives, the innermost first.
 
-    ``left`` holds how many alternatives there may still be, and is counted down. Raises MaskcError E508.
+    ``left`` is counted down. Raises MaskcError E508.
     """
-    if not any(isinstance(n, Exists) for n in postorder([node])):
+    if not any(isinstance(n, Exists) and isinstance(n.count, Const) for n in postorder([node])):
         return node
-    budget = [MAX_ALTERNATIVES] if left is None else left
-    budget[0] -= int(alternatives(node, constant_cases))
-    if budget[0] < 0:
+    budget = Left() if left is None else left
+    budget.alternatives -= int(alternatives(node, constant_cases))
+    if budget.alternatives < 0:
         raise too_many()
+    budget.written -= int(written_out(node, constant_cases))
+    if budget.written < 0:
+        raise too_many(written=True)
 
     def expand(n: Node) -> Node:
         if not isinstance(n, Exists) or not isinstance(n.count, Const):
@@ -110,20 +130,3 @@ def unroll(node: Node, left: list[int] | None = None) -> Node:
         return disjunction(substitute(n.body, {n.index: Const(i)}) for i in range(int(n.count.value)))
 
     return rebuild(node, expand)
-
-
-def head_groups(program: Program, heads: int, **known: Any) -> list[tuple[tuple[int, ...], Program]]:
-    """The heads in groups of equal masks, each with the program for it, ordered by first head.
-
-    ``known`` is what ``bind`` takes besides. A group's program still speaks of ``h`` in its score and output,
-    since only the masks agree.
-    """
-    plain = bind(program, heads=heads, **known)
-    if "h" not in mentions([plain.mask])[plain.mask]:
-        return [(tuple(range(heads)), plain)]
-    bare = plain.replace(score=SCORE, output=OUTPUT, normalizer=SOFTMAX, assertions=())
-    groups: dict[Node, list[int]] = {}
-    for head in range(heads):
-        mask = bind(bare, head=head, tables=known.get("tables", {})).mask
-        groups.setdefault(mask, []).append(head)
-    return [(tuple(members), plain.replace(mask=mask)) for mask, members in groups.items()]

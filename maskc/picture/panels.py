@@ -56,6 +56,7 @@ COLORS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 _EVALUATED = 1 << 20
 _MOST_REACH = 2048
+_PRODUCT = 1024  # multiplications of a product of matrices that take as long as an evaluation of a mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,7 +314,8 @@ def reach_panel(program: Program, layers: Sequence[Binding], head: int | None = 
     """After how many layers a query knows of a key: by way of any head, or of one.
 
     ``layers``: a binding for every layer, over one sequence. A cell shows the least of its pairs.
-    Raises MaskcError (E504) beyond 2048 tokens, where the exact answer takes too long, and for cross-attention.
+    Raises MaskcError: E504 beyond 2048 tokens, where the exact answer takes too long, and for cross-attention; E801
+    where a mask that takes long, many heads or many layers make it take too long.
     """
     import numpy as np
 
@@ -342,15 +344,20 @@ def _reach(program: Program, layers: Sequence[Binding], head: int | None) -> npt
     import numpy as np
 
     from maskc.ir.evaluate import dense
+    from maskc.tiles.budget import BUDGET, Budget, evaluations_of
 
     n = layers[0].q_len
+    budget = Budget(BUDGET)
     known = np.eye(n, dtype=np.float32)
     after = np.full((n, n), len(layers) + 1, np.int64)
     spoken = {x.name for x in postorder([program.mask]) if isinstance(x, Symbol)}
     for i, binding in enumerate(layers):
         heads = range(binding.heads) if head is None else [head]
         kept = np.zeros((n, n), np.bool_)
-        for h in heads:
+        budget.spend(n**3 // _PRODUCT, "what each layer brings")
+        budget.each = evaluations_of(program, binding)
+        for h in heads if "h" in spoken else heads[:1]:
+            budget.evaluate(n * n, "every pair, of every head and layer")
             kept |= dense(program, binding, h)
         seen = kept.astype(np.float32) @ known + known > 0
         after = np.where(seen & (after > len(layers)), i + 1, after)

@@ -1,4 +1,4 @@
-"""The dense mask of a program, by evaluating it at every pair."""
+"""The dense mask of some rows of a program, by evaluating it at every pair."""
 
 from __future__ import annotations
 
@@ -14,23 +14,11 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["dense_mask", "kept_pairs", "pairs_at_once", "points", "row_chunks"]
+__all__ = ["kept_pairs", "pairs_at_once", "points", "row_chunks"]
 
 #: Pairs, counted over all heads and batch entries, that are evaluated at once: bounds the memory in use.
 PAIRS_AT_ONCE = 1 << 22
 _VALUES = 16  # of a pair, for which that number is meant
-
-
-def dense_mask(program: Program, binding: Binding, *, device: torch.device | str = "cpu") -> torch.Tensor:
-    """The mask as a bool tensor (batch, heads, q_len, k_len): True where the key is kept.
-
-    ``program`` is taken as it is; ``binding`` holds all that it reads, float inputs included.
-    """
-    shape = (binding.batch, binding.heads, binding.q_len, binding.k_len)
-    out = torch.empty(shape, dtype=torch.bool, device=device)
-    for rows in row_chunks(binding, pairs_at_once(program)):
-        out[:, :, rows.start : rows.stop] = kept_pairs(program, binding, rows, out.device)
-    return out
 
 
 def pairs_at_once(program: Program) -> int:

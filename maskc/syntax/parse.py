@@ -20,7 +20,7 @@ from maskc.syntax import tokens as tk
 from maskc.syntax.build import build, depth_problem
 from maskc.syntax.tree import File
 
-__all__ = ["parse", "parse_file", "read_source"]
+__all__ = ["parse", "read_source"]
 
 _GRAMMAR = Path(__file__).parent.parent / "grammar" / "maskc.lark"
 _STARTS = ["start", "item", "header", "statement"]
@@ -101,11 +101,6 @@ def _decode(data: bytes, name: str) -> Source:
     except UnicodeDecodeError as e:
         message = f"{name} is not UTF-8: byte {e.start} is 0x{data[e.start]:02x}"
         raise MaskcError(Diagnostic("E001", message, None, "save the file as UTF-8 text")) from None
-
-
-def parse_file(path: str | Path) -> File:
-    """Parse a pattern file. Raises MaskcError with everything that is wrong with it."""
-    return parse(read_source(path))
 
 
 def parse(source: Source | str) -> File:

@@ -225,7 +225,7 @@ def _general_quotient(x: Range, y: Range) -> Range:
     zero = (y.lo == 0) & (y.hi == 0)
     lo = np.where(zero, 0, np.where(crosses, -most, lo))
     hi = np.where(zero, 0, np.where(crosses, most, hi))
-    return Range(lo, hi, exact=_apart(x, y) & x.exact & y.exact & (~crosses | zero), uses=_uses(x, y))
+    return Range(lo, hi, exact=_apart(x, y) & x.exact & y.exact & (np.logical_not(crosses) | zero), uses=_uses(x, y))
 
 
 def mod(boxes: Boxes, x: Range, y: Range) -> Range:
@@ -275,9 +275,9 @@ def absolute(boxes: Boxes, x: Range) -> Range:
     crosses = (x.lo < 0) & (x.hi > 0)
     low, high = np.minimum(np.abs(x.lo), np.abs(x.hi)), np.maximum(np.abs(x.lo), np.abs(x.hi))
     if np.asarray(x.lo).dtype.kind == "f":
-        return Range(np.where(crosses, 0.0, low), high, exact=x.exact & ~crosses, uses=x.uses)
+        return Range(np.where(crosses, 0.0, low), high, exact=x.exact & np.logical_not(crosses), uses=x.uses)
     steady = x.dense & (x.modulus <= 1)
-    return Range(np.where(crosses, 0, low), high, 1, 0, x.exact & (steady | ~crosses), steady, x.uses)
+    return Range(np.where(crosses, 0, low), high, 1, 0, x.exact & (steady | np.logical_not(crosses)), steady, x.uses)
 
 
 def extremum(which: Callable[[Any, Any], Any], x: Range, y: Range) -> Range:
@@ -391,7 +391,7 @@ def less(boxes: Boxes, x: Range, y: Range, or_equal: bool) -> tuple[Any, Any, An
         exact = _apart(x, y) & x.exact & y.exact
         surely = (x.hi <= y.lo) & np.isfinite(x.hi) & np.isfinite(y.lo) if or_equal else x.hi < y.lo
         never = x.lo > y.hi if or_equal else x.lo >= y.hi
-        return ~never, ~surely, exact
+        return np.logical_not(never), np.logical_not(surely), exact
     d = sub(boxes, x, y)
     bound = 0 if or_equal else -1
     return np.asarray(d.lo) <= bound, np.asarray(d.hi) > bound, d.exact

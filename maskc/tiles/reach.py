@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.ir.evaluate import dense
+from maskc.tiles.budget import evaluations_of
 from maskc.tiles.rowsets import KeyRanges, RowSets, merged_intervals, row_sets
 from maskc.tiles.runs import row_of_runs
 
@@ -29,6 +30,7 @@ __all__ = ["Reach", "reach", "tile_graph"]
 Array = npt.NDArray[Any]
 _R = TypeVar("_R")
 _DENSE = 256  # tokens, up to which matrices are used
+_EVALUATIONS = 1 << 24  # of an ordinary mask, of all layers and heads, that such matrices may take
 _NODES = 256  # of the graph of tiles
 _WORK = 1 << 28  # positions that a walk from one query may look at
 _MOST_RANGES = 1 << 25  # of all queries together
@@ -70,7 +72,7 @@ def reach(*plans: TilePlan) -> Reach | None:
         return None
     if any(p.binding.k_len != first.k_len for p in plans):
         raise ValueError("the layers have unlike lengths")
-    if first.k_len <= _DENSE:
+    if first.k_len <= _DENSE and sum(_evaluations(p) for p in plans) <= _EVALUATIONS:
         return _by_matrices([_dense(p) for p in plans], "tokens", 1, first.k_len)
     found = _by_ranges(plans, first.k_len)
     if found is not None:
@@ -107,9 +109,18 @@ def _fewest(cycle: Sequence[_R], compose: Callable[[_R, _R], _R], equal: Callabl
     return layers, closure
 
 
+def _heads(plan: TilePlan) -> set[int]:
+    """One head of each mask, in the first batch entry."""
+    return {g.heads[0] for g in plan.groups if 0 in g.batches}
+
+
+def _evaluations(plan: TilePlan) -> int:
+    each = evaluations_of(plan.program, plan.binding, outright=True)
+    return len(_heads(plan)) * plan.binding.k_len**2 * each
+
+
 def _dense(plan: TilePlan) -> Array:
-    heads = {g.heads[0] for g in plan.groups if 0 in g.batches}
-    kept = functools.reduce(np.logical_or, (dense(plan.program, plan.binding, h, 0) for h in heads))
+    kept = functools.reduce(np.logical_or, (dense(plan.program, plan.binding, h, 0) for h in _heads(plan)))
     found: Array = kept | np.eye(plan.binding.k_len, dtype=np.bool_)
     return found
 

@@ -22,7 +22,7 @@ from maskc.tiles.schedule import schedule, tiles_by_row
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
 
-__all__ = ["Balance", "GroupStatistics", "Statistics", "statistics", "tile_counts", "useful_pairs"]
+__all__ = ["Balance", "GroupStatistics", "Statistics", "statistics", "tile_counts"]
 
 Array = npt.NDArray[Any]
 _EXACT_PAIRS = 1 << 26  # pairs of partial tiles that are counted one by one; beyond, tiles are sampled
@@ -288,12 +288,6 @@ def tile_counts(runs: Runs) -> tuple[int, int]:
     """Number of full and of partial tiles."""
     length = (runs.end - runs.start).astype(np.int64)
     return int(length[runs.kind == FULL].sum()), int(length[runs.kind == PARTIAL].sum())
-
-
-def useful_pairs(plan: TilePlan, group: Group) -> tuple[int, bool]:
-    """How many pairs a group's mask keeps, and whether that is exact or estimated from a sample of tiles."""
-    found = _group(plan, group)
-    return found.useful_pairs, not found.sampled
 
 
 def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:

@@ -75,3 +75,13 @@ def test_what_is_missing_is_made_up_and_said(maskc: Any, write: Any) -> None:
     result = maskc("plan", write("h.mask", HEADS), "--q", "64", "--heads", "2")
     assert result.code == 0
     assert "note: width was not given" in result.err
+
+
+def test_all_layers_of_a_stack_share_what_a_plan_may_cost(maskc: Any, write: Any) -> None:
+    """A layer of it may be planned, but not if a thousand may cost no more than one."""
+    file = write("h.mask", "pattern half { attend hash(q, k, layer) % 2 == 0 & causal }")
+    tiles = ("--q", "512", "--q-tile", "2", "--k-tile", "2")
+    assert maskc("plan", file, *tiles).code == 0
+    many = maskc("plan", file, *tiles, "--layers", "1000")
+    assert many.code == 1
+    assert "E801" in many.err

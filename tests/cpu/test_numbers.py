@@ -226,3 +226,22 @@ def test_shared_heads_where_torch_takes_none(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("maskc.backends.cpu.flash._shares_heads", lambda: False)
     for one, other in zip(results(), wanted, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("text", "factor"),
+    [
+        ("score min(s, 1e300)", 1.0),
+        ("score max(s, -1e39) * 0.5", 0.5),
+        ("score s + 1e-300 * (q - k)", 1.0),
+        ("score s - exp(-1e300)", 1.0),
+        ("score min(s, exp(1e39))", 1.0),
+    ],
+)
+def test_numbers_that_32_bits_do_not_hold_are_infinite(text: str, factor: float, backend: str) -> None:
+    q, k, v = (torch.randn(1, 2, 9, 16) for _ in range(3))
+    op = maskc.compile(f"pattern p {{ attend causal\n {text} }}", heads=2, backend=backend)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.25 * factor)
+    with torch.no_grad():
+        torch.testing.assert_close(op(q, k, v), wanted)

@@ -31,6 +31,9 @@ CASES = {
                   {"doc": np.sort(RNG.integers(0, 6, (2, N))), "w": [9, 200], "heads": 2, "batch": 2}),
     "queries": ("pattern p(on: bool[q], see: bool[q, k]) { attend on[q] & see[q, k] }".replace("on", "live"),
                 {"live": RNG.random(N) < 0.8, "see": RNG.random((N, N)) < 0.3}),
+    "products": ("pattern p(a: int[token], c: int[token]) { attend a[q] * c[k] <= a[k] * c[q] | a[q] * c[k] % 7 < 2 }",
+                 {"a": RNG.integers(-(10**6), 10**6, N), "c": RNG.integers(0, 10**6, N)}),
+    "far": ("pattern p(a: int[token]) { attend a[q] * 2 <= a[k] + k * 2147483647 }", {"a": RNG.integers(0, 2**40, N)}),
 }  # fmt: skip
 
 
@@ -88,6 +91,17 @@ def test_dense_index_tensors_are_bounded() -> None:
     with pytest.raises(MaskcError) as e:
         flex.block_mask(program, binding)
     assert e.value.codes == ("E801",)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("s + exp(1e39)", np.inf), ("min(s, 1e300)", 2.0), ("s * exp(-1e39)", 0.0)]
+)
+def test_numbers_beyond_the_floats(text: str, wanted: float) -> None:
+    program, binding = _bound(f"pattern p {{ attend causal; score {text} }}")
+    mod = flex.score_mod(program, binding, {})
+    assert mod is not None
+    zero = torch.zeros((), dtype=torch.int64)
+    assert mod(torch.tensor(2.0), zero, zero, zero, zero) == wanted
 
 
 TEXT = """pattern p(slope: float[head], gate: float[q, head], bias: float[head, 9]) {

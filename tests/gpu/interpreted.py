@@ -177,6 +177,19 @@ def backend_call() -> dict[str, Any]:
     return answers
 
 
+def empty_calls() -> None:
+    """Calls with no batch entry, query or key, and decoding with none."""
+    from tests.op import empty
+
+    for name in empty.TEXTS:
+        for shape in empty.SHAPES:
+            if empty.possible(name, shape):
+                empty.call("triton", name, shape)
+    empty.call("triton", "sink", (2, 4, 0), traced=True)
+    for paged in (False, True):
+        empty.decode("triton", paged)
+
+
 _ALIBI = "pattern p(slope: float[head]) { attend causal & window(9)\n score s + slope[h] * (k - q) }"
 _BY_SCORE = "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, floor(s)] }"
 
@@ -262,7 +275,7 @@ def _elsewhere(name: str) -> Any:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    here = (differences, flat_differences, nan_reaches, other_strides, random_masks, backend_call)
+    here = (differences, flat_differences, nan_reaches, other_strides, random_masks, backend_call, empty_calls)
     functions = {f.__name__: f for f in here}
     for line in sys.stdin:
         name, *args = json.loads(line)

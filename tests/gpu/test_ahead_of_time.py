@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from maskc.backends.triton import aot, configs
-from maskc.backends.triton.aot import Compiled, Shape, check_kernel, compile_kernel, disassembly
+from maskc.backends.triton.aot import Compiled, Shape, compile_kernel, disassembly
 from maskc.backends.triton.configs import Config, Rows, config, parse_target, shared_memory
 from maskc.backends.triton.emit import STAGES, Emitted, emit
 from maskc.backends.triton.masks import is_box, pair_values
 from maskc.backends.triton.spec import KernelSpec, specialised
 from maskc.lower import lower_text
 from tests.gpu.cases import CASES
+from tests.gpu.types import check_kernel
 
 MATRIX = {
     "cuda:80": "mma.sync",

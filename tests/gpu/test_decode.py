@@ -10,17 +10,19 @@ import torch
 
 from maskc.backends.triton import launch as launch_module
 from maskc.backends.triton import serving
-from maskc.backends.triton.aot import Shape, check_kernel, compile_kernel
+from maskc.backends.triton.aot import Shape, compile_kernel
 from maskc.backends.triton.cached import write_cached, write_merge
 from maskc.backends.triton.configs import Config, config, parse_target, shared_memory
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.diagnostics import MaskcError
 from maskc.lower import lower_text
 from maskc.serving import _call
+from tests.gpu.types import check_kernel
 from tests.serving.calls import CASES, make
 
 if TYPE_CHECKING:
-    from tests.gpu.conftest import Interpreter
+    from tests.gpu.types import check_kernel
+from tests.gpu.conftest import Interpreter
 
 #: Entries, pages and head groups of every kind; the others of the cases are for the CPU.
 _NAMES = (

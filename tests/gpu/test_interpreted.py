@@ -63,3 +63,7 @@ def test_backend(interpreter: Interpreter) -> None:
     assert "use backend=" in found["refusal"]
     assert found["frozen"] == [1, 4, 24, 32]
     assert "bfloat16" in found["bfloat16"]
+
+
+def test_nothing_in_a_call(interpreter: Interpreter) -> None:
+    interpreter.call("empty_calls")

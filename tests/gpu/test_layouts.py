@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskc.backends.triton import aot
-from maskc.backends.triton.aot import Shape, check_kernel, compile_kernel
+from maskc.backends.triton.aot import Shape, compile_kernel
 from maskc.backends.triton.configs import Config, config, parse_target
 from maskc.backends.triton.emit import STAGES
 from maskc.backends.triton.masks import pair_values
@@ -22,6 +22,7 @@ from maskc.tiles import make_plan
 from maskc.tiles.binding import bind
 from maskc.tiles.plan import Order, Stretch
 from tests.gpu.golden_cases import kernel_of
+from tests.gpu.types import check_kernel
 
 GRID = "pattern p over grid(y, x) { attend neighborhood(y, 9) & neighborhood(x, 9) }"
 

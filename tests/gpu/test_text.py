@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maskc.backends.triton.emit import STAGES, with_origin
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.pairs import is_by_difference
 from maskc.backends.triton.spec import KernelSpec, specialised
-from maskc.backends.triton.spelling import ascii_text
+from maskc.backends.triton.spelling import ascii_text, single
 from maskc.backends.triton.standalone import write_standalone
 from maskc.ir.derivative import float_lookups
 from maskc.ir.ops import OPS
@@ -180,3 +182,16 @@ def test_comments_show_the_beginning_of_what_is_used_over_and_over() -> None:
 def test_what_is_quoted_is_printable_ascii() -> None:
     assert ascii_text("a~ é\x1b\n\u202e") == "a~ ????"
     assert ascii_text("é\nb", lines=True) == "?\nb"
+
+
+def test_numbers_of_scores_have_32_bits() -> None:
+    """Triton takes a number beyond their range for one of 64 bits, and with it all that it meets."""
+    text = text_of("pattern p { attend causal\n score min(s + 1e-300 * q, 1e300) - max(s, -1e39) }")
+    text = re.sub(r"#.*", "", text)
+    assert "e+300" not in text
+    assert "e-300" not in text
+    assert 'float("inf")' in text
+    assert 'float("-inf")' in text
+    assert "1e+300" in text_of("pattern p { attend q * 1.0 - 1e300 < k }")  # masks are compared in 64
+    largest = float(np.finfo(np.float32).max)
+    assert [single(x) for x in (largest, -largest, 1e-30, 3, True)] == [largest, -largest, 1e-30, 3, True]

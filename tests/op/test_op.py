@@ -101,6 +101,7 @@ T = torch.zeros
         (T(2, 2, 3, 4), T(1, 2, 3, 4), T(1, 2, 3, 4), "E510", "batch entries"),
         (T(1, 2, 3, 4), T(1, 2, 3, 5), T(1, 2, 3, 4), "E510", "same last dimension"),
         (T(1, 2, 3, 4), T(1, 3, 3, 4), T(1, 3, 3, 4), "E510", "multiple"),
+        (T(1, 2, 3, 4), T(1, 0, 3, 4), T(1, 0, 3, 4), "E510", "must not be 0"),
         (T(1, 2, 3, 4), T(1, 2, 3, 4), T(1, 2, 3, 4).half(), "E511", "v is torch.float16"),
         (T(1, 2, 3, 4).int(), T(1, 2, 3, 4).int(), T(1, 2, 3, 4).int(), "E511", "float dtype"),
         (T(1, 2, 3, 4), np.zeros((1, 2, 3, 4)), T(1, 2, 3, 4), "E511", "must be a torch tensor"),

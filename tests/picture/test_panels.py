@@ -54,6 +54,23 @@ def test_mask_cells(text: str, counted: bool, monkeypatch: pytest.MonkeyPatch) -
             assert name == "none" if not block.any() else name == "full" if block.all() else name.startswith("some")
 
 
+def test_layers_are_followed_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All heads, layers, and the work that the mask is, count together."""
+    looked: list[int] = []
+    monkeypatch.setattr("maskc.ir.evaluate.dense", lambda p, b, h=0: looked.append(h) or dense(p, b, h))
+    monkeypatch.setattr("maskc.tiles.budget.BUDGET", 1 << 18)
+    plain, by_head = lowered("sliding_window(4)"), lowered("sliding_window(h + 2)")
+    large = lowered("any(i in 0..4096: hash(q, k, i) == i) | sliding_window(4)")
+    reach_panel(plain, [make_binding(plain, 64, 64, heads=1000)] * 4)
+    assert looked == [0] * 4
+    for program, heads in ((by_head, 1000), (large, 1)):
+        looked.clear()
+        with pytest.raises(MaskcError) as error:
+            reach_panel(program, [make_binding(program, 64, 64, heads=heads)] * 4)
+        assert error.value.codes == ("E801",)
+        assert len(looked) < 64
+
+
 def test_long_masks_are_taken_from_finer_tiles() -> None:
     binding = make_binding(lowered("causal & sliding_window(300000)"), 1 << 20, 1 << 20)
     (panel,) = mask_panels(lowered("causal & sliding_window(300000)"), binding, cells=64)

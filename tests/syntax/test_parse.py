@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from maskc.diagnostics import MaskcError
 from maskc.syntax import tree as t
-from maskc.syntax.parse import parse, parse_file
+from maskc.syntax.parse import parse, read_source
 from maskc.syntax.tokens import KEYWORDS, MAX_DEPTH, MAX_TEXT
 
 
@@ -186,7 +186,7 @@ def test_a_large_file_is_not_read_whole(tmp_path) -> None:  # type: ignore[no-un
         f.truncate(100_000_000)
     tracemalloc.start()
     with pytest.raises(MaskcError) as e:
-        parse_file(path)
+        read_source(path)
     assert e.value.codes == ("E002",)
     assert tracemalloc.get_traced_memory()[1] < 8 * MAX_TEXT
     tracemalloc.stop()
@@ -196,9 +196,9 @@ def test_bytes_that_are_no_text(tmp_path) -> None:  # type: ignore[no-untyped-de
     path = tmp_path / "x.mask"
     path.write_bytes(b"causal \xff")
     with pytest.raises(MaskcError, match="byte 7 is 0xff"):
-        parse_file(path)
+        read_source(path)
     with pytest.raises(MaskcError) as e:
-        parse_file(tmp_path / "none.mask")
+        read_source(tmp_path / "none.mask")
     assert e.value.codes == ("E003",)
 
 
@@ -233,7 +233,7 @@ def test_any_bytes_parse_or_are_diagnosed(tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.getbasetemp() / "bytes.mask"
     path.write_bytes(data)
     try:
-        parse_file(path)
+        parse(read_source(path))
     except MaskcError as e:
         assert e.codes
         assert str(e)

@@ -53,6 +53,25 @@ def test_inputs(name: str, seed: int) -> None:
     compare(*input_case(name, 301, 333, seed), 32, 24)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1 // hash(k, q) < q",
+        "1 // hash(k, q) <= 0",
+        "q // hash(k, q) < 1",
+        "1 // (hash(k, q) % 2) < q",
+        "7 // (k % 3) < q",
+        "-5 // hash(q, k) + k < q",
+        "abs(-hash(k, q)) // 16777216 < q",
+        "abs(hash(q, k) - 1073741824) // 8388608 < k",
+    ],
+)
+def test_functions_of_what_is_bounded_alike_everywhere(text: str) -> None:
+    """A hash has the same bounds in every box: numbers, where those of other expressions are arrays."""
+    program = lower_text(text)[0]
+    compare(program, make_binding(program, 200, 200), 64, 64)
+
+
 def test_cross_attention() -> None:
     program = lower_text("pattern p() over decoder -> encoder { attend k <= 2 * q }")[0]
     compare(program, make_binding(program, 150, 401), 32, 32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 import maskc
 from maskc.diagnostics import MaskcError
@@ -94,15 +95,40 @@ def test_factors_need_no_stack() -> None:
     assert _factors(360, 3) == [6, 6, 10]
 
 
-@pytest.mark.parametrize("given", [[3, 5, 66, 3], None])
-def test_integers_that_may_overflow_are_refused_when_binding(given: list[int] | None) -> None:
-    text = "pattern p(doc: int[token]) { attend doc[q] * 2147483647 * 2147483647 * 4 < doc[k] }"
+def test_integers_that_may_overflow_are_refused_when_binding() -> None:
+    text = "pattern p(doc: int[token]) { attend doc[q] * 2147483647 * 2147483647 < doc[k] }"
     program = maskc.parse(text).program
-    with pytest.raises(MaskcError) as error:
-        make_binding(program, 4, 4, doc=given or [0, 0, 0, 0])
+    make_binding(program, 4, 4, doc=[0, 0, 0, 0])
+    with pytest.raises(MaskcError, match="or reduce them") as error:
+        make_binding(program, 4, 4, doc=[3, 5, 66, 3])
     assert error.value.codes == ("E507",)
     small = maskc.parse("pattern p(doc: int(0..64)[token]) { attend doc[q] * 2147483647 < doc[k] }").program
     make_binding(small, 4, 4, doc=[0, 1, 2, 63])
+
+
+def test_the_values_of_inputs_decide_on_overflow() -> None:
+    """Of two inputs without a declared range the product may reach 2**62, and mostly does not."""
+    text = "pattern p(a: int[token], c: int[token]) { attend a[q] * c[k] <= a[k] * c[q] }"
+    program = maskc.parse(text).program
+    a, c = [1, 2, 3, -4], [2**31 - 1, -(2**31), 5, 6]
+    make_binding(program, 4, 4, a=a, c=c)
+    make_binding(program, 4, 4, a=c, c=a)
+    with pytest.raises(MaskcError) as error:
+        make_binding(program, 4, 4, a=[-(2**31)] * 4, c=c)
+    assert error.value.codes == ("E507",)
+    found = maskc.dense_mask(text, 4, 4, a=a, c=c)
+    wanted = [[a[q] * c[k] <= a[k] * c[q] for k in range(4)] for q in range(4)]
+    assert found.reshape(4, 4).tolist() == wanted
+
+
+def test_inputs_without_values_may_hold_whatever_they_are_declared_to() -> None:
+    declared = "pattern p(a: int{}[token], c: int[token]) {{ attend a[q] * c[k] <= 0 }}"
+    x = torch.zeros(1, 1, 4, 8, device="meta")
+    a = torch.zeros(4, device="meta", dtype=torch.int64)
+    maskc.compile(declared.format("(0..1000)"), heads=1)(x, x, x, a=a, c=a)
+    with pytest.raises(MaskcError, match="declare the range") as error:
+        maskc.compile(declared.format(""), heads=1)(x, x, x, a=a, c=a)
+    assert error.value.codes == ("E507",)
 
 
 def test_the_message_of_an_overflow_is_short() -> None:

@@ -19,7 +19,7 @@ from maskc.tiles.cost import CostModel, plan_cost
 from maskc.tiles.plan import TilePlan
 from maskc.tiles.runs import to_dense
 from maskc.tiles.schedule import schedule
-from maskc.tiles.statistics import statistics, useful_pairs
+from maskc.tiles.statistics import statistics
 
 from .corpus import INPUTS, MASKS, brute_kinds, input_case, plain_case
 
@@ -79,23 +79,25 @@ def test_to_tensors() -> None:
 @pytest.mark.parametrize("name", MASKS)
 def test_useful_pairs_are_counted(name: str) -> None:
     plan = plan_of(name)
-    assert useful_pairs(plan, plan.groups[0]) == (int(dense(plan.program, plan.binding).sum()), True)
+    (group,) = statistics(plan).groups
+    assert (group.useful_pairs, group.sampled) == (int(dense(plan.program, plan.binding).sum()), 0)
 
 
 @pytest.mark.parametrize("name", ["causal", "window | sinks", "Longformer", "chunk", "scaled", "minimum"])
 def test_useful_pairs_are_counted_by_rows_where_tiles_are_many(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskc.tiles.statistics._EXACT_PAIRS", 0)
     plan = plan_of(name)
-    assert useful_pairs(plan, plan.groups[0]) == (int(dense(plan.program, plan.binding).sum()), True)
+    (group,) = statistics(plan).groups
+    assert (group.useful_pairs, group.sampled) == (int(dense(plan.program, plan.binding).sum()), 0)
 
 
 def test_useful_pairs_of_an_irregular_mask_are_estimated_and_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskc.tiles.statistics._EXACT_PAIRS", 0)
     plan = make_plan(*plain_case("hash", 700, 700), q_tile=16, k_tile=16)
-    pairs, exact = useful_pairs(plan, plan.groups[0])
+    (group,) = statistics(plan).groups
     truth = int(dense(plan.program, plan.binding).sum())
-    assert not exact
-    assert abs(pairs - truth) < 0.1 * truth
+    assert group.sampled
+    assert abs(group.useful_pairs - truth) < 0.1 * truth
 
 
 @pytest.mark.parametrize("name", INPUTS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
@@ -126,3 +128,21 @@ def test_the_tiles_as_a_graph() -> None:
     program = lower_text("causal")[0]
     with pytest.raises(ValueError, match="as many queries as keys"):
         tile_graph(make_plan(program, make_binding(program, 10, 20)))
+
+
+def test_masks_that_take_long_are_followed_by_their_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of cases, and layers."""
+    program = lower_text("any(i in 0..500: hash(i, k, q) % 1000 == 0)")[0]
+    plan = make_plan(program, make_binding(program, 256, 256))
+    monkeypatch.setattr(sys.modules[reach.__module__], "dense", None)
+    found = reach(*[plan] * 200)
+    assert found is not None
+    assert found.level == "tiles"
+
+
+def test_ordinary_masks_are_followed_token_by_token() -> None:
+    program = lower_text("match h % 32 { 0: hash(q, k) % 9 == 0; else: sliding_window(h) & k % 3 == 0 }")[0]
+    plan = make_plan(program, make_binding(program, 256, 256, heads=32))
+    found = reach(*[plan] * 8)
+    assert found is not None
+    assert found.level == "tokens"

@@ -5,13 +5,17 @@ Plain functions over a list of steps, which torch traces without meeting any cla
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskc.ir.binding import Binding
+from maskc.ir.evaluate import evaluate
+from maskc.ir.interval import Interval, intervals, ranges_under
 from maskc.ir.nodes import Apply, Const, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.ops import OPS
 from maskc.ir.program import Program
@@ -21,6 +25,7 @@ __all__ = ["function", "tensors_for"]
 Array = Any
 Step = tuple[Callable[..., Array], tuple[int, ...]]
 _POINT = ("s", "b", "h", "q", "k")  # what the first slots hold
+_INT32 = (-(1 << 31), (1 << 31) - 1)
 _PLAIN: dict[str, Callable[..., Array]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -46,10 +51,15 @@ def function(
     """
     slots: dict[Node, int] = {Symbol(name): i for i, name in enumerate(_POINT)}
     steps: list[Step] = []
+    bounds = intervals([node], ranges_under(program, binding))
+    fixed: set[Node] = set()  # speak of constants alone, of which torch's functions are not defined
     for n in postorder([node]):
+        if isinstance(n, Const | Apply) and all(c in fixed for c in n.children):
+            fixed.add(n)
         if n not in slots:
             slots[n] = len(_POINT) + len(steps)
-            steps.append(_step(program, binding, n, slots, tables))
+            fn, args = _constant(n, binding) if n in fixed else _step(program, binding, n, slots, tables)
+            steps.append((_in_64_bits(fn) if _is_long(n, bounds) else fn, args))
     at, first, plan = slots[node], binding.offset, tuple(steps)
 
     def run(s: Array, b: Array, h: Array, q: Array, k: Array) -> Array:
@@ -63,12 +73,17 @@ def function(
     return run
 
 
+def _constant(n: Node, binding: Binding) -> Step:
+    nowhere = np.zeros((), np.int64)
+    value = n.value if isinstance(n, Const) else evaluate(n, binding, q=nowhere, k=nowhere).item()
+    if isinstance(value, float) and abs(value) > torch.finfo(torch.float32).max:
+        value = math.copysign(math.inf, value)  # which torch refuses to round to
+    return (lambda: value), ()
+
+
 def _step(
     program: Program, binding: Binding, n: Node, slots: Mapping[Node, int], tables: Mapping[str, torch.Tensor]
 ) -> Step:
-    if isinstance(n, Const):
-        value = n.value
-        return (lambda: value), ()
     if isinstance(n, Lookup):
         return _look_up(program, binding, n, slots, tables)
     if not isinstance(n, Apply):
@@ -78,6 +93,23 @@ def _step(
         join = operator.and_ if n.op == "and" else operator.or_
         return (lambda *xs: _fold(join, xs)), args
     return _OPERATORS.get(n.op, _PLAIN.get(n.op)) or _meaning(n.op), args
+
+
+def _is_long(n: Node, bounds: Mapping[Node, Interval]) -> bool:
+    """Whether an operator gives or takes integers that 32 bits do not hold: positions and tables have no more."""
+    if not isinstance(n, Apply):
+        return False
+    ends = [x for each in (n, *n.args) if each.type is Type.INT for x in bounds[each]]
+    return any(not _INT32[0] <= x <= _INT32[1] for x in ends)
+
+
+def _in_64_bits(fn: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda *xs: fn(*[_wide(x) for x in xs])
+
+
+def _wide(x: Array) -> Array:
+    integers = isinstance(x, torch.Tensor) and not x.is_floating_point() and x.dtype is not torch.bool
+    return x.to(torch.int64) if integers else x
 
 
 def _meaning(op: str) -> Callable[..., Array]:
@@ -117,8 +149,7 @@ def _bounded(a: Array, b: Array, least: bool) -> Array:
 
 
 def _hash(*xs: Array) -> Array:
-    wide = [x.to(torch.int64) if isinstance(x, torch.Tensor) else x for x in xs]
-    return OPS["hash"].meaning(torch, *wide)
+    return OPS["hash"].meaning(torch, *(_wide(x) for x in xs))
 
 
 def _float(x: Array) -> Array:

@@ -7,13 +7,11 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import triton
-from triton._C.libtriton import ir
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -24,7 +22,7 @@ from maskc.backends.triton.spec import Kernel
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
 
-__all__ = ["Compiled", "Shape", "check_kernel", "compile_kernel", "disassembly", "summary"]
+__all__ = ["Compiled", "Shape", "compile_kernel", "disassembly"]
 
 _POINTERS = {"float32": "*fp32", "int32": "*i32"}
 _DTYPES = {"bfloat16": "*bf16", "float16": "*fp16", "float32": "*fp32"}
@@ -75,18 +73,6 @@ def compile_kernel(kernel: Kernel, program: Program, target: Target, chosen: Con
     source, gpu = _source(kernel, program, target, chosen, shape)
     options = {"num_warps": chosen.warps, "num_stages": chosen.stages}
     return _read(triton.compile(source, target=gpu, options=options), target)
-
-
-def check_kernel(kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape) -> str:
-    """Triton's intermediate code of ``kernel``: the quick half of compiling, which finds every error of types."""
-    source, gpu = _source(kernel, program, target, chosen, shape)
-    backend = triton.compiler.compiler.make_backend(gpu)
-    options = backend.parse_options({"num_warps": chosen.warps, "num_stages": chosen.stages})
-    context = ir.context()
-    ir.load_dialects(context)
-    backend.load_dialects(context)
-    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
-    return str(source.make_ir(gpu, options, functions, modules, context))
 
 
 def _source(
@@ -194,13 +180,3 @@ def _of_tool(tool: str, option: str, cubin: bytes) -> str | None:
     finally:
         Path(name).unlink(missing_ok=True)
     return done.stdout if done.returncode == 0 else None
-
-
-def summary(compiled: Compiled) -> Mapping[str, Any]:
-    """Registers, spills, shared memory and matrix instructions, for a table."""
-    return {
-        "registers": compiled.registers,
-        "spilled": compiled.spilled,
-        "shared": compiled.shared,
-        "tensor_cores": sorted(compiled.tensor_cores),
-    }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-__all__ = ["HELPERS", "SPELLING", "ascii_text", "literal"]
+__all__ = ["HELPERS", "SPELLING", "ascii_text", "literal", "single"]
 
 
 def _infix(symbol: str) -> Callable[..., str]:
@@ -70,6 +71,18 @@ def literal(value: bool | int | float) -> str:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return f'float("{value}")'
     return repr(value) if not isinstance(value, (int, float)) or value >= 0 else f"({value!r})"
+
+
+#: Between these 32 bits of float hold a number with all their precision.
+_LEAST, _MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+
+
+def single(value: bool | int | float) -> bool | int | float:
+    """A constant as 32 bits of float hold it: Triton takes one beyond their range for 64 bits, and so all that meets
+    it."""
+    if not isinstance(value, float) or _LEAST <= abs(value) <= _MOST:
+        return value
+    return math.copysign(math.inf if abs(value) > _MOST else 0.0, value) if value == value else value
 
 
 #: Functions that a kernel's file starts with where the kernel calls them.

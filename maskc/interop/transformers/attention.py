@@ -11,11 +11,11 @@ import torch
 
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
+from maskc.interop.transformers.dropped import check_dropped
 from maskc.interop.transformers.field import Stored, pattern_of
 from maskc.interop.transformers.handle import MaskHandle, Request
 from maskc.interop.transformers.inputs import (
     bounds_of,
-    check_dropped,
     documents_of,
     find_documents,
     floats_of,
@@ -27,7 +27,6 @@ from maskc.interop.transformers.positions import POSITIONS, tell_positions
 from maskc.ir.nodes import TRUE
 from maskc.ir.program import Program, Space
 from maskc.op import Op
-from maskc.passes.specialise import bind as specialise
 from maskc.pattern import Pattern
 from maskc.tiles.values import fail
 
@@ -277,7 +276,6 @@ def _op(program: Program, stored: Stored | None, how: _How) -> Op:
     if found is None or found[0] is not stored:
         args, sizes = ({}, {}) if stored is None else (stored.pattern.args, stored.sizes)
         op = Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes)
-        specialise(program, args=op.compiled.args, heads=how.heads)  # E508: a config is anybody's; be sure it ends
         found = (stored, op)
     _ops[key] = found
     while len(_ops) > _OPS:

@@ -11,16 +11,14 @@ import torch
 
 from maskc.interop.compose import PREFIX
 from maskc.interop.transformers.handle import Request
-from maskc.ir.nodes import Lookup, Symbol, postorder
+from maskc.ir.nodes import Lookup, postorder
 from maskc.ir.program import Program
-from maskc.op import Op
 from maskc.tiles.values import fail
 
 __all__ = [
     "Bounds",
     "Documents",
     "bounds_of",
-    "check_dropped",
     "documents_of",
     "find_documents",
     "floats_of",
@@ -30,7 +28,6 @@ __all__ = [
 ]
 
 Bounds = tuple[torch.Tensor, torch.Tensor]
-_PAIRS = 1 << 20  # pairs that are evaluated at once
 
 
 @dataclass(frozen=True)
@@ -200,31 +197,3 @@ def sink_name(program: Program) -> str | None:
         if isinstance(node, Lookup) and program.parameter(node.name).domain == ("head",):
             return node.name
     return None
-
-
-def check_dropped(op: Op, request: Request, layer: int, given: Mapping[str, Any] | None) -> None:
-    """Raise E702 if the pattern keeps a key that the cache has dropped. Exact; takes time of queries x keys dropped."""
-    from maskc.ir.evaluate import dense
-
-    total, dropped = request.q_offset + request.q_len, request.k_offset
-    program = op.program
-    inputs = inputs_of(program, request, 0, total, given)
-    floats = {p.name for p in program.params if p.type.value == "float"}
-    binding = op.bind(request.q_len, total, batch=request.batch, **{n: v for n, v in inputs.items() if n not in floats})
-    symbols = {n.name for n in postorder([program.mask]) if isinstance(n, Symbol)}
-    varies = any(
-        n.name in binding.batched or "batch" in program.parameter(n.name).domain
-        for n in postorder([program.mask])
-        if isinstance(n, Lookup)
-    )
-    step = max(1, _PAIRS // dropped)
-    for b in range(request.batch if varies or "b" in symbols else 1):
-        for h in range(op.heads if "h" in symbols else 1):
-            for q in range(request.q_offset, total, step):
-                if dense(program, binding, h, b, (q, min(q + step, total)), (0, dropped)).any():
-                    raise fail(
-                        "E702",
-                        f"layer {layer}: the pattern keeps keys that the cache has dropped (before {dropped})",
-                        "use a cache that keeps them, past_key_values=DynamicCache() without a config, "
-                        "or a pattern that keeps within the window of the layer",
-                    )
