@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -87,15 +86,15 @@ def _counts(root: Node, program: Program, binding: Binding) -> Callable[[Node], 
 
 
 def _most(count: Node, bounds: Interval, program: Program, binding: Binding) -> int | float:
-    """The most cases that a count gives under a binding; infinite if that is not known."""
-    if bounds[1] <= 0 or math.isfinite(bounds[1]):
+    """The most cases that a count gives under a binding, as far as that is known."""
+    if bounds[1] <= MAX_ALTERNATIVES:
         return bounds[1]
-    # Of floats no bounds are known, but a count speaks of few things, so that it can be computed.
+    # Of floats little is known, but a count speaks of few things, so that it can be computed.
     names = {n.name for n in postorder([count]) if isinstance(n, (Symbol, Lookup, Param))}
     if names & {p.name for p in program.params} - set(binding.tables) - set(binding.args):
         return 0  # what is not given is not evaluated under this binding
     if names & {"q", "k", "s", "o"} or free_indices([count])[count]:
-        return math.inf
+        return bounds[1]
     import numpy as np
 
     from maskc.ir.evaluate import evaluate

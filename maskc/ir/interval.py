@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
+from maskc.ir.ops import MOST_FLOOR
 from maskc.ir.program import Parameter, Program
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def _interval(node: Node, ranges: Ranges, found: Mapping[Node, Interval]) -> Int
         count, body = found[node.count], found[node.body]
         return (1 if count[0] >= 1 and body[0] == 1 else 0), (0 if count[1] <= 0 or body[1] == 0 else 1)
     assert isinstance(node, Apply)
+    if node.op == "floor":
+        return -MOST_FLOOR, MOST_FLOOR
     if any(a.type is Type.FLOAT for a in node.args):
         return unknown
     rule = _RULES.get(node.op)
@@ -286,12 +289,12 @@ def _reaching(roots: tuple[Node, ...], known: tuple[tuple[Node | str, Interval],
     # No segment or axis is longer than a sequence, where its extent is not known yet.
     sizes: dict[Node | str, Interval] = {n: (0, MAX_TOKENS) for n in postorder(roots) if isinstance(n, Size)}
     found = intervals(roots, {**sizes, **dict(known)})
-    # Nothing is known of floats, so nothing can be promised of what they are rounded to, be it the end of an index.
+    # Of an index without a known end nothing can be promised.
     indices = (n for n in found if isinstance(n, Symbol) and n.name[0] == "i")
-    rounded: set[Node] = {n for n in indices if found[n][1] == math.inf}
+    open_ended: set[Node] = {n for n in indices if found[n][1] == math.inf}
     for node in postorder(roots):
-        if (isinstance(node, Apply) and node.op == "floor") or any(c in rounded for c in node.children):
-            rounded.add(node)
-        elif node not in rounded and node.type is Type.INT and max(-found[node][0], found[node][1]) >= MAX_INT:
+        if any(c in open_ended for c in node.children):
+            open_ended.add(node)
+        elif node not in open_ended and node.type is Type.INT and max(-found[node][0], found[node][1]) >= MAX_INT:
             return f"`{print_node(node, most=MOST_SHOWN)}`"
     return None

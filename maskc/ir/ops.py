@@ -13,12 +13,15 @@ from typing import Any
 
 from maskc.ir.nodes import Apply, Const, Node, Type
 
-__all__ = ["OPS", "Op", "apply", "conjunction", "disjunction", "flat_length", "negation"]
+__all__ = ["MOST_FLOOR", "OPS", "Op", "apply", "conjunction", "disjunction", "flat_length", "negation"]
 
 _INT, _FLOAT, _BOOL = Type.INT, Type.FLOAT, Type.BOOL
 #: Array modules (NumPy, torch) share the few names used here; the module comes first.
 Meaning = Callable[..., Any]
 _MASK32 = 0xFFFFFFFF
+#: How far from 0 the integer is that a float becomes, at most: exact in every float that scores are computed in, and
+#: far beyond positions.
+MOST_FLOOR = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,8 @@ def _to_float(xp: Any, x: Any) -> Any:
 
 
 def _floor(xp: Any, x: Any) -> Any:
-    y = xp.floor(x)
+    most = float(MOST_FLOOR)
+    y = xp.floor(xp.clip(xp.nan_to_num(x, nan=0.0, posinf=most, neginf=-most), -most, most))
     return y.astype("int64") if hasattr(y, "astype") else y.to(xp.int64)
 
 
@@ -127,7 +131,8 @@ _ROWS = (
     Op("select", "match", "match", 3, (_BOOL, _INT, _FLOAT), None, lambda xp, c, a, b: xp.where(c, a, b),
        "The second operand where the first is true, else the third."),
     Op("float", "float", "call", 1, (_INT,), _FLOAT, _to_float, "An integer as a float."),
-    Op("floor", "floor", "call", 1, (_FLOAT,), _INT, _floor, "The largest integer that is not above."),
+    Op("floor", "floor", "call", 1, (_FLOAT,), _INT, _floor,
+       "The largest integer that is not above, at most 2**30 from 0; 0 of NaN."),
     Op("exp", "exp", "call", 1, (_FLOAT,), _FLOAT, lambda xp, a: xp.exp(a), "e to the power."),
     Op("exp2", "exp2", "call", 1, (_FLOAT,), _FLOAT, lambda xp, a: xp.exp2(a), "2 to the power."),
     Op("log", "log", "call", 1, (_FLOAT,), _FLOAT, lambda xp, a: xp.log(a), "Natural logarithm."),

@@ -328,12 +328,12 @@ def floating(op: str, x: Range) -> Range:
     meaning = OPS[op].meaning
     with np.errstate(all="ignore"):
         lo, hi = meaning(np, np.asarray(x.lo)), meaning(np, np.asarray(x.hi))
+        if op in _RISING:
+            slack = 1e-12 * (np.abs(lo) + np.abs(hi)) + 1e-300
+            wide = (lo - slack, hi + slack)
+        else:
+            wide = (np.full_like(lo, -1.0), np.full_like(hi, 1.0))
     known = np.asarray(x.lo) == x.hi
-    if op in _RISING:
-        slack = 1e-12 * (np.abs(lo) + np.abs(hi)) + 1e-300
-        wide = (lo - slack, hi + slack)
-    else:
-        wide = (np.full_like(lo, -1.0), np.full_like(hi, 1.0))
     lo, hi = without_nan(np.where(known, lo, wide[0]), np.where(known, hi, wide[1]))
     return Range(lo, hi, exact=known & np.isfinite(lo), uses=x.uses)
 
@@ -378,10 +378,10 @@ def apply_op(boxes: Boxes, op: str, args: list[Range]) -> Range:
 
 
 def _floored(x: Range) -> Range:
-    # An infinity has no meaning as an integer: whatever it converts to is covered by the widest bounds.
-    finite = (np.abs(x.lo) < _HUGE) & (np.abs(x.hi) < _HUGE)
-    lo = np.where(finite, np.floor(np.where(finite, x.lo, 0)), -_HUGE).astype(np.int64)
-    hi = np.where(finite, np.floor(np.where(finite, x.hi, 0)), _HUGE).astype(np.int64)
+    lo, hi = (OPS["floor"].meaning(np, np.asarray(end)) for end in (x.lo, x.hi))
+    # What may be infinite may be NaN, which becomes 0.
+    finite = np.isfinite(x.lo) & np.isfinite(x.hi)
+    lo, hi = np.where(finite, lo, np.minimum(lo, 0)), np.where(finite, hi, np.maximum(hi, 0))
     return Range(lo, hi, exact=x.exact & finite, uses=x.uses)
 
 

@@ -69,6 +69,10 @@ CASES: dict[str, Case] = {
         inputs={"w": [4, 21]},
         boxed=True,
     ),
+    "floors": Case(
+        "pattern p { attend k <= q & floor(exp2(float(q - 2 * k) * 9.0)) - floor(log(float(k - 5))) > -2\n"
+        " score s + 0.1 * float(floor(log2(s)) % 8) }"
+    ),
     "causal": Case("causal", strided=True),
     "causal-half": Case("causal", 70, 70, 4, 2, 64, 64, dtype="float16", tile=32),
     "negative-scale": Case("causal", 20, 20, scale=-0.3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.nodes import FALSE, Const, Lookup, Symbol, Type
-from maskc.ir.ops import apply, negation
+from maskc.ir.ops import OPS, apply, negation
 from maskc.ir.program import Program
 from maskc.lower import lower_text
 from tests.strategies import bindings, programs
@@ -57,6 +59,17 @@ def test_division_floors_and_by_zero_gives_zero(xp: object) -> None:
         node = apply(op, Symbol("q"), Symbol("k"))
         assert evaluate(node, Binding(1, 1), q=q, k=k, xp=xp).tolist() == wanted
     assert bool(evaluate(negation(FALSE), Binding(1, 1), q=q, k=k, xp=xp)) is True
+
+
+@pytest.mark.parametrize("xp", [np, torch])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_float_has_an_integer_below(xp: Any, dtype: str) -> None:
+    """As a kernel's does, whose numbers have 32 bits: at most 2**30 from 0, and 0 of NaN."""
+    given = {-1.5: -2, 2.75: 2, -0.0: 0, 1e9: 10**9, 1.5e9: 1 << 30, 1e300: 1 << 30, -3e38: -(1 << 30)}
+    given |= {float("inf"): 1 << 30, float("-inf"): -(1 << 30), float("nan"): 0}
+    with np.errstate(over="ignore"):
+        found = OPS["floor"].meaning(xp, xp.asarray(np.array([*given], dtype)))
+    assert found.tolist() == [*given.values()]
 
 
 def test_floats_have_the_dtype_of_the_scores_and_tables_a_gradient() -> None:

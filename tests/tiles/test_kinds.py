@@ -72,6 +72,23 @@ def test_functions_of_what_is_bounded_alike_everywhere(text: str) -> None:
     compare(program, make_binding(program, 200, 200), 64, 64)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "q - floor(log(float(k - 150))) > 3",
+        "floor(1e300 * float(q - k)) < 7",
+        "floor(exp(float(q))) * 2 > k",
+        "floor(min(log(float(k - 150)), -5.5)) < -3",
+        "k <= q & floor(float(q) / float(k - 3)) >= 2",
+        "floor(-exp2(float(q * 30))) + k < 0",
+    ],
+)
+def test_floats_that_have_no_integer_below(text: str) -> None:
+    program = lower_text(text)[0]
+    with np.errstate(all="ignore"):  # of the brute force
+        compare(program, make_binding(program, 200, 200), 64, 64)
+
+
 def test_cross_attention() -> None:
     program = lower_text("pattern p() over decoder -> encoder { attend k <= 2 * q }")[0]
     compare(program, make_binding(program, 150, 401), 32, 32)

@@ -166,7 +166,7 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "select": lambda c, a, b: torch.where(c, a, b),
     "hash": _hash,
     "float": _float,
-    "floor": lambda x: torch.floor(x).to(torch.int64),
+    "floor": lambda x: OPS["floor"].meaning(torch, x),
 }
 
 

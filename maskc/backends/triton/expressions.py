@@ -255,7 +255,8 @@ class Expressions:
         return f"tl.cast({self._text(node.args[0], block)}, {self._float})"
 
     def _floor(self, node: Apply, block: Block) -> str:
-        return f"tl.cast(tl.floor({self._text(node.args[0], block)}), tl.int64)"
+        self.helpers["whole"] = None
+        return f"whole({self._text(node.args[0], block)})"
 
     def _tanh(self, node: Apply, block: Block) -> str:
         self.helpers["tanh"] = None

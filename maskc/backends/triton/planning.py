@@ -186,12 +186,14 @@ def as_float(x: Any) -> Any:
 
 
 def floor(x: Any) -> Any:
-    """A float, rounded down to an integer."""
+    """A float, rounded down to an integer, at most 2**30 from 0; 0 of NaN, which what may be infinite may be."""
+    most = float(2**30)
     if not isinstance(x, Range):
-        return torch.floor(tensor(x)).long()
-    most = float(2**62)
-    ends = [torch.as_tensor(e, dtype=torch.float64).nan_to_num(n) for e, n in ((x.low, -most), (x.high, most))]
-    return Range(*(torch.floor(e.clamp(-most, most)).long() for e in ends))
+        return torch.floor(tensor(x).nan_to_num(0.0).clamp(-most, most)).long()
+    low, high = (torch.as_tensor(e, dtype=torch.float64) for e in (x.low, x.high))
+    finite = low.isfinite() & high.isfinite()
+    low, high = (torch.floor(e.nan_to_num(n).clamp(-most, most)).long() for e, n in ((low, -most), (high, most)))
+    return Range(torch.where(finite, low, low.clamp(max=0)), torch.where(finite, high, high.clamp(min=0)))
 
 
 def by_torch(function: Any, x: Any) -> Any:

@@ -148,6 +148,12 @@ def mix(state, x):
     state = (state ^ (state >> 15)) * tl.cast(0x5BD1E995, tl.uint32)
     return state ^ (state >> 16)
 ''',
+    "whole": '''@triton.jit
+def whole(x):
+    """The largest integer that is not above, at most 2**30 from 0; 0 of NaN."""
+    x = tl.minimum(tl.maximum(tl.where(x == x, x, 0.0), -1073741824.0), 1073741824.0)
+    return tl.cast(tl.floor(x), tl.int32)
+''',
     "tanh": '''@triton.jit
 def tanh(x):
     """The hyperbolic tangent; by its series near 0, where the quotient of exponentials is not accurate."""
