@@ -226,7 +226,7 @@ def make(case: Case, dtype: torch.dtype = torch.float32, backend: str = "cpu", s
     order = torch.randperm(batch * blocks + 2, generator=generator)
     table = torch.full((batch, blocks), -1, dtype=torch.int32)
     q = random(batch, case.heads, case.rows, case.dim)
-    q = q.mT.contiguous().mT if strided and case.rows > 1 else q.repeat_interleave(2, -1)[..., ::2] if strided else q
+    q = q.repeat_interleave(2, -1)[..., ::2] if strided else q
     caches, pages = [], []
     for dim in (case.dim, case.value_dim):
         cache = random(batch, capacity, case.kv_heads, dim).transpose(1, 2)
