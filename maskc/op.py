@@ -93,7 +93,7 @@ class Op:
         self._read = names_read(self.program, self.program.roots())
         self._needed = self._read - (floats - self._in_mask)
         if backend != "auto":
-            choose(backend, pattern.program, Request(heads=heads, layout=layout))
+            choose(backend, pattern.program, Request(heads=heads, layout=layout, args=tuple(args.items())))
 
     @property
     def program(self) -> Program:
@@ -405,6 +405,7 @@ class Op:
             needs_grad=grads,
             return_lse=return_lse,
             layout=self.layout,
+            args=tuple(self.compiled.args.items()),
         )
 
     def _batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:

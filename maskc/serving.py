@@ -208,7 +208,7 @@ def _backend(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, retu
         return known
     check_caches(q, k, v, table, op.heads)
     _check_lse(op, return_lse)
-    _, chosen = choose(op.backend, op.program, _request(q, k, v, table, return_lse))
+    _, chosen = choose(op.backend, op.program, _request(op, q, k, v, table, return_lse))
     op._remember(kind, chosen)
     return chosen
 
@@ -237,7 +237,7 @@ def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
     return tensor
 
 
-def _request(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Request:
+def _request(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Request:
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
         raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
     return Request(
@@ -252,6 +252,7 @@ def _request(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: 
         kv_heads=k.shape[1] if table is None else k.shape[2],
         needs_grad=False,
         return_lse=return_lse,
+        args=tuple(op.compiled.args.items()),
     )
 
 

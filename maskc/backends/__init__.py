@@ -48,6 +48,7 @@ class Request:
         needs_grad: whether q, k, v or a float input requires a gradient.
         return_lse: whether the log-sum-exp is asked for.
         layout: the order of the tokens that is asked for, as ``make_plan`` takes it.
+        args: the values of scalar parameters, as far as they are known.
     """
 
     device: str | None = None
@@ -62,6 +63,7 @@ class Request:
     needs_grad: bool | None = None
     return_lse: bool | None = None
     layout: str = "none"
+    args: tuple[tuple[str, bool | int | float], ...] = ()
 
 
 _REMEMBERED = 32  # results kept for each op: plans of the lengths and inputs met last

@@ -112,6 +112,26 @@ TEXT = """pattern p(slope: float[head], gate: float[q, head], bias: float[head, 
 }"""
 
 
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile.*")
+@pytest.mark.parametrize(
+    ("rest", "inputs"),
+    [("score 0.5", {}), ("output 0.5", {}), ("output gate[q, h]", {"gate": torch.rand(40, 2)})],
+)
+def test_scores_and_outputs_that_read_none(
+    monkeypatch: pytest.MonkeyPatch, rest: str, inputs: dict[str, torch.Tensor]
+) -> None:
+    """A number stands for the score of every pair, a number for each query for all of its output."""
+    monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
+    params = "gate: float[q, head]" if inputs else ""
+    q, k, v = (torch.randn(1, 2, 40, 16) for _ in range(3))
+    text = f"pattern p({params}) {{ attend causal\n {rest} }}"
+    with torch.no_grad():
+        got, expected = (
+            maskc.compile(text, heads=2, backend=name)(q, k, v, **inputs) for name in ("flex", "reference")
+        )
+    torch.testing.assert_close(got, expected)
+
+
 def _run(eager: bool, monkeypatch: pytest.MonkeyPatch, q_len: int = N) -> None:
     if eager:
         monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
@@ -133,6 +153,20 @@ def test_attention_eager(monkeypatch: pytest.MonkeyPatch, q_len: int) -> None:
 @pytest.mark.slow
 def test_attention_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     _run(False, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("score", ["0.5", "bias[q]"])
+def test_scores_that_make_nothing_of_the_product_compiled(score: str) -> None:
+    """For which the kernel for CPUs forgets the mask."""
+    q, k, v = (torch.randn(1, 2, 130, 16) for _ in range(3))
+    inputs = {"bias": torch.randn(130)} if "bias" in score else {}
+    text = f"pattern p({'bias: float[q]' if inputs else ''}) {{ attend causal\n score {score} }}"
+    with torch.no_grad():
+        got, expected = (
+            maskc.compile(text, heads=2, backend=name)(q, k, v, **inputs) for name in ("flex", "reference")
+        )
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-5)
 
 
 def test_refusals() -> None:

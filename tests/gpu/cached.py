@@ -19,6 +19,7 @@ __all__ = [
     "decode_differences",
     "decode_many_queries",
     "decode_refusal",
+    "decode_scaled",
     "decode_unseen",
 ]
 
@@ -87,6 +88,15 @@ def decode_many_queries(rows: int, heads: int, kv_heads: int) -> float:
     case = replace(CASES["sinks-and-window"], rows=rows, heads=heads, kv_heads=kv_heads, lengths=(90, 70))
     call = make(case, backend="triton")
     return _difference(call.paged(), call.wanted()[0])
+
+
+def decode_scaled(scale: float) -> float:
+    """The largest difference from the CPU backend for a factor of the dot products, and queries with odd strides."""
+    ours, theirs = (
+        make(CASES["wide-window"], backend=name, strided=True).dense(scale=scale, return_lse=True)
+        for name in ("triton", "cpu")
+    )
+    return max(_difference(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def decode_refusal() -> str:

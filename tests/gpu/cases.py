@@ -146,6 +146,19 @@ CASES: dict[str, Case] = {
         batch=2,
         floats={"bias": (30,), "m": (2, 30)},
     ),
+    "score-of-queries-alone": Case(
+        "pattern p(m: float[q]) { attend causal\n score m[q] }", floats={"m": (40,)}, strided=True
+    ),
+    "score-of-keys-alone": Case(
+        "pattern p(m: float[k]) { attend causal\n score m[k]\n normalize sigmoid }", floats={"m": (40,)}
+    ),
+    "score-of-heads-alone": Case(
+        "pattern p(m: float[head]) { attend causal\n score m[h] }", floats={"m": (4,)}, heads=4, tile=32, pack=2
+    ),
+    "score-of-nothing": Case("pattern p { attend causal\n score 0.5\n normalize relu }", heads=1),
+    "output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", heads=1),
+    "decode-score-of-nothing": Case("pattern p { attend causal\n score 0.5\n output 0.5 * o }", 2, 50, splits=2),
+    "decode-output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", 2, 50, splits=2),
     "bias-by-distance": Case(
         "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }",
         45,

@@ -221,6 +221,25 @@ def beside_sinks() -> dict[str, float]:
     return found
 
 
+def sinks_of_padding() -> dict[str, float]:
+    """How far gradients are from the reference's where queries that keep nothing, and hold no numbers, have the sink's
+    logit for a log-sum-exp that has a gradient; relative to the largest element."""
+    text = "pattern p(sink: float[head]) { attend causal & q < 12\n normalize softmax(sink = sink[h]) }"
+    results = []
+    for backend in ("reference", "triton"):
+        op = maskc.compile(text, heads=2, backend=backend)
+        generator = torch.Generator().manual_seed(1)
+        q, k, v, grad_lse = (torch.randn(1, 2, 20, 16, generator=generator) for _ in range(4))
+        q[:, :, 12:] = torch.nan
+        leaves = [q, k, v, torch.tensor([0.5, -1.0])]
+        for x in leaves:
+            x.requires_grad_()
+        out, lse = op(*leaves[:3], sink=leaves[3], return_lse=True)
+        results.append(torch.autograd.grad([out.sum(), lse], leaves, [torch.ones(()), grad_lse[..., 0]]))
+    names = ("dq", "dk", "dv", "d sink")
+    return {n: _difference(b, a.double()) for n, a, b in zip(names, *results, strict=True)}
+
+
 def padding_stays_apart() -> dict[str, bool]:
     """Whether results are finite where only what no kept pair needs is not: beside queries or keys of a ragged tile
     that do not exist, in what queries that keep nothing hold, and in the gradient of their log-sum-exp."""

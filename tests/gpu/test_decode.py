@@ -40,6 +40,11 @@ def test_is_the_loop_over_entries(interpreter: Interpreter, name: str) -> None:
         assert error < (5e-3 if dtype == "float16" else 2e-5), what
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.3])
+def test_factors_that_are_not_positive(interpreter: Interpreter, scale: float) -> None:
+    assert interpreter.call("cached.decode_scaled", scale) < 2e-5
+
+
 @pytest.mark.parametrize(
     ("name", "listed", "splits", "k_tile"),
     [

@@ -211,7 +211,8 @@ def _entry(call: Call, b: int, length: int) -> tuple[Tensor, Tensor]:
 
 
 def make(case: Case, dtype: torch.dtype = torch.float32, backend: str = "cpu", strided: bool = False) -> Call:
-    """The call of a case: pages in a random order, with NaN in every slot that holds no key of an entry."""
+    """The call of a case: pages in a random order, with NaN in every slot that holds no key of an entry.
+    ``strided``: the elements of a query are apart, and those of keys lie as servers have them."""
     generator = torch.Generator().manual_seed(len(case.text))
     op = maskc.compile(case.text, heads=case.heads, layer=case.layer, backend=backend, arguments=case.args)
     batch, longest = len(case.lengths), max(case.lengths)
@@ -225,6 +226,7 @@ def make(case: Case, dtype: torch.dtype = torch.float32, backend: str = "cpu", s
     order = torch.randperm(batch * blocks + 2, generator=generator)
     table = torch.full((batch, blocks), -1, dtype=torch.int32)
     q = random(batch, case.heads, case.rows, case.dim)
+    q = q.repeat_interleave(2, -1)[..., ::2] if strided else q
     caches, pages = [], []
     for dim in (case.dim, case.value_dim):
         cache = random(batch, capacity, case.kv_heads, dim).transpose(1, 2)

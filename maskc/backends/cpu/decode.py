@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from maskc.backends.cpu.blocks import pick, take
-from maskc.backends.cpu.entry import add_sink, finite, same_width
+from maskc.backends.cpu.entry import add_sink, dense, finite, same_width
 from maskc.backends.cpu.execute import attend
 from maskc.backends.cpu.expressions import Expressions
 from maskc.backends.cpu.intervals import interval_jobs
@@ -217,7 +217,7 @@ class _Part:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Output (entries, Hq, rows, Dv) in the dtype of ``q`` and log-sum-exp; with care where needed."""
-        query = q.to(self.dtype)
+        query = dense(q.to(self.dtype))
         out, lse = self._attend(query, k, v, careful=False)
         if not finite(out):
             out, lse = self._attend(query, k, v, careful=True)

@@ -18,6 +18,7 @@ from maskc.backends.flex.blocks import from_block_mask, to_block_mask
 from maskc.backends.flex.mods import function, tensors_for
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import evaluate
+from maskc.ir.nodes import postorder
 from maskc.ir.program import OUTPUT, SCORE, Program
 from maskc.passes.specialise import bind
 from maskc.tiles import make_plan
@@ -66,7 +67,11 @@ def score_mod(
     bound = _bound(program, binding)
     if bound.score is SCORE:
         return None
-    return function(bound, binding, bound.score, tensors_for(bound, binding, floats, torch.device(device)))
+    run = function(bound, binding, bound.score, tensors_for(bound, binding, floats, torch.device(device)))
+    if SCORE in postorder([bound.score]):
+        return run
+    # FlexAttention's kernel for CPUs is wrong where a function makes nothing of the score: it forgets the mask.
+    return lambda s, b, h, q, k: torch.where(k >= 0, run(s, b, h, q, k), s)
 
 
 def block_mask(
@@ -166,5 +171,5 @@ def _finish(
         out = out * torch.sigmoid(lse - sink)[..., None].to(out.dtype)
         lse = torch.logaddexp(lse, sink.expand_as(lse))
     if program.output is not OUTPUT:
-        out = evaluate(program.output, binding, o=out, **point).to(out.dtype)
+        out = evaluate(program.output, binding, o=out, **point).to(out.dtype).expand(out.shape)
     return out, lse if return_lse else None

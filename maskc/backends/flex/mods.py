@@ -26,6 +26,7 @@ Array = Any
 Step = tuple[Callable[..., Array], tuple[int, ...]]
 _POINT = ("s", "b", "h", "q", "k")  # what the first slots hold
 _INT32 = (-(1 << 31), (1 << 31) - 1)
+_DTYPES = {Type.BOOL: torch.bool, Type.INT: torch.int64, Type.FLOAT: torch.float32}
 _PLAIN: dict[str, Callable[..., Array]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -60,7 +61,7 @@ def function(
             slots[n] = len(_POINT) + len(steps)
             fn, args = _constant(n, binding) if n in fixed else _step(program, binding, n, slots, tables)
             steps.append((_in_64_bits(fn) if _is_long(n, bounds) else fn, args))
-    at, first, plan = slots[node], binding.offset, tuple(steps)
+    at, first, plan, dtype = slots[node], binding.offset, tuple(steps), _DTYPES[node.type]
 
     def run(s: Array, b: Array, h: Array, q: Array, k: Array) -> Array:
         values = [s, b, h, q + first, k]
@@ -68,7 +69,7 @@ def function(
             values.append(fn(*[values[i] for i in args]))
         # An expression of constants and look-ups alone still has a value for every pair.
         found = values[at]
-        return found if isinstance(found, torch.Tensor) else torch.full_like(q, found, dtype=torch.bool)
+        return found if isinstance(found, torch.Tensor) else torch.full_like(q, found, dtype=dtype)
 
     return run
 

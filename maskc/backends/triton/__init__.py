@@ -19,6 +19,7 @@ from maskc.backends.triton.spec import specialised
 from maskc.backends.triton.stages import refusal_of
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.interval import MAX_TOKENS
+from maskc.ir.nodes import Type
 from maskc.knobs import AUTOTUNE, AUTOTUNE_SECONDS, TRITON_PRECISION
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _MAX_DIM = 256
 
 def supports(program: Program, request: Request) -> Refusal | None:
     """Programs whose expressions have a Triton spelling, on GPU tensors of 32 or 16 bits and at most 256 wide."""
-    return _refused_device(request) or _refused_tensors(request) or _refused_program(program, bool(request.needs_grad))
+    return _refused_device(request) or _refused_tensors(request) or _refused_program(program, request)
 
 
 def _refused_device(request: Request) -> Refusal | None:
@@ -63,19 +64,23 @@ def _refused_tensors(request: Request) -> Refusal | None:
     return None
 
 
-def _refused_program(program: Program, needs_grad: bool) -> Refusal | None:
-    reason = _reason(program, needs_grad)
-    return None if reason is None else Refusal(reason, "" if needs_grad and _reason(program, False) else _FROZEN)
+def _refused_program(program: Program, request: Request) -> Refusal | None:
+    needs_grad, args = bool(request.needs_grad), request.args
+    reason = _reason(program, needs_grad, args)
+    if reason is None:
+        return None
+    return Refusal(reason, _FROZEN if needs_grad and _reason(program, False, args) is None else "")
 
 
 _FROZEN = "call under torch.no_grad() if no gradient is needed"
 
 
 @functools.lru_cache(maxsize=256)
-def _reason(program: Program, needs_grad: bool) -> str | None:
-    # Scalars are not known yet; whether text can be written hardly depends on them.
-    args = {p.name: 1 if p.default is None else p.default.value for p in program.params if p.is_scalar}
-    return refusal_of(specialised(program, args), frozenset(), needs_grad)
+def _reason(program: Program, needs_grad: bool, given: tuple[tuple[str, bool | int | float], ...]) -> str | None:
+    scalars = [p for p in program.params if p.is_scalar]
+    # Where a value is not known yet, any will do: whether text can be written hardly depends on it.
+    known = {p.name: (p.type is Type.BOOL or 1) if p.default is None else p.default.value for p in scalars}
+    return refusal_of(specialised(program, {**known, **dict(given)}), frozenset(), needs_grad)
 
 
 def run(

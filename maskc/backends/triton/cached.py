@@ -268,7 +268,7 @@ def _output(spec: KernelSpec, used: Expressions, before: Block) -> list[str]:
         block = Block(parent=before, hoisted=True)
         for line in origin(("output", output)):
             block.add(line)
-        text = used.write(output, block, block)
+        text = used.write_array(output, block, block)
         block.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
         lines += block.lines
     return [*lines, *_text(_STORE.format("out_ptr"))]

@@ -279,6 +279,7 @@ class Entry:
         spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
         found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
         grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
+        empty = None
         if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
             empty = self._empty_rows(q, grad, lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
@@ -294,6 +295,9 @@ class Entry:
         if found.pairs:
             more = {"do_ptr": grad, "level_ptr": level, "delta_ptr": delta, **strides("do", grad)}
             pull_pairs(self, found.pairs, (q, k, v), tables, value, sums, scale, more)
+        if empty is not None and grad_lse is not None and self.program.normalizer.sink is not None:
+            # Of a query that keeps no key the log-sum-exp is the sink's logit, which has that gradient.
+            delta = torch.where(empty[..., 0], -grad_lse, delta)
         return dq, dk, dv, delta
 
     def _empty_rows(self, q: Tensor, grad: Tensor, lse: Tensor, value: Values) -> Tensor:

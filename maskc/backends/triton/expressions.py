@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from maskc.backends.triton.bounds import fits_int32, integer_bounds
@@ -123,12 +123,27 @@ class Expressions:
             self._bounds.update(integer_bounds([node], self._program))
         return self._text(node, block)
 
+    def write_array(self, node: Node, block: Block, before: Block) -> str:
+        """As ``write``, of a float that Triton is to broadcast, which it does not with a number in its text."""
+        text = self.write(node, block, before)
+        return f"tl.cast({text}, tl.float32)" if isinstance(node, Const) else text
+
+    def write_pairs(self, node: Node, block: Block, before: Block) -> str:
+        """As ``write``, with a float for every pair of a tile, though ``node`` may speak of one side only, or of
+        none."""
+        text = self.write_array(node, block, before)
+        if {"q", "k"} <= self.depends(node):
+            return text
+        return f"tl.broadcast_to({text}, {self._shape({'q', 'k'})})"
+
     def shape(self, node: Node) -> str:
         """The shape of the node's value as text, with both axes."""
+        return self._shape(self.depends(node))
+
+    def _shape(self, depends: Collection[str]) -> str:
         sides = [("q", "Q_TILE"), ("k", "K_TILE")]
         if self.outer == "k":
             sides.reverse()
-        depends = self.depends(node)
         return "(" + ", ".join(tile if axis in depends else "1" for axis, tile in sides) + ")"
 
     def _joined(self, node: Node) -> frozenset[str]:

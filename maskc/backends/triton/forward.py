@@ -198,7 +198,7 @@ def weight_lines(spec: KernelSpec, used: Expressions, block: Block, before: Bloc
     if not spec.plain_score:
         for line in origin(("score", program.score)):
             block.add(line)
-        logit = used.write(program.score, block, before)
+        logit = used.write_pairs(program.score, block, before)
     if not softmax:
         sigmoid = program.normalizer.kind == "sigmoid"
         block.add(f"weight = tl.sigmoid({logit})" if sigmoid else f"weight = tl.maximum({logit}, 0.0)")
@@ -254,7 +254,7 @@ def _finish(spec: KernelSpec, used: Expressions, rows: OuterText) -> list[str]:
         for line in origin(("output", spec.program.output)):
             before.add(line)
         block = Block()
-        text = used.write(spec.program.output, block, before)
+        text = used.write_array(spec.program.output, block, before)
         before.lines += block.lines
         before.add(f"out = tl.broadcast_to({text}, (Q_TILE, DV_PAD))")
     else:

@@ -130,7 +130,7 @@ class CachedKernels:
         return found
 
     def _prepared(self, call: DecodeCall, text: _Text, tensors: Mapping[str, Tensor], extents: _Extents) -> Decoder:
-        q, program = call.q, call.program
+        q, program = tensors["q_ptr"], call.program  # which is not the call's where the scale is in it
         sharing = sharing_of(q, call.kv_heads, call.capacity, self.splits)
         chosen = self.config or default_config(
             "decode", q.device, q.shape[3], call.v.shape[3], q.dtype, text.pair_values

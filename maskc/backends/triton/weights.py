@@ -53,7 +53,7 @@ def weigh(spec: KernelSpec, used: Expressions, block: Block, before: Block, part
         block.add("score = score * scale")
     for line in [] if spec.plain_score else origin(("score", program.score)):
         block.add(line)
-    logit = "score" if spec.plain_score else used.write(program.score, block, before)
+    logit = "score" if spec.plain_score else used.write_pairs(program.score, block, before)
     unit = "(scale * LOG2E)" if spec.plain_score else "LOG2E"
     if partial:
         block.add(f'logit = tl.where(keep, {logit}, float("-inf"))')
