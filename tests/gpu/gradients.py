@@ -125,14 +125,14 @@ def dimension(dim: int, value_dim: int) -> float:
 
 def opcheck(text: str, floats: dict[str, list[int]]) -> None:
     """torch's own checks of the operator; raises where one fails."""
-    from maskc.backends import library
+    from maskc.backends import handles, library
     from maskc.lower import lower_text
 
     generator = torch.Generator().manual_seed(0)
     entry = Entry(lower_text(text)[0], Binding(20, 20, heads=2), tuple(floats), configs=_CONFIGS)
     q, k, v = (torch.randn(1, heads, 20, 16, generator=generator, requires_grad=True) for heads in (2, 1, 1))
     inputs = [torch.randn(shape, generator=generator, requires_grad=True) for shape in floats.values()]
-    torch.library.opcheck(library.attention, (q, k, v, inputs, library.handle_of(entry), 0.25))
+    torch.library.opcheck(library.attention, (q, k, v, inputs, handles.handle_of(entry), None, 0.25))
 
 
 def broken(was: str, becomes: str) -> str:
