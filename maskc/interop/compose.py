@@ -18,7 +18,7 @@ from maskc.ir.rewrite import map_program, remake, substitute
 from maskc.passes.fold import fold_node
 from maskc.passes.linear import linear
 
-__all__ = ["Fit", "at_layer", "caps", "fit", "is_relative", "reads_layer", "reads_sizes"]
+__all__ = ["Fit", "at_layer", "caps", "fit", "is_relative", "looks_back", "reads_layer", "reads_sizes"]
 
 _Q, _K, _B, _H, _S = (Symbol(name) for name in ("q", "k", "b", "h", "s"))
 
@@ -182,6 +182,26 @@ def reads_sizes(program: Program) -> bool:
     """Whether the number of queries or keys matters, or a space does."""
     sized = any(isinstance(n, Size) for n in postorder(program.roots()))
     return sized or bool(program.q_space.segments or program.k_space.segments)
+
+
+@functools.lru_cache(maxsize=256)
+def looks_back(program: Program) -> bool:
+    """Whether an input by token is looked up elsewhere than at the query or the key, or a fixed number behind them.
+
+    Once a cache has dropped keys there are inputs for those alone that are left: a place before them is clamped to
+    the first of these, and a place that counts from the start of the row is another one.
+    """
+    return any(
+        domain == "token" and not _at_or_behind(place)
+        for node in postorder(program.roots())
+        if isinstance(node, Lookup)
+        for domain, place in zip(program.parameter(node.name).domain, node.indices, strict=True)
+    )
+
+
+def _at_or_behind(place: Node) -> bool:
+    form = linear(place)
+    return form.constant >= 0 and form.terms in (((_Q, 1),), ((_K, 1),))
 
 
 def caps(program: Program) -> bool:

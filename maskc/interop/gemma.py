@@ -24,8 +24,8 @@ def gemma3_text(c: Fields) -> str:
 
 
 def _both_ways(name: str, title: str, c: Fields, types: list[str], local: str) -> str:
-    # Transformers halves the window of such a model when it reads the config.
-    window = c.integer("sliding_window", 1) // 2 + 1
+    # Transformers halves the window of such a model when it reads the config, and writes 0 for a token by itself.
+    window = c.integer("sliding_window") // 2 + 1
     doc = f"{title} as an encoder: in both directions, a window and everything by layer."
     attend = by_layer(types, {FULL: "all", SLIDING: local})
     params = [t.Parameter(f"window: int(1..) = {window}", "half the width of the window, as its layers count it.")]

@@ -85,6 +85,38 @@ def test_round_trip() -> None:
         flex.from_block_mask(flex.block_mask(program, binding), program, make_binding(program, N, N))
 
 
+@pytest.mark.filterwarnings("ignore:.*flex_attention called without torch.compile.*")
+def test_a_table_by_layer_and_head_in_one_layer_after_another() -> None:
+    """FlexAttention traces again where a number has changed, and then has no values of tensors to index by."""
+    text, far = "pattern p(far: bool[layer, head]) { attend causal & (far[layer, h] | self) }", RNG.random((3, 2)) < 0.5
+    program = lower_text(text)[0]
+    q = torch.randn(1, 2, 16, 16)
+    for layer in range(3):
+        binding = make_binding(program, 16, 16, heads=2, layer=layer, far=far)
+        out = flex_attention(q, q, q, block_mask=flex.block_mask(program, binding))
+        reference = maskc.compile(text, heads=2, layer=layer, far=far, backend="reference")
+        torch.testing.assert_close(out, reference(q, q, q))
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("pattern p(t: int[3, head]) { attend k <= t[1, h] + t[7, 0] }", {"t": [[1, 2], [3, 4], [5, 1]]}),
+        ("pattern p(doc: int[token]) { attend doc[2] == doc[k] | doc[0] < doc[3] }",
+         {"doc": np.arange(16).reshape(2, 8) % 5}),
+        ("pattern p(n: int[4]) { attend n[1] < 3 }", {"n": [0, 1, 2, 3]}),
+        ("pattern p(n: int, t: int[n]) { attend k <= t[q] }", {"n": 0, "t": np.zeros(0, np.int64)}),
+    ],
+)  # fmt: skip
+def test_look_ups_at_constants_and_in_empty_tables(text: str, values: dict[str, object]) -> None:
+    program = lower_text(text)[0]
+    binding = make_binding(program, 8, 8, heads=2, batch=2, **values)  # type: ignore[arg-type]
+    got = create_mask(flex.mask_mod(program, binding), 2, 2, 8, 8, device="cpu")
+    for b in range(2):
+        for h in range(2):
+            np.testing.assert_array_equal(got[b, h].numpy(), dense(program, binding, h, b))
+
+
 def test_dense_index_tensors_are_bounded() -> None:
     program = lower_text("causal")[0]
     binding = make_binding(program, 1 << 21, 1 << 21)

@@ -206,7 +206,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     )
     module = load(write_standalone(lower_text(pattern)[0], {}), tmp_path / "checked.py")
     q, k = torch.zeros(2, 4, 8, 16), torch.zeros(2, 2, 8, 16)
-    tables = {"doc": torch.zeros(8, dtype=torch.int64), "w": torch.zeros(4), "t": torch.zeros(4)}
+    tables = {n: torch.zeros(extent, dtype=torch.int64) for n, extent in (("doc", 8), ("w", 4), ("t", 4))}
 
     def refused(
         why: str, q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = k, **changed: torch.Tensor
@@ -225,7 +225,75 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(r"'w' of shape \[4\]", w=torch.zeros(2))
     refused(r"'t' of shape \[4\]", t=torch.zeros(5))
     refused("'doc' holds integers beyond 32 bits", doc=torch.arange(8) * 2**32)
-    assert module.attention(q[:, :, :0], k, k, **tables).shape == (2, 4, 0, 16)
+    refused("'doc' of a dtype that is int, found torch.float32", doc=torch.zeros(8))
+    with pytest.raises(TypeError, match=r"expected tensors, found 'doc' \(list\)"):
+        module.attention(q, k, k, **{**tables, "doc": [0] * 8})
+    with pytest.raises(ValueError, match="number of a layer, found -1"):
+        module.attention(q, k, k, layer=-1, **tables)
+    empty = q[:, :, :0].clone().requires_grad_()
+    out = module.attention(empty, k.requires_grad_(), k, **tables)
+    assert out.shape == (2, 4, 0, 16)
+    out.sum().backward()
+    assert k.grad is not None
+    assert not k.grad.any()
+
+
+def test_nothing_that_is_given_is_dropped_silently(tmp_path: Path) -> None:
+    """Arguments that were put into the text, names of nothing, and gradients that are not computed."""
+    text = "pattern p(w: int, unread: int[token], slope: float[head]) { attend sliding_window(w); score s * slope[h] }"
+    module = load(write_standalone(lower_text(text)[0], {"w": 4}), tmp_path / "window.py")
+    q, slope = torch.zeros(1, 2, 0, 16), torch.ones(2)
+    module.attention(q, q, q, slope=slope, unread=torch.zeros(0, dtype=torch.int64))
+    for name in ("w", "slopes"):
+        with pytest.raises(TypeError, match=rf"takes no {name}"):
+            module.attention(q, q, q, slope=slope, tables={name: slope})
+    with pytest.raises(TypeError, match="takes no x"):
+        module.attention(q, q, q, slope=slope, sizes={"x": 3})
+    slope.requires_grad_()
+    with pytest.raises(ValueError, match="no gradient is computed of slope"):
+        module.attention(q, q, q, slope=slope)
+    with torch.no_grad():
+        module.attention(q, q, q, slope=slope)
+    gated = "pattern p(gate: float[head]) { attend causal; output o * gate[h] }"
+    module = load(write_standalone(lower_text(gated)[0], {}), tmp_path / "gated.py")
+    with pytest.raises(ValueError, match="no gradient is computed of q, v: detach"):
+        module.attention(q.clone().requires_grad_(), q, q.clone().requires_grad_(), gate=torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("space", "good", "bad"),
+    [
+        ("grid(y, x)", ({"x": 4}, {"x": 3, "y": 4}, {"x": 12}), ({"x": 5}, {"x": 3, "y": 3}, {"x": 0}, {"x": -4})),
+        (
+            "text ++ grid(y, x)",
+            ({"text": 2, "x": 5}, {"text": 12, "x": 5}),
+            ({"text": 13, "x": 5}, {"text": 3, "x": 5}),
+        ),
+    ],
+)
+def test_extents_make_up_the_length(space: str, good: Any, bad: Any, tmp_path: Path) -> None:
+    program = lower_text(f"pattern p over {space} {{ attend window(1, 1) on x }}")[0]
+    module = load(write_standalone(program, {}), tmp_path / "grid.py")
+    fits = functools.partial(module.adds_up, 12, module.SPACES["k"])
+    assert [fits(sizes) for sizes in (*good, *bad)] == [True] * len(good) + [False] * len(bad)
+    q = torch.zeros(1, 1, 12, 16)
+    with pytest.raises(ValueError, match="do not make up 12 tokens"):
+        module.attention(q, q, q, sizes=bad[0])
+
+
+def test_inputs_that_change_before_the_backward_pass_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plan would be that of the changed ones."""
+    text = "pattern p(doc: int[token]) { attend same(doc) & causal }"
+    module = load(write_standalone(lower_text(text)[0], {}), tmp_path / "documents.py")
+    monkeypatch.setattr(module, "run", lambda *arguments: None)
+    q, doc = torch.zeros(1, 1, 4, 16, requires_grad=True), torch.zeros(4, dtype=torch.int64)
+    module.attention(q, q, q, doc=doc).sum().backward()
+    out = module.attention(q, q, q, doc=doc)
+    doc[2:] = 1
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
 
 
 def test_only_what_a_mask_needs_is_in_its_file() -> None:

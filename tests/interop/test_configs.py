@@ -47,6 +47,11 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
         4,
         {"sliding_window": 9, "sliding_window_pattern": 2, "use_bidirectional_attention": True},
     ),
+    "gemma3, both ways, itself alone": (
+        "Gemma3TextConfig",
+        2,
+        {"sliding_window": 1, "sliding_window_pattern": 2, "use_bidirectional_attention": True},
+    ),
     "gemma4, both ways": (
         "Gemma4TextConfig",
         6,

@@ -46,6 +46,19 @@ def test_logits_with_padding(kind: str, side: str) -> None:
     torch.testing.assert_close(ours[mask.bool()], eager[mask.bool()], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_keys_that_the_mask_says_nothing_of_are_padding(padded: bool) -> None:
+    """A mask that is too short means the same whether or not it holds padding itself."""
+    mask, past, found = left_padded(4 * padded), N - 3, []
+    for net in pair("llama"):
+        cache = transformers.DynamicCache()
+        with torch.no_grad():
+            net(input_ids=tokens()[:, :past], attention_mask=mask[:, :past], past_key_values=cache)
+            call = {"input_ids": tokens()[:, past:], "attention_mask": mask[:, : N - 5], "past_key_values": cache}
+            found.append(net(**call).logits)
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 @kinds
 @pytest.mark.parametrize("cached", [False, True])
 def test_logits_of_packed_documents(kind: str, cached: bool) -> None:

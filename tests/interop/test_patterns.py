@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
 from maskc.interop.transformers import pattern_from_config, register, set_pattern  # noqa: E402
+from maskc.interop.transformers.handle import MaskHandle  # noqa: E402
 
 from .models import TINY, N, W, config_of, left_padded, model_of, perturbed, tokens  # noqa: E402
 
@@ -157,6 +158,40 @@ def test_a_cache_that_drops_what_the_pattern_keeps_is_refused() -> None:
             steps = net(input_ids=ids[:, 12:], past_key_values=cache).logits
             whole = net(input_ids=ids, use_cache=False).logits
         torch.testing.assert_close(steps, whole[:, 12:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("place", ["q - 8", "3", "k // 2"])
+def test_inputs_of_tokens_that_the_cache_has_dropped_are_not_guessed(place: str) -> None:
+    """Behind the first keys the inputs are those of the keys that are left."""
+    net = with_pattern(
+        f"pattern p(mark: int[token]) {{ attend causal & q - k < 3 & mark[{place}] > 0 | self }}", "mistral"
+    )
+    ids, mark = tokens(1), (torch.arange(N) % 3 == 0).int()
+    with torch.no_grad():
+        whole = net(input_ids=ids, use_cache=False, maskc_inputs={"mark": mark}).logits
+        for kept, cache in ((True, transformers.DynamicCache()), (False, transformers.DynamicCache(config=net.config))):
+            net(input_ids=ids[:, :12], past_key_values=cache, maskc_inputs={"mark": mark})
+            call = {"input_ids": ids[:, 12:], "past_key_values": cache, "maskc_inputs": {"mark": mark}}
+            if kept:
+                torch.testing.assert_close(net(**call).logits, whole[:, 12:], atol=1e-5, rtol=0)
+            else:
+                with refused("looks inputs up at other tokens, but the cache has dropped some"):
+                    net(**call)
+
+
+def test_inputs_of_the_keys_that_are_left_are_looked_up() -> None:
+    net = with_pattern(
+        "pattern p(mark: int[token]) { attend causal & q - k < 3 & mark[k + 1] > mark[q] | self }", "mistral"
+    )
+    ids, mark = tokens(1), torch.arange(N) % 4
+    with torch.no_grad():
+        cache = transformers.DynamicCache(config=net.config)
+        found = []
+        for ends in range(1, N + 1):
+            step = {"input_ids": ids[:, ends - 1 : ends], "past_key_values": cache}
+            found.append(net(**step, maskc_inputs={"mark": mark[:ends]}).logits)
+            whole = net(input_ids=ids[:, :ends], use_cache=False, maskc_inputs={"mark": mark[:ends]}).logits
+        torch.testing.assert_close(found[-1][:, -1], whole[:, -1], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gpt_oss"])
@@ -594,6 +629,19 @@ def test_a_model_that_computes_with_its_masks_is_refused() -> None:
     net = transformers.BloomForCausalLM._from_config(config, attn_implementation="maskc")
     with refused("computes with its attention masks itself"):
         net(input_ids=tokens())
+
+
+@pytest.mark.parametrize("kind", ["XGLM", "Mvp"])
+def test_a_model_that_asks_its_masks_what_a_tensor_knows_is_refused(kind: str) -> None:
+    sizes = {"d_model": 32, "vocab_size": 64, "attention_heads": 4, "num_layers": 1, **BART}
+    register()
+    net = transformers.AutoModel.from_config(getattr(transformers, f"{kind}Config")(**sizes))
+    net.config._attn_implementation = "maskc"
+    with refused(r"computes with its attention masks itself \(size\)"):
+        net.eval()(input_ids=tokens())
+    handle = MaskHandle.__new__(MaskHandle)
+    assert not hasattr(handle, "nothing_of_a_tensor")
+    assert copy.copy(handle) is not handle
 
 
 def test_a_mask_function_of_somebody_else_is_refused() -> None:

@@ -174,18 +174,31 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
 def _look_up(
     program: Program, binding: Binding, n: Lookup, slots: Mapping[Node, int], tables: Mapping[str, torch.Tensor]
 ) -> Step:
-    """``table[indices]``, each clamped; an input with a batch dimension is read at the batch entry."""
+    """``table[indices]``, each clamped; an input with a batch dimension is read at the batch entry.
+
+    What is looked up at a constant is taken beforehand: torch reads an index of integers and tensors together by
+    the tensors' values, which there are none of while it traces.
+    """
     table, domain = tables[n.name], program.parameter(n.name).domain
     batched = n.name in binding.batched
-    extents = tuple(table.shape[batched:])
-    shifts = tuple(binding.offset if d == "q" else 0 for d in domain)
+    if table.numel() == 0:  # a look-up in an empty table gives 0
+        table = table.new_zeros([max(1, extent) for extent in table.shape])
+    moving: list[tuple[Node, int, int]] = []
+    for index, d in zip(n.indices, domain, strict=True):
+        axis = batched + len(moving)
+        shift, extent = binding.offset if d == "q" else 0, table.shape[axis]
+        if isinstance(index, Const):
+            table = table.select(axis, _clamped(index.value, shift, extent))
+        else:
+            moving.append((index, shift, extent))
+    limits = tuple((shift, extent) for _, shift, extent in moving)
 
     def read(b: Array, *indices: Array) -> Array:
-        at = [_clamped(i, shift, extent) for i, shift, extent in zip(indices, shifts, extents, strict=True)]
-        where = (b, *at) if batched else tuple(at)
-        return table[where]
+        at = tuple(_clamped(i, *limit) for i, limit in zip(indices, limits, strict=True))
+        where = (b, *at) if batched else at
+        return table[where] if where else table
 
-    return read, (_POINT.index("b"), *(slots[i] for i in n.indices))
+    return read, (_POINT.index("b"), *(slots[index] for index, _, _ in moving))
 
 
 def _clamped(i: Array, shift: int, extent: int) -> Array:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from maskc.backends.triton import planning
 from maskc.backends.triton.backward import clears_empty_rows, write_dkv, write_dq
 from maskc.backends.triton.configs import Target, config
+from maskc.backends.triton.entrance import entrance, known
 from maskc.backends.triton.expressions import Unsupported, table_name, without_brackets
 from maskc.backends.triton.forward import write_forward
 from maskc.backends.triton.origin import origin_of
@@ -40,7 +41,8 @@ Written by maskc. Needs torch and triton, and nothing else.
 q is (batch, heads, queries, dim), k and v are (batch, key heads, keys, dim). {gradients}
 With TRITON_INTERPRET=1 it runs on the CPU, slowly. Which tiles are live is found when lengths or inputs are
 new, and kept: a first call takes one evaluation of the mask for each tile, and one for each pair of the tiles
-that this leaves open. Inputs may be changed in place; capture CUDA graphs after a first call.
+that this leaves open. Inputs may be changed in place, but not between a call and its backward pass; capture CUDA
+graphs after a first call.
 """
 
 from __future__ import annotations
@@ -140,13 +142,15 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, scale, given):
         out, lse = forward(q, k, v, scale, given)
-        ctx.save_for_backward(q, k, v, out, lse)
+        # Tables too, so that torch refuses those that are changed before the backward pass.
+        tables = [t for t in given["tables"].values() if not t.is_inference()]
+        ctx.save_for_backward(q, k, v, out, lse, *tables)
         ctx.scale, ctx.given = scale, given
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        q, k, v, out, lse = ctx.saved_tensors
+        q, k, v, out, lse = ctx.saved_tensors[:5]
 {clean}        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
         level, delta = torch.empty_like(lse), torch.empty_like(lse)  # by the kernel of dQ, which runs first
         values = {{"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "do_ptr": grad, "lse_ptr": lse}}
@@ -161,51 +165,6 @@ _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatev
         empty = (lse == -math.inf)[..., None]
         q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
 """
-
-_ENTRY = '''
-
-def check(q, k, v, layer, tables):
-    """Raise a ValueError for tensors that do not fit together, before a kernel reads them."""
-    found = f"found q {{tuple(q.shape)}}, k {{tuple(k.shape)}}, v {{tuple(v.shape)}}"
-    if not q.dim() == k.dim() == v.dim() == 4 or q.shape[::3] != k.shape[::3] or k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"expected q (B, H, Nq, D), k (B, Hk, Nk, D) and v (B, Hk, Nk, Dv), {{found}}")
-    dims = q.shape[3], v.shape[3]
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1] or min(dims) == 0 or max(dims) > 256:
-        raise ValueError(f"expected query heads in groups of key heads, and 1 to 256 dimensions, {{found}}")
-    if not CROSS and q.shape[2] > k.shape[2]:
-        raise ValueError(f"queries are the last tokens of the keys: there cannot be more of them, {{found}}")
-    kinds = {{(x.dtype, x.device) for x in (q, k, v)}}
-    if len(kinds) > 1 or q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
-        raise ValueError("expected q, k and v of one dtype, float16, bfloat16 or float32, on one device")
-    extents = {{"q": q.shape[2], "k": k.shape[2], "token": k.shape[2], "head": q.shape[1], "batch": q.shape[0]}}
-    for name, domain in DOMAINS.items():
-        shape = tuple(tables[name].shape)
-        wanted = [extents.get(d, d) for d in domain]
-        fits = len(shape) == len(wanted) and all(
-            n > layer if d == "layer" else n == d or isinstance(d, str) for n, d in zip(shape, wanted, strict=True))
-        if not fits or tables[name].device != q.device:
-            raise ValueError(f"expected {{name!r}} of shape {{wanted}} on the device of q, found {{shape}}")
-
-
-def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **more):
-    """Attention of (batch, heads, queries, dim) queries; ``tables`` and ``more`` are the pattern's tables and inputs
-    as tensors on the same device, ``sizes`` the extents of its axes and segments, by name."""
-    tables = {{**(tables or {{}}), **more}}
-    missing = sorted({{*TABLES}} - {{*tables}}) + sorted({{*SIZES}} - {{*(sizes or {{}})}})
-    if missing:
-        raise TypeError(f"attention() needs {{', '.join(missing)}}")
-    check(q, k, v, layer, tables)
-    if q.numel() == 0:
-        return q.new_empty((*q.shape[:3], v.shape[3]))
-    q_len, k_len = q.shape[2], k.shape[2]
-    given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
-    given.update({{f"size_{{name}}": int(n) for name, n in (sizes or {{}}).items()}})
-    given["tables"] = {{name: tables[name] for name in TABLES}}
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    if scale <= 0:
-        q, scale = q * scale, 1.0
-    return {call}
-'''
 
 
 def write_standalone(program: Program, args: Mapping[str, bool | int | float], target: Target | None = None) -> str:
@@ -222,7 +181,6 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
         raise MaskcError(Diagnostic("E702", message, hint="change the pattern as the reason says")) from why
     names = read_tables(*spec.program.roots())
     clean = _CLEAN if differentiable and clears_empty_rows(spec) else ""
-    call = "Attention.apply(q, k, v, scale, given)" if differentiable else "forward(q, k, v, scale, given)[0]"
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program)
     example = _example(names, sizes)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
@@ -241,7 +199,7 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
         "\n\n" + _planning(function),
         _RUN,
         _BACKWARD.format(clean=clean) if differentiable else "",
-        _ENTRY.format(offset="0" if program.cross else "k_len - q_len", call=call),
+        entrance(spec.program),
     ]
     return "".join(parts)
 
@@ -299,8 +257,7 @@ def _tables(
     lines += [f'    ("{stage}", {width}): {value!r},' for (stage, width), value in tiles.items()]
     lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))
-    domains = {n: [args.get(str(d), d) for d in spec.program.parameter(n).domain] for n in names}
-    lines += ["# What they are indexed by.", "DOMAINS = " + json.dumps(domains)]
+    lines += known(spec.program, args, names)
     lines += ["# The extents of axes and segments that must be given.", "SIZES = " + json.dumps(sizes)]
     lines += ["# Whether queries and keys are two sequences.", f"CROSS = {spec.program.cross}"]
     for word, name in (("BY_HEAD", "h"), ("BY_BATCH", "b")):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, reads_layer, reads_sizes
+from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, looks_back, reads_layer, reads_sizes
 from maskc.interop.transformers.demand import Demand, read
 from maskc.interop.transformers.dropped import check_dropped
 from maskc.interop.transformers.field import Stored, pattern_of
@@ -68,8 +68,10 @@ def mask(
         return attention_mask  # made ahead, as generating with a static cache does
     if attention_mask is not None and attention_mask.ndim != 2:
         raise _made_already(attention_mask)
-    real = None if attention_mask is None or bool(attention_mask.all()) else attention_mask.bool()
     demand = read(mask_function)
+    # Of a static cache, the keys that are written; those that a mask says nothing of are padding, as in Transformers.
+    count = int(kv_offset + kv_length if demand.bidirectional else q_offset + q_length)
+    real = None if attention_mask is None or _all_real(attention_mask, count) else attention_mask.bool()
     tell_positions(config)
     stored = pattern_of(config, bidirectional=not demand.causal)
     if stored is not None:
@@ -117,6 +119,10 @@ def attend(
     inputs = {**floats_of(op.program, s_aux, bias), **given}
     out = op(query, key[:, :, :length], value[:, :, :length], scale=scaling, inputs=inputs)
     return out.transpose(1, 2), None
+
+
+def _all_real(attention_mask: torch.Tensor, count: int) -> bool:
+    return attention_mask.shape[1] >= count and bool(attention_mask.all())
 
 
 @dataclass(frozen=True)
@@ -237,9 +243,10 @@ def _program(request: Request, stored: Stored | None) -> Program:
     if request.demand.block is not None and "block" not in declared:
         hint = "declare `block: int[token]`, which is -1 for text, and use it: `same(block) & block[q] >= 0`"
         raise fail("E702", f"the model marks images, which {program.name!r} knows nothing of", hint)
-    if request.k_offset and reads_sizes(program):
+    if request.k_offset and (reads_sizes(program) or looks_back(program)):
+        why = "depends on the number of keys" if reads_sizes(program) else "looks inputs up at other tokens"
         hint = "use a cache that keeps all keys: past_key_values=DynamicCache()"
-        raise fail("E702", f"{program.name!r} depends on the number of keys, but the cache has dropped some", hint)
+        raise fail("E702", f"{program.name!r} {why}, but the cache has dropped some", hint)
     return program
 
 

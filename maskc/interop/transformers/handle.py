@@ -84,6 +84,12 @@ class MaskHandle:
 
     __radd__ = __mul__ = __rmul__ = __and__ = __or__ = __add__
 
+    def __getattr__(self, name: str) -> Any:
+        # What a tensor has, and a handle has not; nothing else, so that whoever asks for it gets an answer.
+        if hasattr(torch.Tensor, name) and not name.startswith("__"):
+            raise _computing(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         raise _computing(getattr(func, "__name__", "a function of torch"))

@@ -1,0 +1,117 @@
+"""The entrance of a standalone file: what it checks of a call, and the function ``attention``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from maskc.ir.program import OUTPUT
+
+if TYPE_CHECKING:
+    from maskc.ir.program import Program, Space
+
+__all__ = ["entrance", "known"]
+
+_CHECKS = '''
+
+def check(q, k, v, layer, sizes, tables):
+    """Raise a TypeError or a ValueError for what does not fit together, before a kernel reads it."""
+    missing = sorted({*DOMAINS} - {*tables}) + sorted({*SIZES} - {*sizes})
+    if missing:
+        raise TypeError(f"attention() needs {', '.join(missing)}")
+    names = {name for parts in SPACES.values() for part in parts for name in part}
+    unknown = sorted({*tables} - {*DOMAINS, *UNREAD}) + sorted({*sizes} - names)
+    if unknown:
+        raise TypeError(f"attention() takes no {', '.join(unknown)}: scalar arguments are part of this file")
+    given = [("q", q), ("k", k), ("v", v), *((name, tables[name]) for name in DOMAINS)]
+    others = [f"{name!r} ({type(x).__name__})" for name, x in given if not torch.is_tensor(x)]
+    if others:
+        raise TypeError(f"expected tensors, found {', '.join(others)}")
+    found = f"found q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if not q.dim() == k.dim() == v.dim() == 4 or q.shape[::3] != k.shape[::3] or k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"expected q (B, H, Nq, D), k (B, Hk, Nk, D) and v (B, Hk, Nk, Dv), {found}")
+    dims = q.shape[3], v.shape[3]
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1] or min(dims) == 0 or max(dims) > 256:
+        raise ValueError(f"expected query heads in groups of key heads, and 1 to 256 dimensions, {found}")
+    if not CROSS and q.shape[2] > k.shape[2]:
+        raise ValueError(f"queries are the last tokens of the keys: there cannot be more of them, {found}")
+    kinds = {(x.dtype, x.device) for x in (q, k, v)}
+    if len(kinds) > 1 or q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise ValueError("expected q, k and v of one dtype, float16, bfloat16 or float32, on one device")
+    if layer < 0:
+        raise ValueError(f"expected the number of a layer, found {layer}")
+    extents = {"q": q.shape[2], "k": k.shape[2], "token": k.shape[2], "head": q.shape[1], "batch": q.shape[0]}
+    for name, domain in DOMAINS.items():
+        table = tables[name]
+        wanted = [extents.get(d, d) for d in domain]
+        pairs = zip(table.shape, wanted, strict=True)
+        fits = len(table.shape) == len(wanted) and all(
+            n > layer if d == "layer" else n == d or isinstance(d, str) for n, d in pairs)
+        if not fits or table.device != q.device:
+            raise ValueError(f"expected {name!r} of shape {wanted} on the device of q, found {tuple(table.shape)}")
+        kind = "float" if table.is_floating_point() else "bool" if table.dtype == torch.bool else "int"
+        if kind != TYPES[name] or table.is_complex():
+            raise ValueError(f"expected {name!r} of a dtype that is {TYPES[name]}, found {table.dtype}")
+    for side, parts in SPACES.items():
+        if not adds_up(extents[side], parts, sizes):
+            raise ValueError(f"{sizes} do not make up {extents[side]} tokens")
+    if torch.is_grad_enabled():
+        asking = [name for name, x in given[3 if DIFFERENTIABLE else 0:] if x.requires_grad]
+        if asking:
+            raise ValueError(f"no gradient is computed of {', '.join(asking)}: detach, or call under torch.no_grad()")
+
+
+def adds_up(length, parts, sizes):
+    """Whether the extents of the parts of a sequence fit its length. One that is not given follows from it."""
+    whole = [math.prod(sizes[n] for n in names) for names in parts if sizes.keys() >= {*names}]
+    open_parts = [[sizes[n] for n in names if n in sizes] for names in parts if not sizes.keys() >= {*names}]
+    rest, least = length - sum(whole), min(sizes.values(), default=0)
+    if len(open_parts) != 1:
+        return least >= 0 and (rest >= 0 if open_parts else rest == 0)
+    unit = math.prod(open_parts[0])
+    return least >= 0 and rest >= 0 and (rest % unit == 0 if unit else rest == 0)
+'''
+
+_ATTENTION = '''
+
+def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **more):
+    """Attention of (batch, heads, queries, dim) queries; ``tables`` and ``more`` are the pattern's tables and inputs
+    as tensors on the same device, ``sizes`` the extents of its axes and segments, by name."""
+    tables, sizes = {{**(tables or {{}}), **more}}, {{name: int(n) for name, n in (sizes or {{}}).items()}}
+    check(q, k, v, layer, sizes, tables)
+    if q.numel() == 0:
+        return (q[..., :1] * (k.sum() + v.sum())).expand(*q.shape[:3], v.shape[3])
+    q_len, k_len = q.shape[2], k.shape[2]
+    given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
+    given.update({{f"size_{{name}}": sizes[name] for name in SIZES}})
+    given["tables"] = {{name: tables[name] for name in TABLES}}
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    if scale <= 0:
+        q, scale = q * scale, 1.0
+    return {call}
+'''
+
+
+def known(program: Program, args: Mapping[str, bool | int | float], names: Sequence[str]) -> list[str]:
+    """Lines of the file that say what its checks compare with. ``names``: the tables and inputs that are read."""
+    read = [program.parameter(n) for n in names]
+    spaces = {"q": program.q_space, "k": program.k_space} if program.cross else {"k": program.k_space}
+    lines = ["# What they are indexed by, and of what type they are."]
+    lines.append("DOMAINS = " + json.dumps({p.name: [args.get(str(d), d) for d in p.domain] for p in read}))
+    lines.append("TYPES = " + json.dumps({p.name: p.type.value for p in read}))
+    unread = [p.name for p in program.params if not p.is_scalar and p.name not in names]
+    lines += ["# Those that are declared and make no difference.", "UNREAD = " + json.dumps(unread)]
+    lines += ["# Whether q, k and v get gradients.", f"DIFFERENTIABLE = {program.output is OUTPUT}"]
+    lines.append("# The parts of the sequences, by the names of their extents.")
+    return [*lines, "SPACES = " + json.dumps({side: _parts(space) for side, space in spaces.items() if space.segments})]
+
+
+def _parts(space: Space) -> list[list[str]]:
+    return [[extent.name for extent in segment.extents] for segment in space.segments]
+
+
+def entrance(program: Program) -> str:
+    """The functions of the file that are called from outside."""
+    call = "Attention.apply(q, k, v, scale, given)" if program.output is OUTPUT else "forward(q, k, v, scale, given)[0]"
+    return _CHECKS + _ATTENTION.format(offset="0" if program.cross else "k_len - q_len", call=call)
