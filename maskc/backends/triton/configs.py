@@ -99,7 +99,7 @@ _TABLE: dict[int | str, dict[tuple[str, int], dict[int, Config]]] = {
         ("dq", 128): {0: Config(128, 64, 8, 2), 8: Config(128, 32, 8, 2), 17: Config(64, 32, 8, 2)},
         ("dq", 256): {0: Config(64, 32, 8, 1)},
         ("dkv", 64): {0: Config(32, 128, 4, 2), 8: Config(32, 128, 8, 2)},
-        ("dkv", 128): {0: Config(32, 128, 8, 1), 8: Config(32, 64, 8, 1), 16: Config(16, 64, 8, 1)},
+        ("dkv", 128): {0: Config(32, 128, 8, 1), 8: Config(32, 64, 8, 1)},
         ("dkv", 256): {0: Config(32, 64, 8, 1), 16: Config(16, 64, 8, 1)},
         ("pairs", 64): {0: Config(64, 64, 4, 1)},
         ("pairs", 128): {0: Config(64, 64, 8, 1)},
