@@ -233,3 +233,16 @@ def test_parameters_are_no_obstacle_where_no_gradient_is_wanted(score: str) -> N
         out = op(q, q, q, slope=slope)
     reference = maskc.compile(op.pattern, heads=2, backend="reference")
     torch.testing.assert_close(out, reference(q, q, q, slope=slope).detach())
+
+
+@pytest.mark.parametrize("logit", [-torch.inf, 0.0])
+def test_a_sink_beside_a_query_that_keeps_nothing(logit: float) -> None:
+    """Of two queries, the second of which keeps nothing: what FlexAttention gives of them on a GPU."""
+    out = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
+    lse, sink = torch.tensor([0.5, -torch.inf], requires_grad=True), torch.full((2,), logit, requires_grad=True)
+    found, joined = flex._with_sink(out, lse, sink)
+    share = 1 / (1 + np.exp(logit - 0.5))
+    torch.testing.assert_close(found, torch.tensor([[share, 2 * share], [0.0, 0.0]], dtype=torch.float32))
+    torch.testing.assert_close(joined, torch.tensor([np.logaddexp(0.5, logit), logit], dtype=torch.float32))
+    for grad in torch.autograd.grad(found.sum() + joined[0], (out, lse, sink)):
+        assert grad.isfinite().all()

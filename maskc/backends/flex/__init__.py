@@ -147,6 +147,15 @@ def _bound(program: Program, binding: Binding) -> Program:
     return bind(program, args=binding.args, sizes=sizes, **more)
 
 
+def _with_sink(out: torch.Tensor, lse: torch.Tensor, sink: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A key more of which only the score counts. Neither it nor any other, where both are minus infinity: no NaN comes
+    of their difference, in either direction."""
+    none = torch.isneginf(lse) & torch.isneginf(sink)
+    here, there = (torch.where(none, 0.0, x) for x in (lse, sink))
+    joined = torch.where(none, -torch.inf, torch.logaddexp(here, there))
+    return out * torch.sigmoid(here - there)[..., None].to(out.dtype), joined
+
+
 def _finish(
     program: Program,
     binding: Binding,
@@ -168,8 +177,7 @@ def _finish(
     }
     if program.normalizer.sink is not None and lse is not None:
         sink = evaluate(program.normalizer.sink, binding, float_dtype=lse.dtype, **point)[..., 0].to(lse.dtype)
-        out = out * torch.sigmoid(lse - sink)[..., None].to(out.dtype)
-        lse = torch.logaddexp(lse, sink.expand_as(lse))
+        out, lse = _with_sink(out, lse, sink.expand_as(lse))
     if program.output is not OUTPUT:
         out = evaluate(program.output, binding, o=out, **point).to(out.dtype).expand(out.shape)
     return out, lse if return_lse else None
