@@ -87,7 +87,8 @@ class Context:
         if self.frames and d.span is not None:
             note = Note(f"in the definition of `{self.frames[-1].name}`", d.span)
             d = Diagnostic(d.code, d.message, self.frames[0].span, d.hint, (note, *d.notes), d.severity)
-        if d not in into:
+        # Of a call, what is wrong at several places of its definition is said once.
+        if all((d.code, d.message, d.span) != (other.code, other.message, other.span) for other in into):
             into.append(d)
 
     def enter(self, span: Span) -> None:

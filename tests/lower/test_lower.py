@@ -313,3 +313,9 @@ def test_more_alternatives_than_any_length_allows_are_an_error_of_the_text() -> 
     assert error.value.codes == ("E508",)
     assert error.value.diagnostics[0].span is not None
     lower_text("causal & any(i in 0..4096: k == i)")
+
+
+def test_a_call_says_once_what_is_wrong_at_several_places_of_its_definition() -> None:
+    with pytest.raises(MaskcError) as error:
+        lower_text("random(0) & random(0, seed = 1)")
+    assert error.value.codes == ("E306", "E306")
