@@ -47,7 +47,7 @@ def command(
     Nothing is sampled: tiles that could hold a counterexample are found as the planner finds live tiles, so that a
     million tokens take milliseconds.
     """
-    from maskc.assertions import prove_all, with_claims
+    from maskc.assertions import with_claims
     from maskc.cli.values import setting
 
     program, source = o.read(file, name)
@@ -61,20 +61,7 @@ def command(
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
     binding = given.bind(program)
-    proofs: list[tuple[Proof, float]] = []
-    refused: list[Diagnostic] = []
-    start = time.perf_counter()
-    for proof in prove_all(program, binding):
-        seconds, start = time.perf_counter() - start, time.perf_counter()
-        if isinstance(proof, MaskcError):
-            refused.extend(proof.diagnostics)
-            continue
-        proofs.append((proof, seconds))
-        if not as_json:
-            holds = f"holds: {proof.claim}" if proof.holds else f"does not hold: {proof}"
-            typer.echo(f"{plain(holds)} ({1000 * seconds:,.1f} ms)")
-    if refused:
-        raise MaskcError(refused)
+    proofs = _proofs(program, binding, show=not as_json)
     looked_at = _looked_at(program, binding)
     if as_json:
         lengths = {"q_len": binding.q_len, "k_len": binding.k_len, "heads": binding.heads, "batch": binding.batch}
@@ -84,6 +71,28 @@ def command(
         raise typer.Exit(1)
     if not as_json:
         typer.echo(f"proved for {looked_at}")
+
+
+def _proofs(program: Program, binding: Binding, show: bool) -> list[tuple[Proof, float]]:
+    """Every assertion's proof and the seconds it took, each printed once it is there. Raises E801 of those that take
+    too much work, after the others."""
+    from maskc.assertions import prove_all
+
+    proofs: list[tuple[Proof, float]] = []
+    refused: list[Diagnostic] = []
+    start = time.perf_counter()
+    for proof in prove_all(program, binding):
+        seconds, start = time.perf_counter() - start, time.perf_counter()
+        if isinstance(proof, MaskcError):
+            refused.extend(proof.diagnostics)
+            continue
+        proofs.append((proof, seconds))
+        if show:
+            holds = f"holds: {proof.claim}" if proof.holds else f"does not hold: {proof}"
+            typer.echo(f"{plain(holds)} ({1000 * seconds:,.1f} ms)")
+    if refused:
+        raise MaskcError(refused)
+    return proofs
 
 
 def _looked_at(program: Program, binding: Binding) -> str:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from maskc.interop.transformers.handle import Request
 from maskc.interop.transformers.inputs import inputs_of
-from maskc.ir.nodes import Const, Lookup, Symbol, postorder
+from maskc.ir.nodes import Const, Symbol
 from maskc.ir.ops import apply
 from maskc.ir.program import Assertion, Program
 from maskc.op import Op
 from maskc.tiles.budget import evaluations_of
 from maskc.tiles.values import fail
+from maskc.varying import varying
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
@@ -50,12 +51,9 @@ def check_dropped(op: Op, request: Request, layer: int, given: Mapping[str, Any]
 
 def _distinct(program: Program, binding: Binding) -> tuple[range, range]:
     """The heads and the batch entries whose masks may differ."""
-    nodes = list(postorder([program.mask]))
-    symbols = {n.name for n in nodes if isinstance(n, Symbol)}
-    varies = "b" in symbols or any(
-        n.name in binding.batched or "batch" in program.parameter(n.name).domain for n in nodes if isinstance(n, Lookup)
-    )
-    return range(binding.heads if "h" in symbols else 1), range(binding.batch if varies else min(1, binding.batch))
+    differs = varying(program, [program.mask])
+    by_entry = "batch" in differs or ("inputs" in differs and bool(binding.batched))
+    return range(binding.heads if "head" in differs else 1), range(binding.batch if by_entry else min(1, binding.batch))
 
 
 def _kept(program: Program, binding: Binding, h: int, b: int, dropped: int) -> bool:
