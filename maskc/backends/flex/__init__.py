@@ -30,7 +30,7 @@ _DEVICES = ("cpu", "cuda")  # that it is compiled for, and that were tried
 
 
 def supports(program: Program, request: Request) -> Refusal | None:
-    """Softmax without a sink, in the tokens' own order; on CPUs the forward pass only."""
+    """Softmax, in the tokens' own order; on CPUs the forward pass only, without a sink or log-sum-exps."""
     if request.layout not in ("none", "auto"):
         return Refusal(f"FlexAttention knows no token order such as {request.layout!r}", "compile with layout='none'")
     if program.normalizer.kind != "softmax":

@@ -167,7 +167,6 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
     "select": lambda c, a, b: torch.where(c, a, b),
     "hash": _hash,
     "float": _float,
-    "floor": lambda x: OPS["floor"].meaning(torch, x),
 }
 
 
