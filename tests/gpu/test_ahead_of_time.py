@@ -199,6 +199,22 @@ def test_types_of_shares_and_boxes(name: str, stage: str, careful: bool) -> None
     assert code.count("tt.dot") >= 2
 
 
+@pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
+@pytest.mark.parametrize("flat", [False, True], ids=["axes", "flat"])
+@pytest.mark.parametrize("runs", [(False, 0), (False, 1), (False, 2), (True, 0), (True, 2)], ids=str)
+def test_types_of_all_ways_to_start(
+    stage: str, flat: bool, runs: tuple[bool, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a plan and a call may ask of the same text: ``runs`` of full and of partial tiles, a flat grid."""
+    asked = {"FLAT": flat, "FULL_RUN": runs[0], "PART_RUN": runs[1], "ONE_PLAN": flat, "LSE_GRAD": not flat}
+    usual = aot._constants
+    monkeypatch.setattr(aot, "_constants", lambda *of: {**usual(*of), **asked})
+    program = lower_text(PATTERNS["documents"])[0]
+    kernel = STAGES[stage](KernelSpec(specialised(program, {}), steady=True))
+    code = check_kernel(kernel, program, parse_target("cuda:90"), Config(64, 64, 4, 2), Shape())
+    assert code.count("tt.dot") >= 2
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_has_the_right_types(name: str) -> None:
     """The interpreter lets variables change their shape in a loop; the compiler does not."""

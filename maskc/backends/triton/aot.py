@@ -79,12 +79,7 @@ def _source(
     kernel: Kernel, program: Program, target: Target, chosen: Config, shape: Shape
 ) -> tuple[ASTSource, GPUTarget]:
     function = load_kernel(kernel, interpret=False)
-    constants = _constants(chosen, shape, target) | {
-        "PACK": 4,
-        "LSE_GRAD": False,
-        "PAGE": shape.page,
-        "STARTED": shape.ragged,
-    }
+    constants = _constants(chosen, shape, target)
     signature: dict[str, str] = {}
     constexprs: dict[tuple[int, ...], Any] = {}
     attributes: dict[tuple[int, ...], list[list[Any]]] = {}
@@ -124,6 +119,10 @@ def _constants(chosen: Config, shape: Shape, target: Target) -> dict[str, Any]:
         "PRECISION": "ieee",
         "CAREFUL": shape.careful,
         "FLAT": False,
+        "LSE_GRAD": False,
+        "PACK": 4,
+        "PAGE": shape.page,
+        "STARTED": shape.ragged,
         **{f"{name}_sn": shape.head_dim for name in ("q", "k", "dq", "dk")},
         **{f"{name}_sn": shape.value_dim for name in ("v", "o", "do", "dv")},
     }
