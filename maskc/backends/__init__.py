@@ -101,6 +101,7 @@ class Compiled:
     layout: str = "none"
     _memory: OrderedDict[Hashable, tuple[Any, Any]] = field(default_factory=OrderedDict, repr=False)
     _uses: Counter[str] = field(default_factory=Counter, repr=False)
+    _held: dict[int, Any] = field(default_factory=dict, repr=False)
 
     def remember(self, what: Hashable, binding: Binding | None, make: Callable[[], _T]) -> _T:
         """``make()``, or what it gave the last time for ``what`` and this very ``binding``.
@@ -121,6 +122,11 @@ class Compiled:
         while len(self._memory) > _REMEMBERED:
             self._memory.popitem(last=False)
         return value
+
+    def hold(self, what: Any) -> None:
+        """Keep ``what`` for as long as this lives, whatever else is met: a CUDA graph reads memory that it owns, and
+        asks for it no more."""
+        self._held[id(what)] = what
 
     @property
     def cache_info(self) -> CacheInfo:

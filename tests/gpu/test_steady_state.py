@@ -3,6 +3,8 @@ hold them. Tried with tensors on a device that cannot compute, and on a GPU wher
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskc
+from maskc.backends import triton as backend
 from maskc.backends.triton import entry as entry_module
 from maskc.backends.triton import launch as launch_module
 from maskc.backends.triton import pulling as pulling_module
+from maskc.backends.triton import serving as serving_module
 from maskc.backends.triton import spec as spec_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.lower import lower_text
+from maskc.serving import _call
 from maskc.tiles.binding import bind
 from tests.gpu.cases import CASES
 
@@ -137,6 +142,64 @@ def test_a_first_call_while_a_graph_is_captured_says_what_to_do(monkeypatch: pyt
     entry, tensors, floats = entry_of("causal")
     with pytest.raises(RuntimeError, match=r"call the maskc op once .* before a CUDA graph is captured"):
         call(entry, tensors, floats, False)
+
+
+def test_plans_that_a_graph_reads_are_kept_as_long_as_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many lengths are met after it was captured; other plans are not."""
+    ops = [maskc.compile("causal", heads=2, backend="triton")]
+
+    def met(capturing: bool, length: int) -> weakref.ref[Any]:
+        monkeypatch.setattr(backend, "capturing", lambda: capturing)
+        return weakref.ref(backend.entry_for(ops[0].compiled, ops[0].bind(length, length), ()))
+
+    captured, other = met(True, 8), met(False, 9)
+    for length in range(100, 150):
+        met(False, length)
+    gc.collect()
+    assert captured() is not None
+    assert other() is None
+    ops.clear()
+    gc.collect()
+    assert captured() is None
+
+
+def _step(op: Any, batch: int, lengths: torch.Tensor | None = None) -> None:
+    """A step of decoding over caches on a device, whose lengths are there too, or given."""
+    q, k = torch.empty(batch, 4, 1, 16, device=DEVICE), torch.empty(batch, 2, 64, 16, device=DEVICE)
+    held = torch.empty(batch, dtype=torch.int32, device=DEVICE) if lengths is None else lengths
+    serving_module.decode(_call(op, (q, k, k, held, None, None), {}, {}, None), "ieee")
+
+
+def test_tables_that_a_graph_of_decoding_reads_are_kept_as_long_as_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def launch(kernel: Any, grid: Any, values: Any, *rest: Any) -> None:
+        if kernel.name == "attention_cached":
+            read.extend(weakref.ref(values[a.name]) for a in kernel.arguments if a.table == "w")
+
+    monkeypatch.setattr(launch_module, "launch", launch)
+    monkeypatch.setattr(serving_module, "_PREPARED", 2)
+    text = "pattern p(w: int[head]) { attend causal & q - k < w[h] }"
+    op = maskc.compile(text, heads=4, w=[1, 2, 3, 4], backend="triton")
+    monkeypatch.setattr(serving_module, "capturing", lambda device: True)
+    _step(op, 1)
+    monkeypatch.setattr(serving_module, "capturing", lambda device: False)
+    table = read[0]
+    for length in range(100, 150):  # as prompts that are read between the steps
+        backend.entry_for(op.compiled, op.bind(length, length), ())
+    for batch in range(2, 6):
+        _step(op, batch)
+    gc.collect()
+    assert table() is not None
+
+
+def test_lengths_on_the_host_are_not_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(monkeypatch)
+    op = maskc.compile("causal", heads=4, backend="triton")
+    _step(op, 2, torch.tensor([3, 4]))
+    monkeypatch.setattr(serving_module, "capturing", lambda device: True)
+    with pytest.raises(RuntimeError, match=r"lengths and start on the device while a CUDA graph is captured"):
+        _step(op, 2, torch.tensor([3, 4]))
 
 
 def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import triton  # noqa: F401  # so that its absence is found when the backend is 
 from maskc.backends import Compiled, Refusal, Request
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.expressions import Unsupported
-from maskc.backends.triton.launch import WideIntegers, interpreting
+from maskc.backends.triton.launch import WideIntegers, capturing, interpreting
 from maskc.backends.triton.spec import specialised
 from maskc.backends.triton.stages import refusal_of
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -121,7 +121,7 @@ def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
 def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> Entry:
     """What computes calls with this binding and these float inputs; remembered, with its plans."""
     precision, autotune = TRITON_PRECISION.value(), AUTOTUNE.value()
-    return compiled.remember(
+    found = compiled.remember(
         ("triton", floats, precision, autotune),
         binding,
         lambda: Entry(
@@ -134,3 +134,6 @@ def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> 
             budget=AUTOTUNE_SECONDS.value(),
         ),
     )
+    if capturing():
+        compiled.hold(found)  # its plans lie where the graph will read them
+    return found

@@ -106,11 +106,12 @@ def on_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device)
 
 
-def capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured."""
-    if device.type != "cuda":
+def capturing(device: torch.device | None = None) -> bool:
+    """Whether a CUDA graph is being captured from the current stream of ``device``; None: of the current one."""
+    asked = torch.cuda.is_initialized() if device is None else device.type == "cuda"  # type: ignore[no-untyped-call]
+    if not asked:
         return False
-    with torch.cuda.device(device):
+    with contextlib.nullcontext() if device is None else current(device):
         return torch.cuda.is_current_stream_capturing()
 
 

@@ -15,7 +15,7 @@ from maskc.backends.triton.cached import lists_pay
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.decode import Decoder, cache_arguments, live_tiles, sharing_of, tile_lists
 from maskc.backends.triton.expressions import extent_name
-from maskc.backends.triton.launch import default_config, heads_inside, on_device, pad, table_arguments
+from maskc.backends.triton.launch import capturing, default_config, heads_inside, on_device, pad, table_arguments
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.backends.triton.stages import kernel_of
@@ -97,6 +97,8 @@ class CachedKernels:
         q, scale = (q, call.scale) if call.scale > 0 else (q * call.scale, 1.0)
         tensors = {"q_ptr": q, "k_ptr": call.k, "v_ptr": call.v, **results, **_moving(call, text)}
         decoder = self._decoder(call, text, tensors)
+        if capturing(q.device):
+            call.compiled.hold(decoder)  # tables that it owns lie where the graph will read them
         if text.listed:
             tensors |= _listed(call, decoder)
         decoder.start(tensors, scale)
@@ -170,7 +172,13 @@ def _moving(call: DecodeCall, text: _Text) -> dict[str, Tensor]:
 
 
 def _here(call: DecodeCall, x: Tensor) -> Tensor:
-    return x if x.device == call.q.device else x.to(call.q.device, torch.int32, non_blocking=True)
+    """On the device of ``q``. Raises RuntimeError while a CUDA graph is captured, which would copy at every replay from
+    memory that may be gone by then."""
+    if x.device == call.q.device:
+        return x
+    if capturing(call.q.device):
+        raise RuntimeError("give op.decode lengths and start on the device while a CUDA graph is captured")
+    return x.to(call.q.device, torch.int32, non_blocking=True)
 
 
 def _input(call: DecodeCall, name: str, argument: str) -> Tensor:
