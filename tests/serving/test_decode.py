@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskc
 from maskc.backends import cpu
@@ -93,6 +96,31 @@ def test_caches_larger_than_memory(dtype: torch.dtype) -> None:
     cache = key.expand(3, 2, 1 << 30, 64)
     out = op.decode(q, cache, cache, [1 << 20, 12345, 1 << 20])
     torch.testing.assert_close(out, key.expand(out.shape), rtol=1e-2, atol=1e-2)
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ran[str(function.overloadpacket)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lengths", [(40, 23, 37, 9), (40, 23, 40, 23)])
+def test_entries_at_regular_distances_are_views(lengths: tuple[int, ...]) -> None:
+    """Nothing is looked up in lists of entries; pages are, once for keys and once for values."""
+    call = make(replace(CASES["causal"], lengths=lengths))
+    call.dense()  # the first tries out what torch's kernel can do
+    groups = len(set(lengths))
+    for run, looked_up in ((call.dense, 0), (call.paged, 2 * groups)):
+        with _Counted() as counted:
+            run()
+        assert counted.ran["aten._scaled_dot_product_flash_attention_for_cpu"] == groups
+        assert sum(n for name, n in counted.ran.items() if name.startswith("aten.index")) == looked_up
 
 
 def test_no_plan_is_remembered_for_a_length() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -35,7 +36,9 @@ def decode(call: DecodeCall) -> tuple[Tensor, Tensor]:
     out = q.new_zeros((batch, rows, heads, call.v.shape[-1])).transpose(1, 2)
     lse = q.new_full((batch, heads, rows), -torch.inf, dtype=precise)
     for parts in _alike(list(_parts(call))):
-        entries = [e for part in parts for e in part.cohort.entries]
+        # Views where there are some: looking entries up in a list takes as long as attention over a short one.
+        which = pick(tuple([e for part in parts for e in part.cohort.entries]), batch)
+        entries = slice(None) if which is None else which
         first = rows - parts[0].cohort.binding.q_len
         k, v = (_joined([part.keys(x) for part in parts], dim=0) for x in (call.k, call.v))
         out[entries, :, first:], lse[entries, :, first:] = parts[0].attend(q[entries, :, first:], k, v)
@@ -134,7 +137,8 @@ class _Part:
         if job.k_runs is not None:
             runs = tuple((self._place(a), self._place(a) + b - a) for a, b in job.k_runs)
             return replace(job, k_start=runs[0][0], k_runs=runs)
-        return replace(job, k_start=self._place(job.k_start))
+        start = self._place(job.k_start)
+        return job if start == job.k_start else replace(job, k_start=start)
 
     def _place(self, position: int) -> int:
         if self.viewed:
@@ -147,10 +151,10 @@ class _Part:
         return before + position - a
 
     def _check_pages(self, table: Tensor) -> None:
-        size, known = self.call.block_size, self.call.k.shape[0]
+        size, known, rows = self.call.block_size, self.call.k.shape[0], table.numpy()
         for a, b in self._in_cache():
-            pages = table[list(self.cohort.entries), a // size : -(-b // size)]
-            if bool(((pages < 0) | (pages >= known)).any()):
+            pages = rows[list(self.cohort.entries), a // size : -(-b // size)]
+            if pages.size and not 0 <= pages.min() <= pages.max() < known:
                 check_kept_pages(self.cohort)  # a tile that was planned has keys, too, that no query keeps
                 return
 
@@ -170,7 +174,7 @@ class _Part:
             parts = [take(cache[:, :, a:b], 0, which) for a, b in ranges]
             found = _joined(parts, dim=2)
         else:
-            found = self._from_pages(cache, take(call.block_table, 0, which).long(), ranges)
+            found = self._from_pages(cache)
         found = (
             torch.nn.functional.pad(found.to(self.dtype), (0, 0, self.gone, 0)) if self.gone else found.to(self.dtype)
         )
@@ -190,16 +194,29 @@ class _Part:
         exact = sum(b - a for a, b in self.ranges)
         return whole if sum(b - a for a, b in whole) <= 2 * (exact + size) else self.ranges
 
-    def _from_pages(self, cache: Tensor, table: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-        size, entries = self.call.block_size, len(self.cohort.entries)
+    def _from_pages(self, cache: Tensor) -> Tensor:
+        """The keys of the ranges, (entries, Hkv, N, D)."""
         if cache.shape[0] == 0:
-            return cache.new_zeros((entries, cache.shape[2], sum(b - a for a, b in ranges), cache.shape[3]))
-        table = table.clamp(0, cache.shape[0] - 1)  # pages none of whose keys is kept may be any
+            entries, tokens = len(self.cohort.entries), sum(b - a for a, b in self.ranges)
+            return cache.new_zeros((entries, cache.shape[2], tokens, cache.shape[3]))
+        pages, slots = self._slots
+        if slots is not None:
+            return cache[pages, slots].transpose(1, 2)
+        return cache.index_select(0, pages.flatten()).view(len(pages), -1, *cache.shape[2:]).transpose(1, 2)
+
+    @functools.cached_property
+    def _slots(self) -> tuple[Tensor, Tensor | None]:
+        """Where the keys of the ranges lie: the pages of each entry, which are read whole; or the page of each key, and
+        its slot there."""
+        size, ranges, table = self.call.block_size, self._in_cache(), self.call.block_table
+        assert table is not None
+        table = take(table, 0, pick(self.cohort.entries, self.call.q.shape[0]))
         if all(a % size == 0 and b % size == 0 for a, b in ranges):
-            pages = _joined([table[:, a // size : b // size] for a, b in ranges], dim=1)
-            return cache.index_select(0, pages.flatten()).view(entries, -1, *cache.shape[2:]).transpose(1, 2)
-        at = torch.cat([torch.arange(a, b) for a, b in ranges])
-        return cache[table[:, at // size], at % size].transpose(1, 2)
+            slots, pages = None, _joined([table[:, a // size : b // size] for a, b in ranges], dim=1)
+        else:
+            at = torch.cat([torch.arange(a, b) for a, b in ranges])
+            slots, pages = at % size, table[:, at // size]
+        return pages.long().clamp(0, self.call.k.shape[0] - 1), slots  # pages none of whose keys is kept may be any
 
     def work(self) -> Any:
         """What is done with the keys: equal for parts that may be joined; None: this one may not be."""
@@ -238,7 +255,7 @@ class _Part:
             return GeneralKernel(self.call.scale, self.expressions, one.heads, one.batches, {}, careful)
 
         everyone = tuple(range(len(q)))  # the entries of parts that joined this one, too
-        jobs = tuple(replace(s, batches=everyone) for s in self.jobs)
+        jobs = tuple(s if s.batches == everyone else replace(s, batches=everyone) for s in self.jobs)
         out, lse = attend(jobs, make, q, k, v, not self.softmax)
         return out[..., :width], lse
 
