@@ -18,4 +18,4 @@ def test_examples_run() -> None:
     out = names["out"]
     assert isinstance(out, torch.Tensor)
     assert out.shape == (3, 8, 1, 64)
-    assert len(blocks) == 4
+    assert len(blocks) == 7
