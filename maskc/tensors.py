@@ -41,17 +41,23 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _SCALE_QUERIES = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
 
 
-def check_tensors(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
-    """Raises E510 (shape), E511 (dtype) or E512 (device) where q, k and v cannot be attended with."""
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
+def check_tensors(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, suffix: str = "", shapes: str | None = None
+) -> None:
+    """Raises E510 (shape), E511 (dtype) or E512 (device) where q, k and v cannot be attended with.
+
+    ``suffix``: of the names of k and v. ``shapes``: what errors say of the shapes, where these stand for others.
+    """
+    named = (("q", q), (f"k{suffix}", k), (f"v{suffix}", v))
+    for name, tensor in named:
         if not isinstance(tensor, torch.Tensor):
             raise fail("E511", f"{name} must be a torch tensor, not {shown(tensor)}")
         check_dense(name, tensor)
         if tensor.ndim != 4:
             hint = f"for one batch entry: {name}[None]" if tensor.ndim == 3 else None
             raise fail("E510", f"{name} must be (batch, heads, length, dim), not {_shape(tensor)}", hint)
-    _check_shapes(q, k, v, heads)
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
+    _check_shapes(q, k, v, heads, suffix, shapes or ", ".join(f"{name} {_shape(x)}" for name, x in named))
+    for name, tensor in named:
         if not tensor.is_floating_point():
             raise fail("E511", f"{name} must be of a float dtype, not {tensor.dtype}")
         if tensor.dtype not in _DTYPES:
@@ -123,8 +129,7 @@ def learned_scale() -> MaskcError:
     return fail("E503", "scale requires a gradient, and it is taken as a number, which has none", _SCALE_QUERIES)
 
 
-def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> None:
-    shapes = f"q {_shape(q)}, k {_shape(k)}, v {_shape(v)}"
+def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, suffix: str, shapes: str) -> None:
     if q.shape[1] != heads:
         raise fail(
             "E510",
@@ -132,11 +137,11 @@ def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int)
             f"compile with heads={q.shape[1]}, or transpose q to (batch, heads, length, dim)",
         )
     if k.shape[:3] != v.shape[:3]:
-        raise fail("E510", f"k and v must agree in batch, heads and length: {shapes}")
+        raise fail("E510", f"k{suffix} and v{suffix} must agree in batch, heads and length: {shapes}")
     if q.shape[0] != k.shape[0]:
-        raise fail("E510", f"q and k must have the same number of batch entries: {shapes}")
+        raise fail("E510", f"q and k{suffix} must have the same number of batch entries: {shapes}")
     if q.shape[3] != k.shape[3]:
-        raise fail("E510", f"q and k must have the same last dimension: {shapes}")
+        raise fail("E510", f"q and k{suffix} must have the same last dimension: {shapes}")
     # Of no dimension torch's own attention makes what its backends happen to make, a division by 0 among it.
     if 0 in (q.shape[1], k.shape[1], q.shape[3], v.shape[3]):
         hint = "batch entries, queries and keys may be none"

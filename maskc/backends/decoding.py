@@ -311,17 +311,18 @@ def key_ranges(mask: Node) -> tuple[tuple[Clause, ...], bool]:
 def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: int) -> None:
     """Raises E510 (shape), E511 (dtype) or E512 (device) where q and caches cannot be attended with."""
     if table is None:
-        if all(isinstance(x, Tensor) and x.ndim == 4 for x in (q, k)) and q.shape[0] != k.shape[0]:
+        if all(isinstance(x, Tensor) and x.ndim == 4 and not x.is_nested for x in (q, k)) and len(q) != len(k):
             shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}"
             hint = "caches that lie in pages need a block_table"
             raise fail("E510", f"q and k_cache must have the same number of batch entries: {shapes}", hint)
-        check_tensors(q, k, v, heads)
+        check_tensors(q, k, v, heads, "_cache")
         return
     for name, x in (("q", q), ("k_cache", k), ("v_cache", v)):
+        if isinstance(x, Tensor):
+            check_dense(name, x)
         if not isinstance(x, Tensor) or x.ndim != 4:
             layout = "(batch, heads, length, dim)" if name == "q" else "pages (num_blocks, block_size, heads, dim)"
-            raise fail("E510", f"{name} must be {layout}, not {tuple(x.shape) if isinstance(x, Tensor) else type(x)}")
-        check_dense(name, x)
+            raise fail("E510", f"{name} must be {layout}, not {tuple(x.shape) if isinstance(x, Tensor) else shown(x)}")
     shapes = f"q {tuple(q.shape)}, k_cache {tuple(k.shape)}, v_cache {tuple(v.shape)}"
     if k.shape[:3] != v.shape[:3]:
         raise fail("E510", f"k_cache and v_cache must agree in blocks, block size and heads: {shapes}")
@@ -329,7 +330,9 @@ def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: i
         raise fail("E510", f"a page holds no key: {shapes}")
     # One key of each page's layout stands for what entries have in common.
     one_key, one_value = (x.new_empty(()).expand(q.shape[0], x.shape[2], 1, x.shape[3]) for x in (k, v))
-    check_tensors(q, one_key, one_value, heads)
+    check_tensors(
+        q, one_key, one_value, heads, "_cache", f"{shapes}, where pages are (num_blocks, block_size, heads, dim)"
+    )
     if not isinstance(table, Tensor):
         hint = "convert: torch.tensor(block_table, device=q.device)"
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}", hint)
@@ -370,9 +373,10 @@ def _check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
     found = pages[(pages < 0) | (pages >= call.k.shape[0])]
     if found.size:
         what = f"entry {entry} keeps keys on page {int(found[0])} of block_table"
+        there = f"there are pages 0 to {call.k.shape[0] - 1}" if call.k.shape[0] else "the cache has no pages"
         raise fail(
             "E504",
-            f"{what}, but there are pages 0 to {call.k.shape[0] - 1}",
+            f"{what}, but {there}",
             "-1 may stand only for pages none of whose keys is kept",
         )
 

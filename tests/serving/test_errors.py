@@ -41,7 +41,7 @@ def test_tensors(paged: bool) -> None:
     _call("E511", "float dtype", paged=paged, q=torch.zeros(_Q, dtype=torch.int64))
     _call(
         "E511",
-        "k is torch.float16|k_cache is torch.float16",
+        "k_cache is torch.float16",
         paged=paged,
         k_cache=torch.zeros(_PAGES if paged else _K).half(),
     )
@@ -171,3 +171,22 @@ def test_caches_of_other_kinds() -> None:
 def test_pages_without_a_table() -> None:
     pages = torch.zeros(_PAGES)
     _call("E510", "need a block_table", k_cache=pages, v_cache=pages)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("paged", [False, True])
+@pytest.mark.parametrize("name", ["q", "k_cache", "v_cache"])
+def test_nested_tensors(name: str, paged: bool) -> None:
+    nested = torch.nested.nested_tensor([torch.zeros(4, 1, 16), torch.zeros(4, 2, 16)])
+    _call("E511", f"{name} must be a dense tensor, not a nested one", paged=paged, **{name: nested})
+
+
+def test_errors_show_what_was_given() -> None:
+    """Not the shapes that stand for pages when they are checked."""
+    turned = torch.zeros(_PAGES).transpose(1, 2)
+    pages = r"k_cache \(6, 2, 16, 16\), v_cache \(6, 2, 16, 16\), where pages are \(num_blocks, "
+    _call("E510", f"multiple of the key heads: .*{pages}", paged=True, k_cache=turned, v_cache=turned)
+    none = torch.zeros(_PAGES)[:0]
+    _call("E504", "keeps keys on page 0 .* the cache has no pages", paged=True, k_cache=none, v_cache=none)
+    _call("E510", "k_cache and v_cache must agree in batch", v_cache=torch.zeros(_K)[:, :1])
+    _call("E510", "k_cache must be pages .*, not None", paged=True, k_cache=None)
