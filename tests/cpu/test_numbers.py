@@ -245,3 +245,19 @@ def test_numbers_that_32_bits_do_not_hold_are_infinite(text: str, factor: float,
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.25 * factor)
     with torch.no_grad():
         torch.testing.assert_close(op(q, k, v), wanted)
+
+
+@pytest.mark.parametrize("text", ["all", "causal", "causal & same(token // 3)"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("keys", [1, 3, 7, 9, 17])
+def test_queries_that_are_not_finite_show_over_few_keys(text: str, dtype: torch.dtype, keys: int) -> None:
+    """Of fewer keys than fill a register, torch's kernel gives 0 for them."""
+    generator = torch.Generator().manual_seed(keys)
+    q, k, v = (torch.randn(2, 2, keys, 16, generator=generator, dtype=dtype) for _ in range(3))
+    q[0, 0, 0], q[1, 1, -1] = torch.nan, torch.inf
+    ours, theirs = (maskc.compile(text, heads=2, backend=name) for name in ("cpu", "reference"))
+    for run in (lambda op: op(q, k, v, return_lse=True), lambda op: op.decode(q, k, v, [keys] * 2, return_lse=True)):
+        (out, lse), (wanted, wanted_lse) = run(ours), run(theirs)
+        assert wanted[0, 0, 0].isnan().all()
+        torch.testing.assert_close(out, wanted, equal_nan=True)
+        torch.testing.assert_close(lse, wanted_lse, equal_nan=True)
