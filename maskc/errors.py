@@ -203,8 +203,9 @@ _ROWS = (
     ErrorRow(
         "E307",
         "extent not known",
-        "The extent of this coordinate cannot be told from the signature and the spaces. Only the token index, grid "
-        "axes, segments, and quotients of them by a number have one.",
+        "The extent of this coordinate cannot be told from the signature and the spaces. The token index, grid axes, "
+        "segments, and inputs that are declared with a range have one; so do their sums, and what `*`, `//` and `%` "
+        "by a number make of them.",
         "pattern p(doc: int[token]) {\n    attend k < size(doc)\n}\n",
     ),
     # Warnings

@@ -136,17 +136,15 @@ class Expressions:
             return ops.arithmetic(self.ctx, e.op, spans, x, y)
 
         made = ops.lift(self.ctx, e.span, combine, left, right)
-        if isinstance(made, Coord) and isinstance(left, Coord) and isinstance(right, Value):
-            return Coord(made.at, self.extent_of(e, left, right.node))
-        return made
+        return Coord(made.at, self.extent_of(e, left, right)) if isinstance(made, Coord) else made
 
-    def extent_of(self, e: t.Binary, coordinate: Coord, operand: Node) -> Callable[[], Node | None]:
-        """The extent of a coordinate with an operator behind it, found once when it is asked for."""
+    def extent_of(self, e: t.Binary, left: Valued, right: Valued) -> Callable[[], Node | None]:
+        """The extent of an operator on coordinates, found once when it is asked for."""
 
         @functools.lru_cache(maxsize=1)
         def extent() -> Node | None:
             self.ctx.enter(e.span)
-            found = _extent(e.op, coordinate, operand)
+            found = _extent(e.op, left, right)
             self.ctx.leave(e.span, None if found is None else Value(found))
             return found
 
@@ -331,7 +329,7 @@ class Expressions:
         extent = value.extent() if isinstance(value, Coord) else None
         if extent is not None:
             return Value(extent)
-        hint = "use `size(q)` or `size(k)`" if value is self.token else "pass the number as a parameter"
+        hint = "use `size(q)` or `size(k)`" if value is self.token else _RANGE
         if not isinstance(value, Coord):
             return self.ctx.error("E301", f"`size` takes a coordinate, and this is {value.kind}", arg.span)
         return self.ctx.error("E307", "how many values this has is not known", arg.span, hint)
@@ -341,6 +339,7 @@ class Expressions:
 
 
 _CHAINS = {"&": "and", "|": "or"}
+_RANGE = "declare inputs with a range, as in `doc: int(0..100)[token]`, or pass the number as a parameter"
 _TABLE = "use a table or an input in place of repetition"
 _SIDE = {"q": "query", "k": "key"}
 _LOWER: dict[type, Callable[..., Valued]] = {
@@ -364,9 +363,21 @@ def _look_up(p: Parameter, indices: tuple[Value, ...]) -> Value:
     return Value(node, both(*(v.defined for v in indices)), p.labels)
 
 
-def _extent(op: str, coordinate: Coord, operand: Node) -> Node | None:
-    """How many values ``coordinate op operand`` has, counted from 0."""
-    extent = coordinate.extent()
+def _extent(op: str, left: Valued, right: Valued) -> Node | None:
+    """How many values an operator on coordinates has, counted from 0; None where that is not known."""
+    if op in ("+", "*") and isinstance(right, Coord) and isinstance(left, Value):
+        left, right = right, left
+    if not isinstance(left, Coord):
+        return None
+    extent = left.extent()
+    if isinstance(right, Coord):
+        other = right.extent()
+        if op != "+" or extent is None or other is None:
+            return None
+        return apply("add", apply("sub", extent, Const(1)), other)
+    if not isinstance(right, Value):
+        return None
+    operand = right.node
     if extent is None:
         return operand if op == "%" else None
     if op == "//":

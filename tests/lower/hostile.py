@@ -37,6 +37,7 @@ TEXTS: dict[str, tuple[str, str]] = {
     "coordinates doubled": (_lets("token", "{c} + {c}", 30, "attend same({c})"), "ok"),
     "coordinates of grids doubled": (_lets("y", "{c} + {c} * x", 30, "attend same({c})", _GRID), "ok"),
     "coordinates of coordinates": (_defs("c: coord", "c + 1", 10, "same({f}(token))"), "E103"),
+    "extents doubled": (_lets("token", "{c} + {c}", 30, "attend k < size({c})"), "ok"),
     "extents of coordinates": (_defs("c: coord", "c + 1", 10, "q < size({f}(token))"), "E103"),
     "masks doubled": (_lets("q < k", "{c} & {c}", 40, "attend {c}"), "E901"),
     "masks crossed": (_lets("q < k", "({c} & q < {i}) | ({c} & k < {i})", 30, "attend {c}"), "ok"),

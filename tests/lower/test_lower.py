@@ -58,6 +58,7 @@ Q, K = np.arange(12)[:, None], np.arange(12)[None, :]
         ("q / 2 < k * 0.5 + 1", Q / 2 < K * 0.5 + 1),
         ("-7 // 2 == -4 & -7 % 3 == 2", np.full((12, 12), True)),
         ("k < size(k) - 2 & q >= size(token) - 3", (K < 10) & (Q >= 9)),
+        ("k < size(token // 4 * 2 + token % 2) & q < size(2 * (token % 3))", (K < 6) & (Q < 5)),
     ],
 )  # fmt: skip
 def test_meaning(text: str, expected: np.ndarray) -> None:
@@ -156,6 +157,8 @@ def test_a_pattern_is_a_mask_of_another() -> None:
         ("s < 1.0", ("E305",)),
         ("size(q + k) == 1", ("E301",)),
         ("size(token - 1) == 1", ("E307",)),
+        ("size(token * token) == 1", ("E307",)),
+        ("pattern p(doc: int[token]) { attend size(doc + token) == 1 }", ("E307",)),
         ("min(q) == 1", ("E204",)),
         ("hash(0.5) == 1", ("E301",)),
         ("match q { 1: all }", ("E304",)),

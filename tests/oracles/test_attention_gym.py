@@ -111,6 +111,32 @@ def test_neighborhood(size: int, kernel: int) -> None:
     np.testing.assert_array_equal(ours, theirs(masks.natten.generate_natten(size, size, kernel, kernel), size * size))
 
 
+@pytest.mark.parametrize(("width", "height"), [(16, 24), (24, 16)])
+def test_neighborhood_of_tokens_tile_by_tile(width: int, height: int) -> None:
+    """A row is a sum of axes, and how many there are follows."""
+    program = expression(
+        """
+        pattern p over grid(tile_y, tile_x, y, x) {
+            attend neighborhood(tile_y * 8 + y, 7) & neighborhood(tile_x * 4 + x, 5)
+        }
+        """
+    )
+    ours = visible(program, width * height, sizes={"tile_x": width // 4, "y": 8, "x": 4})
+    mask_mod = masks.natten.generate_tiled_natten(width, height, 5, 7, 4, 8)
+    np.testing.assert_array_equal(ours, theirs(mask_mod, width * height))
+
+
+def test_neighborhood_along_a_morton_curve() -> None:
+    program = expression(
+        """
+        def even_bits(c: coord) = c % 2 + 2 * (c // 4 % 2) + 4 * (c // 16 % 2) + 8 * (c // 64 % 2)
+        pattern p { attend neighborhood(even_bits(token), 7) & neighborhood(even_bits(token // 2), 5) }
+        """
+    )
+    mask_mod = masks.natten.generate_morton_natten(16, 16, 7, 5)
+    np.testing.assert_array_equal(visible(program, 256), theirs(mask_mod, 256))
+
+
 @pytest.mark.parametrize(("canvas", "kernel", "tile"), [((8, 12), (4, 6), (2, 2)), ((12, 12), (6, 4), (2, 4))])
 def test_sliding_tiles(canvas: tuple[int, int], kernel: tuple[int, int], tile: tuple[int, int]) -> None:
     """Tokens are laid out tile by tile, so a tile's number is a coordinate; 5 tokens of text follow."""
