@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,9 @@ def test_round_trip() -> None:
     back = flex.from_block_mask(flex.to_block_mask(plan, flex.mask_mod(program, binding)), program, binding)
     assert (back.q_tile, back.k_tile) == (128, 64)
     np.testing.assert_array_equal(to_dense(back.groups[0].runs, back.cols), to_dense(plan.groups[0].runs, plan.cols))
+    small = flex.block_mask(program, binding, q_tile=128, k_tile=64)
+    theirs = create_block_mask(flex.mask_mod(program, binding), 1, 1, N, N, device="cpu", BLOCK_SIZE=(128, 64))
+    assert (small.to_dense() == theirs.to_dense()).all()
     program, binding = _bound("causal", 100)
     with pytest.raises(MaskcError, match="100"):
         flex.from_block_mask(flex.block_mask(program, binding), program, make_binding(program, N, N))
@@ -199,6 +204,36 @@ def test_scores_that_make_nothing_of_the_product_compiled(score: str) -> None:
             maskc.compile(text, heads=2, backend=name)(q, k, v, **inputs) for name in ("flex", "reference")
         )
     torch.testing.assert_close(got, expected, atol=2e-6, rtol=2e-5)
+
+
+def test_what_is_given_for_a_score_is_checked() -> None:
+    program, binding = _bound("pattern p(bias: float[head, 9]) { attend causal; score s + bias[h, q - k] }", heads=2)
+    for floats, said in (({}, "needs the input 'bias'"), ({"bias": torch.zeros(2, 5)}, r"expected the shape \(2, 9\)")):
+        with pytest.raises(MaskcError, match=said):
+            flex.score_mod(program, binding, floats)
+    with pytest.raises(TypeError, match="bias must be a tensor"):
+        flex.score_mod(program, binding, {"bias": [[0.0] * 9] * 2})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="program must be"):
+        flex.mask_mod(maskc.parse("causal"), binding)  # type: ignore[arg-type]
+
+
+def test_a_kernel_for_every_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch is told nothing else it compiles 8, and then goes on by computing all pairs."""
+    eager = torch.compile(flex._flex_attention, dynamic=False, fullgraph=True, backend="eager")
+    monkeypatch.setattr(flex, "_compiled", lambda: eager)
+    op, reference = (maskc.compile("sliding_window(30)", heads=1, backend=name) for name in ("flex", "reference"))
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*called without torch.compile")
+        for n in range(40, 50):
+            q = torch.randn(1, 1, n, 16)
+            torch.testing.assert_close(op(q, q, q), reference(q, q, q))
+    monkeypatch.setattr(flex, "MAX_KERNELS", 10)
+    torch.testing.assert_close(op(q, q, q), reference(q, q, q))
+    with pytest.raises(MaskcError, match="10 others were compiled") as e:
+        op(*(torch.randn(1, 1, 50, 16) for _ in range(3)))
+    assert e.value.codes == ("E702",)
+    torch._dynamo.reset()
 
 
 def test_refusals() -> None:

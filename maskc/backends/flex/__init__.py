@@ -1,29 +1,37 @@
 """FlexAttention as a backend: our language and our plans, its kernels.
 
-``torch.compile`` writes a kernel at the first call of every program and shape. On CPUs that takes
-seconds, and there is neither a backward pass nor a log-sum-exp.
+``torch.compile`` writes a kernel at the first call of every program and shape, for as many as ``MAX_KERNELS``.
+On CPUs that takes seconds, and there is neither a backward pass nor a log-sum-exp.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from maskc.arguments import expect
 from maskc.backends import Compiled, Refusal, Request
 from maskc.backends.flex.blocks import from_block_mask, to_block_mask
 from maskc.backends.flex.mods import function, tensors_for
+from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import evaluate
-from maskc.ir.nodes import postorder
+from maskc.ir.nodes import Type, postorder
 from maskc.ir.program import OUTPUT, SCORE, Program
+from maskc.ir.text import declaration
 from maskc.passes.specialise import bind
 from maskc.tiles import make_plan
+from maskc.tiles.binding import check_shape, names_read, positions
 
 __all__ = ["block_mask", "from_block_mask", "mask_mod", "run", "score_mod", "supports", "to_block_mask"]
+
+#: Kernels that are compiled at most, in a process. At torch's own limit, which is 8, FlexAttention goes on without a
+#: kernel: every score of every pair is written to memory, and all that is said is a warning.
+MAX_KERNELS = 256
 
 _TILE = 128
 _DEVICES = ("cpu", "cuda")  # that it is compiled for, and that were tried
@@ -63,10 +71,15 @@ def mask_mod(program: Program, binding: Binding, device: torch.device | str = "c
 def score_mod(
     program: Program, binding: Binding, floats: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"
 ) -> Callable[..., torch.Tensor] | None:
-    """The score as FlexAttention's ``score_mod(score, b, h, q_index, k_index)``; None if it is left as it is."""
+    """The score as FlexAttention's ``score_mod(score, b, h, q_index, k_index)``; None if it is left as it is.
+
+    ``floats``: the float inputs that the score reads, by name; they receive gradients where FlexAttention gives any.
+    Raises MaskcError: E501, E505.
+    """
     bound = _bound(program, binding)
     if bound.score is SCORE:
         return None
+    _check_floats(program, binding, floats, names_read(program, [bound.score]))
     run = function(bound, binding, bound.score, tensors_for(bound, binding, floats, torch.device(device)))
     if SCORE in postorder([bound.score]):
         return run
@@ -75,13 +88,20 @@ def score_mod(
 
 
 def block_mask(
-    program: Program, binding: Binding, *, device: torch.device | str = "cpu", backward: bool = True
+    program: Program,
+    binding: Binding,
+    *,
+    q_tile: int = _TILE,
+    k_tile: int = _TILE,
+    device: torch.device | str = "cpu",
+    backward: bool = True,
 ) -> BlockMask:
     """A ``BlockMask`` for FlexAttention, planned by us: no point of the mask is evaluated in full tiles or empty ones.
 
+    ``q_tile``, ``k_tile``: what FlexAttention calls BLOCK_SIZE. ``backward``: as for ``to_block_mask``.
     Raises MaskcError: E801 where planning, or the BlockMask's dense tensors, would cost too much.
     """
-    plan = make_plan(program, binding, q_tile=_TILE, k_tile=_TILE)
+    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile)
     return to_block_mask(plan, mask_mod(program, binding, device), device=device, backward=backward)
 
 
@@ -130,18 +150,46 @@ def attend(
     grouped: bool,
     return_lse: bool,
 ) -> Any:
-    """One call of compiled FlexAttention."""
-    return _compiled()(
-        q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped, return_lse=return_lse
-    )
+    """One call of compiled FlexAttention. Raises MaskcError: E702 where it would need one kernel too many."""
+    with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):
+        try:
+            return _compiled()(
+                q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped, return_lse=return_lse
+            )
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
+            message = f"FlexAttention needs a kernel for this kind of call, and {MAX_KERNELS} others were compiled"
+            raise fail("E702", message, "pad sequences to fewer lengths, or use another backend") from None
 
 
 @functools.lru_cache(maxsize=1)
 def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(_flex_attention, dynamic=False, fullgraph=True)  # the whole graph, or an error
+
+
+def _flex_attention(*args: Any, **options: Any) -> Any:
+    """A function of ours: torch counts the kernels of a function, whoever compiles it, and gives up on it for all."""
+    return flex_attention(*args, **options)
+
+
+def _check_floats(
+    program: Program, binding: Binding, floats: Mapping[str, torch.Tensor], read: Collection[str]
+) -> None:
+    """Whether there are the float inputs of these names, as declared: an index outside a smaller one is clamped."""
+    where = positions(binding.cross, binding.q_len, binding.k_len)
+    dims = {"head": binding.heads, "layer": binding.layer, "batch": None, **where}
+    for p in program.params:
+        if p.type is not Type.FLOAT or p.is_scalar or p.name not in read or p.name in binding.tables.keys() - floats:
+            continue
+        if p.name not in floats:
+            message = f"{program.name!r} needs the input {p.name!r}, which its score reads"
+            raise fail("E501", message, f"give it: {{{p.name!r}: ...}}; it is declared `{declaration(p)}`")
+        expect(p.name, floats[p.name], torch.Tensor, "a tensor")
+        check_shape(p, tuple(floats[p.name].shape), dims, binding.args)
 
 
 def _bound(program: Program, binding: Binding) -> Program:
+    expect("program", program, Program, "a maskc.Program")
+    expect("binding", binding, Binding, "a maskc.Binding")
     sizes = {"q": binding.q_len, "k": binding.k_len, **binding.sizes}
     more: dict[str, Any] = {"layer": binding.layer, "heads": binding.heads, "tables": binding.tables}
     return bind(program, args=binding.args, sizes=sizes, **more)
