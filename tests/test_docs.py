@@ -75,18 +75,29 @@ def test_code_of_a_page_runs(page: str) -> None:
 def test_phrases_of_flexattention_keep_the_same_pairs() -> None:
     """The table of the page: each `mask_mod` against what is to be written instead."""
     torch = pytest.importorskip("torch")
+    from torch.nn.attention.flex_attention import create_mask
+
     import maskc
 
     text = (ROOT / "docs" / "flexattention.md").read_text(encoding="utf-8").replace("\\|", "|")
-    rows = re.findall(r"^\| `([^`]*(?:q_idx|prefix)[^`]*)` \| `([^`]+)`(?:, with `(\w+: [^`]+)`)? \|$", text, re.M)
+    rows = re.findall(r"^\| `([^`]*(?:q_idx|prefix)[^`]*)` \| `([^`]+)`(?:, with `(\w+: [^`]+)`)?[^|]* \|$", text, re.M)
     rows = [row for row in rows if "score" not in row[0]]
-    assert len(rows) >= 6
+    assert len(rows) >= 12
     n, w = 12, 3
-    q, k = torch.arange(n)[:, None], torch.arange(n)[None]
-    values = {"doc": torch.arange(n) // 5, "prefix": torch.tensor([6])}
+    blocks = {
+        "n": n // w,
+        "keep": torch.rand(1, 1, n // w, n // w) < 0.5,
+        "top": torch.randint(0, n // w, (1, 1, n // w, 2)),
+    }
+    doc, offset = torch.arange(n) // 5, torch.tensor([0, 5, 10])
+    values = {"doc": doc, "start": offset[doc], "prefix": torch.tensor([6]), **blocks}
     for theirs, ours, declared in rows:
-        wanted = eval(theirs, {"q_idx": q, "kv_idx": k, "W": w, "b": 0, "abs": torch.abs, **values})
+
+        def mask_mod(b: object, h: object, q: object, k: object, theirs: str = theirs) -> object:
+            return eval(theirs, {"W": w, "offset": offset, "b": b, "h": h, "q_idx": q, "kv_idx": k, **values})
+
+        wanted = create_mask(mask_mod, 1, 1, n, n, device="cpu")[0, 0]
         pattern = f"pattern p({declared}) {{ attend {ours.replace('W', str(w))} }}"
-        given = {declared.split(":")[0]: values[declared.split(":")[0]]} if declared else {}
+        given = {name: values[name] for name in re.findall(r"(\w+):", declared)}
         found = maskc.dense_mask(pattern, n, n, **given)[0, 0]
         assert (torch.from_numpy(found) == wanted).all(), theirs
