@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.tiles.budget import Watch
-    from maskc.tiles.plan import TilePlan
 
 __all__ = ["Cells", "survey"]
 
@@ -81,7 +80,9 @@ def survey(
 
 
 def _round_up(step: int) -> int:
-    return step if step <= 16 else -(-step // 8) * 8
+    """A little more than ``step``, and a multiple of tiles: of 8, or of a power of two near its sixteenth."""
+    unit = 8 if step <= 1024 else 1 << step.bit_length() - 5
+    return step if step <= 16 else -(-step // unit) * unit
 
 
 def _extents(length: int, step: int) -> npt.NDArray[np.int64]:
@@ -123,22 +124,32 @@ def _count(program: Program, binding: Binding, head: int, batch: int, step: int)
 def _plan(
     program: Program, binding: Binding, head: int, batch: int, step: int, watch: Watch | None
 ) -> npt.NDArray[np.float64]:
-    from maskc.tiles import make_plan
-
-    plan = make_plan(program, binding, q_tile=step, k_tile=step, watch=watch)
-    return kinds_of_plan(plan, head, batch)
-
-
-def kinds_of_plan(plan: TilePlan, head: int, batch: int) -> npt.NDArray[np.float64]:
-    """0 for the empty tiles of a plan, 1 for the full ones, NaN for the partial ones; in laid-out order."""
     import numpy as np
 
-    group = next(g for g in plan.groups if head in g.heads and batch in g.batches)
-    rows = -(-plan.binding.q_len // plan.q_tile)
-    columns = -(-plan.binding.k_len // plan.k_tile)
-    density = np.zeros((rows, columns))
-    runs = group.runs
-    for row in range(rows):
-        for i in range(int(runs.offsets[row]), int(runs.offsets[row + 1])):
-            density[row, int(runs.start[i]) : int(runs.end[i])] = 1.0 if runs.kind[i] == FULL else np.nan
-    return density
+    from maskc.tiles import make_plan
+
+    side = fold(step, max(binding.q_len, binding.k_len))
+    plan = make_plan(program, binding, q_tile=step // side, k_tile=step // side, watch=watch)
+    of_kind = np.zeros(3)
+    of_kind[PARTIAL], of_kind[FULL] = np.nan, 1.0
+    found: npt.NDArray[np.float64] = of_kind[folded(plan.kinds(plan.group_of(head, batch)), side, side)]
+    return found
+
+
+def fold(step: int, length: int) -> int:
+    """Into how many tiles a cell's side is cut: tiles of more than 1024 cost much where they have to be evaluated, and
+    more than 4096 of them to a side take much memory."""
+    most = max(1024, length // 4096)
+    return next(n for n in range(1, step + 1) if step % n == 0 and step // n <= most)
+
+
+def folded(kinds: npt.NDArray[np.uint8], high: int, wide: int) -> npt.NDArray[np.uint8]:
+    """Kinds of rectangles of tiles: full or empty where all of them are."""
+    import numpy as np
+
+    rows, columns = np.arange(0, kinds.shape[0], high), np.arange(0, kinds.shape[1], wide)
+    if not kinds.size:
+        return kinds
+    least = np.minimum.reduceat(np.minimum.reduceat(kinds, rows, axis=0), columns, axis=1)
+    most = np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
+    return np.where(least == most, least, PARTIAL).astype(np.uint8)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Symbol, Type, postorder
 from maskc.ir.program import Program
+from maskc.picture.cells import fold, folded
 from maskc.picture.scene import BUDGET, Band, bands, difference
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ def _kinds(program: Program, binding: Binding, step: int) -> dict[int, Matrix]:
 
     from maskc.tiles import make_plan
 
-    tile = step // _fold(step)
+    side = fold(step, max(binding.q_len, binding.k_len))
+    tile = step // side
     plan = make_plan(program, binding, q_tile=tile, k_tile=tile, budget=BUDGET)
     numbers = np.array([0, 2, 5], np.uint8)
     made: dict[int, Matrix] = {}
@@ -188,26 +190,9 @@ def _kinds(program: Program, binding: Binding, step: int) -> dict[int, Matrix]:
     for head in range(binding.heads):
         runs = plan.group_of(head).runs
         if id(runs) not in made:
-            made[id(runs)] = numbers[_folded(plan.kinds(plan.group_of(head)), step // tile, step // tile)]
+            made[id(runs)] = numbers[folded(plan.kinds(plan.group_of(head)), side, side)]
         found[head] = made[id(runs)]
     return found
-
-
-def _fold(step: int) -> int:
-    """Into how many tiles a cell's side is cut: tiles of more than 1024 cost much where they have to be evaluated."""
-    return next(n for n in range(1, step + 1) if step % n == 0 and step // n <= 1024)
-
-
-def _folded(kinds: Matrix, high: int, wide: int) -> Matrix:
-    """Kinds of rectangles of tiles: full or empty where all of them are."""
-    import numpy as np
-
-    rows, columns = np.arange(0, kinds.shape[0], high), np.arange(0, kinds.shape[1], wide)
-    if not kinds.size:
-        return kinds
-    least = np.minimum.reduceat(np.minimum.reduceat(kinds, rows, axis=0), columns, axis=1)
-    most = np.maximum.reduceat(np.maximum.reduceat(kinds, rows, axis=0), columns, axis=1)
-    return np.where(least == most, least, 1).astype(np.uint8)
 
 
 def plan_panels(plan: TilePlan, *, cells: int = 96) -> list[Panel]:
@@ -219,7 +204,7 @@ def plan_panels(plan: TilePlan, *, cells: int = 96) -> list[Panel]:
     binding, found = plan.binding, []
     for group in {id(g.runs): g for g in plan.groups}.values():
         heads = [h for g in plan.groups if g.runs is group.runs for h in g.heads]
-        cell = _folded(plan.kinds(group), high, wide).astype(np.uint8)
+        cell = folded(plan.kinds(group), high, wide).astype(np.uint8)
         title = f"heads {_listed(sorted(set(heads)))}" if binding.heads > 1 else ""
         steps = (plan.q_tile * high, plan.k_tile * wide)
         tile = plan.q_tile if plan.q_tile == plan.k_tile and high == 1 else 0

@@ -44,6 +44,18 @@ def test_the_planner_draws_the_same_kinds(text: str, monkeypatch: pytest.MonkeyP
     assert np.array_equal(counted.kind, planned.kind)
 
 
+def test_a_cell_that_is_too_large_to_be_evaluated_is_taken_from_finer_tiles() -> None:
+    text = "pattern p(answer: int[token]) { attend causal & (answer[k] == 0 | same(answer)) }"
+    (program,) = lower_text(text)
+    answer = np.repeat(np.arange(4), 1 << 18)
+    binding = make_binding(program, 1 << 20, 1 << 20, answer=answer)
+    found = survey(program, binding, rows=64, columns=64)
+    assert found.q_step == found.k_step == 1 << 14
+    q, k = np.arange(64)[:, None], np.arange(64)[None]  # 16 cells an answer
+    seen = (k // 16 == 0) | (q // 16 == k // 16)
+    assert np.array_equal(found.kind, np.where(q == k, PARTIAL, np.where((k < q) & seen, FULL, EMPTY)))
+
+
 def test_no_queries_or_keys_are_no_cells() -> None:
     (program,) = lower_text("causal")
     for lengths in ((0, 0), (0, 8)):
