@@ -41,7 +41,8 @@ def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -
     if may_be_text and is_text(file):
         return Source(file)
     if file != "-":
-        return read_source(file, hint or (_FILE_OR_TEXT if may_be_text and not file.endswith(".mask") else None))
+        word = f"; a mask of one word goes in brackets: '({file})'" if file.isidentifier() else ""
+        return read_source(file, hint or (_FILE_OR_TEXT + word if may_be_text and not file.endswith(".mask") else None))
     # By way of the file descriptor's name, so that the bounds and checks are those of any file.
     source = read_source("/dev/stdin")
     return Source(source.text, "<stdin>")

@@ -166,7 +166,9 @@ def test_what_is_no_mask_in_quotes_is_a_file(maskc: Any, write: Any) -> None:
     for name in ("causal", "no such file.mask", "masks/none"):
         result = maskc("show", name)
         assert (result.code, "error[E003]" in result.err) == (2, True)
-    assert "'causal & sinks(4)'" in maskc("show", "causal").err
+    said = " ".join(maskc("show", "causal").err.split())
+    assert "'causal & sinks(4)'; a mask of one word goes in brackets: '(causal)'" in said
+    assert maskc("show", "(causal)", "--q", "2").code == 0
     for words in (["fmt", "causal & self"], ["import", "causal & self"]):  # These read files only.
         assert "error[E003]" in maskc(*words).err
 
