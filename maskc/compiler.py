@@ -140,13 +140,15 @@ def dense_mask(
     *,
     heads: int = 1,
     layer: int = 0,
+    batch: int | None = None,
     head: int | None = None,
     sizes: Mapping[str, int] | None = None,
     **values: Any,
 ) -> npt.NDArray[np.bool_]:
     """The whole mask: a bool array (batch, heads, q_len, k_len), or (batch, q_len, k_len) for one ``head``.
 
-    True is kept. ``values`` are arguments and inputs by name; what only scores read may be left out.
+    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``values`` are arguments and
+    inputs by name; what only scores read may be left out.
     Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
     ``make_binding`` does; E503 and E504 for ``head``, and E801 for a mask of more than 2 ** 34 pairs, or where memory
     does not suffice.
@@ -161,7 +163,7 @@ def dense_mask(
     found = as_pattern(pattern)
     given = {**found.args, **values}
     extents = mapping_of("sizes", sizes)
-    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=None, sizes=extents, values=given)
+    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
     wanted = range(heads) if head is None else [integer("head", head, 0, heads - 1)]
     pairs = binding.batch * len(wanted) * q_len * k_len
     if pairs > _MOST_PAIRS:

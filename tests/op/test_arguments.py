@@ -162,6 +162,12 @@ def test_a_claim_may_stand_alone() -> None:
 def test_masks_that_are_not_written_out() -> None:
     refused("E801", "at most 1.7e+10 are written out", lambda: maskc.dense_mask("causal", 2**20, 2**20))
     refused("E801", "at most", lambda: maskc.dense_mask("causal", 2**12, 2**12, heads=2**12))
+    assert maskc.dense_mask("causal", 4, 4, heads=2, batch=3).shape == (3, 2, 4, 4)
+    refused(
+        "E505",
+        "the batch has 2 entries, not 3",
+        lambda: maskc.dense_mask("pattern p(doc: int[token]) { attend same(doc) }", 4, 4, batch=2, doc=[[0] * 4] * 3),
+    )
     refused("E503", "head must be an integer", lambda: maskc.dense_mask("causal", 4, 4, head="a"))  # type: ignore[arg-type]
     refused("E504", "head must be at most 0, not 1", lambda: maskc.dense_mask("causal", 4, 4, head=1))
 
