@@ -374,7 +374,7 @@ def _extent(op: str, left: Valued, right: Valued) -> Node | None:
         other = right.extent()
         if op != "+" or extent is None or other is None:
             return None
-        return apply("add", apply("sub", extent, Const(1)), other)
+        return apply("add", extent, apply("sub", other, Const(1)))
     if not isinstance(right, Value):
         return None
     operand = right.node
