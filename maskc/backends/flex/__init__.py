@@ -151,7 +151,7 @@ def attend(
     return_lse: bool,
 ) -> Any:
     """One call of compiled FlexAttention. Raises MaskcError: E702 where it would need one kernel too many."""
-    with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):
+    with torch._dynamo.config.patch(_limits()):
         try:
             return _compiled()(
                 q, k, v, score_mod=score, block_mask=blocks, scale=scale, enable_gqa=grouped, return_lse=return_lse
@@ -159,6 +159,12 @@ def attend(
         except torch._dynamo.exc.FailOnRecompileLimitHit:
             message = f"FlexAttention needs a kernel for this kind of call, and {MAX_KERNELS} others were compiled"
             raise fail("E702", message, "pad sequences to fewer lengths, or use another backend") from None
+
+
+def _limits() -> dict[str, Any]:
+    if hasattr(torch._dynamo.config, "recompile_limit"):
+        return {"recompile_limit": MAX_KERNELS}
+    return {"cache_size_limit": MAX_KERNELS, "fail_on_cache_limit_hit": True}  # torch 2.6
 
 
 @functools.lru_cache(maxsize=1)
