@@ -624,6 +624,7 @@ def test_models_with_their_own_attention_are_refused(kind: str) -> None:
     assert getattr(made, "attention_pattern", None) is None
 
 
+@pytest.mark.filterwarnings("ignore:.* attends by its own code")
 def test_a_model_that_computes_with_its_masks_is_refused() -> None:
     config = transformers.BloomConfig(**OWN["Bloom"])
     net = transformers.BloomForCausalLM._from_config(config, attn_implementation="maskc")
@@ -631,6 +632,7 @@ def test_a_model_that_computes_with_its_masks_is_refused() -> None:
         net(input_ids=tokens())
 
 
+@pytest.mark.filterwarnings("ignore:.* attends by its own code")
 @pytest.mark.parametrize("kind", ["XGLM", "Mvp"])
 def test_a_model_that_asks_its_masks_what_a_tensor_knows_is_refused(kind: str) -> None:
     sizes = {"d_model": 32, "vocab_size": 64, "attention_heads": 4, "num_layers": 1, **BART}

@@ -56,20 +56,21 @@ def set_pattern(
     E702 for a model that does not leave attention to its implementation.
     """
     register()
-    from maskc.interop.transformers.field import choose, refuse_own_attention
-    from maskc.interop.transformers.parts import has_sides, store
+    from maskc.interop.transformers.field import choose
+    from maskc.interop.transformers.own import refuse_own_attention
+    from maskc.interop.transformers.parts import NAME, has_sides, store
 
     spec = None if pattern is None else _field(pattern, name, sizes or {})
     model = target if hasattr(target, "set_attn_implementation") else None
     config = target if model is None else target.config
-    refuse_own_attention(config)
+    refuse_own_attention(config, spec, model)
     if spec is not None:
         _check_sides(config, given=list(spec) if has_sides(spec) else [])
+    store(config, spec, model)
     if model is not None:
-        _use(model)
+        model.set_attn_implementation(NAME)
     else:
         choose(config)
-    store(config, spec, model)
 
 
 def _field(pattern: Any, name: str | None, sizes: Mapping[str, int]) -> dict[str, Any] | None:
@@ -123,15 +124,6 @@ def _check_sides(config: Any, given: list[str]) -> None:
         names = " and ".join(map(repr, given))
         hint = "give the pattern itself"
         raise fail("E702", f"a pattern is given for {names}, but the model has no encoder and decoder", hint)
-
-
-def _use(model: Any) -> None:
-    from maskc.interop.transformers.field import own_attention
-    from maskc.interop.transformers.parts import NAME
-
-    if not model._can_set_attn_implementation():
-        raise own_attention(type(model).__name__)
-    model.set_attn_implementation(NAME)
 
 
 def _interfaces() -> tuple[Any, Any, Any]:

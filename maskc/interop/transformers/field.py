@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from maskc.interop.transformers.own import refuse_own_attention, warn_own_attention
 from maskc.interop.transformers.parts import FIELD, NAME, has_sides, leaves, write
 from maskc.pattern import Pattern
 from maskc.spec import from_spec
@@ -20,9 +21,7 @@ __all__ = [
     "PatternField",
     "Stored",
     "choose",
-    "own_attention",
     "pattern_of",
-    "refuse_own_attention",
     "spec_of",
 ]
 
@@ -45,7 +44,7 @@ class PatternField:
     def __set__(self, config: Any, spec: Any) -> None:
         reading = not vars(config).get("_post_init_done", False)
         if spec is not None:
-            refuse_own_attention(config)
+            refuse_own_attention(config, spec)
         write(config, spec, over=not reading)
         if spec is None:
             return
@@ -89,6 +88,11 @@ class Implementation:
         held[self.SLOT] = name
         if held.get("_post_init_done", False):
             _held[id(config)] = config
+            # What is chosen for a config is chosen for its parts; only of the whole it is news that it does nothing.
+            inner = (getattr(config, key, None) for key in config.sub_configs)
+            _parts.update((id(part), part) for part in inner if hasattr(part, "sub_configs"))
+            if name == NAME != before and _parts.get(id(config)) is not config:
+                warn_own_attention(config, held.get(FIELD))
         if patterned and before == NAME != name:
             _warn(repr(name))
 
@@ -98,6 +102,8 @@ class Implementation:
 
 #: Configs whose implementation was set after they were made, as making a model does. They have no hash.
 _held: WeakValueDictionary[int, Any] = WeakValueDictionary()
+#: Configs that are part of one of those.
+_parts: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 def choose(config: Any) -> None:
@@ -113,27 +119,6 @@ def _warn(asked: str) -> None:
         f"the config has an {FIELD}, but attn_implementation={asked} was asked for, which does not run it: "
         f'leave that out, or use set_pattern(model, ...) or attn_implementation="{NAME}"',
         stacklevel=3,
-    )
-
-
-def refuse_own_attention(config: Any) -> None:
-    """Raise E702 for a kind of model that does not leave attention to an implementation."""
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    found: Any = MODEL_MAPPING.get(type(config), None)
-    for model in found if isinstance(found, list | tuple) else [found]:
-        if model is not None and not model._can_set_attn_implementation():
-            raise own_attention(model.__name__)
-
-
-def own_attention(model: str) -> Exception:
-    """E702: the model attends by its own code."""
-    from transformers import __version__
-
-    return fail(
-        "E702",
-        f"{model} attends by its own code: Transformers {__version__} does not let an implementation be chosen for it",
-        "put maskc.nn.Attention in the place of its attention modules, or take a model with the attention interface",
     )
 
 

@@ -1,0 +1,134 @@
+"""Models, and parts of models, in which a pattern would not run: each is refused, and nothing beside it."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+
+import maskc
+
+torch = pytest.importorskip("torch", reason="needs torch")
+transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+from maskc.interop.transformers import register, set_pattern  # noqa: E402
+
+from .models import TINY, perturbed, tokens  # noqa: E402
+
+SPEC = maskc.parse("self").spec()
+SMALL = {**TINY, "num_hidden_layers": 1}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register()
+
+
+def refused(match: str) -> Any:
+    return pytest.raises(maskc.MaskcError, match=match)
+
+
+def same(one: Any, other: Any) -> bool:
+    return bool((one - other).abs().max() < 1e-5)
+
+
+NONE: dict[str, dict[str, Any]] = {
+    "FNet": SMALL,
+    "Mamba": {**SMALL, "state_size": 4},
+    "ResNet": {"embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]},
+    # Its classes are found by the name of the implementation, beside the interface for its pictures.
+    "Git": {**SMALL, "vision_config": {"hidden_size": 48, "image_size": 8, "patch_size": 4, "num_hidden_layers": 1}},
+}
+
+
+@pytest.mark.parametrize("kind", NONE)
+def test_models_without_the_interface_are_refused(kind: str) -> None:
+    """Transformers lets an implementation be chosen for them, and never calls it."""
+    config = getattr(transformers, f"{kind}Config")(**NONE[kind])
+    net = getattr(transformers, f"{kind}Model")(copy.deepcopy(config))
+    for attempt in (
+        lambda: set_pattern(net, "self"),
+        lambda: set_pattern(config, "self"),
+        lambda: type(config)(**NONE[kind], attention_pattern=SPEC),
+    ):
+        with refused(f"{kind}Model attends by its own code, if at all"):
+            attempt()
+
+
+def test_choosing_maskc_for_a_model_that_does_not_ask_for_it_warns() -> None:
+    with pytest.warns(UserWarning, match=r"FNetModel attends by its own code, .* does nothing there"):
+        transformers.AutoModel.from_config(transformers.FNetConfig(**SMALL), attn_implementation="maskc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transformers.AutoModel.from_config(transformers.LlamaConfig(**SMALL), attn_implementation="maskc")
+
+
+def test_what_transformers_does_not_have_is_nobody_s_own() -> None:
+    """It maps one config to a class that does not exist, and another to one that a missing package would define."""
+    for kind in ("VoxtralRealtimeText", "HiggsAudioV2Tokenizer"):
+        config = getattr(transformers, f"{kind}Config", None)
+        if config is not None:
+            made = config()
+            set_pattern(made, "self")
+            assert made.attention_pattern == SPEC
+
+
+def test_the_text_of_a_model_that_attends_to_pictures_by_its_own_code_runs_a_pattern(tmp_path: Any) -> None:
+    vision = {"hidden_size": 32, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 32}
+    config = transformers.GotOcr2Config(
+        text_config={**SMALL, "model_type": "qwen2"},
+        vision_config={**vision, "patch_size": 16, "output_channels": 32, "window_size": 2, "global_attn_indexes": [0]},
+        image_token_id=63,
+    )
+    torch.manual_seed(0)
+    net = perturbed(transformers.GotOcr2ForConditionalGeneration(config)).eval()
+    found = []
+    for pattern in (None, "self"):
+        set_pattern(net, pattern)
+        with torch.no_grad():
+            found.append([net(input_ids=ids).logits for ids in (tokens(1), tokens(1).flip(1))])
+    assert not same(found[0][0][:, -1], found[0][1].flip(1)[:, -1])
+    # Each token by itself: positions are not told apart where there is nothing to compare with.
+    assert same(found[1][0], found[1][1].flip(1))
+    net.save_pretrained(tmp_path)
+    again = transformers.GotOcr2ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert same(again(input_ids=tokens(1)).logits, found[1][0])
+
+
+SIDED: dict[str, dict[str, Any]] = {
+    "LongT5": {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4, "vocab_size": 64},
+    "PegasusX": {
+        "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "vocab_size": 64,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "num_global_tokens": 2,
+        "block_size": 4,
+    },
+    "Moonshine": {},
+    "MoonshineStreaming": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SIDED)
+def test_a_side_that_cannot_run_a_pattern_is_refused(kind: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(**SIDED[kind])
+    for spec in ({"encoder": SPEC}, {"encoder": SPEC, "decoder": SPEC}):
+        with refused(r'the encoder of \w+ (attends by|cannot be told)(.|\n)*give {"decoder": pattern} alone'):
+            set_pattern(config, spec)
+        with refused("the encoder of"):
+            config.attention_pattern = spec
+    with refused("the encoder of"):
+        config.attention_pattern = SPEC  # of both
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        set_pattern(config, {"decoder": "self"})
+    assert config.attention_pattern["decoder"] == SPEC
+
+
+def test_the_side_that_is_not_meant_may_attend_by_its_own_code() -> None:
+    sides = [transformers.XLMConfig(emb_dim=32, n_layers=1, n_heads=4, n_words=64), transformers.BertConfig(**SMALL)]
+    config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(*sides)
+    set_pattern(config, {"decoder": "self"})
+    with refused("XLMModel attends by its own code"):
+        set_pattern(config, {"encoder": "self"})
