@@ -132,3 +132,54 @@ def test_the_side_that_is_not_meant_may_attend_by_its_own_code() -> None:
     set_pattern(config, {"decoder": "self"})
     with refused("XLMModel attends by its own code"):
         set_pattern(config, {"encoder": "self"})
+
+
+def test_keys_that_a_model_adds_to_those_of_its_mask_are_not_left_out() -> None:
+    """DeepSeek V4 has keys that stand for many; no mask speaks of them."""
+    config = transformers.DeepseekV4Config(
+        **{**SMALL, "num_key_value_heads": 1, "num_hidden_layers": 4, "head_dim": 16, "sliding_window": 7},
+        q_lora_rank=16, moe_intermediate_size=32, n_routed_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    net = transformers.DeepseekV4Model._from_config(config, attn_implementation="maskc").eval()
+    with refused(r"\d+ keys are given, but a mask was asked for 26") as raised:
+        net(input_ids=tokens())
+    assert raised.value.codes == ("E702",)
+
+
+def test_fewer_keys_than_queries_are_not_taken_for_those_of_another_sequence() -> None:
+    """SegFormer's keys are several tokens each. Without a pattern it runs."""
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8, 8, 8, 8], num_attention_heads=[1, 1, 1, 1], depths=[1, 1, 1, 1], decoder_hidden_size=8
+    )
+    pictures = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    found = []
+    for implementation in ("eager", "maskc"):
+        torch.manual_seed(0)
+        net = transformers.SegformerModel._from_config(config, attn_implementation=implementation).eval()
+        with torch.no_grad():
+            found.append(net(pictures).last_hidden_state)
+    assert same(*found)
+    set_pattern(net, "self")
+    with refused("256 queries and 4 keys, and does not say of which sequences"):
+        net(pictures)
+
+
+@pytest.mark.parametrize("queries", [7, 8])
+def test_attention_to_another_sequence_is_told_by_its_name_too(queries: int) -> None:
+    """Dia's decoder does not say that it is one; as many queries as keys are no reason to run its pattern there."""
+    side = {**TINY, "num_hidden_layers": 1, "num_key_value_heads": 4}
+    cross = {"cross_hidden_size": 32, "cross_num_attention_heads": 4, "cross_head_dim": 8}
+    config = transformers.DiaConfig(
+        encoder_config=side,
+        decoder_config={**side, **cross, "cross_num_key_value_heads": 4, "num_channels": 1},
+        delay_pattern=[0], pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    found = []
+    for pattern in (None, {"decoder": "causal"}):
+        torch.manual_seed(0)
+        net = perturbed(transformers.DiaModel(copy.deepcopy(config))).eval()
+        if pattern is not None:
+            set_pattern(net, pattern)
+        with torch.no_grad():
+            found.append(net(tokens(1, 8), decoder_input_ids=tokens(1, queries)[..., None]).last_hidden_state)
+    assert same(*found)

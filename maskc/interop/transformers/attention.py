@@ -210,7 +210,8 @@ def _made_already(given: Any) -> Exception:
     return fail(
         "E702",
         f"an attention mask that is made already: {type(given).__name__} {tuple(getattr(given, 'shape', ()))}",
-        f"give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: config.{FIELD}",
+        f"give the model a mask of shape (batch, keys) for padding, and write the rest as a pattern: config.{FIELD}; "
+        'where it makes such a mask itself, use attn_implementation="eager"',
     )
 
 
@@ -219,11 +220,22 @@ def _is_cross(module: Any, request: Request) -> bool:
     if not request.demand.bidirectional:
         return False
     decodes = getattr(getattr(module, "config", None), "is_decoder", False) or getattr(module, "is_decoder", False)
-    return bool(decodes) or request.q_len != request.k_len
+    name = type(module).__name__
+    if decodes or getattr(module, "is_cross_attention", False) or "Cross" in name or "Pool" in name:
+        return True
+    if request.q_len == request.k_len:
+        return False
+    if request.stored is not None:  # keys of the same sequence, but fewer (SegFormer), or another's
+        message = f"{name} has {request.q_len} queries and {request.k_len} keys, and does not say of which sequences"
+        raise fail("E702", message, "leave the pattern out for this model: it is for attention among all tokens")
+    return True
 
 
 def _key_count(request: Request, key: torch.Tensor) -> int:
     """How many of the keys there are: a static cache gives more, which nothing has been written to."""
+    if key.shape[2] > request.k_len:  # as where a model adds keys that stand for many
+        message = f"{key.shape[2]} keys are given, but a mask was asked for {request.k_len}"
+        raise fail("E702", message, 'use attn_implementation="eager": the mask says nothing of the other keys')
     if request.demand.bidirectional:
         return int(key.shape[2])
     count = request.q_offset + request.q_len - request.k_offset
