@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from maskc.interop.fields import malformed
@@ -11,8 +12,9 @@ from maskc.ir.nodes import Const
 from maskc.ir.program import Parameter
 from maskc.pattern import Pattern
 from maskc.spec import from_spec
+from maskc.tiles.values import fail
 
-__all__ = ["FIELD", "SIDES", "stored_text"]
+__all__ = ["FIELD", "SIDES", "Stored", "spec_of", "stored_text"]
 
 #: The field of a config, or of its text's part, that carries a pattern: a spec, or one for each side.
 FIELD = "attention_pattern"
@@ -20,18 +22,52 @@ FIELD = "attention_pattern"
 SIDES = ("encoder", "decoder")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a config's field holds: a pattern, and extents of its segments and axes."""
+
+    pattern: Pattern
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+def spec_of(spec: Any) -> Stored:
+    """The pattern and the extents of a spec as a config holds it. Raises as ``from_spec`` does, and for its sizes."""
+    if not isinstance(spec, Mapping) or "sizes" not in spec:
+        return Stored(from_spec(spec))
+    from maskc.tiles.extents import check_extents
+
+    pattern = from_spec({name: value for name, value in spec.items() if name != "sizes"})
+    return Stored(pattern, check_extents(pattern.program, _sizes(spec["sizes"])))
+
+
+def _sizes(sizes: Any) -> Mapping[str, int]:
+    good = isinstance(sizes, Mapping) and all(
+        isinstance(name, str) and len(name) < 256 and isinstance(value, int) and 0 <= value < 1 << 31
+        for name, value in sizes.items()
+    )
+    if not good:
+        hint = 'write {"x": 32}: extents of segments and axes, below 2147483648'
+        raise fail("E601", "malformed spec: sizes must be an object of names and integers", hint)
+    return dict(sizes)
+
+
 def stored_text(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]] | None:
     """The pattern file of the pattern in ``config``, and what a file cannot say of it; None if it holds none.
 
-    Scalar arguments become the parameters' defaults. Raises as ``from_spec`` does.
+    Scalar arguments become the parameters' defaults. Raises as ``spec_of`` does, and E604.
     """
     part = config.get("text_config")
-    held = config.get(FIELD) or (part.get(FIELD) if isinstance(part, Mapping) else None)
+    held = config.get(FIELD)
+    if held is None and isinstance(part, Mapping):
+        held = part.get(FIELD)
     if held is None:
         return None
     if not isinstance(held, Mapping):
         raise malformed(f"{FIELD!r} is no object", "it is a spec: maskc.Pattern.spec() writes one")
-    sides = {side: held[side] for side in SIDES if held.get(side) is not None} or {"": held}
+    sided = bool(held) and set(held) <= set(SIDES)
+    sides = {side: held[side] for side in SIDES if held.get(side) is not None} if sided else {"": held}
+    if not sides:
+        return None  # of neither side: what the config itself means
     texts, notes = [], list[str]()
     for side, spec in sides.items():
         text, more = _file(spec, side)
@@ -46,7 +82,8 @@ def _file(spec: Any, side: str) -> tuple[str, list[str]]:
 
     if not isinstance(spec, Mapping):
         raise malformed(f"{FIELD!r} is no object", "it is a spec: maskc.Pattern.spec() writes one")
-    pattern = from_spec({name: value for name, value in spec.items() if name != "sizes"})
+    stored = spec_of(spec)
+    pattern = stored.pattern
     params = tuple(_with_default(p, pattern) for p in pattern.program.params)
     program = pattern.program.replace(params=params, name=side or pattern.name)
     whose = f" of {side!r}" if side else ""
@@ -55,9 +92,8 @@ def _file(spec: Any, side: str) -> tuple[str, list[str]]:
         for name in pattern.args
         if not next(p for p in params if p.name == name).is_scalar
     ]
-    sizes = spec.get("sizes")
-    if isinstance(sizes, Mapping) and sizes:
-        given = " ".join(f"--size {name}={value}" for name, value in sizes.items())
+    if stored.sizes:
+        given = " ".join(f"--size {name}={value}" for name, value in stored.sizes.items())
         notes.append(f"the extents{whose} are no part of a file: give {given}")
     return print_program(program), notes
 

@@ -11,6 +11,7 @@ import pytest
 
 import maskc
 from maskc.interop.configs import parse_config, text_from_config
+from maskc.interop.stored import stored_text
 
 EVIL = "x'\"\n{0}%s[red]\x1b[31m</script>"
 
@@ -135,6 +136,30 @@ def test_a_hostile_pattern_ends_in_a_diagnostic(case: str) -> None:
     with pytest.raises(maskc.MaskcError) as raised:
         net(input_ids=tokens())
     check_words(raised.value)
+
+
+@pytest.mark.parametrize(
+    "case", ["sizes", "name of an axis", "extent", "huge extent", "deep extent", "empty", "no pattern"]
+)
+def test_what_a_hostile_pattern_says_is_not_handed_on(case: str) -> None:
+    """``maskc import`` shows how to give the extents on a command line, where they might say anything."""
+    with pytest.raises(maskc.MaskcError) as raised:
+        stored_text({"model_type": "llama", "attention_pattern": SPECS[case]})
+    check_words(raised.value)
+
+
+def test_a_command_is_no_extent() -> None:
+    spec = {"maskc": 1, "pattern": GRID, "sizes": {"x": "4; rm -rf ~"}}
+    with pytest.raises(maskc.MaskcError, match="sizes must be an object of names and integers"):
+        stored_text({"attention_pattern": spec})
+    found = stored_text({"attention_pattern": {**spec, "sizes": {"x": 4}}})
+    assert found is not None
+    assert found[1] == ("the extents are no part of a file: give --size x=4",)
+
+
+def test_a_pattern_for_neither_side_is_none() -> None:
+    """As in a running model: an empty object is no pattern at all, though, and is refused."""
+    assert stored_text({"attention_pattern": {"encoder": None, "decoder": None}}) is None
 
 
 LARGE = """

@@ -94,7 +94,7 @@ def _field(pattern: Any, name: str | None, sizes: Mapping[str, int]) -> dict[str
 def _pattern(source: Any, name: str | None, sizes: Mapping[str, int]) -> tuple[Pattern, Mapping[str, int]]:
     """A pattern, and extents: those that are given, and those beside the spec if it is out of a config's field."""
     from maskc.compiler import as_pattern
-    from maskc.interop.transformers.field import spec_of
+    from maskc.interop.stored import spec_of
 
     if isinstance(source, Mapping) and "sizes" in source:
         stored = spec_of(source)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, looks_back, reads_layer, reads_sizes
+from maskc.interop.stored import Stored
 from maskc.interop.transformers.demand import Demand, read
 from maskc.interop.transformers.dropped import check_dropped
-from maskc.interop.transformers.field import Stored, pattern_of
+from maskc.interop.transformers.field import pattern_of
 from maskc.interop.transformers.handle import MaskHandle, Request
 from maskc.interop.transformers.inputs import (
     bounds_of,

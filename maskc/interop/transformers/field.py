@@ -6,23 +6,19 @@ import json
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
+from maskc.interop.stored import Stored, spec_of
 from maskc.interop.transformers.own import refuse_own_attention, warn_own_attention
 from maskc.interop.transformers.parts import FIELD, NAME, has_sides, leaves, write
-from maskc.pattern import Pattern
-from maskc.spec import from_spec
 from maskc.tiles.values import fail
 
 __all__ = [
     "Implementation",
     "PatternField",
-    "Stored",
     "choose",
     "pattern_of",
-    "spec_of",
 ]
 
 
@@ -122,14 +118,6 @@ def _warn(asked: str) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Stored:
-    """What a config's field holds: a pattern, and extents of its segments and axes."""
-
-    pattern: Pattern
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-
 _MOST = 512  # fields that are kept, read
 _LARGE = 1 << 16  # characters of a text, entries of a list
 _read: OrderedDict[str, Stored] = OrderedDict()
@@ -182,24 +170,3 @@ def _is_large(values: Any) -> bool:
     if not isinstance(values, Mapping):
         return False
     return any(isinstance(x, Sized) and len(x) > _LARGE for entry in values.items() for x in entry)
-
-
-def spec_of(spec: Any) -> Stored:
-    """The pattern and the extents of a spec as a config holds it. Raises as ``from_spec`` does, and for its sizes."""
-    if not isinstance(spec, Mapping) or "sizes" not in spec:
-        return Stored(from_spec(spec))
-    from maskc.tiles.extents import check_extents
-
-    pattern = from_spec({name: value for name, value in spec.items() if name != "sizes"})
-    return Stored(pattern, check_extents(pattern.program, _sizes(spec["sizes"])))
-
-
-def _sizes(sizes: Any) -> Mapping[str, int]:
-    good = isinstance(sizes, Mapping) and all(
-        isinstance(name, str) and len(name) < 256 and isinstance(value, int) and 0 <= value < 1 << 31
-        for name, value in sizes.items()
-    )
-    if not good:
-        hint = 'write {"x": 32}: extents of segments and axes, below 2147483648'
-        raise fail("E601", "malformed spec: sizes must be an object of names and integers", hint)
-    return dict(sizes)

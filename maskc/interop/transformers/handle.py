@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from maskc.interop.stored import Stored
 from maskc.interop.transformers.demand import Demand
-from maskc.interop.transformers.field import Stored
 from maskc.tiles.values import fail
 
 __all__ = ["MaskHandle", "Request"]
