@@ -561,6 +561,17 @@ def test_weights_of_attention_are_refused(plain: Any) -> None:
         plain(input_ids=tokens(), output_attentions=True)
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "OPT", "StableLm"])
+def test_weights_of_attention_are_refused_where_layers_are_not_told(kind: str) -> None:
+    """Transformers collects them on the way, and would give none."""
+    sizes = {"n_embd": 32, "n_head": 4, "ffn_dim": 32, "word_embed_proj_dim": 32} if kind != "StableLm" else {}
+    config = getattr(transformers, f"{kind}Config")(**{**TINY, **sizes, "num_hidden_layers": 1})
+    net = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="maskc").eval()
+    assert net(input_ids=tokens(), output_hidden_states=True).hidden_states is not None
+    with refused('attn_implementation="eager" to look at them'):
+        net(input_ids=tokens(), output_attentions=True)
+
+
 def test_arguments_that_nobody_knows_are_refused(plain: Any) -> None:
     with refused("the argument 'segment_bias'"):
         plain(input_ids=tokens(), segment_bias=torch.ones(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -164,13 +165,22 @@ def _inputs(op: Op, request: Request, how: _How, user: Mapping[str, Any] | None)
     return inputs_of(op.program, request, request.k_offset, how.length, user)
 
 
+def _collects_weights() -> bool:
+    """Whether Transformers collects weights of attention, which some models (GPT-2, OPT) do not tell their layers."""
+    capturing = sys.modules.get("transformers.utils.output_capturing")
+    collector = getattr(capturing, "_active_collector", None)
+    collected = None if collector is None else collector.get()
+    return any("attentions" in name for name in collected or ())
+
+
 def _check(module: torch.nn.Module, dropout: float, more: Mapping[str, Any]) -> None:
     """Refuse what cannot be honoured."""
     if dropout:
         name = _dropout_field(getattr(module, "config", None), dropout)
         hint = f"make the model with {name}=0.0 in its config: from_pretrained(path, {name}=0.0)"
         raise fail("E702", f"{type(module).__name__} drops attention weights out ({dropout}), which is not done", hint)
-    for name, value in more.items():
+    given = {**more, "output_attentions": True} if _collects_weights() else more
+    for name, value in given.items():
         if value is None or value is False or name in _HARMLESS or name in _PACKING:
             continue
         hint = _REFUSED.get(name, 'use attn_implementation="eager" if the model depends on it')
