@@ -183,3 +183,19 @@ def test_attention_to_another_sequence_is_told_by_its_name_too(queries: int) -> 
         with torch.no_grad():
             found.append(net(tokens(1, 8), decoder_input_ids=tokens(1, queries)[..., None]).last_hidden_state)
     assert same(*found)
+
+
+class Mine(transformers.LlamaForCausalLM):
+    """A model of somebody's own, in whose file nothing is said of attention."""
+
+
+def test_a_model_derived_from_another_runs_a_pattern() -> None:
+    net = Mine(transformers.LlamaConfig(**SMALL)).eval()
+    set_pattern(net, "self")
+    x = tokens()
+    theirs = transformers.LlamaForCausalLM(copy.deepcopy(net.config)).eval()
+    theirs.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        assert same(net(x).logits, theirs(x).logits)
+        set_pattern(theirs, None)
+        assert not same(net(x).logits, theirs(x).logits)

@@ -90,14 +90,14 @@ def _classes(config: Any, model: Any) -> list[type]:
 def _uses_interface(model: type) -> bool:
     """Whether a class of models leaves attention to an implementation.
 
-    Transformers itself takes a model without a class for attention for one that is made of others. If its code names
-    none, it does not attend at all, as FNet and Mamba.
+    Transformers itself takes a model without a class for attention for one that is made of others. If it is one of its
+    own, and its code names none, it does not attend at all, as FNet and Mamba.
     """
     # What a missing package would define has no such method, and cannot be made.
     if not getattr(model, "_can_set_attn_implementation", lambda: True)():
         return False
     module = sys.modules.get(model.__module__)
-    if module is None:
+    if module is None or not model.__module__.startswith("transformers.models."):
         return True
     code = inspect.getsource(module)
     return _CHOSEN not in code and (_INTERFACE in code or bool(_OTHERS.search(code)))
