@@ -48,10 +48,12 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 _OPENERS = {"(": ")", "[": "]", "{": "}"}
 # A line that starts with one of these goes on with the line before.
 _CONTINUES = {"BAR", "AMP", "PLUS", "POW", "TIMES", "COMPARE", "EQUAL", "COLON", "COMMA", "RPAR", "RSQB", "RBRACE",
-              "LBRACE", "ON", "IN", "OVER", "ARROW", "JOIN", "DOTS"}  # fmt: skip
+              "LBRACE", "ON", "IN", "OVER", "ARROW", "JOIN"}  # fmt: skip
+# So does one that starts with one of these, but not within a match: there it is a case, such as `-1` or `..4`.
+_CASES = {"MINUS", "DOTS"}
 # A line that ends with one of these goes on with the line after.
 _EXPECTS = (_CONTINUES - {"RPAR", "RSQB", "RBRACE"}) | {
-    "MINUS", "TILDE", "LPAR", "LSQB", "MATCH", "_SEP", "DEF", "PATTERN", "LET", "ATTEND", "SCORE", "NORMALIZE",
+    *_CASES, "TILDE", "LPAR", "LSQB", "MATCH", "_SEP", "DEF", "PATTERN", "LET", "ATTEND", "SCORE", "NORMALIZE",
     "OUTPUT", "ASSERT", "ANY",
 }  # fmt: skip
 
@@ -170,8 +172,7 @@ class _Tokenizer:
         last = self.tokens[-1]
         if last.kind == "LBRACE" or last.kind in _EXPECTS or token.kind in _CONTINUES or token.kind == "_SEP":
             return
-        # `- x` goes on with a sum, but within a match it is a case with a negative number.
-        if token.kind == "MINUS" and not (self.open and self.open[-1].is_match):
+        if token.kind in _CASES and not (self.open and self.open[-1].is_match):
             return
         self.tokens.append(Token("_SEP", "", Span(self.source, last.span.end, last.span.end)))
 

@@ -59,7 +59,8 @@ def test_precedence(text: str, shape: object) -> None:
 
 
 def test_lines_end_statements_unless_they_go_on() -> None:
-    text = "pattern p {\n  let a = q\n    - k\n  attend a <\n    3 &\n    match a { 1: x\n -1: y; else: z }\n}"
+    cases = "1: x\n -1: y\n ..4: w; else: z"
+    text = f"pattern p {{\n  let a = q\n    - k\n  attend a <\n    3 &\n    match a {{ {cases} }}\n}}"
     (p,) = parse(text).items
     assert isinstance(p, t.Pattern)
     assert [s.kind for s in p.statements] == ["let", "attend"]
@@ -67,7 +68,7 @@ def test_lines_end_statements_unless_they_go_on() -> None:
     assert isinstance(value, t.Chain)
     match = value.operands[1]
     assert isinstance(match, t.Match)
-    assert len(match.arms) == 3
+    assert len(match.arms) == 4
 
 
 @pytest.mark.parametrize("bad", [*"\x00\x1b\x7f\x9b\r\x0b\x0c\x85\u2028\u202e\u2066\u200f\u061c\ud800"])
@@ -94,6 +95,11 @@ def test_doc_comments_belong_to_what_follows() -> None:
     assert d.doc == "One.\nTwo."
     assert isinstance(p, t.Pattern)
     assert p.doc == ""
+
+
+def test_a_range_goes_on_in_the_next_line() -> None:
+    (expr,) = parse("q in 0\n  ..4").items
+    assert isinstance(expr, t.Member)
 
 
 def test_every_faulty_statement_is_reported() -> None:
