@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections import deque
 from collections.abc import Iterable
@@ -87,23 +88,33 @@ class _Formatter:
             self.comments.popleft()
             self.lines[-1] += "  " + c.text
 
-    def inner(self, start: int, end: int, indent: str) -> None:
-        """Comments inside an item that is laid out anew as a whole go before it."""
-        before: list[t.Comment] = []
+    def inner(self, end: int, indent: str) -> None:
+        """Comments inside a statement that is laid out anew as a whole go before it."""
         while self.comments and self.comments[0].span.start < end:
-            c = self.comments.popleft()
-            if c.span.start < start:
-                before.append(c)
-            else:
-                self.lines.append(indent + c.text)
-        self.comments.extendleft(reversed(before))
+            self.lines.append(indent + self.comments.popleft().text)
+
+    def before_item(self, start: int, end: int) -> None:
+        """Comments before an item, and those inside it, up to ``end``, which is laid out anew as a whole. These go
+        before its doc comment, which stays next to it, and do not become one."""
+        first = len(self.lines)
+        self.leading(start, "")
+        doc = len(self.lines)
+        while doc > first and self.lines[doc - 1].startswith("##"):
+            doc -= 1
+        documented, self.lines = self.lines[doc:], self.lines[:doc]
+        if self.comments and self.comments[0].span.start < end:
+            if doc == first:  # It may have stood right after another definition, and no longer does.
+                self.blank()
+            self.inner(end, "")
+            if self.lines[-1].startswith("##"):
+                self.blank()
+        self.lines += documented
 
     def item(self, item: t.Definition | t.Pattern | t.Expr) -> None:
-        self.leading(item.span.start, "")
         if isinstance(item, t.Pattern):
             self.pattern(item)
             return
-        self.inner(item.span.start, item.span.end, "")
+        self.before_item(item.span.start, item.span.end)
         if isinstance(item, t.Definition):
             formals = ", ".join(_formal(f) for f in item.formals)
             head = f"def {item.name.id}" + (f"({formals})" if item.formals else "")
@@ -113,8 +124,8 @@ class _Formatter:
 
     def pattern(self, p: t.Pattern) -> None:
         body = min((s.span.start for s in p.statements), default=p.span.end)
-        brace = self.source.text.rfind("{", p.span.start, body)
-        self.inner(p.span.start, brace, "")
+        brace = self.last_brace(p.span.start, body)
+        self.before_item(p.span.start, brace)
         self.lines.extend(_header(p))
         previous = brace
         for s in p.statements:
@@ -123,7 +134,7 @@ class _Formatter:
             if previous != brace and "\n\n" in gap.replace("\r", "").replace(" ", "") and not first_comment:
                 self.blank()
             self.leading(s.span.start, _INDENT)
-            self.inner(s.span.start, s.span.end, _INDENT)
+            self.inner(s.span.end, _INDENT)
             self.body(s)
             self.trailing(s.span.end)
             previous = s.span.end
@@ -131,6 +142,15 @@ class _Formatter:
         while not self.lines[-1]:
             self.lines.pop()
         self.lines.append("}")
+
+    def last_brace(self, start: int, end: int) -> int:
+        """Where the last `{` of a stretch of the text is that stands in no comment."""
+        while True:
+            at = self.source.text.rfind("{", start, end)
+            i = bisect.bisect_right(self.file.comments, at, key=lambda c: c.span.start) - 1
+            if i < 0 or self.file.comments[i].span.end <= at:
+                return at
+            end = self.file.comments[i].span.start
 
     def body(self, s: t.Statement) -> None:
         if s.kind == "let":

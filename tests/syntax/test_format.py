@@ -37,8 +37,8 @@ _NEAT = """maskc 1  # version
 def near(n: int, m = 2) = -n <= q - k <= n  # near
 
 ## The pattern.
-# body
 pattern p(a: int = 3, m: {text, image}[token], bias: float[head, 255]) over text ++ grid(y, x) {
+    # body
     # first
     let x = near(a) & (causal | near(1))
     attend match m[q], m[k] {
@@ -46,12 +46,11 @@ pattern p(a: int = 3, m: {text, image}[token], bias: float[head, 255]) over text
             image, image: same(y)
             else: none
         }
-        | k in text & ~(q in 0..8)
+        | k in text & ~q in 0..8
     # last
 
     score s + bias[h, q - k + 127] ** 2.0
 }
-
 # end
 """
 
@@ -62,11 +61,48 @@ def _comments(text: str) -> list[str]:
 
 def test_layout() -> None:
     neat = format_text(_MESSY)
+    assert neat == _NEAT
     assert format_text(neat) == neat
     assert _comments(neat) == _comments(_MESSY)
-    assert neat.count("\n\n\n") == 0
-    assert "def near(n: int, m = 2) = -n <= q - k <= n  # near\n" in neat
-    assert "pattern p(a: int = 3, m: {text, image}[token], bias: float[head, 255]) over text ++ grid(y, x) {\n" in neat
+
+
+@pytest.mark.parametrize(
+    ("text", "neat"),
+    [
+        (  # What stands inside goes before the doc comment, which stays one.
+            "## Doc.\ndef f(a,  # first\n  b) = a\nf(1, 2)",
+            "# first\n## Doc.\ndef f(a, b) = a\n\nf(1, 2)\n",
+        ),
+        (  # What was no doc comment does not become one.
+            "def f(a,  ## first\n  b) = a\nf(1, 2)",
+            "## first\n\ndef f(a, b) = a\n\nf(1, 2)\n",
+        ),
+        (
+            "def f = q < k\ndef g = (  # inside\n  f)\ng",
+            "def f = q < k\n\n# inside\ndef g = f\n\ng\n",
+        ),
+        (  # A brace in a comment opens no pattern.
+            "pattern p {  # { one\n  # { two\n  attend causal\n}",
+            "pattern p {\n    # { one\n    # { two\n    attend causal\n}\n",
+        ),
+    ],
+)
+def test_comments_stay_what_they_are(text: str, neat: str) -> None:
+    assert format_text(text) == neat
+    assert format_text(neat) == neat
+    assert [_doc(i) for i in parse(neat).items] == [_doc(i) for i in parse(text).items]
+
+
+def _doc(item: object) -> str:
+    return str(getattr(item, "doc", ""))
+
+
+def test_long_match_with_open_ranges_is_read_again() -> None:
+    text = f"match layer {{ 4..8: {'causal | ' * 12}causal; ..4: none; -2..: all; else: self }}"
+    neat = format_text(text)
+    assert "\n    ..4: none\n    -2..: all\n" in neat
+    assert format_text(neat) == neat
+    assert _bare(neat) == _bare(text)
 
 
 def test_prelude_is_formatted() -> None:
