@@ -14,12 +14,14 @@ from maskc.lower.expressions import Expressions
 from maskc.lower.scope import RESERVED, Binding, ByName, Globals, Pair, Scope, did_you_mean
 from maskc.lower.signature import lower_signature
 from maskc.lower.spaces import space_coordinates
-from maskc.lower.values import POISON, Table, Value, defined_value, to_float
+from maskc.lower.values import POISON, Table, Value, to_float
 from maskc.syntax import tree as t
 
 __all__ = ["lower_expression", "lower_pattern"]
 
 _NORMALIZERS = ("softmax", "sigmoid", "relu")
+#: Statements that say a number: a score, a sink, an output.
+_NUMBERS = ("score", "normalize", "output")
 
 
 def lower_expression(ctx: Context, e: t.Expr, found: Globals, name: str) -> Program | None:
@@ -42,7 +44,7 @@ def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
     # What could not be understood was reported; where it is used it makes no further errors.
     names: dict[str, Binding] = {d.name.id: POISON for d in p.params}
     names.update({d.name: _bound(d) for d in params})
-    coordinates = space_coordinates(q_space, k_space)
+    coordinates = space_coordinates(q_space, k_space, lambda: ctx.statement in _NUMBERS)
     for n in coordinates.keys() & names.keys():
         there = next(d.name.span for d in p.params if d.name.id == n)
         ctx.error("E202", f"`{n}` is a parameter and a coordinate of the space", there)
@@ -166,7 +168,7 @@ class _Body:
         if value.type is Type.BOOL or value.labels:
             self.ctx.error("E301", f"{what} is a float, and this is {value.kind}", e.span)
             return None
-        return defined_value(to_float(value))
+        return to_float(value).node
 
     def _score(self, s: t.Statement) -> None:
         assert s.value

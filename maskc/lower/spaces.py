@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from maskc.ir.nodes import Const, Node, Size, Symbol, postorder
 from maskc.ir.ops import apply, conjunction, disjunction
 from maskc.ir.program import Segment, Space
-from maskc.lower.values import Coord, Value
+from maskc.lower.values import Coord, Value, defined_value
 
 __all__ = ["space_coordinates", "token_coordinate"]
 
@@ -18,16 +18,21 @@ def token_coordinate(cross: bool) -> Coord:
     return Coord(lambda e: Value(e), (lambda: None) if cross else (lambda: Size("k")))
 
 
-def space_coordinates(q_space: Space, k_space: Space) -> Mapping[str, Coord]:
+def space_coordinates(q_space: Space, k_space: Space, wants_number: Callable[[], bool]) -> Mapping[str, Coord]:
     """Every segment name and axis of either space. A position of the query's is read in the
-    query's space, any other in the key's; they differ only in cross-attention."""
+    query's space, any other in the key's; they differ only in cross-attention.
+
+    ``wants_number``: whether what is lowered is a score or another number, in which a coordinate counts as 0 where it
+    is not defined; comparisons within it are false there all the same.
+    """
     names = dict.fromkeys(n for s in (q_space, k_space) for seg in s.segments for n in (seg.name, *seg.axes) if n)
     q_places, k_places = _places(q_space), _places(k_space)
     known: dict[Node, bool] = {}
 
     def coordinate(name: str) -> Coord:
         def at(e: Node) -> Value:
-            return _read(name, q_places if _speaks_of_query(e, known) else k_places, e)
+            value = _read(name, q_places if _speaks_of_query(e, known) else k_places, e)
+            return Value(defined_value(value), value.defined) if wants_number() else value
 
         return Coord(at, lambda: _extent(name, q_space, k_space))
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskc.diagnostics import MaskcError, Source
-from maskc.ir.evaluate import dense
+from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.program import Segment, Space
 from maskc.lower import lower_source, lower_text
 from maskc.lower.context import MAX_STEPS
@@ -113,6 +117,39 @@ def test_undefined_is_false_until_it_is_negated() -> None:
     assert not different[text_token].any()
     assert not different[:, text_token].any()
     assert mask(text % "~(y[q] == y[k])", sizes=sizes)[text_token].all()
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        ("s + y[k]", lambda s, y, has: s + y),
+        ("s * (1 + (y + 3)[k])", lambda s, y, has: s * (4 + y)),
+        ("s + match y[k] { 0: 2; else: y[k] - 1 }", lambda s, y, has: s + np.where(has & (y == 0), 2, y - 1)),
+    ],
+)
+def test_undefined_counts_as_0_in_a_score(score: str, expected: Callable[..., npt.NDArray[np.float64]]) -> None:
+    (program,) = lower_text(f"pattern p over text ++ grid(y, x) {{ attend all; score {score} }}")
+    binding = make_binding(program, 12, 12, sizes={"text": 2, "y": 2, "x": 5})
+    k = np.arange(12)
+    s = np.linspace(0.5, 3.0, 12)
+    got = evaluate(program.score, binding, q=np.zeros(12, np.int64), k=k, s=s, params=program.params)
+    np.testing.assert_allclose(got, expected(s, np.where(k < 2, 0, (k - 2) // 5), k >= 2))
+
+
+def test_undefined_counts_as_0_in_a_sink_and_an_output() -> None:
+    text = """pattern p(sink: float[2]) over text ++ grid(y, x) {
+        attend all
+        normalize softmax(sink = sink[y[q]])
+        output o * (1 + y[q])
+    }"""
+    (program,) = lower_text(text)
+    binding = make_binding(program, 12, 12, sizes={"text": 2, "y": 2, "x": 5}, sink=[0.5, 0.25])
+    q = np.arange(12)
+    y = np.where(q < 2, 0, (q - 2) // 5)
+    at: dict[str, Any] = {"q": q, "k": np.zeros(12, np.int64), "o": np.ones(12), "params": program.params}
+    assert program.normalizer.sink is not None
+    np.testing.assert_allclose(evaluate(program.normalizer.sink, binding, **at), np.where(y == 0, 0.5, 0.25))
+    np.testing.assert_allclose(evaluate(program.output, binding, **at), 1 + y)
 
 
 def test_cross_attention_has_two_spaces() -> None:
