@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from maskc.ir.binding import Binding
-    from maskc.ir.program import Parameter, Program, Segment
+    from maskc.ir.program import Parameter, Program, Segment, Space
 
 __all__ = ["MAX_HEADS", "MAX_LAYERS", "MAX_LENGTH", "MAX_MADE_UP", "Setting", "make_setting"]
 
@@ -69,7 +69,8 @@ def make_setting(
     """Values for all ``programs`` alike, made up from ``seed`` where ``values`` gives none.
 
     ``head``: one that there must be. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
-    ``sizes`` do not tell. ``batch``: number of batch entries, None for that of the inputs, or 1. Raises MaskcError E502
+    ``sizes`` do not tell. In cross-attention there are as many queries as the sizes tell, unless ``q`` is given; else
+    as many as keys. ``batch``: number of batch entries, None for that of the inputs, or 1. Raises MaskcError E502
     (no program declares one of ``sizes``) and E504.
     """
     given = dict(values or {})
@@ -80,13 +81,18 @@ def make_setting(
 
     extents = dict(sizes or {})
     _check_names(programs, extents)
-    told = [n for n in (_sized(program, extents) for program in programs) if n]
+    told = [n for n in (_sized(program.k_space, extents) for program in programs) if n]
     k_len = k if k is not None else q if q is not None else told[0] if told else length
-    q_len = q if q is not None else k_len
-    check_limits(q_len=q_len, k_len=k_len, heads=heads, layer=layer)
+    check_limits(q_len=k_len if q is None else q, k_len=k_len, heads=heads, layer=layer)
     notes: list[str] = []
     for program in programs:
-        extents = _complete_sizes(program, q_len, k_len, extents, notes)
+        extents = _complete_sizes(program.k_space, k_len, extents, notes)
+    asked = [_sized(program.q_space, extents) for program in programs if program.cross] if q is None else []
+    q_len = q if q is not None else next((n for n in asked if n is not None), k_len)
+    for program in programs:
+        if program.cross:
+            extents = _complete_sizes(program.q_space, q_len, extents, notes)
+    check_limits(q_len=q_len, k_len=k_len, heads=heads, layer=layer)
     defaults = {p.name: p.default.value for program in programs for p in program.params if p.default is not None}
     maker = _Maker(q_len, k_len, heads, layer, seed, {**defaults, **given}, notes, batch or 1)
     for program in programs:
@@ -130,27 +136,22 @@ def _given_heads(programs: Sequence[Program], values: Mapping[str, Any]) -> list
     return found
 
 
-def _sized(program: Program, sizes: Mapping[str, int]) -> int | None:
+def _sized(space: Space, sizes: Mapping[str, int]) -> int | None:
     """The length that follows from the sizes given, if it does."""
     total = 0
-    for segment in program.k_space.segments:
+    for segment in space.segments:
         extents = [sizes.get(e.name) for e in segment.extents]
         if None in extents:
             return None
         total += math.prod(e for e in extents if e is not None)
-    return total if program.k_space.segments else None
+    return total if space.segments else None
 
 
-def _complete_sizes(
-    program: Program, q_len: int, k_len: int, sizes: Mapping[str, int], notes: list[str]
-) -> dict[str, int]:
-    """Sizes for spaces of which nothing is known, so that they fill the length; said in ``notes``."""
+def _complete_sizes(space: Space, length: int, sizes: Mapping[str, int], notes: list[str]) -> dict[str, int]:
+    """Sizes for a space of which nothing is known, so that they fill the length; said in ``notes``."""
     found = dict(sizes)
-    sides = ((program.k_space, k_len), (program.q_space, q_len)) if program.cross else ((program.k_space, k_len),)
-    for space, length in sides:
-        names = [e.name for s in space.segments for e in s.extents]
-        if len(names) < 2 or any(n in found for n in names):
-            continue  # The last unknown extent follows from the length.
+    names = [e.name for s in space.segments for e in s.extents]
+    if len(names) >= 2 and not any(n in found for n in names):  # The last unknown extent follows from the length.
         made = _fill(space.segments, length)
         found.update(made)
         notes.append("sizes " + ", ".join(f"{n}={v}" for n, v in made.items()) + " are chosen to fill the length")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from maskc.cli.options import MAX_COMPARED
 from maskc.cli.values import parse_values, setting
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.nodes import Const, postorder
+from maskc.ir.nodes import Const, Lookup, postorder
 from maskc.ir.program import Program
 from maskc.setting import Setting
 from maskc.tiles.budget import BUDGET, Budget, evaluations_of
@@ -78,7 +78,7 @@ class _Search:
     def setting(self, length: int | None, layer: int) -> Setting:
         return setting(
             self.programs,
-            q=length,
+            k=length,
             heads=self.heads,
             layer=layer,
             sizes=self.sizes,
@@ -162,6 +162,8 @@ def compare(
     looked_at += [f"layers below {layers}"] if "layer" in spoken else []
     looked_at += ["batch entry 0"] if "batch" in spoken else []
     looked_at += ["as many queries as keys"] if "lengths" in spoken else []
+    drawn = _drawn(search)
+    looked_at += [f"made-up {' and '.join(drawn)} (seed {seed})"] if drawn else []
     return _no_difference(a, b, lengths, looked_at)
 
 
@@ -194,6 +196,12 @@ def _lengths(search: _Search, up_to: int) -> list[int | None]:
     long = sorted({n + 2 for n in (*numbers, *given, *defaults) if type(n) is int and n + 2 > _LENGTHS[-1]})
     tried = [n for n in (*_LENGTHS, *long[:_MOST_LONG]) if n <= up_to]
     return list(tried)
+
+
+def _drawn(search: _Search) -> list[str]:
+    """The tables and inputs that the masks read and nobody gave: one draw of each was looked at."""
+    read = {n.name for p in search.programs for n in postorder([p.mask]) if isinstance(n, Lookup)}
+    return sorted(read - parse_values(search.programs, search.args).keys())
 
 
 def _shrink(search: _Search, found: Difference) -> Difference:

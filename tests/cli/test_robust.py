@@ -343,3 +343,12 @@ def test_what_was_not_looked_at_is_said(maskc: Any, write: Any, other: str, word
     assert (result.code, "no difference at any pair" in result.out) == (0, True)
     assert words in result.out
     assert result.out.rstrip().endswith("no proof for others")
+
+
+def test_what_was_made_up_for_a_comparison_is_said(maskc: Any, write: Any) -> None:
+    text = "pattern p(mark: bool[k], w: int[head]) { attend mark[k] & k < w[h] }\n"
+    files = write("a.mask", text), write("b.mask", text.replace("mark[k] &", "mark[q] &"))
+    result = maskc("diff", *files, "--up-to", "6")
+    assert result.out.endswith("made-up mark and w (seed 0); that is no proof for others\n")
+    result = maskc("diff", *files, "--up-to", "6", "--arg", "w=[0, 0, 0, 0]")
+    assert result.out.endswith("made-up mark (seed 0); that is no proof for others\n")

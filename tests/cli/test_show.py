@@ -188,6 +188,20 @@ def test_two_halves_of_a_sequence_are_made_alike(maskc: Any, write: Any) -> None
     assert "text=16, y=15, x=16" in maskc("show", file, "--q", "256").err
 
 
+_CROSS = "pattern p over grid(t) -> words ++ image: grid(t, x) { attend t[q] == t[k] | k in words }\n"
+
+
+@pytest.mark.parametrize("sizes", [[], ["--size", "t=3", "--size", "x=2", "--size", "words=4"]])
+def test_cross_attention_has_as_many_queries_as_its_sizes_tell(maskc: Any, write: Any, sizes: list[str]) -> None:
+    a, b = write("a.mask", _CROSS), write("b.mask", _CROSS.replace("==", "<="))
+    shown = maskc("show", a, *sizes)
+    assert shown.code == 0
+    assert ("3 queries x 10 keys" if sizes else "15 queries x 256 keys") in shown.out
+    found = json.loads(maskc("diff", a, b, "--json", *sizes).out)["counterexample"]
+    assert found["q_len"] == found["sizes"]["t"]
+    assert maskc("diff", a, a, *sizes).code == 0
+
+
 def test_diff_of_equal_masks(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "k <= q & q - k < 4\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b).code == 0
