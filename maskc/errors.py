@@ -105,7 +105,8 @@ _ROWS = (
         "E105",
         "spelled as in another language",
         "The meaning is clear, but it is spelled otherwise here: `&`, `|` and `~` combine masks, `==` compares, and "
-        "conditions are written with `match`. A JSON file is none: import it, or load it as a spec.",
+        "conditions are written with `match`. A JSON file is none: import it, or load it as a spec. A Python file is "
+        "none either: write the mask that its function returns.",
         "causal and sinks(4)\n",
     ),
     ErrorRow(

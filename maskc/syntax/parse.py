@@ -32,6 +32,12 @@ _TERMINALS = {
 }  # fmt: skip
 #: How an object or a list in JSON starts, and nothing in the language.
 _JSON = re.compile(r"(\s*[{\[])\s*[\"{\[\]}]")
+#: Lines of Python that are no line of the language; bounded, so that no text takes long.
+_PYTHON = re.compile(
+    r"^[ \t]*(?P<line>(?:import[ \t]+\w|from[ \t]+[\w.]+[ \t]+import\b"
+    r"|def[ \t]+\w+\([^\n=]{0,400}\)[^\n=]{0,80}:[ \t\r]*$|[^#\n]{0,200}\blambda[ \t]+[*\w])[^\n]*)",
+    re.MULTILINE,
+)
 _GOES_ON = "an operator, or the end of the line"
 #: With which words a statement of a pattern starts.
 _STATEMENTS = ("attend", "let", "score", "normalize", "output", "assert")
@@ -113,6 +119,18 @@ def parse(source: Source | str) -> File:
         span = Span(source, json.end(1) - 1, json.end(1))
         hint = "`maskc import` reads a model's config.json, `maskc.from_spec` a spec"
         raise MaskcError(Diagnostic("E105", "this is JSON, and no pattern", span, hint))
+    try:
+        return _read(source)
+    except MaskcError:
+        python = _PYTHON.search(source.text)
+        if python is None:
+            raise
+    span = Span(source, python.start("line"), python.start("line") + len(python["line"].rstrip()))
+    hint = "write the mask that it returns: `return q_idx >= kv_idx` is `k <= q`"
+    raise MaskcError(Diagnostic("E105", "this is Python, and no pattern", span, hint))
+
+
+def _read(source: Source) -> File:
     tokens, comments = tk.tokenize(source)
     if not tokens:
         hint = "write a mask, such as `causal`, or a `pattern`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
@@ -34,9 +35,22 @@ FOREIGN = {
     "True": "true", "False": "false", "is": "==", "//=": "//",
 }  # fmt: skip
 
+#: What to do about characters of other languages.
+_REMEDIES = {
+    "?": "cases are written `match condition { true: a; else: b }`",
+    ".": "a float has a digit on either side of its point, as in `0.5`",
+    "\\": "a line that ends with an operator goes on in the next",
+    **dict.fromkeys("'\"\u2018\u2019\u201c\u201d", "names and values stand without quotes"),
+}
+#: What formulas are printed with, and is spelled otherwise here.
+_ALIKE = {
+    "≤": "<=", "≥": ">=", "≠": "!=", "∧": "&", "∨": "|", "¬": "~", "∈": "in", "→": "->", "…": "..",
+    "×": "*", "·": "*", "−": "-", "–": "-", "—": "-", "÷": "//",
+}  # fmt: skip
+
 _TOKEN = re.compile(
     r"(?P<blank>[ \t\r]+)|(?P<newline>\n)|(?P<comment>\#[^\n]*)"
-    r"|(?P<float>\d[\d_]*\.\d[\d_]*(?:[eE][+-]?\d+)?|\d[\d_]*[eE][+-]?\d+)|(?P<int>\d[\d_]*)"
+    r"|(?P<float>[0-9][0-9_]*\.[0-9][0-9_]*(?:[eE][+-]?[0-9]+)?|[0-9][0-9_]*[eE][+-]?[0-9]+)|(?P<int>[0-9][0-9_]*)"
     r"|(?P<name>[^\W\d]\w*)"
     r"|(?P<foreign>&&|\|\||===|<>|!(?!=)|\^)"
     r"|(?P<op>->|\+\+|\.\.|//|\*\*|<=|>=|==|!=|[|&~+\-*/%<>=:,()\[\]{};])"
@@ -87,6 +101,19 @@ def too_deep(span: Span) -> Diagnostic:
     return Diagnostic("E103", f"this is nested more than {MAX_DEPTH} deep", span, hint)
 
 
+def _instead(character: str) -> str | None:
+    """What to write instead of a character that is no part of the language."""
+    if character in _REMEDIES:
+        return _REMEDIES[character]
+    if unicodedata.category(character) in ("Cc", "Cf"):  # A byte order mark, a joiner: nobody sees it.
+        return "leave it out"
+    alike = _ALIKE.get(character) or unicodedata.normalize("NFKC", character)
+    alike = str(unicodedata.digit(character, alike))
+    return (
+        "write a blank" if alike.isspace() else f"write `{alike}`" if alike.isascii() and alike != character else None
+    )
+
+
 class _Tokenizer:
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -102,8 +129,7 @@ class _Tokenizer:
         while at < len(text) and len(self.errors) < 20:
             m = _TOKEN.match(text, at)
             if m is None:
-                hint = "cases are written `match condition { true: a; else: b }`" if text[at] == "?" else None
-                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1, hint)
+                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1, _instead(text[at]))
                 at += 1
                 continue
             self.take(str(m.lastgroup), m.group(), at)

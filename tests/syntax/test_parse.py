@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import pytest
@@ -132,6 +133,52 @@ def test_json_is_told_from_a_pattern_at_once(text: str) -> None:
         parse(text)
     assert e.value.codes == ("E105",)
     assert "maskc import" in (e.value.diagnostics[0].hint or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import torch\n\ndef causal(b, h, q, k):\n    return q >= k\n",
+        "from torch.nn.attention import flex_attention\nx = 1\n",
+        "def causal(b, h, q_idx, kv_idx) -> bool:\r\n    return q_idx >= kv_idx and q_idx < 3\r\n",
+        "mask = lambda b, h, q, k: q >= k\n",
+    ],
+)
+def test_python_is_told_from_a_pattern(text: str) -> None:
+    with pytest.raises(MaskcError) as e:
+        parse(text)
+    (found,) = e.value.diagnostics
+    assert (found.code, found.message) == ("E105", "this is Python, and no pattern")
+    assert found.span is not None
+    assert text[found.span.start : found.span.end] == text.splitlines()[0]
+
+
+def test_words_of_python_may_be_names() -> None:
+    parse("pattern import(lambda: int, from: int) {\n  attend k <\n    lambda + from  # lambda x: y\n}")
+
+
+def test_telling_python_takes_no_time() -> None:
+    start = time.perf_counter()
+    for text in ("def x(" + ")" * 60_000, "def x(" * 10_000, "lambda(" * 9000, "a " * 30_000, "import\t" * 8000):
+        with pytest.raises(MaskcError):
+            parse(text)
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("character", "hint"),
+    [
+        ("\u2264", "write `<=`"), ("\u2212", "write `-`"), ("\u00d7", "write `*`"), ("\uff08", "write `(`"),
+        ("\u00a0", "write a blank"), ("\ufeff", "leave it out"), ("\x00", "leave it out"), ("\u0663", "write `3`"),
+        ("'", "names and values stand without quotes"), ("\u201d", "names and values stand without quotes"),
+        (".", "a float has a digit on either side of its point, as in `0.5`"), ("$", None), ("\ud800", None),
+    ],
+)  # fmt: skip
+def test_characters_of_elsewhere_are_translated(character: str, hint: str | None) -> None:
+    with pytest.raises(MaskcError) as e:
+        parse(f"q < {character} 3")
+    (found,) = e.value.diagnostics
+    assert (found.code, found.hint) == ("E102", hint)
 
 
 @pytest.mark.parametrize(
