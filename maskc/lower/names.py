@@ -43,6 +43,8 @@ def check_definitions(ctx: Context, found: Globals) -> None:
         ctx.at_most(MAX_PARAMETERS, len(d.formals), "parameters", d.name.span, "use tables, or fewer parameters")
         for f in d.formals:
             _check_formal(ctx, f, local)
+            if f.default is not None:
+                _check_names(ctx, d, f.default, local, found)
             local.add(f.name.id)
         _check_names(ctx, d, d.body, local, found)
     found.cyclic = frozenset(_cycles(ctx, found))
@@ -122,7 +124,10 @@ def _ends(e: t.Expr | t.Range) -> list[t.Expr]:
 
 
 def _uses(item: t.Definition | t.Pattern, found: Globals) -> Iterator[t.Name]:
-    exprs = [item.body] if isinstance(item, t.Definition) else [s.value for s in item.statements if s.value]
+    if isinstance(item, t.Definition):
+        exprs = [*(f.default for f in item.formals if f.default), item.body]
+    else:
+        exprs = [s.value for s in item.statements if s.value]
     local = {f.name.id for f in (item.formals if isinstance(item, t.Definition) else item.params)}
 
     def is_own(name: str) -> bool:
