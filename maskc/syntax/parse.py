@@ -28,7 +28,8 @@ _STARTS = ["start", "item", "header", "statement"]
 _TERMINALS = {
     "_SEP": "the end of the line", "NAME": "a name", "INT": "a number", "BAR": "`|`", "AMP": "`&`", "LBRACE": "`{`",
     "RBRACE": "`}`", "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "COMMA": "`,`", "COLON": "`:`",
-    "EQUAL": "`=`", "ARROW": "`->`", "JOIN": "`++`", "DOTS": "`..`", "$END": "the end of the file",
+    "EQUAL": "`=`", "ARROW": "`->`", "JOIN": "`++`", "DOTS": "`..`", "$END": "the end of the file", "TILDE": "`~`",
+    "PLUS": "`+`", "MINUS": "`-`", "TIMES": "`*`", "POW": "`**`", "COMPARE": "a comparison",
 }  # fmt: skip
 #: How an object or a list in JSON starts, and nothing in the language.
 _JSON = re.compile(r"(\s*[{\[])\s*[\"{\[\]}]")
@@ -149,11 +150,11 @@ def _all_problems(source: Source, tokens: list[tk.Token]) -> list[Diagnostic]:
     """Parse every item, and every statement of a pattern, on its own: one error each."""
     found: list[Diagnostic] = []
     for item in _split(tokens):
-        for start, part in _parts(item):
+        for start, part, end in _parts(item):
             try:
                 _parser().parse(part, start=start)
             except lark.UnexpectedInput as e:
-                found += _foreign_words(source, part) or [_problem(source, e, part)]
+                found += _foreign_words(source, part) or [_problem(source, e, part, end)]
     return found[:20]
 
 
@@ -180,7 +181,8 @@ def _split(tokens: list[tk.Token]) -> Iterator[list[tk.Token]]:
         yield part
 
 
-def _parts(item: list[tk.Token]) -> Iterator[tuple[str, list[tk.Token]]]:
+def _parts(item: list[tk.Token]) -> Iterator[tuple[str, list[tk.Token], tk.Token | None]]:
+    """What is parsed on its own: the rule, the tokens, and the token that they end before, if they have to."""
     if not item or item[0].kind == "MASKC":
         return
     depth, brace = 0, None
@@ -190,17 +192,22 @@ def _parts(item: list[tk.Token]) -> Iterator[tuple[str, list[tk.Token]]]:
             break
         depth += (t.kind in ("LPAR", "LSQB", "LBRACE")) - (t.kind in ("RPAR", "RSQB", "RBRACE"))
     if item[0].kind != "PATTERN" or brace is None or item[-1].kind != "RBRACE":
-        yield "item", item
+        yield "item", item, None
         return
-    yield "header", item[:brace]
+    yield "header", item[:brace], item[brace]
     for statement in _split(item[brace + 1 : -1]):
-        yield "statement", statement
+        yield "statement", statement, None
 
 
-def _problem(source: Source, e: lark.UnexpectedInput, tokens: list[tk.Token]) -> Diagnostic:
+def _problem(
+    source: Source, e: lark.UnexpectedInput, tokens: list[tk.Token], end: tk.Token | None = None
+) -> Diagnostic:
+    """What is wrong with the tokens of a part, which has to go on with ``end`` unless that is None."""
     token = getattr(e, "token", None)
     last = tokens[-1].span if tokens else Span(source, 0, 0)
-    if token is None or token.type == "$END":
+    if (token is None or token.type == "$END") and end is not None:
+        span, what = end.span, f"`{end.text}`"
+    elif token is None or token.type == "$END":
         span, what = Span(source, last.end, last.end), "the end"
     else:
         span = Span(source, token.start_pos or 0, token.end_pos or 0)
@@ -209,13 +216,16 @@ def _problem(source: Source, e: lark.UnexpectedInput, tokens: list[tk.Token]) ->
     foreign = _foreign(source, token, before)
     if foreign:
         return foreign
-    wanted = _wanted(set(getattr(e, "accepts", None) or getattr(e, "expected", None) or ()))
+    kinds = set(getattr(e, "accepts", None) or getattr(e, "expected", None) or ())
+    wanted = _wanted({end.kind if k == "$END" and end is not None else k for k in kinds})
     after = f" after `{before.text}`" if before else ""
     hint = f"expected {wanted}" if wanted else None
     if token is not None and str(token) in _STATEMENTS and before is None:
         hint = "statements stand in a pattern: `pattern name { attend ... }`; a mask alone needs no `attend`"
     elif token is not None and str(token) in _STATEMENTS and wanted == _GOES_ON:
         hint = "a statement ends at the end of its line, or at `;`"
+    elif token is not None and token.type == "LBRACE" and "$END" in kinds:
+        hint = "a pattern is written `pattern name { attend ... }`"
     elif wanted == "`:`" and before is not None and before.kind == "NAME":
         hint = f"expected `:` and a type, as in `{before.text}: int`"
     return Diagnostic("E101", f"{what} cannot stand here{after}", span, hint)

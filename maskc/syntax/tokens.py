@@ -105,6 +105,8 @@ def _instead(character: str) -> str | None:
     """What to write instead of a character that is no part of the language."""
     if character in _REMEDIES:
         return _REMEDIES[character]
+    if unicodedata.category(character) == "Mn":
+        return "write a letter and its accent as one character"
     if unicodedata.category(character) in ("Cc", "Cf"):  # A byte order mark, a joiner: nobody sees it.
         return "leave it out"
     alike = _ALIKE.get(character) or unicodedata.normalize("NFKC", character)

@@ -153,6 +153,16 @@ def test_python_is_told_from_a_pattern(text: str) -> None:
     assert text[found.span.start : found.span.end] == text.splitlines()[0]
 
 
+def test_a_header_that_breaks_off_is_reported_at_its_brace() -> None:
+    text = "pattern p over a -> { attend causal }"
+    with pytest.raises(MaskcError) as e:
+        parse(text)
+    (found,) = e.value.diagnostics
+    assert found.message == "`{` cannot stand here after `->`"
+    assert found.span is not None
+    assert found.span.start == text.index("{")
+
+
 def test_words_of_python_may_be_names() -> None:
     parse("pattern import(lambda: int, from: int) {\n  attend k <\n    lambda + from  # lambda x: y\n}")
 
@@ -171,6 +181,7 @@ def test_telling_python_takes_no_time() -> None:
         ("\u2264", "write `<=`"), ("\u2212", "write `-`"), ("\u00d7", "write `*`"), ("\uff08", "write `(`"),
         ("\u00a0", "write a blank"), ("\ufeff", "leave it out"), ("\x00", "leave it out"), ("\u0663", "write `3`"),
         ("'", "names and values stand without quotes"), ("\u201d", "names and values stand without quotes"),
+        ("e\u0301"[1], "write a letter and its accent as one character"),
         (".", "a float has a digit on either side of its point, as in `0.5`"), ("$", None), ("\ud800", None),
     ],
 )  # fmt: skip
@@ -188,6 +199,9 @@ def test_characters_of_elsewhere_are_translated(character: str, hint: str | None
         ("pattern p { attend causal score s }", "a statement ends at the end of its line, or at `;`"),
         ("pattern p(w) { attend causal }", "expected `:` and a type, as in `w: int`"),
         ("pattern p(w, n: int) { attend causal }", "expected `:` and a type, as in `w: int`"),
+        ("pattern p p { attend causal }", "expected `{`, `(` or `over`"),
+        ("p { attend causal }", "a pattern is written `pattern name { attend ... }`"),
+        ("any(i in 3: k == i)", "expected `..`, `-` or `+`"),
         ("k <= q ? true : false", "match"),
         ("if q > k: true", "match"),
         ("causal if q > k else all", "match"),
