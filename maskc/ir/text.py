@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -86,7 +86,7 @@ def print_statements(program: Program) -> list[str]:
     lets, length = _lets(program)
     if length > MAX_PRINTED:
         raise MaskcError(_too_long())
-    printer = _Printer(lets, labels_of(program), left=_LEEWAY * MAX_PRINTED)
+    printer = _Printer({**lets, **_indices(program)}, labels_of(program), left=_LEEWAY * MAX_PRINTED)
     named = [f"let {let} = {printer.whole(node, spelled_out=True)}" for node, let in lets.items()]
     return [*named, *_statements(program, printer)]
 
@@ -151,8 +151,7 @@ def _lets(program: Program) -> tuple[dict[Node, str], int]:
     uses = Counter(c for n in nodes for c in n.children)
     uses.update(roots)
     free = free_indices(roots)
-    taken = {p.name for p in program.params} | _space_names(program)
-    stem = _stem(taken)
+    stem = _stem(_taken(program), ("v", "v_", "v__", "let_v"), "let_v")
     lets: dict[Node, str] = {}
     lengths: dict[Node, int] = {}
     total = 0
@@ -165,10 +164,26 @@ def _lets(program: Program) -> tuple[dict[Node, str], int]:
     return lets, total + sum(lengths[r] for r in roots)
 
 
-def _stem(taken: Collection[str]) -> str:
-    """What none of the names starts with. A pattern may take any number of stems, but not all of them."""
-    stems = itertools.chain(("v", "v_", "v__", "let_v"), (f"let_v{n}_" for n in itertools.count()))
+def _indices(program: Program) -> dict[Node, str]:
+    """Names for the indices of ``any`` where the signature or a space has one of theirs, which would hide it there."""
+    bound = {n.index for n in postorder(program.roots()) if isinstance(n, Exists)}
+    taken = _taken(program)
+    if not any(index.name in taken for index in bound):
+        return {}
+    stem = _stem(taken, ("i_", "i__"), "i_")
+    return {index: stem + index.name[1:] for index in bound}
+
+
+def _stem(taken: Collection[str], wanted: Sequence[str], last: str) -> str:
+    """What none of the names starts with: one of ``wanted``, else ``last`` and a number. A pattern may take any number
+    of stems, but not all of them."""
+    stems = itertools.chain(wanted, (f"{last}{n}_" for n in itertools.count()))
     return next(s for s in stems if not any(t.startswith(s) for t in taken))
+
+
+def _taken(program: Program) -> set[str]:
+    """The names that the text of a program has already."""
+    return {p.name for p in program.params} | _space_names(program)
 
 
 def _space_names(program: Program) -> set[str]:
@@ -197,12 +212,13 @@ _Piece = str | tuple[Node, int]
 class _Printer:
     """Writes expressions from left to right, so that it can stop: it costs what is written, however much is left.
 
-    ``left``: the characters that ``whole`` may write yet, in all.
+    ``left``: the characters that ``whole`` may write yet, in all. ``known``: what ``_values`` found.
     """
 
     names: Mapping[Node, str]
     labels: Labels
     left: int = 0
+    known: dict[Node, tuple[str, ...]] = field(default_factory=dict)
 
     def text(self, node: Node, most: int) -> str:
         """The expression, broken off after ``most`` characters."""
@@ -250,20 +266,32 @@ class _Printer:
         if isinstance(node, Lookup):
             return _joined([(i, 0) for i in node.indices], ", ", f"{node.name}[", "]")
         if isinstance(node, Exists):
-            return iter((f"any({node.index.name} in 0..", (node.count, _SUM), ": ", (node.body, 0), ")"))
+            index = self.names.get(node.index, node.index.name)
+            return iter((f"any({index} in 0..", (node.count, _SUM), ": ", (node.body, 0), ")"))
         if isinstance(node, Apply):
             return _applied(node, self._labelled(node))
         return iter((_leaf(node),))
 
     def _labelled(self, node: Apply) -> Iterable[str | Node]:
-        """The operands; beside an enumeration, an integer is one of its values."""
-        if not self.labels or node.op not in ("eq", "ne", "select"):
+        """The operands; compared with an enumeration, an integer is one of its values."""
+        if not self.labels or node.op not in ("eq", "ne"):
             return node.args
-        found = next((self.labels[a.name] for a in node.args if _is_named(a) and a.name in self.labels), ())
+        found = next(filter(None, map(self._values, node.args)), ())
         return [
             found[int(a.value)] if isinstance(a, Const) and a.type is Type.INT and 0 <= a.value < len(found) else a
             for a in node.args
         ]
+
+    def _values(self, node: Node) -> tuple[str, ...]:
+        """The names of the expression's values, if it is one of an enumeration."""
+        for n in postorder([node], self.known.__contains__):
+            self.known[n] = ()
+            if _is_named(n):
+                self.known[n] = self.labels.get(n.name, ())
+            elif isinstance(n, Apply) and n.op == "select":
+                yes, no = (self.known[a] for a in n.args[1:])
+                self.known[n] = yes if yes == no else ()
+        return self.known[node]
 
 
 def _is_named(node: Node) -> TypeGuard[Param | Lookup]:

@@ -72,6 +72,26 @@ def test_text_lowers_back_to_the_identical_program(program: Program) -> None:
         assert lower_text(print_program(each)) == (each,)
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        # Names of the signature and of spaces that an index would have.
+        "any(j in 0..3: any(l in 0..n: k == q + j * n + l * i0 - i1[j]))",
+        "any(j in 0..3: k in i2 & i2[k] == j + i0)",
+        # Enumerations by way of a match, and mixed with integers.
+        "(match q { 1: m[q]; else: m[k] }) == text",
+        "(match q { 1: m[q]; 2: m[k]; else: one }) != image",
+        "(match q { 1: m[q]; else: 1 }) == 1",
+        "match (match q { 1: one; else: m[k] }) { text: causal; image: all }",
+    ],
+)
+def test_names_and_values_are_told_apart(mask: str) -> None:
+    signature = "i0: int, i1: int[3], n: int, m: {text, image}[token], one: {text, image}"
+    (program,) = lower_text(f"pattern p({signature}) over i2 ++ grid(y, x) {{ attend {mask} }}")
+    for each in (program, normalise(program)):
+        assert lower_text(print_program(each)) == (each,)
+
+
 @settings(deadline=None, max_examples=40)
 @given(programs(), st.integers(3, 120))
 def test_a_text_that_is_broken_off_is_the_beginning_of_the_whole_one(program: Program, most: int) -> None:
