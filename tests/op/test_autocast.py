@@ -67,7 +67,7 @@ def test_autocast_converts_no_cache() -> None:
     wanted = op.decode(*x, [16, 7], t=torch.ones(4))
     with region():
         assert torch.equal(op.decode(*x, [16, 7], t=torch.ones(4)), wanted)
-        with pytest.raises(MaskcError, match=r"q is torch\.bfloat16, but k is torch\.float32"):
+        with pytest.raises(MaskcError, match=r"q is torch\.bfloat16, but k_cache is torch\.float32"):
             op.decode(x[0].bfloat16(), *x[1:], [16, 7], t=torch.ones(4))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,9 @@ __all__ = ["MAX_TILES", "from_block_mask", "to_block_mask"]
 
 #: Entries of a BlockMask's index tensors, which are dense, that are made at most: 1 GiB of them.
 MAX_TILES = 1 << 26
+
+#: Whether torch can leave the tiles by key out; older versions always index them.
+_CAN_LEAVE_OUT = "compute_q_blocks" in inspect.signature(BlockMask.from_kv_blocks).parameters
 
 
 def to_block_mask(
@@ -58,13 +62,14 @@ def to_block_mask(
     for edge in edges:  # Views of ``kinds``.
         edge[edge == FULL] = PARTIAL
     partial, full = (_indices(kinds == kind, device) for kind in (PARTIAL, FULL))
+    less: dict[str, Any] = {"compute_q_blocks": False} if _CAN_LEAVE_OUT and not backward else {}
     return BlockMask.from_kv_blocks(
         *partial,
         *full,
         BLOCK_SIZE=(plan.q_tile, plan.k_tile),
         mask_mod=mask_mod,
         seq_lengths=(plan.binding.q_len, plan.binding.k_len),
-        compute_q_blocks=backward,
+        **less,
     )
 
 
