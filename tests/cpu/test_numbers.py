@@ -56,6 +56,18 @@ def test_errors_stay_near_those_of_the_dense_computation(
         assert (a.double() - w).abs().max() <= allowed
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_gradient_of_a_slope_is_no_rounding_error(dtype: torch.dtype) -> None:
+    """Where far keys weigh most, distances multiply whatever is inexact about an output of 16 bits."""
+    text = "pattern p(slope: float[head]) { attend causal\n score s + slope[h] * (k - q) }"
+    low = converted(case(text, 160, heads=2, kv_heads=1, floats={"slope": (2,)}), dtype)
+    low.floats["slope"].data = torch.tensor([-0.4, 0.02], dtype=dtype)
+    exact = converted(low, torch.float64)
+    grad = torch.randn(exact.q.shape, dtype=torch.float64).to(dtype).double()
+    found, wanted = gradients(low.run(), low, grad)[-1], gradients((exact.reference()[0],), exact, grad)[-1]
+    torch.testing.assert_close(found.double(), wanted, rtol=torch.finfo(dtype).eps, atol=0.0)
+
+
 @pytest.mark.parametrize(("dim", "value_dim"), [(16, 16), (64, 16), (16, 64), (256, 256), (24, 40)])
 @pytest.mark.parametrize("text", MASKS)
 def test_head_dimensions(text: str, dim: int, value_dim: int) -> None:

@@ -91,12 +91,7 @@ class Entry:
         """Output (B, H, Nq, Dv) in the dtype of ``q``, log-sum-exp (B, H, Nq), and the output before the
         output expression (without elements if there is none)."""
         work = _Work(self, q, k, v, floats, scale)
-        out, lse = work.forward(careful=False)
-        if not finite(out) and work.leave_out_unseen():
-            out, lse = work.forward(careful=False)
-        if not finite(out):
-            out, lse = work.forward(careful=True)
-        out, lse = work.with_sink(out, lse)
+        out, lse = work.attend()
         if work.expressions.plain_output:
             return out.to(q.dtype), lse, q.new_empty(0)
         return work.expressions.output(out).to(q.dtype), lse, out.to(q.dtype)
@@ -118,8 +113,12 @@ class Entry:
         """Gradients of q, k, v and ``floats``. ``out``: before the output expression. ``wanted``: which of ``floats``
         need theirs, by default all; the others get 0."""
         work = _Work(self, q, k, v, floats, scale)
-        given = (out.to(work.dtype), lse, grad.to(work.dtype), grad_lse)
         some = frozenset(n for i, n in enumerate(self.names) if wanted is None or wanted[i])
+        if q.dtype != work.dtype and work.expressions.learns_scores(some):
+            # Rounded to 16 bits it makes the average that gradients of weights are compared with inexact by more than
+            # their sums into a table can bear: of a slope times a distance of thousands.
+            out, _ = work.attend()
+        given = (out.to(work.dtype), lse, grad.to(work.dtype), grad_lse)
         grads, tables = work.backward(*given, some, careful=False)
         if not all(finite(g) for g in (*grads, *tables.values())) and work.leave_out_unseen():
             grads, tables = work.backward(*given, some, careful=False)
@@ -180,6 +179,15 @@ class _Work:
         if found is not None:
             self.k, self.v = found
         return found is not None
+
+    def attend(self) -> tuple[Tensor, Tensor]:
+        """Output, before the output expression, and log-sum-exp; with as much care as its numbers ask for."""
+        out, lse = self.forward(careful=False)
+        if not finite(out) and self.leave_out_unseen():
+            out, lse = self.forward(careful=False)
+        if not finite(out):
+            out, lse = self.forward(careful=True)
+        return self.with_sink(out, lse)
 
     def forward(self, careful: bool) -> tuple[Tensor, Tensor]:
         """Output and log-sum-exp in the order of the tokens, without the sink."""

@@ -6,7 +6,7 @@ into a table are in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,10 @@ class Expressions:
     def plain_output(self) -> bool:
         """Whether the output is taken as it is."""
         return self.program.output is _OUTPUT
+
+    def learns_scores(self, names: Collection[str]) -> bool:
+        """Whether scores under a softmax read a float input called one of ``names``."""
+        return self.kind == "softmax" and any(n.name in names for n in float_lookups(self.program.score))
 
     def positions(self, block: Block) -> tuple[Tensor, Tensor]:
         """Absolute positions of a block's queries and keys, (blocks, rows) and (blocks, keys)."""
