@@ -141,6 +141,31 @@ def test_a_key_that_no_query_sees_has_no_influence(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("text", ["all", "causal", "same(token // 5)"])
+@pytest.mark.parametrize("n", [1, 5, 11])
+def test_a_nan_among_few_keys_is_not_lost(text: str, n: int) -> None:
+    """Torch's kernel takes the largest of fewer scores than fill a register to be minus infinity where all are NaN."""
+    op = maskc.compile(text, heads=2, backend="cpu")
+    q, k, v = (torch.randn(1, 2, n, 8) for _ in range(3))
+    q[0, 1, -1] = torch.nan
+    out, lse = op(q, k, v, return_lse=True)
+    assert bool(out[0, 1, -1].isnan().all()) and bool(lse[0, 1, -1].isnan())
+    assert int(out.isnan().sum()) == 8
+    out = op.decode(q[:, :, -1:], k, v, [n])
+    assert out.isnan().all(dim=-1).flatten().tolist() == [False, True]
+
+
+def test_scores_of_minus_infinity_weigh_nothing() -> None:
+    """Of some keys, in jobs of their own, and of all: beside scores so large that products overflow."""
+    op = maskc.compile("sliding_window(4) | sinks(2)", heads=1, backend="cpu")
+    q, k, v = torch.ones(1, 1, 40, 8), torch.randn(1, 1, 40, 8), torch.randn(1, 1, 40, 8)
+    k[:, :, :2] = -torch.finfo(torch.float32).max
+    wanted = maskc.compile("sliding_window(4) & k >= 2", heads=1, backend="cpu")(q, k, v, return_lse=True)
+    for found, expected in zip(op(q, k, v, return_lse=True), wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert wanted[1][0, 0, :2].tolist() == [-torch.inf, -torch.inf]
+
+
 @pytest.mark.parametrize("text", ["causal & k < 40", "sliding_window(9) & k < 40 & h < 3", "q % 3 == 0 & k < 40"])
 def test_padding_that_nobody_sees_costs_no_care(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = case(text, 64)

@@ -52,9 +52,15 @@ class FlashKernel:
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         mask = block.job.mask
         out, lse = flash(q, k, v, mask is CAUSAL, _additive(block, q), self.scale)
+        # Where no score is above minus infinity, or fewer than fill a register are all NaN, torch's kernel gives output 0
+        # and a log-sum-exp that says nothing.
+        unsure = (lse == 0.0) | (lse == -torch.inf)
         empty = None if mask is None or mask is CAUSAL else mask.empty_rows()
         if empty is not None:
-            lse = lse.masked_fill(block.of_mask(empty)[:, None], -torch.inf)
+            nothing = block.of_mask(empty)[:, None]
+            lse, unsure = lse.masked_fill(nothing, -torch.inf), unsure & ~nothing
+        if bool(unsure.any()) and not _scores_are_finite(q, k, self.scale):
+            out = out.masked_fill(unsure[..., None], torch.nan)  # so that it is computed again, with care
         return out, lse
 
     def add_gradients(self, job: Job, given: Given, into: Gradients) -> None:
@@ -71,6 +77,13 @@ class FlashKernel:
             block.add_to_queries(into.q, part[0])
             block.add_to_keys(into.k, part[1])
             block.add_to_keys(into.v, part[2])
+
+
+def _scores_are_finite(q: Tensor, k: Tensor, scale: float) -> bool:
+    """Whether all surely are: no product of the largest elements is too large, and none of these a NaN."""
+    q_least, q_most, k_least, k_most = (float(x) for y in (q, k) for x in torch.aminmax(y))
+    largest = max(abs(q_least), abs(q_most)) * max(abs(k_least), abs(k_most))
+    return largest * q.shape[3] * max(1.0, abs(scale)) < torch.finfo(q.dtype).max
 
 
 def _additive(block: Block, q: Tensor) -> Tensor | None:
