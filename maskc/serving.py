@@ -13,6 +13,7 @@ from maskc.arguments import integers, mapping_of, shown
 from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
+from maskc.devices import in_main_memory
 from maskc.graphs import decode_in_graph
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
@@ -134,6 +135,24 @@ def decode(
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
         return (out, lse) if return_lse else out
     _check_transforms((q, k_cache, v_cache, lengths, block_table, start, *given.values()))
+    with in_main_memory():
+        return _decode(op, q, k_cache, v_cache, lengths, block_table, start, given, sizes, scale, return_lse)
+
+
+def _decode(
+    op: Op,
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    lengths: Tensor | Sequence[int],
+    block_table: Tensor | None,
+    start: Tensor | Sequence[int] | None,
+    given: Mapping[str, Any],
+    sizes: Mapping[str, int],
+    scale: float | None,
+    return_lse: bool,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """A call of plain tensors: see ``decode``."""
     if isinstance(q, Tensor) and q.device.type == "meta":
         check_caches(q, k_cache, v_cache, block_table, op.heads)
         _check_lse(op, return_lse)

@@ -15,6 +15,7 @@ import torch
 
 from maskc.autocast import without_autocast
 from maskc.backends.handles import find, find_source, name_call
+from maskc.devices import in_main_memory
 
 __all__ = [
     "LEARNED_SCALE",
@@ -137,7 +138,7 @@ def compute(
     ``sizes``: the extents that the handle names. ``scale``: None is the usual factor, ``D ** -0.5``.
     """
     entry, places = _entry(handle, q, k, v, inputs, sizes)
-    with without_autocast(q):
+    with without_autocast(q), in_main_memory():
         out, lse, plain = entry.forward(q, k, v, [inputs[i] for i in places], _factor(scale, q))
     return _heads_inside(out), lse.contiguous(), _heads_inside(plain) if plain.ndim == 4 else plain
 
@@ -159,7 +160,7 @@ def compute_backward(
     """Gradients of q, k, v and every input (0 for those that are not floats, or not wanted)."""
     entry, places = _entry(handle, q, k, v, inputs, sizes)
     floats, some = [inputs[i] for i in places], [wanted[i] for i in places]
-    with without_autocast(q):
+    with without_autocast(q), in_main_memory():
         dq, dk, dv, found = entry.backward(q, k, v, floats, out, lse, grad, grad_lse, _factor(scale, q), some)
     rest = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in inputs]
     for i, gradient in zip(places, found, strict=True):

@@ -52,7 +52,7 @@ class FlashKernel:
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         mask = block.job.mask
         out, lse = flash(q, k, v, mask is CAUSAL, _additive(block, q), self.scale)
-        # Where no score is above minus infinity, or fewer than fill a register are all NaN, torch's kernel gives output 0
+        # Where no score is above minus infinity, or fewer than fill a register are all NaN, torch gives output 0
         # and a log-sum-exp that says nothing.
         unsure = (lse == 0.0) | (lse == -torch.inf)
         empty = None if mask is None or mask is CAUSAL else mask.empty_rows()
