@@ -12,6 +12,7 @@ from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, call
+from maskc.backends.transforms import attention
 from maskc.bindings import Bindings
 from maskc.identity import content_of
 from maskc.ir.nodes import Symbol, Type
@@ -208,9 +209,16 @@ class Op:
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
-        if not hasattr(chosen, "entry_for") and is_transformed((q, k, v, *floats.values()), mapped=True):
+        mapped = (self._check or not hasattr(chosen, "entry_for")) and is_transformed(
+            (q, k, v, *floats.values()), mapped=True
+        )
+        if mapped and not hasattr(chosen, "entry_for"):
             hint = "use backend='cpu' or 'triton', or call the op once for each entry"
             raise fail("E702", f"the backend {_name(chosen)!r} cannot run under torch.func.vmap", hint)
+        if mapped:  # nobody can compare what vmap hides; where the operator runs it is seen
+            entry = self._entry(chosen, binding, tuple(floats), return_lse)
+            found = attention(q, k, v, [*floats.values()], handle_of(entry), factor)[:2]
+            return found if return_lse else found[0]
         run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
         out, lse = chosen.run(self.compiled, q, k, v, **run)
         if self._check:
@@ -247,15 +255,23 @@ class Op:
         floats, rest = self._floats(given, q, k.shape[2])
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
         row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
-        entry_for = getattr(chosen, "entry_for", None)
-        if entry_for is None:
+        if not hasattr(chosen, "entry_for"):
             raise fail("E702", f"the backend {row.name!r} cannot run inside a compiled graph", "call the op outside it")
-        entry: Entry = entry_for(self.compiled, binding, tuple(floats))
-        if self._check:
-            from maskc.checked import CheckedEntry
-
-            entry = CheckedEntry(entry, self.program, binding, tuple(floats), return_lse)
+        entry = self._entry(chosen, binding, tuple(floats), return_lse)
         return entry, tuple(floats)
+
+    def _entry(self, chosen: Any, binding: Binding, floats: tuple[str, ...], return_lse: bool) -> Entry:
+        """What operators call of a backend that has ``entry_for``; remembered."""
+        entry: Entry = chosen.entry_for(self.compiled, binding, floats)
+        if not self._check:
+            return entry
+        from maskc.checked import CheckedEntry
+
+        return self.compiled.remember(
+            ("checked", entry, return_lse),
+            binding,
+            lambda: CheckedEntry(entry, self.program, binding, floats, return_lse),
+        )
 
     def _traced(
         self,

@@ -9,6 +9,7 @@ import torch
 from torch.autograd import forward_ad
 
 import maskc
+from maskc.backends.cpu.entry import Entry
 
 TEXT = """pattern p(doc: int[token], slope: float[head]) {
     attend causal & same(doc)
@@ -137,6 +138,22 @@ def test_backends_without_an_operator_say_so() -> None:
     gradient = torch.func.grad(lambda x: op(x, k, v).sum())(q)  # the reference is made of torch's own operators
     leaf = q.clone().requires_grad_()
     torch.testing.assert_close(gradient, torch.autograd.grad(op(leaf, k, v).sum(), leaf)[0])
+
+
+def test_check_mode_compares_what_vmap_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = maskc.compile("causal & q > 2", heads=2, backend="cpu", check=True)
+    q, k, v, _ = tensors()
+    many = torch.stack([q, -q])
+
+    def gradients() -> torch.Tensor:
+        return torch.func.vmap(torch.func.grad(lambda x: op(x, k, v, return_lse=True)[0].sum()))(many)
+
+    leaf = (-q).requires_grad_()
+    torch.testing.assert_close(gradients()[1], torch.autograd.grad(op(leaf, k, v).sum(), leaf)[0])
+    right = Entry.forward
+    monkeypatch.setattr(Entry, "forward", lambda *given: (right(*given)[0] + 1, *right(*given)[1:]))
+    with pytest.raises(RuntimeError, match="differs from the reference by 1"):
+        gradients()
 
 
 def test_decoding_under_transforms_says_so() -> None:
