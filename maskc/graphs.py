@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from maskc.backends.handles import find_source, name_call
-from maskc.backends.library import LEARNED_SCALE
+from maskc.backends.library import LEARNED_SCALE, ReverseMode
 from maskc.tensors import learned_scale
+from maskc.tiles.values import fail
 
-__all__ = ["decode_in_graph", "decode_operator"]
+if TYPE_CHECKING:
+    from maskc.diagnostics import MaskcError
+
+__all__ = ["GRADIENTS", "decode_in_graph", "decode_operator", "no_gradients"]
 
 Tensor = torch.Tensor
+
+#: A tensor requires a gradient: what was seen of a call when it was traced, as ``LEARNED_SCALE``.
+GRADIENTS = "gradients"
 
 
 def decode_in_graph(
@@ -53,6 +60,8 @@ def _decode(
     named = find_source(what)
     if LEARNED_SCALE in named.wishes:
         raise learned_scale()
+    if GRADIENTS in named.wishes:
+        raise no_gradients()
     given, extents = dict(zip(named.inputs, inputs, strict=True)), dict(zip(named.sizes, sizes or (), strict=True))
     options: dict[str, Any] = {"start": start, "scale": scale, "sizes": extents, "return_lse": return_lse}
     found = named.source.decode(q, k, v, lengths, table, inputs=given, **options)
@@ -82,14 +91,24 @@ def _decode_fake(
     return q.new_empty((batch, rows, heads, v.shape[3])).transpose(1, 2), torch.empty_like(_no_lse(q))
 
 
+def no_gradients() -> MaskcError:
+    """The error for what decoding is asked to differentiate."""
+    return fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
+
+
+def _refused(ctx: Any, *_: Any) -> Any:
+    raise no_gradients()
+
+
 def _defined() -> tuple[torch.library.Library, Any]:
     """The operator, and the library that it lives in."""
-    library = torch.library.Library("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library = ReverseMode("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
     tensors = "Tensor q, Tensor k, Tensor v, Tensor lengths, Tensor? table, Tensor? start, Tensor[] inputs"
     define: Any = library.define
     define(f"decode({tensors}, str what, SymInt[]? sizes, float? scale, bool return_lse) -> (Tensor, Tensor)")
-    library.impl("decode", _decode, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    library.impl("decode", _decode, "CompositeExplicitAutograd")
     torch.library.register_fake("maskc::decode", _decode_fake, lib=library)
+    torch.library.register_autograd("maskc::decode", _refused, lib=library)
     return library, torch.ops.maskc.decode.default
 
 

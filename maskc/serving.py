@@ -14,7 +14,7 @@ from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
 from maskc.devices import in_main_memory
-from maskc.graphs import decode_in_graph
+from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
 from maskc.ir.nodes import Exists, postorder
 from maskc.ir.program import Program, Space
 from maskc.tensors import (
@@ -190,6 +190,8 @@ def _traced(
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
     factor, wishes = traced_scale(scale)
     inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *inputs.values())):
+        wishes.append(GRADIENTS)
     return decode_in_graph(
         op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], wishes=wishes
     )
@@ -258,7 +260,7 @@ def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
 
 def _request(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Request:
     if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
-        raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
+        raise no_gradients()
     return Request(
         device=q.device.type,
         dtype=str(q.dtype).removeprefix("torch."),
@@ -294,7 +296,7 @@ def _call(
     tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
     floats, rest = op._floats(given, q, tokens)
     if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
-        raise fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
+        raise no_gradients()
     factor = scale_factor(scale, q.shape[-1])
     call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, return_lse, op._batched(floats))
     if not on_host:

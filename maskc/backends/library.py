@@ -12,20 +12,24 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from torch.autograd import forward_ad
 
 from maskc.autocast import without_autocast
 from maskc.backends.handles import find, find_source, name_call
 from maskc.devices import in_main_memory
 
 __all__ = [
+    "FORWARD_MODE",
     "LEARNED_SCALE",
     "LSE",
     "Entry",
+    "ReverseMode",
     "Source",
     "attention",
     "call",
     "compute",
     "compute_backward",
+    "refuse_forward_mode",
     "save",
 ]
 
@@ -271,6 +275,45 @@ def of_nothing(results: Sequence[Tensor], tensors: Sequence[Tensor]) -> tuple[tu
     return tuple(x + anchor.to(x.dtype) for x in made), (0,) * len(results)
 
 
+FORWARD_MODE = "maskc attention has no forward-mode derivative (jvp): use reverse mode, torch.func.vjp or backward()"
+_TRACED = (
+    "torch.compile cannot trace torch.func.grad of maskc attention: compile the function that is differentiated, and "
+    "call backward() on what it returns"
+)
+
+
+def refuse_forward_mode(tensors: Iterable[Tensor]) -> None:
+    """Raises RuntimeError where one of ``tensors`` has a tangent, which would be lost."""
+    if forward_ad._current_level < 0:
+        return
+    tangent_of: Any = forward_ad.unpack_dual
+    if any(x.is_floating_point() and tangent_of(x).tangent is not None for x in tensors):
+        raise RuntimeError(FORWARD_MODE)
+
+
+class ReverseMode(torch.library.Library):
+    """Where autograd formulas of operators are registered, with what is refused there: torch drops tangents without a
+    word where no formula is for them, and fails with words about its own insides where ``torch.func.grad`` meets an
+    operator, which it only does in a graph (see ``transforms.py``)."""
+
+    def impl(self, op_name: Any, fn: Any, dispatch_key: str = "", **options: Any) -> Any:
+        made = _guarded(fn) if dispatch_key == "Autograd" else fn
+        return super().impl(op_name, made, dispatch_key, **options)  # type: ignore[no-untyped-call]
+
+
+def _guarded(kernel: Any) -> Any:
+    def run(keyset: Any, *given: Any, **named: Any) -> Any:
+        tensors = [x for each in given for x in (each if isinstance(each, (list, tuple)) else [each])]
+        tensors = [x for x in tensors if isinstance(x, Tensor)]
+        refuse_forward_mode(tensors)
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        if learns and torch._C._are_functorch_transforms_active():
+            raise RuntimeError(_TRACED)
+        return kernel(keyset, *given, **named)
+
+    return run
+
+
 # Defined by hand and not by ``torch.library.custom_op``, whose first call imports the whole compiler: seconds.
 _LIBRARY = torch.library.Library("maskc", "DEF")  # type: ignore[no-untyped-call]
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor[] inputs"
@@ -283,7 +326,8 @@ _LIBRARY.impl("attention", compute, "CompositeExplicitAutograd")  # type: ignore
 _LIBRARY.impl("attention_backward", compute_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("maskc::attention", _attention_fake, lib=_LIBRARY)
 torch.library.register_fake("maskc::attention_backward", _attention_backward_fake, lib=_LIBRARY)
-torch.library.register_autograd("maskc::attention", _backward, setup_context=save, lib=_LIBRARY)
-torch.library.register_autograd("maskc::attention_backward", _once, lib=_LIBRARY)
+_FORMULAS = ReverseMode("maskc", "FRAGMENT")  # type: ignore[no-untyped-call]
+torch.library.register_autograd("maskc::attention", _backward, setup_context=save, lib=_FORMULAS)
+torch.library.register_autograd("maskc::attention_backward", _once, lib=_FORMULAS)
 torch.library.register_vmap("maskc::attention", _vmap, lib=_LIBRARY)
 attention: Any = torch.ops.maskc.attention.default

@@ -18,7 +18,6 @@ from maskc.backends import library
 __all__ = ["attention"]
 
 Tensor = torch.Tensor
-_FORWARD_MODE = "maskc attention has no forward-mode derivative (jvp): use reverse mode, torch.func.vjp or backward()"
 
 
 def attention(
@@ -27,12 +26,8 @@ def attention(
     """``library.attention``, also while a transform of ``torch.func`` is at work. RuntimeError in forward mode."""
     if torch._C._are_functorch_transforms_active():
         return _apply(_Attention, handle, scale, q, k, v, *inputs)  # type: ignore[no-any-return]
-    if forward_ad._current_level >= 0:
-        tangent_of: Any = forward_ad.unpack_dual
-        for x in (q, k, v, *inputs):
-            if x.is_floating_point() and tangent_of(x).tangent is not None:
-                raise RuntimeError(_FORWARD_MODE)
     tensors = (q, k, v, *inputs)
+    library.refuse_forward_mode(tensors)
     if torch._C._len_torch_dispatch_stack() or not all(type(x) in _PLAIN for x in tensors):
         return library.attention(q, k, v, inputs, handle, None, scale)  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
@@ -63,8 +58,9 @@ class _Plain(torch.autograd.Function):
             return None, None, None, None, None, *(None for _ in inputs)
         given = torch.zeros_like(out) if grad is None else grad
         wanted = list(ctx.needs_input_grad[5:])
-        # The operator where gradients of gradients are asked for: it says that there are none.
-        run: Any = torch.ops.maskc.attention_backward if torch.is_grad_enabled() else library.compute_backward
+        # The operator where gradients of gradients are asked for, either way: it says that there are none.
+        again = torch.is_grad_enabled() or forward_ad._current_level >= 0
+        run: Any = torch.ops.maskc.attention_backward if again else library.compute_backward
         found = run(q, k, v, inputs, out, lse, given, grad_lse, ctx.handle, (), ctx.scale, wanted)
         floats = (g if needed else None for g, needed in zip(found[3:], wanted, strict=True))
         return None, None, *found[:3], *floats
@@ -96,7 +92,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(_FORWARD_MODE)
+        raise RuntimeError(library.FORWARD_MODE)
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, *tensors: Tensor) -> Any:
@@ -129,7 +125,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(_FORWARD_MODE)
+        raise RuntimeError(library.FORWARD_MODE)
 
     @staticmethod
     def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, with_lse: bool, *tensors: Tensor) -> Any:

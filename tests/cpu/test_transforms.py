@@ -90,6 +90,9 @@ def test_forward_mode_is_refused() -> None:
         torch.func.jvp(lambda x: op(x, k, v), (q,), (q,))
     with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
         op(forward_ad.make_dual(q, q), k, v)
+    leaf = q.clone().requires_grad_()
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
+        torch.autograd.grad(op(leaf, k, v), leaf, forward_ad.make_dual(q, q))
     with forward_ad.dual_level():  # nothing has a tangent
         torch.testing.assert_close(op(q, k, v), op(q, k, v))
 

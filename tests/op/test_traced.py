@@ -129,3 +129,32 @@ def test_check_mode_compares_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Entry, "forward", wrong)
     with pytest.raises(RuntimeError, match="check mode: the output"):
         run(q, k, v)
+
+
+def test_transforms_that_would_lose_a_derivative() -> None:
+    """Tangents, and gradients of decoding, would be 0 without a word."""
+    op = maskc.compile("causal", heads=4)
+    q, k, v = tensors()
+
+    def attend(x: torch.Tensor) -> torch.Tensor:
+        return op(x, k, v).sum()
+
+    def decode(x: torch.Tensor) -> torch.Tensor:
+        return op.decode(x[:, :, -1:], k, v, [16]).sum()
+
+    def each(work: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda x: torch.func.vmap(work)(x[None]).sum()
+
+    for work in (attend, decode, each(attend)):
+        for what, words in (
+            (lambda x, f=work: torch.func.jvp(f, (x,), (x,)), "no forward-mode derivative"),
+            (torch.func.grad(work), "compile the function that is differentiated"),
+        ):
+            torch._dynamo.reset()
+            with pytest.raises(RuntimeError, match=words):
+                traced(what)(q)
+    with pytest.raises(MaskcError, match="decoding computes no gradients"):
+        traced(decode)(q.clone().requires_grad_())
+    # What the transform does not see is as it was.
+    gain = torch.func.grad(lambda w: w * attend(q))
+    torch.testing.assert_close(traced(gain)(torch.ones(())), attend(q))
