@@ -163,6 +163,7 @@ def _decode(
     if q.device.type == "meta":
         found = _without_values(op, (q, k_cache, v_cache, held, first, block_table), given, sizes, scale)
         return found if return_lse else found[0]
+    q, k_cache, v_cache = (x.resolve_neg() for x in (q, k_cache, v_cache))  # kernels read what is in memory
     tensors: _Tensors = (q, k_cache, v_cache, held, first, block_table)
     run = getattr(chosen, "run_decode", None)
     if run is None or op._check:  # these need to know

@@ -172,7 +172,7 @@ def check_float_input(
         **positions(cross, q.shape[2], k_len),
     }
     check_shape(p, tuple(tensor.shape), dims, compiled.args)
-    return tensor
+    return tensor.resolve_neg()  # kernels read what is in memory
 
 
 def check_hidden_input(p: Parameter, x: torch.Tensor, dims: Mapping[str, int | None], args: Mapping[str, Any]) -> None:

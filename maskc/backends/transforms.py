@@ -28,7 +28,7 @@ def attention(
         return _apply(_Attention, handle, scale, q, k, v, *inputs)  # type: ignore[no-any-return]
     tensors = (q, k, v, *inputs)
     library.refuse_forward_mode(tensors)
-    if torch._C._len_torch_dispatch_stack() or not all(type(x) in _PLAIN for x in tensors):
+    if torch._C._len_torch_dispatch_stack() or not all(type(x) in _PLAIN and not x.is_neg() for x in tensors):
         return library.attention(q, k, v, inputs, handle, None, scale)  # type: ignore[no-any-return]
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return _apply(_Plain, handle, scale, *tensors)  # type: ignore[no-any-return]
@@ -43,7 +43,8 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class _Plain(torch.autograd.Function):
-    """What the operator does, of plain tensors that nobody else looks at."""
+    """What the operator does, of plain tensors that nobody else looks at, and that hold in memory what they mean: of a
+    negated view (``torch.Tensor.is_neg``), as of an imaginary part, the operator makes one that does."""
 
     @staticmethod
     def forward(ctx: Any, handle: str, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
@@ -56,7 +57,8 @@ class _Plain(torch.autograd.Function):
         q, k, v, *inputs, out, lse = ctx.saved_tensors
         if grad is None and grad_lse is None:
             return None, None, None, None, None, *(None for _ in inputs)
-        given = torch.zeros_like(out) if grad is None else grad
+        given = torch.zeros_like(out) if grad is None else grad.resolve_neg()
+        grad_lse = None if grad_lse is None else grad_lse.resolve_neg()
         wanted = list(ctx.needs_input_grad[5:])
         # The operator where gradients of gradients are asked for, either way: it says that there are none.
         again = torch.is_grad_enabled() or forward_ad._current_level >= 0

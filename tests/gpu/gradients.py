@@ -221,6 +221,24 @@ def beside_sinks() -> dict[str, float]:
     return found
 
 
+def negated_views() -> dict[str, float]:
+    """How far results are from the reference's for tensors that mean the negative of what is in memory, as the
+    imaginary part of a conjugate does: in a call, of its gradients, and in decoding."""
+    text = "pattern p(slope: float[head]) { attend causal\n score s + slope[h] * (k - q) }"
+    generator = torch.Generator().manual_seed(1)
+    q, k, v, grad = (torch.randn(1, 2, 20, 16, generator=generator, dtype=torch.complex64).conj() for _ in range(4))
+    slope = torch.tensor([0.1j, -0.2j]).conj().imag
+    found: list[dict[str, Tensor]] = []
+    for backend in ("reference", "triton"):
+        op = maskc.compile(text, heads=2, backend=backend)
+        leaves = [x.imag.detach().requires_grad_() for x in (q, k, v)]
+        out = op(*leaves, slope=slope)
+        dq, dk, dv = torch.autograd.grad(out, leaves, grad.imag)
+        cached = op.decode(q.imag[:, :, -1:], k.imag, v.imag, [20], slope=slope)
+        found.append({"out": out, "dq": dq, "dk": dk, "dv": dv, "cached": cached})
+    return {name: _difference(found[1][name], x.double()) for name, x in found[0].items()}
+
+
 def sinks_of_padding() -> dict[str, float]:
     """How far gradients are from the reference's where queries that keep nothing, and hold no numbers, have the sink's
     logit for a log-sum-exp that has a gradient; relative to the largest element."""

@@ -50,6 +50,11 @@ def test_weights_beside_a_sink_however_small_have_gradients(interpreter: Interpr
     assert {name: error for name, error in found.items() if not error < 1e-5} == {}
 
 
+def test_negated_views_are_what_they_mean(interpreter: Interpreter) -> None:
+    found = interpreter.call("gradients.negated_views")
+    assert {name: error for name, error in found.items() if not error < 1e-5} == {}
+
+
 def test_sinks_have_the_gradient_of_the_log_sum_exp_of_padding(interpreter: Interpreter) -> None:
     found = interpreter.call("gradients.sinks_of_padding")
     assert {name: error for name, error in found.items() if not error < 1e-5} == {}

@@ -254,6 +254,8 @@ def test_nothing_that_is_given_is_dropped_silently(tmp_path: Path) -> None:
         module.attention(q, q, q, slope=slope)
     with torch.no_grad():
         module.attention(q, q, q, slope=slope)
+    with pytest.raises(ValueError, match="no gradient is computed of scale"):
+        module.attention(q, q, q, slope=slope.detach(), scale=torch.tensor(0.1, requires_grad=True))
     gated = "pattern p(gate: float[head]) { attend causal; output o * gate[h] }"
     module = load(write_standalone(lower_text(gated)[0], {}), tmp_path / "gated.py")
     with pytest.raises(ValueError, match="no gradient is computed of q, v: detach"):
@@ -294,6 +296,23 @@ def test_inputs_that_change_before_the_backward_pass_are_refused(
     doc[2:] = 1
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
+
+
+def test_kernels_are_given_negated_views_as_they_are_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "pattern p(slope: float[head]) { attend causal; score s + slope[h] * k }"
+    module = load(write_standalone(lower_text(text)[0], {}), tmp_path / "negated.py")
+    read: list[Any] = []
+
+    def run(kernel: Any, stage: str, heads: int, given: Any, values: Any, *rest: Any) -> None:
+        read.extend([*values.values(), *given["tables"].values()])
+
+    monkeypatch.setattr(module, "run", run)
+    q = torch.ones(1, 2, 4, 16, dtype=torch.complex64).conj().imag.requires_grad_()
+    out = module.attention(q, q, q, slope=torch.ones(2, dtype=torch.complex64).conj().imag)
+    out.backward(torch.ones(out.shape, dtype=torch.complex64).conj().imag)
+    tensors = [x for x in read if isinstance(x, torch.Tensor)]
+    assert len(tensors) > 10
+    assert not any(x.is_neg() for x in tensors)
 
 
 def test_only_what_a_mask_needs_is_in_its_file() -> None:

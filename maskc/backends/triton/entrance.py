@@ -80,12 +80,15 @@ def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **mor
     as tensors on the same device, ``sizes`` the extents of its axes and segments, by name."""
     tables, sizes = {{**(tables or {{}}), **more}}, {{name: int(n) for name, n in (sizes or {{}}).items()}}
     check(q, k, v, layer, sizes, tables)
+    if torch.is_tensor(scale) and scale.requires_grad and torch.is_grad_enabled():
+        raise ValueError("no gradient is computed of scale: detach it, or scale q instead")
+    q, k, v = (x.resolve_neg() for x in (q, k, v))  # kernels read what is in memory
     if q.numel() == 0:
         return (q[..., :1] * (k.sum() + v.sum())).expand(*q.shape[:3], v.shape[3])
     q_len, k_len = q.shape[2], k.shape[2]
     given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
     given.update({{f"size_{{name}}": sizes[name] for name in SIZES}})
-    given["tables"] = {{name: tables[name] for name in TABLES}}
+    given["tables"] = {{name: tables[name].resolve_neg() for name in TABLES}}
     scale = q.shape[3] ** -0.5 if scale is None else scale
     if scale <= 0:
         q, scale = q * scale, 1.0

@@ -151,6 +151,7 @@ class Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v, out, lse = ctx.saved_tensors[:5]
+        grad = grad.resolve_neg()
 {clean}        dq, dk, dv = (torch.zeros_like(x) for x in (q, k, v))
         level, delta = torch.empty_like(lse), torch.empty_like(lse)  # by the kernel of dQ, which runs first
         values = {{"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "do_ptr": grad, "lse_ptr": lse}}
