@@ -191,7 +191,14 @@ def _as_tensor(p: Parameter, value: Any, q: torch.Tensor) -> torch.Tensor:
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         to_numpy(p.name, value)  # says of integers that they are too large, and of lists that they form no array
         raise fail("E503", f"{declaration(p)}: expected a tensor of floats ({error})") from None
-    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float64)
+    return _all_bits(value, tensor)
+
+
+def _all_bits(value: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, made from ``value`` for a float input. Python's numbers have 64 bits, all of which masks compare."""
+    if tensor.is_complex() or (tensor.is_floating_point() and hasattr(value, "dtype")):
+        return tensor
+    return torch.as_tensor(value, dtype=torch.float64, device=tensor.device)
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
@@ -227,6 +234,4 @@ def _traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> tor
     x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     if x.device.type == "meta" and q.device.type != "meta":
         raise fail("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
-    if x is not value and is_float and not (x.is_floating_point() or x.is_complex()):
-        return x.double()  # as a list of integers is in a call
-    return x
+    return _all_bits(value, x) if x is not value and is_float else x

@@ -239,6 +239,22 @@ def negated_views() -> dict[str, float]:
     return {name: _difference(found[1][name], x.double()) for name, x in found[0].items()}
 
 
+def numbers_in_masks() -> list[str]:
+    """Masks in which a kernel compares a float with a number, or with 64 bits, otherwise than the reference."""
+    some = [0.1 if i % 2 else 0.7 for i in range(16)]
+    near = torch.tensor(some, dtype=torch.float64) + 1e-10
+    x = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    wrong = []
+    for given in (some, torch.tensor(some), near):
+        for mask in ("g[k] > 0.1", "g[k] <= 0.1", "0.7 <= g[q]", "g[k] < min(g[q], 0.7)"):
+            text = f"pattern p(g: float[token]) {{ attend {mask} & causal }}"
+            ops = [maskc.compile(text, heads=1, backend=b) for b in ("reference", "triton")]
+            calls = [[op(x, x, x, g=given)[:, :, -1:], op.decode(x[:, :, -1:], x, x, [16], g=given)] for op in ops]
+            if not torch.allclose(torch.cat(calls[0]), torch.cat(calls[1]), atol=1e-5):
+                wrong.append(f"{mask} of {given}")
+    return wrong
+
+
 def sinks_of_padding() -> dict[str, float]:
     """How far gradients are from the reference's where queries that keep nothing, and hold no numbers, have the sink's
     logit for a log-sum-exp that has a gradient; relative to the largest element."""

@@ -50,6 +50,11 @@ def test_weights_beside_a_sink_however_small_have_gradients(interpreter: Interpr
     assert {name: error for name, error in found.items() if not error < 1e-5} == {}
 
 
+def test_masks_compare_all_bits_of_numbers(interpreter: Interpreter) -> None:
+    """Triton rounds a number that a tensor is compared with to 32 bits."""
+    assert interpreter.call("gradients.numbers_in_masks") == []
+
+
 def test_negated_views_are_what_they_mean(interpreter: Interpreter) -> None:
     found = interpreter.call("gradients.negated_views")
     assert {name: error for name, error in found.items() if not error < 1e-5} == {}

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from maskc.backends.triton.bounds import fits_int32, integer_bounds
-from maskc.backends.triton.spelling import SPELLING, literal, single
+from maskc.backends.triton.spelling import SPELLING, literal, literal_in_64_bits, single
 from maskc.ir.interval import MAX_TOKENS
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Size, Symbol, Type, postorder
 from maskc.ir.program import Parameter, Program
@@ -192,7 +192,7 @@ class Expressions:
 
     def _leaf(self, node: Node) -> str:
         if isinstance(node, Const):
-            return literal(node.value if self._float == "tl.float64" else single(node.value))
+            return literal_in_64_bits(node.value) if self._float == "tl.float64" else literal(single(node.value))
         if isinstance(node, Size):
             return self._argument({"q": "q_len", "k": "k_len"}.get(node.name, f"size_{node.name}"))
         assert isinstance(node, Symbol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 
@@ -71,6 +72,13 @@ def literal(value: bool | int | float) -> str:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return f'float("{value}")'
     return repr(value) if not isinstance(value, (int, float)) or value >= 0 else f"({value!r})"
+
+
+def literal_in_64_bits(value: bool | int | float) -> str:
+    """A constant with all its bits: Triton rounds a number that a tensor is compared with to 32 bits."""
+    if not isinstance(value, float) or not _LEAST <= abs(value) <= _MOST or ctypes.c_float(value).value == value:
+        return literal(value)
+    return f"tl.full((), {literal(value)}, tl.float64)"
 
 
 #: Between these 32 bits of float hold a number with all their precision.

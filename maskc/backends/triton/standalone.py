@@ -88,11 +88,13 @@ def plan(given, batch, heads, q_tile, k_tile, device, by_keys):
 
 
 def readable(name, table):
-    """A table as the kernels read it: float32, int32 or int8."""
+    """A table as the kernels read it: of floats, float64 among them, which masks compare; int32 or int8."""
     if table.numel() == 0:  # every look-up in it is clamped to the one element that kernels may read: 0
         table = table.new_zeros((1,) * table.ndim)
     if table.dtype == torch.int64 and max(-1 - int(table.min()), int(table.max())) >= 2**31:
         raise ValueError(f"{name!r} holds integers beyond 32 bits, which the kernels do not read")
+    if table.dtype == torch.float64:
+        return table.contiguous()
     dtype = torch.float32 if table.is_floating_point() else torch.int8 if table.dtype == torch.bool else torch.int32
     return table.to(dtype).contiguous()
 
