@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from maskc.backends.cpu.blocks import pick, take
-from maskc.backends.cpu.entry import add_sink, dense, same_width
+from maskc.backends.cpu.entry import add_sink, dense, finite, same_width
 from maskc.backends.cpu.execute import attend
 from maskc.backends.cpu.expressions import Expressions
-from maskc.backends.cpu.flash import finite
 from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Ints, Job, Schedule, batch_equal, order_jobs
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel

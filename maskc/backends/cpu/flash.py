@@ -10,42 +10,22 @@ import functools
 
 import torch
 
-__all__ = ["finite", "flash", "flash_backward"]
+__all__ = ["flash", "flash_backward"]
 
 Tensor = torch.Tensor
-_LANES = 16  # floats in the widest vector register
-
-
-def finite(x: Tensor) -> bool:
-    """Whether every element is."""
-    # A sum costs less than looking at every element, and is finite if they are (but for overflow).
-    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """Output (n, H, Nq, D) and log-sum-exp (n, H, Nq) for q (n, H, Nq, D) and k, v (n, Hkv, Nk, D), Hkv a divisor of H.
 
-    ``causal``: triangles from the first query and key. ``mask``: added to scores, (n, H, Nq, Nk). Where q or k is not
-    finite, the output may be NaN for more queries than it should be, never for fewer.
+    ``causal``: triangles from the first query and key. ``mask``: added to scores, (n, H, Nq, Nk).
     """
     if k.shape[1] != q.shape[1] and not _shares_heads():
         k, v = _for_each_head(k, q.shape[1]), _for_each_head(v, q.shape[1])
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q, k, v, 0.0, causal, attn_mask=mask, scale=scale
     )
-    return (out if k.shape[2] >= _LANES else _without_hiding(out, lse, q, k)), lse
-
-
-def _without_hiding(out: Tensor, lse: Tensor, q: Tensor, k: Tensor) -> Tensor:
-    """The output of a few keys, with NaN wherever the kernel may have hidden one.
-
-    Of fewer scores than fill a register it finds the greatest by comparisons, which NaN fails. If all are NaN, it is as
-    if there were no key, and output and log-sum-exp are 0.
-    """
-    hidden = lse == 0
-    if not bool(hidden.any()) or (finite(q) and finite(k)):
-        return out
-    return out.masked_fill(hidden[..., None], torch.nan)
+    return out, lse
 
 
 def flash_backward(
