@@ -426,8 +426,8 @@ _ROWS = (
         "\n"
         'program = maskc.parse("hash(q, k) % 2 == 0").program\n'
         "make_plan(program, maskc.make_binding(program, 4096, 4096), budget=100)",
-        "error[E801]: planning this mask would take about 5e+04 evaluations of it (boxes that are neither full nor "
-        "empty); the limit is 1e+02\n"
+        "error[E801]: planning this mask would take about 7e+04 evaluations (boxes that are neither full nor empty; "
+        "one of this mask counts as 2 by the work that it is); the limit is 1e+02\n"
         "  help: the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make "
         "the tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
         "raise the limit with make_plan(..., budget=...)",

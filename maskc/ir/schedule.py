@@ -20,13 +20,15 @@ __all__ = ["Schedule", "Step", "free_indices", "outside_exists", "schedule"]
 class Step:
     """Compute ``node``; or, if ``operand`` is not None, fold that operand into what there is of it.
 
-    ``body``: of an ``Exists``, what is done for each case. ``last``: what is not needed after this.
+    ``body``: of an ``Exists``, what is done for each case. ``last``: what is not needed after this. ``pairs``: whether
+    the node speaks of both the query and the key.
     """
 
     node: Node
     operand: int | None = None
     body: Schedule | None = None
     last: tuple[Node, ...] = ()
+    pairs: bool = True
 
     @property
     def op(self) -> str:
@@ -53,17 +55,24 @@ def _cases(step: Step, cases: Callable[[Node], int]) -> int:
     return max(0, cases(step.node.count))
 
 
-#: Operations of a step, where it is not one, by what NumPy takes: a hash mixes each of its operands in, and a look-up
-#: clips each index and gathers.
+#: Operations of a step, where it is not one, by what NumPy takes: a hash mixes each of its operands in, a look-up
+#: clips each index and gathers, integers are divided without vectors, and a sine of a large angle reduces it first.
 _HASH, _LOOKUP = 8, 4
-_OTHERS = {"floordiv": 5, "mod": 5, "sin": 16, "cos": 16, "pow": 4, "tanh": 2, "sigmoid": 3}
+_OTHERS = {"floordiv": 8, "mod": 8, "abs": 4, "div": 4, "sqrt": 4, "log": 4, "log2": 4}
+_OTHERS |= {"exp": 8, "exp2": 8, "tanh": 8, "sigmoid": 8, "pow": 8, "floor": 8, "sin": 32, "cos": 32}
+
+
+#: And what speaks of one position takes so much less: once a row or a column, where all pairs of a tile are evaluated.
+_ALONE = 4
 
 
 def _weight(step: Step) -> int:
     node = step.node
     if not isinstance(node, Apply):
-        return _LOOKUP * len(node.children)
-    return _HASH * len(node.args) if node.op == "hash" else _OTHERS.get(node.op, 1)
+        whole = _LOOKUP * len(node.children)
+    else:
+        whole = _HASH * len(node.args) if node.op == "hash" else _OTHERS.get(node.op, 1)
+    return whole if step.pairs else -(-whole // _ALONE)
 
 
 @functools.lru_cache(maxsize=32)
@@ -140,12 +149,13 @@ def _with_last_uses(
     bound: frozenset[Node],
 ) -> Schedule:
     steps: list[Step] = []
+    uses = _positions([root])
     kept = {root, *given, *bound}
     for node, operand in reversed(ordered):
         used = _needs(node, bodies) if operand is None else (node.children[operand],)
         last = tuple(dict.fromkeys(n for n in used if n not in kept))
         kept.update(last)
-        steps.append(Step(node, operand, bodies.get(node), last))
+        steps.append(Step(node, operand, bodies.get(node), last, uses[node] == {"q", "k"}))
     steps.reverse()
     wide = {n for n in postorder([root]) if _is_wide(n)}
     for node in postorder([root]):
@@ -159,6 +169,15 @@ def _with_last_uses(
         most = max(most, alive + inner)
         alive -= sum(n in wide for n in step.last)
     return Schedule(root, tuple(steps), given, most)
+
+
+def _positions(roots: Iterable[Node]) -> dict[Node, frozenset[str]]:
+    """For every node below ``roots``: which of the query and the key it speaks of."""
+    uses: dict[Node, frozenset[str]] = {}
+    for node in postorder(roots):
+        own = {node.name} & {"q", "k"} if isinstance(node, Symbol) else set()
+        uses[node] = frozenset(own).union(*(uses[c] for c in node.children))
+    return uses
 
 
 def free_indices(roots: Iterable[Node]) -> dict[Node, frozenset[Node]]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = [
     "BOX_COST",
     "BUDGET",
+    "INTERVAL_COST",
+    "OPERATIONS",
+    "ORDINARY",
     "PROBES",
     "PROOF",
     "Budget",
@@ -30,19 +33,21 @@ __all__ = [
 
 #: Called now and then with the evaluations that are done and those that there are likely to be in all.
 Watch = Callable[[int, int], None]
-#: What planning may cost by default, in evaluations of the mask (a box counts as a few points).
-BUDGET = 1_000_000_000
-BOX_COST = 16  # what a box costs, in points
+#: What planning may cost by default, in evaluations of the mask (a box counts as a few points): some ten seconds.
+BUDGET = 300_000_000
+BOX_COST = 8  # what a box costs, in points; and in units of other work, beside them
+INTERVAL_COST = 16  # what an interval of keys costs, in units of other work
 PROBES = 8  # points of a tile that are evaluated before all are
-#: Array operations that an evaluation stands for in a budget: those of an ordinary mask. One of more, up to what is
-#: written by hand, counts as several; and a larger one by the operations that masks mostly have, so that the budget
-#: bounds the time whatever the mask: at some 3 ns an operation, the default is a minute.
-OPERATIONS, LARGE, USUAL = 64, 256, 16
+#: Operations on numbers that an evaluation stands for in a budget: those that masks mostly have. One of more counts as
+#: several, so that the budget bounds the time whatever the mask: at 1 to 3 ns an operation.
+OPERATIONS = 16
 #: What all proofs of a call may cost together, in operations on numbers: at about a nanosecond each, some ten seconds.
 #: Somebody waits for a proof; and what can be proved at all is mostly proved in milliseconds.
 PROOF = 12_000_000_000
 #: Operations that a point takes beside those of the mask, and those that a unit of other work takes.
 _BESIDE, _PLAIN = 8, 16
+#: Evaluations that one of a mask counts as, at most, where the mask is one that is written by hand.
+ORDINARY = 8
 #: And where points are so few that they are evaluated outright.
 _OUTRIGHT = 512
 
@@ -62,8 +67,7 @@ def evaluations_of(program: Program, binding: Binding, outright: bool = False) -
 
     ``outright``: where a bounded number of points is evaluated without any planning, the mask as it is.
     """
-    work = _work(program, binding)
-    return max(1, work // (_OUTRIGHT if outright else OPERATIONS if work <= LARGE else USUAL))
+    return max(1, _work(program, binding) // _OUTRIGHT if outright else operations_of(program, binding) // OPERATIONS)
 
 
 def operations_of(program: Program, binding: Binding) -> int:
@@ -84,8 +88,8 @@ def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
     )
     if each > 1:
         message = (
-            f"planning this mask would take about {whole:.1g} evaluations ({what}; one of this mask, which is large or "
-            f"has many cases, counts as {each:,}); the limit is {limit:.1g}"
+            f"planning this mask would take about {whole:.1g} evaluations ({what}; one of this mask counts as {each:,} "
+            f"by the work that it is); the limit is {limit:.1g}"
         )
     return Diagnostic("E801", message, hint=hint)
 
@@ -130,7 +134,7 @@ class Budget:
         self._spend(cost * self.measure.plain, what, tiles, points)
 
     def _spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
-        whole = self.spent + cost + (tiles * (2 * BOX_COST + PROBES) + points) * self.each
+        whole = self.spent + cost + tiles * (2 * self._box + PROBES * self.each) + points * self.each
         if self.spent + cost > self.limit:
             raise MaskcError(self.measure.refusal(whole, self.limit, what, self.each))
         self.spent += cost
@@ -141,10 +145,18 @@ class Budget:
         """The mask is evaluated at ``points``; as ``spend``."""
         self._spend(points * self.each, what, tiles, later)
 
+    def ask(self, boxes: int, what: str, tiles: int = 0) -> None:
+        """What the mask is on ``boxes`` is asked; as ``spend``."""
+        self._spend(boxes * self._box, what, tiles)
+
+    @property
+    def _box(self) -> int:
+        return BOX_COST * (self.each + self.measure.plain)
+
     def examine(self, points: int) -> None:
-        """The mask is evaluated at ``points`` that a plan has found, which takes no longer than the plan did but where
-        the mask is a large one."""
-        self._spend(points * (self.each - 1), "pairs that have to be looked at one by one")
+        """The mask is evaluated at ``points`` whose number is bounded, which costs something only where the mask is a
+        large one."""
+        self._spend(points * max(0, self.each - ORDINARY), "pairs that have to be looked at one by one")
 
     def affords(self, points: int) -> bool:
         """Whether the mask may still be evaluated so often."""

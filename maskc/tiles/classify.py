@@ -22,6 +22,7 @@ from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symb
 from maskc.ir.program import Parameter
 from maskc.ir.schedule import outside_exists
 from maskc.tiles import ranges
+from maskc.tiles.budget import Budget
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
 from maskc.tiles.periods import Period, periods
 from maskc.tiles.ranges import Boxes, Range
@@ -49,7 +50,8 @@ class Verdict:
 class Classifier:
     """The mask of one head and one batch entry under a binding, ready to be asked about boxes.
 
-    Building one analyses the expression; asking is vectorised over the boxes.
+    Building one analyses the expression; asking is vectorised over the boxes. ``budget``: what pays for what is found
+    out once and for all.
     """
 
     mask: Node
@@ -58,6 +60,7 @@ class Classifier:
     head: int = 0
     batch: int = 0
     _fields: dict[Any, Any] = field(default_factory=dict)
+    budget: Budget | None = None
 
     @functools.cached_property
     def order(self) -> list[Node]:

@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.tiles.budget import Budget
 from maskc.tiles.runs import concatenated_ranges
 
 __all__ = ["Columns", "columns_of_keys", "columns_of_labels"]
 
 Array = npt.NDArray[Any]
 _BAND = 64  # rows of tiles that labels are compared for at once
-#: Comparisons of tiles that labels may cost; beyond, they are not compared.
-_MOST_WORK = 1 << 33
+#: What comparing labels costs, in nanoseconds: a pair of tiles, whatever they hold; a word of bits of both; a key tile
+#: of a label that few have. And how many of these are a unit of a budget.
+_PAIR, _WORD, _RARE, _UNIT = 8, 2, 24, 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +76,18 @@ def columns_of_keys(passes: Array, tile: int) -> Columns:
 
 
 def columns_of_labels(
-    q_label: Array, k_label: Array, starts: Array, tile: int, reach: tuple[Array, Array] | None = None
+    q_label: Array,
+    k_label: Array,
+    starts: Array,
+    tile: int,
+    reach: tuple[Array, Array] | None = None,
+    budget: Budget | None = None,
 ) -> Columns | None:
     """The runs of ``q_label == k_label``: labels of the queries that are present, of which stretches begin at
     ``starts``, and of the keys. Rows are those stretches.
 
     ``reach``: the first key tile that is asked about in each row, and the one after the last; by default, all are.
-    None if that would take too long: where there are very many tiles.
+    None if ``budget`` does not suffice: where there are very many tiles.
     """
     q_rank, k_rank = _ranks(q_label, k_label)
     q, k = _Side.of(q_rank, starts), _Side.of(k_rank, np.arange(0, k_rank.size, tile))
@@ -91,8 +98,11 @@ def columns_of_labels(
     rows = np.flatnonzero(~alike & (hi > lo))
     bands = [rows[i : i + _BAND] for i in range(0, rows.size, _BAND)]
     hulls = [(int(lo[r].min()), int(hi[r].max())) for r in bands]
-    if join.work(rows, sum(r.size * (b - a) for r, (a, b) in zip(bands, hulls, strict=True))) > _MOST_WORK:
-        return None
+    if budget is not None:
+        cost = join.work(rows, sum(r.size * (b - a) for r, (a, b) in zip(bands, hulls, strict=True))) // _UNIT
+        if not budget.affords_beside(cost):
+            return None
+        budget.spend(cost, "labels that tiles share")
     parts = [_runs(join.kinds(r, a, b)) for r, (a, b) in zip(bands, hulls, strict=True)]
     count = alike.astype(np.int64)
     count[rows] = np.concatenate([p[0] for p in parts]) if parts else 0
@@ -130,9 +140,9 @@ class _Join:
         return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, np.cumsum(count) - count, rare)
 
     def work(self, rows: Array, tiles: int) -> int:
-        """What comparing some rows with so many tiles costs."""
+        """What comparing some rows with so many tiles costs, in nanoseconds."""
         entries = concatenated_ranges(self.q.offsets[rows], np.diff(self.q.offsets)[rows])
-        return int(tiles * (1 + self.q_bits.shape[0]) + self.rare[entries].sum())
+        return int(tiles * (_PAIR + _WORD * self.q_bits.shape[0]) + _RARE * self.rare[entries].sum())
 
     def kinds(self, rows: Array, first: int, last: int) -> Array:
         """0, 1 or 2 for rows and the key tiles ``first`` to ``last`` (excluded): no label is shared, one is, all are

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from maskc.ir.evaluate import evaluate, kept
 from maskc.ir.nodes import Apply, Exists, Lookup, Node, Symbol, Type
 from maskc.ir.schedule import schedule
+from maskc.tiles.budget import OPERATIONS
 
 if TYPE_CHECKING:
     from maskc.tiles.classify import Classifier
@@ -41,7 +42,7 @@ class Period:
 
 
 def periods(c: Classifier) -> dict[Node, Period]:
-    """Of the largest periodic masks within a mask (those that no periodic one contains)."""
+    """Of the largest periodic masks within a mask (those that no periodic one contains). Raises MaskcError E801."""
     steps, differences = _steps(c)
     inner = {child for n in c.order if n.type is Type.BOOL and n in steps for child in n.children}
     found, work = {}, 0
@@ -50,9 +51,12 @@ def periods(c: Classifier) -> dict[Node, Period]:
             continue
         q, k = steps[node]
         if q * k <= _LARGEST_CELL:
-            work += q * k * len(schedule(node).steps)  # no period is found of an `any`
+            cost = q * k * len(schedule(node).steps)  # no period is found of an `any`
+            work += cost
             if work > _MOST_WORK:
                 break
+            if c.budget is not None:
+                c.budget.spend(cost // OPERATIONS, "periods of the mask")
             found[node] = _cell(c, node, q, k, node in differences)
     return found
 

@@ -92,7 +92,7 @@ def plans_by_mask(
         first = [sorted(products, key=_first) for products in job.members]
     for products in sorted(first, key=lambda products: _first(products[0])):
         budget.each = job.each
-        budget.spend(_MASK, "heads and batch entries with masks of their own")
+        budget.spend(_MASK, _OWN_MASKS)
         with within_memory("planning this mask"):
             groups = job.groups(products, None)
         yield TilePlan(program, binding, q_tile, k_tile, tuple(groups))
@@ -103,8 +103,9 @@ def _first(product: Members) -> tuple[int, int]:
     return batches[0], heads[0]
 
 
-#: What planning a mask costs at least, whatever it is: a millisecond or two.
-_MASK = 1 << 16
+#: What each mask costs at least, whatever it is: in a proof, and in a plan those beyond the first.
+_MASK, _NEXT = 1 << 16, 1 << 14
+_OWN_MASKS = "heads and batch entries with masks of their own"
 #: A tile may be longer than any sequence, but no longer than positions of 32 bits, which runs hold.
 _LARGEST_TILE = 2147483647
 
@@ -129,13 +130,15 @@ class _Job:
 
     def classifier(self, head: int, batch: int) -> Classifier:
         bound = self.analysis.program
-        return Classifier(bound.mask, self.binding, bound.params, head, batch, self.fields)
+        return Classifier(bound.mask, self.binding, bound.params, head, batch, self.fields, self.budget)
 
     def plan(self, layout: Layout | None, reason: str) -> TilePlan:
         groups: list[Group] = []
         self.budget.each = self.each
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
             self.budget.begin(later)
+            if groups:  # The first is what was asked for at least.
+                self.budget.spend(_NEXT, _OWN_MASKS)
             groups += self.groups(products, layout)
         orders = (Order(reason=reason),) * 2 if layout is None else layout.orders(reason)
         return TilePlan(self.program, self.binding, self.grid.q_tile, self.grid.k_tile, tuple(groups), *orders)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
 from maskc.ir.ops import apply, conjunction
+from maskc.tiles.budget import OPERATIONS, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
 from maskc.tiles.grid import Grid
@@ -85,17 +86,24 @@ def _pair(name: str, type_: Type) -> tuple[Node, Node]:
 
 
 def columns_of(
-    c: Classifier, clause: Solved, grid: Grid, starts: Array, reach: Callable[[Solved], tuple[Array, Array]]
+    c: Classifier,
+    clause: Solved,
+    grid: Grid,
+    starts: Array,
+    reach: Callable[[Solved], tuple[Array, Array]],
+    budget: Budget,
 ) -> Columns | None:
     """The key tiles that a clause's condition on the key passes, or that share a label with each fragment. ``reach``:
-    the key tiles that each fragment of queries may meet."""
+    the key tiles that each fragment of queries may meet. None if there is no such condition, or if comparing labels
+    takes too long. Raises MaskcError E801."""
     if clause.keep is TRUE and clause.pair is None:
         return None
     keys = np.arange(grid.k_len, dtype=np.int64)
     if clause.keep is not TRUE:
+        budget.spend(grid.k_len * (1 + c.size_of(clause.keep) // OPERATIONS), "conditions on the key")
         return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
     assert clause.pair is not None
     queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
     q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
     k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
-    return columns_of_labels(q_label, k_label, starts, grid.k_tile, reach(clause))
+    return columns_of_labels(q_label, k_label, starts, grid.k_tile, reach(clause), budget)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
-from maskc.tiles.budget import BOX_COST, Budget
+from maskc.tiles.budget import BOX_COST, INTERVAL_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns
 from maskc.tiles.grid import Grid, Rectangles
@@ -46,7 +46,7 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
         return None
     ends = np.append(starts[1:], grid.q_len)
     reach = _Fragments(c, grid, starts, ends, bounds).reach
-    columns = [columns_of(c, clause, grid, starts, reach) for clause in form.clauses]
+    columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
     parts: list[tuple[Rectangles, Rectangles]] = []
@@ -85,7 +85,7 @@ def _decide(
         entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:
             return None
-        budget.spend(entries.owner.size * BOX_COST, "intervals of keys")
+        budget.spend(entries.owner.size * INTERVAL_COST, "intervals of keys")
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
         found = decide_rows(Entries.join(parts), fragments.grid)

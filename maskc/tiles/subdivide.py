@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.budget import BOX_COST, Budget
+from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL
@@ -37,7 +37,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.evaluate(boxes.size * BOX_COST, "boxes that are neither full nor empty", total - decided)
+        budget.ask(boxes.size, "boxes that are neither full nor empty", total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform

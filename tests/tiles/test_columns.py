@@ -10,6 +10,7 @@ import pytest
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.budget import Budget
 from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
 from maskc.tiles.plan import FULL, PARTIAL
 
@@ -125,6 +126,19 @@ def test_plans_with_conditions_equal_brute_force(name: str, kind: str, shape: tu
         "mark": rng.random(k_len) < (0.01 if kind == "many" else 0.5),
     }
     compare(program, make_binding(program, q_len, k_len, heads=1, **every), q_tile, k_tile)
+
+
+def test_comparing_labels_is_counted_and_left_where_it_takes_too_long() -> None:
+    """Labels of which tiles have few in common take longest: each tile of each is looked at."""
+    rng, starts, spent = np.random.default_rng(0), np.arange(0, 1 << 14, 128), list[int]()
+    for many in (40, 200, 4000):  # of 40 labels, each tile has one that all have
+        labels, budget, small = rng.integers(0, many, 1 << 14), Budget(1 << 30), Budget(100)
+        assert columns_of_labels(labels, labels, starts, 128, None, budget) is not None
+        spent.append(budget.spent)
+        assert (columns_of_labels(labels, labels, starts, 128, None, small) is None) == (many > 40)
+        assert small.spent == 0
+    assert spent[0] == 0
+    assert spent[2] > 4 * spent[1] > 4 * 128**2 * 8 // 48
 
 
 def test_a_label_that_is_no_number_equals_nothing() -> None:

@@ -17,7 +17,7 @@ from maskc.tiles import budget as budgets
 from maskc.tiles import classify as classification
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
-from maskc.tiles.budget import Budget, evaluations_of, operations_of, proof_budget, within_memory
+from maskc.tiles.budget import OPERATIONS, ORDINARY, Budget, evaluations_of, operations_of, proof_budget, within_memory
 from maskc.tiles.classify import Classifier
 from maskc.tiles.ranges import Boxes
 
@@ -91,7 +91,7 @@ def test_memory_that_does_not_suffice_is_an_error_of_its_own() -> None:
 
 
 def test_looking_at_pairs_of_an_ordinary_mask_is_free() -> None:
-    ordinary, large = Budget(100), Budget(100, each=11)
+    ordinary, large = Budget(100, each=ORDINARY), Budget(100, each=ORDINARY + 10)
     ordinary.examine(10**12)
     large.examine(10)
     with pytest.raises(MaskcError):
@@ -132,8 +132,39 @@ def test_a_proof_does_no_more_than_it_counts(name: str, monkeypatch: pytest.Monk
 def test_operations_are_weighed_by_what_they_take() -> None:
     binding = make_binding(maskc.parse("causal").program, 64, 64)
     each = {t: operations_of(maskc.parse(t).program, binding) for t in ("q * 2.0 < k", "sin(q * 2.0) < k", "q % 7 < k")}
-    assert each["sin(q * 2.0) < k"] == each["q * 2.0 < k"] + 16
-    assert evaluations_of(maskc.parse("sin(q * 2.0) < k").program, binding) == 1
+    assert each["sin(q * 2.0) < k"] == each["q * 2.0 < k"] + 8
+    pairs = [maskc.parse(t).program for t in ("(q - k) * 2.0 < k", "sin((q - k) * 2.0) < k")]
+    assert operations_of(pairs[1], binding) == operations_of(pairs[0], binding) + 32
+    assert [evaluations_of(p, binding) for p in pairs] == [1, 2]
+
+
+def test_evaluations_of_masks_of_any_size_stand_for_alike_work() -> None:
+    """Up to 600 quotients of the query and the key, each of which takes as long."""
+    binding = make_binding(maskc.parse("causal").program, 64, 64)
+    for terms in (1, 3, 10, 12, 30, 600):
+        program = maskc.parse(" | ".join(f"q * k // {i + 2} == {i}" for i in range(terms))).program
+        each = evaluations_of(program, binding)
+        assert each <= operations_of(program, binding) / OPERATIONS < each + 1
+
+
+#: Masks that heads have of their own, lengths, and what each takes at least, beside what its tiles take.
+OWN = {
+    "masks": ("sliding_window(w[h])", 64, 1 << 13),
+    "conditions on the key": ("k % w[h] == 0", 1 << 16, 1 << 16),
+    "periods": ("(q + w[h]) % 256 * ((k + h) % 256) % 50 == 7", 256, 1 << 14),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_each_mask_of_heads_takes_is_counted(name: str) -> None:
+    text, length, least = OWN[name]
+    program, spent = maskc.parse(f"pattern p(w: int[head]) {{ attend {text} }}").program, list[int]()
+    for heads in (1, 9):
+        binding = make_binding(program, length, length, heads=heads, w=np.arange(heads) + 3)
+        seen = [0]
+        make_plan(program, binding, watch=lambda done, total, seen=seen: seen.append(done))
+        spent.append(seen[-1])
+    assert spent[1] - spent[0] >= 8 * least
 
 
 def test_proofs_of_a_call_share_what_they_may_cost(monkeypatch: pytest.MonkeyPatch) -> None:
