@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from maskc.tiles.budget import Watch
     from maskc.tiles.plan import TilePlan
     from maskc.tiles.reach import Reach
     from maskc.tiles.statistics import Statistics
@@ -70,20 +71,22 @@ def command(
     seconds = time.perf_counter() - start
     with progress("looking for advice"):
         found = statistics(plan, head_dim, value_dim=value_dim, workers=workers)
-        stack = None if layers is None else _stack(plan, layers)
+    with progress("following layers") as watch:
+        stack = None if layers is None else _stack(plan, layers, watch)
     if as_json:
         typer.echo(json.dumps(_data(plan, found, seconds, layers, stack)))
     else:
         _print(plan, found, seconds, layers, stack)
 
 
-def _stack(plan: TilePlan, layers: int) -> Reach | None:
-    """The reach of layers 0, 1, ... with the same lengths and inputs. Raises E505 where a table has fewer, and E801
-    where planning all of them costs more than one plan may."""
+def _stack(plan: TilePlan, layers: int, watch: Watch) -> Reach | None:
+    """The reach of layers 0, 1, ... with the same lengths and inputs, of which those with the same masks are planned
+    once. Raises E505 where a table has fewer, and E801 where planning all of them costs more than one plan may."""
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.tiles import make_plan
     from maskc.tiles.binding import check_limits
     from maskc.tiles.budget import BUDGET
+    from maskc.tiles.groups import layers_alike
     from maskc.tiles.reach import reach
 
     check_limits(layers=layers)
@@ -92,9 +95,14 @@ def _stack(plan: TilePlan, layers: int) -> Reach | None:
         if have < layers:
             hint = f"give {p.name} for all layers, or --layer {layers - 1} so that more are made up"
             raise MaskcError(Diagnostic("E505", f"{p.name} has {have} layers, not {layers}", hint=hint))
-    bindings = [plan.binding.replace(layer=i) for i in range(layers)]
-    options: dict[str, Any] = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "budget": BUDGET // layers}
-    return reach(*(make_plan(plan.program, b, **options) for b in bindings))
+    alike = layers_alike(plan.program, plan.binding, layers)
+    unlike = sorted(set(alike))
+    options: dict[str, Any] = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "budget": BUDGET // len(unlike)}
+    plans: dict[int, TilePlan] = {}
+    for layer in unlike:
+        watch(len(plans), len(unlike))
+        plans[layer] = make_plan(plan.program, plan.binding.replace(layer=layer), **options)
+    return reach(*(plans[layer] for layer in alike))
 
 
 def _data(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> dict[str, Any]:

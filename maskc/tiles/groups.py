@@ -14,7 +14,7 @@ from maskc.ir.program import Program
 from maskc.tiles.inputs import row_classes
 from maskc.tiles.values import fail
 
-__all__ = ["MAX_MASKS", "MAX_MEMBERS", "Members", "members"]
+__all__ = ["MAX_MASKS", "MAX_MEMBERS", "Members", "layers_alike", "members"]
 
 Array = npt.NDArray[Any]
 #: Heads and batch entries, all pairs of which share one mask.
@@ -44,6 +44,35 @@ def members(program: Program, binding: Binding) -> list[list[Members]]:
     every = _joined([by_head, by_batch, *both], (heads, batches))
     _check_count(_distinct(every))
     return [_products(same, batches) for same in _classes(every.ravel())]
+
+
+def layers_alike(program: Program, binding: Binding, layers: int) -> list[int]:
+    """For each of layers 0, 1, ...: the first layer that has the same masks, as told apart by the values of all that
+    they say of the layer."""
+    heads, batches = np.arange(max(1, binding.heads))[:, None], np.arange(max(1, binding.batch))[None, :]
+    bindings, zero = [binding.replace(layer=i) for i in range(layers)], np.zeros((), np.int64)
+    values: list[list[bytes]] = [[] for _ in bindings]
+    for node in _largest_of_layer(program):
+        for b, found in zip(bindings, values, strict=True):
+            value = evaluate(node, b, q=zero, k=zero, h=heads, b=batches, params=program.params)
+            found.append(np.asarray(value).tobytes())
+    first: dict[tuple[bytes, ...], int] = {}
+    return [first.setdefault(tuple(found), i) for i, found in enumerate(values)]
+
+
+def _largest_of_layer(program: Program) -> list[Node]:
+    """The largest parts of a mask that speak of the layer, and neither of positions nor of an index around them."""
+    free = free_indices([program.mask])
+    apart, varies, found = set[Node](), set[Node](), dict[Node, None]()
+    for node in postorder([program.mask]):
+        if node in (Symbol("q"), Symbol("k")) or free[node] or any(c in apart for c in node.children):
+            apart.add(node)
+            found.update(dict.fromkeys(c for c in node.children if c in varies and c not in apart))
+        if node is Symbol("layer") or any(c in varies for c in node.children):
+            varies.add(node)
+    if program.mask in varies and program.mask not in apart:
+        found[program.mask] = None
+    return list(found)
 
 
 def _distinct(codes: Array) -> int:

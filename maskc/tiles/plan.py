@@ -185,7 +185,8 @@ class TilePlan(_Plan):
         return {}
 
     def transposed(self, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
-        """The plan by key tiles, for the backward pass, with tile sizes of its own if they are given."""
+        """The plan by key tiles, for the backward pass, with tile sizes of its own if they are given. Tiles of other
+        sizes hold other blocks of tokens: where there is a layout, the orders are then the transposed plan's own."""
         from maskc.tiles.transpose import transpose
 
         return transpose(self, q_tile, k_tile)

@@ -66,18 +66,28 @@ class Reach:
 
 def reach(*plans: TilePlan) -> Reach | None:
     """The reach of a stack of layers with these plans, from the lowest layer up and then again from the first, all
-    heads together, in the first batch entry. None for cross-attention, for fewer queries than keys, and for none."""
+    heads together, in the first batch entry. None for cross-attention, for fewer queries than keys, and for none.
+    Layers that are given the same plan, as an object, are looked at once."""
     first = plans[0].binding
     if any(p.binding.cross or p.binding.q_len != p.binding.k_len for p in plans) or not first.q_len:
         return None
     if any(p.binding.k_len != first.k_len for p in plans):
         raise ValueError("the layers have unlike lengths")
-    if first.k_len <= _DENSE and sum(_evaluations(p) for p in plans) <= _EVALUATIONS:
-        return _by_matrices([_dense(p) for p in plans], "tokens", 1, first.k_len)
+    if first.k_len <= _DENSE and sum(_of_each(plans, _evaluations, once=True)) <= _EVALUATIONS:
+        return _by_matrices(_of_each(plans, _dense), "tokens", 1, first.k_len)
     found = _by_ranges(plans, first.k_len)
     if found is not None:
         return found
     return _by_tiles(plans)
+
+
+def _of_each(plans: Sequence[TilePlan], of: Callable[[TilePlan], _R], once: bool = False) -> list[_R]:
+    """``of`` every plan, which is asked once for each object. ``once``: what it gives is listed once, too."""
+    known: dict[int, _R] = {}
+    for plan in plans:
+        if id(plan) not in known:
+            known[id(plan)] = of(plan)
+    return list(known.values()) if once else [known[id(plan)] for plan in plans]
 
 
 # Any relation that holds every query itself may be composed and compared.
@@ -152,10 +162,18 @@ def _sets(plan: TilePlan) -> list[RowSets] | None:
 
 def _by_ranges(plans: Sequence[TilePlan], keys: int) -> Reach | None:
     """Token by token, where every layer's keys are ranges and not too many; else None."""
-    sets = [s for p in plans for s in [_sets(p)] if s is not None]
-    if len(sets) < len(plans) or sum(len(s.rules) for layer in sets for s in layer) * keys > _MOST_RANGES:
+    unlike, left = {id(p): p for p in plans}, _MOST_RANGES // keys
+    sets: dict[int, list[RowSets]] = {}
+    for name, plan in unlike.items():
+        # Finding the rules of a layer takes milliseconds: one rule for each layer that is left is the least.
+        layer = None if left < len(unlike) - len(sets) else _sets(plan)
+        if layer is None:
+            return None
+        left -= sum(len(s.rules) for s in layer)
+        sets[name] = layer
+    if left < 0:
         return None
-    ranges = [[r for s in layer for r in s.ranges()] for layer in sets]
+    ranges = _of_each(plans, lambda plan: [r for s in sets[id(plan)] for r in s.ranges()])
     found = None
     if all(r.order is None for layer in ranges for r in layer):
         found = _by_intervals(ranges, keys)
@@ -164,15 +182,18 @@ def _by_ranges(plans: Sequence[TilePlan], keys: int) -> Reach | None:
 
 def _by_intervals(layers: list[list[KeyRanges]], keys: int) -> Reach | None:
     """If every query sees one interval that holds itself, and the intervals move on with the queries."""
-    cycle = []
+    known: dict[int, tuple[Array, Array]] = {}
     for ranges in layers:
         # Some of the queries tell at once where the answer is no.
+        if id(ranges) in known:
+            continue
         if _moving(ranges, np.linspace(0, keys - 1, min(keys, 4096)).astype(np.int64)) is None:
             return None
         moving = _moving(ranges, np.arange(keys, dtype=np.int64))
         if moving is None:
             return None
-        cycle.append(moving)
+        known[id(ranges)] = moving
+    cycle = [known[id(ranges)] for ranges in layers]
     count, closure = _fewest(
         cycle, _compose_intervals, lambda a, b: bool((a[0] == b[0]).all() and (a[1] == b[1]).all())
     )
@@ -252,7 +273,7 @@ def _by_tiles(plans: Sequence[TilePlan]) -> Reach | None:
     if any(p.q_order.index is not None or p.k_order.index is not None for p in plans):
         return None
     unit = _nodes(plans, _NODES)
-    return _by_matrices([_coarse(p, unit) for p in plans], "tiles", unit, plans[0].binding.k_len)
+    return _by_matrices(_of_each(plans, lambda p: _coarse(p, unit)), "tiles", unit, plans[0].binding.k_len)
 
 
 def tile_graph(plan: TilePlan, nodes: int = 128) -> nx.DiGraph:

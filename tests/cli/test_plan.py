@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
+from maskc import tiles
+from maskc.tiles import make_plan
+
 WINDOW = (
     "pattern w(window: int = 64) {\n    attend causal & (sliding_window(window) | sinks(4))\n    assert k <= q\n}\n"
 )
@@ -85,3 +90,18 @@ def test_all_layers_of_a_stack_share_what_a_plan_may_cost(maskc: Any, write: Any
     many = maskc("plan", file, *tiles, "--layers", "1000")
     assert many.code == 1
     assert "E801" in many.err
+
+
+def test_layers_with_the_same_mask_are_planned_once(maskc: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(program: Any, binding: Any, **options: Any) -> Any:
+        made.append(binding.layer)
+        return make_plan(program, binding, **options)
+
+    monkeypatch.setattr(tiles, "make_plan", counted)
+    file = write("h.mask", "pattern p { attend causal & (layer % 4 == 3 & q < 512 | sliding_window(16)) }")
+    found = maskc("plan", file, "--q", "2048", "--layers", "1024", "--json")
+    assert made == [0, 0, 3]
+    stack = json.loads(found.out)["stack"]["reach"]
+    assert (stack["level"], stack["reached"]) == ("tokens", 2048)

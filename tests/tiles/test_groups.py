@@ -8,7 +8,7 @@ import pytest
 import maskc
 from maskc.ir.evaluate import dense
 from maskc.tiles.binding import make_binding
-from maskc.tiles.groups import members
+from maskc.tiles.groups import layers_alike, members
 
 SIGNATURE = "pattern p(n: int[batch], w: int[head], doc: int[token])"
 BODIES = {
@@ -36,3 +36,27 @@ def test_members_share_a_mask_and_are_there_once(name: str) -> None:
             masks = {dense(program, binding, h, b).tobytes() for hs, bs in products for h in hs for b in bs}
             assert len(masks) == 1
     assert len(members(program, binding)) >= (1 if name == "neither" else 2)
+
+
+LAYERS = {
+    "every fourth": ("layer % 4 == 3 | q - k < 2", [0, 0, 0, 3, 0, 0, 0, 3]),
+    "a table": ("q - k < w[layer, h]", [0, 1, 0, 1, 0, 5, 0, 1]),
+    "none": ("causal", [0] * 8),
+    "each": ("q - k < layer", list(range(8))),
+    "cases": ("any(i in 0..layer // 3: k == i)", [0, 0, 0, 3, 3, 3, 6, 6]),
+    "no positions": ("layer < 4", [0, 0, 0, 0, 4, 4, 4, 4]),
+    "within cases": ("any(i in 0..2: k == i + layer // 2)", [0, 0, 2, 2, 4, 4, 6, 6]),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_with_the_same_masks_are_told(name: str) -> None:
+    text, expected = LAYERS[name]
+    program = maskc.parse(f"pattern p(w: int[layer, head]) {{ attend {text} }}").program
+    w = np.array([[1, 2], [2, 2], [1, 2], [2, 2], [1, 2], [3, 1], [1, 2], [2, 2]])
+    binding = make_binding(program, 5, 5, heads=2, w=w)
+    found = layers_alike(program, binding, 8)
+    assert found == expected
+    for layer, first in enumerate(found):
+        masks = [[dense(program, binding.replace(layer=x), h, 0).tobytes() for h in (0, 1)] for x in (layer, first)]
+        assert masks[0] == masks[1]

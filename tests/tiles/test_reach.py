@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import networkx as nx
@@ -135,7 +136,7 @@ def test_masks_that_take_long_are_followed_by_their_tiles(monkeypatch: pytest.Mo
     program = lower_text("any(i in 0..500: hash(i, k, q) % 1000 == 0)")[0]
     plan = make_plan(program, make_binding(program, 256, 256))
     monkeypatch.setattr(sys.modules[reach.__module__], "dense", None)
-    found = reach(*[plan] * 200)
+    found = reach(*(dataclasses.replace(plan) for _ in range(200)))
     assert found is not None
     assert found.level == "tiles"
 
