@@ -59,7 +59,7 @@ def _cases(step: Step, cases: Callable[[Node], int]) -> int:
 #: clips each index and gathers, integers are divided without vectors, and a sine of a large angle reduces it first.
 _HASH, _LOOKUP = 8, 4
 _OTHERS = {"floordiv": 8, "mod": 8, "abs": 4, "div": 4, "sqrt": 4, "log": 4, "log2": 4}
-_OTHERS |= {"exp": 8, "exp2": 8, "tanh": 8, "sigmoid": 8, "pow": 8, "floor": 8, "sin": 32, "cos": 32}
+_OTHERS |= {"exp": 8, "exp2": 8, "tanh": 8, "sigmoid": 8, "pow": 8, "floor": 8, "sin": 48, "cos": 48}
 
 
 #: And what speaks of one position takes so much less: once a row or a column, where all pairs of a tile are evaluated.

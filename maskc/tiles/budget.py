@@ -34,7 +34,7 @@ __all__ = [
 #: Called now and then with the evaluations that are done and those that there are likely to be in all.
 Watch = Callable[[int, int], None]
 #: What planning may cost by default, in evaluations of the mask (a box counts as a few points): some ten seconds.
-BUDGET = 300_000_000
+BUDGET = 400_000_000
 BOX_COST = 8  # what a box costs, in points; and in units of other work, beside them
 INTERVAL_COST = 16  # what an interval of keys costs, in units of other work
 PROBES = 8  # points of a tile that are evaluated before all are
