@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskc.knobs import TRITON_PRECISION
 from maskc.reference.attention import attention
 
 if TYPE_CHECKING:
@@ -71,14 +73,95 @@ class CheckedEntry:
         compare(self.program, q, k, v, *found[:2], return_lse=self.return_lse, **options)
         return found
 
-    def backward(self, *given: Any) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """The entry's gradients."""
-        return self.entry.backward(*given)
+    def backward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        floats: Sequence[Tensor],
+        out: Tensor,
+        lse: Tensor,
+        grad: Tensor,
+        grad_lse: Tensor | None,
+        scale: float,
+        wanted: Sequence[bool] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The entry's gradients. Raises RuntimeError where they are not the reference's."""
+        found = self.entry.backward(q, k, v, floats, out, lse, grad, grad_lse, scale, wanted)
+        asked = [True] * len(floats) if wanted is None else wanted
+        learned = [name for name, needed in zip(self.names, asked, strict=True) if needed]
+        gradients = [*found[:3], *(x for x, needed in zip(found[3], asked, strict=True) if needed)]
+
+        def reference(dtype: torch.dtype) -> list[Tensor]:
+            return self._reference((q, k, v), floats, learned, grad, grad_lse, scale, dtype)
+
+        exact = reference(torch.float64)
+        usual = exact if q.dtype == torch.float64 else reference(torch.float32)
+        for name, *of in zip(("q", "k", "v", *learned), gradients, exact, usual, strict=True):
+            _compare_gradient(f"gradient of {name} of {self.program.name!r}", q.dtype, *of)
+        return found
+
+    def _reference(
+        self,
+        tensors: tuple[Tensor, Tensor, Tensor],
+        floats: Sequence[Tensor],
+        learned: Sequence[str],
+        grad: Tensor,
+        grad_lse: Tensor | None,
+        scale: float,
+        dtype: torch.dtype,
+    ) -> list[Tensor]:
+        """The reference's gradients of q, k, v and the ``learned`` floats, computed in ``dtype``."""
+        with _differentiable():
+            q, k, v, *rest = (x.detach().to(dtype).requires_grad_() for x in (*tensors, *floats))
+            given = dict(zip(self.names, rest, strict=True))
+            out, lse = attention(self.program, self.binding, q, k, v, scale=scale, floats=given)
+            of = [(out, grad)] if grad_lse is None or lse is None else [(out, grad), (lse, grad_lse)]
+            of = [(x, g.detach().to(x.dtype)) for x, g in of if x.requires_grad]
+            leaves = [q, k, v, *(given[name] for name in learned)]
+            found = torch.autograd.grad([x for x, _ in of], leaves, [g for _, g in of], allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
+
+
+@contextlib.contextmanager
+def _differentiable() -> Iterator[None]:
+    """Where autograd sees what is done, inside an operator too, where torch has switched that off."""
+    keys = (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView)
+    with contextlib.ExitStack() as stack:
+        for key in keys:
+            stack.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
+        with torch.enable_grad():
+            yield
+
+
+#: So many times as far from the exact gradient as the reference in 32 bits may another be: what rounding makes
+#: of differences of large numbers is no defect.
+_ROUNDINGS = 32.0
+
+
+def _compare_gradient(what: str, dtype: torch.dtype, found: Tensor, exact: Tensor, usual: Tensor) -> None:
+    """Raise RuntimeError where ``found`` is not ``exact``, beside its largest element. Where that is not finite, or is
+    beyond the dtype of the gradient, anything is right."""
+    wanted = exact.to(found.dtype).to(exact.dtype)
+    known = wanted.isfinite() & usual.isfinite()
+    if not bool(known.any()):
+        return
+    rounding = (usual - exact)[known].abs().max().item()
+    allowed = _tolerance(dtype) * wanted[known].abs().max().item() + _ROUNDINGS * rounding
+    worst = (found.to(exact.dtype) - wanted)[known].abs().nan_to_num(torch.inf).max().item()
+    if worst > allowed:
+        raise RuntimeError(f"check mode: the {what} differs from the reference by {worst:.3g}")
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    if dtype == torch.float32 and TRITON_PRECISION.value() == "tf32":
+        return _TOLERANCE[torch.float16]  # ten bits, as those of float16
+    return _TOLERANCE.get(dtype, 3e-2)
 
 
 def assert_close(name: str, dtype: torch.dtype, pairs: Iterable[tuple[str, torch.Tensor, torch.Tensor]]) -> None:
     """Raise RuntimeError where a result of the pattern ``name`` is wrong; ``pairs``: what it is, found, wanted."""
-    tolerance = _TOLERANCE.get(dtype, 3e-2)
+    tolerance = _tolerance(dtype)
     for what, found, expected in pairs:
         if not torch.allclose(found, expected, rtol=tolerance, atol=tolerance, equal_nan=True):
             worst = (found - expected).abs().nan_to_num(torch.inf).max().item()

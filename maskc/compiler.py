@@ -106,8 +106,8 @@ def compile(
             the same but for rounding, and come back in the tokens' own order. It pays for dilated and strided
             masks and for neighbourhoods on grids; ``op.plan(...)`` says what it saves.
         name: which pattern of the file is meant, where there are several.
-        check: compare every output and log-sum-exp (no gradient) with the dense reference, and check the
-            assertions: for debugging. None: as the environment variable MASKC_CHECK says.
+        check: compare every output, log-sum-exp and gradient (of "flex" no gradient) with the dense reference, and
+            check the assertions: for debugging. None: as the environment variable MASKC_CHECK says.
         arguments: more arguments, for names that are also parameters of this function.
         static: scalars and tables by name. An input may be given too: it is the default for calls.
 

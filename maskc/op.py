@@ -209,13 +209,11 @@ class Op:
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
-        mapped = (self._check or not hasattr(chosen, "entry_for")) and is_transformed(
-            (q, k, v, *floats.values()), mapped=True
-        )
-        if mapped and not hasattr(chosen, "entry_for"):
+        operator = hasattr(chosen, "entry_for")
+        if not operator and is_transformed((q, k, v, *floats.values()), mapped=True):
             hint = "use backend='cpu' or 'triton', or call the op once for each entry"
             raise fail("E702", f"the backend {_name(chosen)!r} cannot run under torch.func.vmap", hint)
-        if mapped:  # nobody can compare what vmap hides; where the operator runs it is seen
+        if self._check and operator:  # what an operator gives is compared where it comes about, gradients too
             entry = self._entry(chosen, binding, tuple(floats), return_lse)
             found = attention(q, k, v, [*floats.values()], handle_of(entry), factor)[:2]
             return found if return_lse else found[0]

@@ -135,7 +135,7 @@ def opcheck(text: str, floats: dict[str, list[int]]) -> None:
     torch.library.opcheck(library.attention, (q, k, v, inputs, handles.handle_of(entry), None, 0.25))
 
 
-def broken(was: str, becomes: str) -> str:
+def broken(was: str, becomes: str, stage: str = "forward") -> str:
     """What check mode says of a causal kernel in which one text is replaced by another."""
     import dataclasses
 
@@ -147,16 +147,18 @@ def broken(was: str, becomes: str) -> str:
         assert was in kernel.text
         return dataclasses.replace(kernel, text=kernel.text.replace(was, becomes))
 
-    right = stages.STAGES["forward"]
-    stages.STAGES["forward"] = write
+    right = stages.STAGES[stage]
+    stages.STAGES[stage] = write
     stages.kernel_of.cache_clear()
     try:
-        q, k, v = (torch.randn(1, 2, 40, 16) for _ in range(3))
-        maskc.compile("causal", heads=2, backend="triton", check=True)(q, k, v)
+        q, k, v = (torch.randn(1, 2, 40, 16, requires_grad=stage != "forward") for _ in range(3))
+        out = maskc.compile("causal", heads=2, backend="triton", check=True)(q, k, v)
+        if out.requires_grad:
+            out.square().sum().backward()
     except RuntimeError as error:
         return str(error)
     finally:
-        stages.STAGES["forward"] = right
+        stages.STAGES[stage] = right
         stages.kernel_of.cache_clear()
     return ""
 

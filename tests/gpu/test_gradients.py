@@ -32,6 +32,25 @@ def test_check_mode_finds_a_wrong_kernel(interpreter: Interpreter, was: str, bec
     assert "check mode" in interpreter.call("gradients.broken", was, becomes)
 
 
+@pytest.mark.parametrize(
+    ("stage", "was", "becomes", "of"),
+    [
+        ("dq", "k_pos <= q_pos", "k_pos < q_pos", "q"),
+        ("dkv", "keep = k_pos <= q_pos", "keep = k_pos < q_pos", "k"),
+        ("dkv", "grad_value = tl.dot(tl.cast(weight,", "grad_value = tl.dot(tl.cast(weight * 1.01,", "v"),
+    ],
+)
+def test_check_mode_finds_wrong_gradients(
+    interpreter: Interpreter, stage: str, was: str, becomes: str, of: str
+) -> None:
+    assert f"check mode: the gradient of {of}" in interpreter.call("gradients.broken", was, becomes, stage)
+
+
+@pytest.mark.parametrize("stage", ["dq", "dkv"])
+def test_check_mode_lets_right_gradients_pass(interpreter: Interpreter, stage: str) -> None:
+    assert interpreter.call("gradients.broken", "k_pos <= q_pos", "q_pos >= k_pos", stage) == ""
+
+
 def test_check_mode_lets_a_right_kernel_pass(interpreter: Interpreter) -> None:
     assert interpreter.call("gradients.broken", "k_pos <= q_pos", "q_pos >= k_pos") == ""
 

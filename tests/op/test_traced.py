@@ -10,6 +10,7 @@ import torch
 
 import maskc
 from maskc import MaskcError
+from maskc.backends.cpu.entry import Entry
 
 SIGMOID = "pattern p { attend causal; normalize sigmoid }"
 GRID = "pattern p over grid(y, x) { attend same(y) }"
@@ -110,8 +111,6 @@ def test_lengths(lengths: Any) -> None:
 
 
 def test_check_mode_compares_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    from maskc.backends.cpu.entry import Entry
-
     op = maskc.compile(BIAS, heads=4, check=True)
     q, k, v = (x.requires_grad_() for x in tensors())
     run = traced(lambda *x: op(*x, bias=torch.ones(4)))
@@ -129,6 +128,45 @@ def test_check_mode_compares_in_a_graph_too(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Entry, "forward", wrong)
     with pytest.raises(RuntimeError, match="check mode: the output"):
         run(q, k, v)
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("way", ["called", "traced", "mapped"])
+def test_check_mode_compares_gradients(monkeypatch: pytest.MonkeyPatch, way: str, place: int) -> None:
+    op, x = maskc.compile("sliding_window(5)", heads=4, check=True), tensors()
+
+    def gradients(run: Callable[..., torch.Tensor]) -> Any:
+        if way == "mapped":
+            apart = [one[:, None] for one in x]
+            return torch.func.vmap(torch.func.grad(lambda *y: op(*y).square().sum(), (0, 1, 2)))(*apart)
+        leaves = [one.clone().requires_grad_() for one in x]
+        return torch.autograd.grad(run(*leaves).square().sum(), leaves)
+
+    gradients(traced(op) if way == "traced" else op)
+    right = Entry.backward
+
+    def wrong(self: Entry, *given: Any) -> Any:
+        found = [*right(self, *given)]
+        return *found[:place], found[place] * 1.01, *found[place + 1 :]
+
+    monkeypatch.setattr(Entry, "backward", wrong)
+    with pytest.raises(RuntimeError, match=f"check mode: the gradient of {'qkv'[place]} of 'mask'"):
+        gradients(traced(op) if way == "traced" else op)
+
+
+def test_check_mode_compares_gradients_of_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    op = maskc.compile(BIAS, heads=4, check=True)
+    right = Entry.backward
+    bias = torch.ones(4, requires_grad=True)
+    op(*tensors(), bias=bias).square().sum().backward()  # 0 but for rounding: all scores of a head are moved alike
+
+    def wrong(self: Entry, *given: Any) -> Any:
+        *found, floats = right(self, *given)
+        return *found, [x + 1 for x in floats]
+
+    monkeypatch.setattr(Entry, "backward", wrong)
+    with pytest.raises(RuntimeError, match="check mode: the gradient of bias of"):
+        op(*tensors(), bias=bias).square().sum().backward()
 
 
 def test_transforms_that_would_lose_a_derivative() -> None:

@@ -14,7 +14,7 @@ import triton  # noqa: F401  # so that its absence is found when the backend is 
 from maskc.backends import Compiled, Refusal, Request
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.expressions import Unsupported
-from maskc.backends.triton.launch import WideIntegers, capturing, interpreting
+from maskc.backends.triton.launch import capturing, interpreting
 from maskc.backends.triton.spec import specialised
 from maskc.backends.triton.stages import refusal_of
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -98,12 +98,8 @@ def run(
     from maskc.backends.handles import handle_of
     from maskc.backends.transforms import attention
 
-    try:
-        found = entry_for(compiled, binding, tuple(floats))
-        out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)
-    except WideIntegers as error:
-        message = f"the backend 'triton' cannot compute {compiled.program.name!r}: {error}"
-        raise MaskcError(Diagnostic("E702", message, hint="number the values anew from 0")) from error
+    found = entry_for(compiled, binding, tuple(floats))
+    out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)
     return out, lse if return_lse and compiled.program.normalizer.kind == "softmax" else None
 
 
@@ -113,7 +109,7 @@ def run_decode(call: DecodeCall) -> tuple[torch.Tensor, torch.Tensor]:
 
     try:
         return decode(call, TRITON_PRECISION.value())
-    except (Unsupported, WideIntegers) as error:
+    except Unsupported as error:
         message = f"the backend 'triton' cannot compute {call.program.name!r}: {error}"
         raise MaskcError(Diagnostic("E702", message, hint="use another backend")) from error
 

@@ -16,6 +16,7 @@ from maskc.backends.triton.expressions import extent_name, table_name
 from maskc.backends.triton.loading import load_kernel
 from maskc.backends.triton.shares import Joint
 from maskc.backends.triton.spec import Kernel
+from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.nodes import Type
 from maskc.ir.program import Program
@@ -25,7 +26,6 @@ __all__ = [
     "DevicePlan",
     "Grid",
     "Prepared",
-    "WideIntegers",
     "at_once",
     "capturing",
     "default_config",
@@ -46,10 +46,6 @@ Tensor = torch.Tensor
 #: How many program instances there are, along each axis.
 Grid = tuple[int, int, int]
 _MOST = 65535  # along all axes but the first
-
-
-class WideIntegers(Exception):
-    """A table holds integers beyond 32 bits, which kernels do not read."""
 
 
 def interpreting() -> bool:
@@ -131,7 +127,8 @@ def used_here(arguments: Mapping[str, Any], streams: set[int], device: torch.dev
 def table_arguments(
     program: Program, binding: Binding, floats: Mapping[str, Tensor], names: tuple[str, ...], device: torch.device
 ) -> dict[str, Any]:
-    """Pointers and extents of the tables called ``names``. ``floats`` come first. Raises WideIntegers."""
+    """Pointers and extents of the tables called ``names``. ``floats`` come first. Raises MaskcError: E702 for integers
+    beyond 32 bits, which kernels do not read."""
     out: dict[str, Any] = {}
     for name in names:
         if name in floats:
@@ -144,7 +141,10 @@ def table_arguments(
                 tensor = on_device(array.astype(np.int8), device)
             else:
                 if array.size and not -(1 << 31) <= int(array.min()) <= int(array.max()) < 1 << 31:
-                    raise WideIntegers(f"{name!r} holds integers beyond 32 bits")
+                    message = (
+                        f"the backend 'triton' cannot compute {program.name!r}: {name!r} holds integers beyond 32 bits"
+                    )
+                    raise fail("E702", message, "number the values anew from 0, or use another backend")
                 tensor = on_device(np.ascontiguousarray(array, np.int32), device)
         if tensor.numel() == 0:
             # Every look-up in it is clamped to the one element that kernels may read: 0.

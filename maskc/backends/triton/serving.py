@@ -34,7 +34,8 @@ _PREPARED = 64  # kinds of calls whose kernels are kept ready
 def decode(call: DecodeCall, precision: str) -> tuple[Tensor, Tensor]:
     """Output (B, Hq, Nq, Dv) in the dtype of ``q``, and log-sum-exp (B, Hq, Nq) in float32 (0 without a softmax).
 
-    Raises Unsupported, WideIntegers, E504 for pages that there are not (where the table is on the CPU), and E506.
+    Raises Unsupported, E504 for pages that there are not (where the table is on the CPU), E506, and E702 for integers
+    beyond 32 bits.
     """
     batched = _batched(call)
     kernels = call.compiled.remember(
@@ -182,7 +183,7 @@ def _here(call: DecodeCall, x: Tensor) -> Tensor:
 
 
 def _input(call: DecodeCall, name: str, argument: str) -> Tensor:
-    """An input as kernels read it. Raises WideIntegers where it lies on the CPU."""
+    """An input as kernels read it. Raises E702 for integers beyond 32 bits where it lies on the CPU."""
     x = call.floats.get(name)
     if x is None:
         x = call.inputs.get(name)
