@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from maskc.diagnostics import MaskcError, Source, Span
-from maskc.ir.nodes import Apply, Const, Exists, Node, Type
-from maskc.ir.rewrite import remake
+from maskc.ir.nodes import Apply, Const, Exists, Node, Symbol, Type
+from maskc.ir.ops import OPS, apply
+from maskc.ir.rewrite import rebuild, remake
+from maskc.passes.fold import branches, operators
 from maskc.syntax import tree as t
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
     from maskc.ir.text import Labels
 
-__all__ = ["Clause", "Examiner", "deciding", "source_texts"]
+__all__ = ["Clause", "Examiner", "coordinate_names", "deciding", "readable", "source_texts"]
 
 #: Clauses looked into at most: a mask may have hundreds of thousands of nodes.
 _MOST = 300
@@ -49,7 +51,7 @@ class Clause:
 
 @dataclass
 class Examiner:
-    """Evaluates the un-normalised mask of a program for one head, query and key."""
+    """Evaluates the ``readable`` mask of a program for one head, query and key."""
 
     program: Program
     binding: Binding
@@ -67,9 +69,14 @@ class Examiner:
 
         return labels_of(self.program)
 
+    @functools.cached_property
+    def names(self) -> dict[Node, str]:
+        """The names of coordinates."""
+        return coordinate_names(self.program)
+
     def examine(self) -> Clause:
         """The whole mask."""
-        return self._clause(self.program.mask, 0)
+        return self._clause(readable(self.program.mask), 0)
 
     def _clause(self, node: Node, depth: int) -> Clause:
         from maskc.ir.text import MOST_SHOWN, print_node
@@ -77,7 +84,7 @@ class Examiner:
         self.left -= 1
         holds = bool(self._value(node))
         source = self.sources.get(node, "")
-        text = print_node(node, labels=self.labels, most=MOST_SHOWN) if self.left >= 0 else "..."
+        text = print_node(node, self.names, self.labels, MOST_SHOWN) if self.left >= 0 else "..."
         kind = node.op if isinstance(node, Apply) else ""
         if kind in ("and", "or", "not", "select") and isinstance(node, Apply) and self.left > 0 and depth < 50:
             parts = self._branch(node) if kind == "select" else node.args
@@ -142,8 +149,62 @@ def deciding(clause: Clause) -> Clause:
     return clause
 
 
+def readable(mask: Node, known: dict[Node, Node] | None = None) -> Node:
+    """The mask without what constants decide: definitions are written for all their arguments, and of
+    `neighborhood(y, 7)` there would else be `~false` and `y[q] // 1`. Clauses stay in the order and on the sides on
+    which they were written, as they do not in a normal form. ``known`` remembers the results between calls."""
+    return rebuild(mask, _plainer, known)
+
+
+def _plainer(node: Node) -> Node:
+    while True:
+        after = next((n for n in (rule(node) for rule in (operators, branches, _neutral)) if n is not None), node)
+        if after is node:
+            return node
+        node = after
+
+
+def _neutral(node: Node) -> Node | None:
+    """``true & a``, ``false & a``, ``a & a``, ``x // 1``, ``x % 1``, ``x * 1``, ``x + 0``, ``x + 1 - 1``"""
+    if not isinstance(node, Apply):
+        return None
+    if node.op in ("and", "or"):
+        if Const(OPS[node.op].absorber is True) in node.args:
+            return Const(OPS[node.op].absorber is True)
+        kept = [a for a in dict.fromkeys(node.args) if a is not Const(OPS[node.op].identity is True)]
+        return kept[0] if len(kept) == 1 else apply(node.op, *kept) if len(kept) < len(node.args) else None
+    if node.type is not Type.INT or len(node.args) != 2:
+        return None
+    left, right = node.args
+    if right is Const(1) and node.op in ("floordiv", "mul", "mod"):
+        return Const(0) if node.op == "mod" else left
+    if node.op not in ("add", "sub") or not isinstance(right, Const):
+        return None
+    if isinstance(left, Apply) and left.op in ("add", "sub") and isinstance(left.args[1], Const):
+        total = sum(int(c.value) * (1 if op == "add" else -1) for op, c in ((node.op, right), (left.op, left.args[1])))
+        return apply("add" if total >= 0 else "sub", left.args[0], Const(abs(total)))
+    return left if right is Const(0) else None
+
+
+def coordinate_names(program: Program) -> dict[Node, str]:
+    """`y[q]` and `y[k]` for what the axes and segments of the program's spaces are as expressions."""
+    from maskc.lower.spaces import space_coordinates
+    from maskc.lower.values import Value
+
+    found: dict[Node, str] = {}
+    for name, coordinate in space_coordinates(program.q_space, program.k_space, lambda: False).items():
+        for token in (Symbol("q"), Symbol("k")):
+            value = coordinate.at(token)
+            assert isinstance(value, Value)
+            node = readable(value.node)
+            if node.children:  # The only segment is the sequence itself: `q` says as much.
+                found.setdefault(node, f"{name}[{token.name}]")
+    return found
+
+
 def source_texts(source: Source, program: Program) -> dict[Node, str]:
-    """How the sub-masks of a pattern's `attend` are written, by the expression that they lower to; without comments.
+    """How the sub-masks of a pattern's `attend` are written, by the ``readable`` expression that they lower to; without
+    comments.
 
     Each piece of source is lowered by itself in place of the whole; one that means nothing by
     itself is left out.
@@ -157,6 +218,7 @@ def source_texts(source: Source, program: Program) -> dict[Node, str]:
     if place is None:
         return found
     left, steps = _MOST_WORK, 0
+    known: dict[Node, Node] = {}
     for piece in itertools.islice(_pieces(place), _MOST_SOURCES):
         if left <= 0:
             break
@@ -171,7 +233,7 @@ def source_texts(source: Source, program: Program) -> dict[Node, str]:
         left -= len(changed) + steps
         for each in lowered.programs:
             if each.name == program.name:
-                found.setdefault(each.mask, _written(source, piece.span, file.comments))
+                found.setdefault(readable(each.mask, known), _written(source, piece.span, file.comments))
     return found
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from maskc.clauses import coordinate_names, readable, source_texts
 from maskc.diagnostics import MaskcError, Source
 from maskc.ir.nodes import Apply, Lookup, Node, Symbol, postorder
 from maskc.ir.program import SCORE, Program
@@ -96,7 +97,7 @@ def _data(
         pairs = [
             (n, t, k) for texts, k in zip((theirs, written), reversed(known), strict=True) for n, t in texts.items()
         ]
-        written = {substitute(n, k): t for n, t, k in pairs}
+        written = {readable(substitute(n, k)): t for n, t, k in pairs}
     evaluated = _expressions(views, program, other, binding, arrays, written)
     numbers = evaluated.pop("numbers")
     shown, queue = [], iter(plans)
@@ -123,8 +124,8 @@ def _data(
 
 
 def _single(program: Program, each: Sequence[Binding]) -> _View:
-    mask = program.mask
-    return _View("mask", [("", 1, [(program, b) for b in each])], [(1, _simple(program, each[0]))], [("", mask)])
+    whys = [("", readable(program.mask))]
+    return _View("mask", [("", 1, [(program, b) for b in each])], [(1, _simple(program, each[0]))], whys)
 
 
 def _scored(program: Program, mask: _View) -> _View:
@@ -141,14 +142,14 @@ def _compared(
     merged = pairs[0][1][0][1].params
     one, two = one.replace(params=merged), two.replace(params=merged)
     bits = [(1, _simple(one, binding)), (2, _simple(two, binding))]
-    whys = [(program.name, one.mask), (second.name, two.mask)]
+    whys = [(program.name, readable(one.mask)), (second.name, readable(two.mask))]
     channels = [
         (label, value, [(masks[i][1], b) for b, masks in pairs])
         for i, (label, value) in enumerate(zip([m[0] for m in pairs[0][1]], (3, 1, 2), strict=True))
     ]
     alone = [
-        _View(p.name, [("", 1, [(p, b) for b, _ in pairs])], [(1, bit[1])], [("", p.mask)])
-        for p, bit in zip((one, two), bits, strict=True)
+        _View(p.name, [("", 1, [(p, b) for b, _ in pairs])], [(1, bit[1])], [("", why[1])])
+        for p, bit, why in zip((one, two), bits, whys, strict=True)
     ]
     return binding, [_View("difference", channels, bits, whys), *alone]
 
@@ -241,7 +242,9 @@ def _expressions(
         return {**nothing, "reason": f"an input holds {error}: tiles only"}
     nodes, numbers = encode_nodes([*roots, *scores], binding)
     labels = {p.name: p.labels for p in params.values() if p.labels}
-    texts = _texts([w for v in views for _, w in v.whys], labels)
+    # Of two patterns the sizes are put in, and what is an axis of one may mean nothing in the other.
+    names = coordinate_names(program) if other is None else {}
+    texts = _texts([w for v in views for _, w in v.whys], names, labels)
     written = {numbers[n]: t for n, t in sources.items() if n in numbers}
     named = {numbers[n]: t for n, t in texts.items()}
     return {"nodes": nodes, "tables": tables, "texts": named, "sources": written, "numbers": numbers, "reason": ""}
@@ -255,14 +258,10 @@ def _readable(score: Node, binding: Binding) -> bool:
 
 
 def _sources(source: Source | None, program: Program) -> dict[Node, str]:
-    if source is None:
-        return {}
-    from maskc.clauses import source_texts
-
-    return source_texts(source, program)
+    return {} if source is None else source_texts(source, program)
 
 
-def _texts(roots: Iterable[Node], labels: Mapping[str, tuple[str, ...]]) -> dict[Node, str]:
+def _texts(roots: Iterable[Node], names: Mapping[Node, str], labels: Mapping[str, tuple[str, ...]]) -> dict[Node, str]:
     """The core text of the clauses that can be asked about."""
     from maskc.ir.text import MOST_SHOWN, print_node
 
@@ -272,7 +271,7 @@ def _texts(roots: Iterable[Node], labels: Mapping[str, tuple[str, ...]]) -> dict
         node = stack.pop()
         if node in found:
             continue
-        found[node] = print_node(node, labels=labels, most=MOST_SHOWN)
+        found[node] = print_node(node, names, labels, MOST_SHOWN)
         if isinstance(node, Apply) and node.op in ("and", "or", "not", "select"):
             stack.extend(node.args)
     return found

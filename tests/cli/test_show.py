@@ -118,6 +118,26 @@ def test_why_follows_the_case_that_applies(maskc: Any, write: Any) -> None:
     )
 
 
+def test_why_leaves_out_what_constants_decide_and_names_coordinates(maskc: Any, write: Any) -> None:
+    text = "pattern g over grid(t, y) {\n    attend neighborhood(t * 4 + y, 7)\n}\n"
+    said = maskc("why", write("g.mask", text), "3", "30", "--size", "t=8", "--size", "y=4").out
+    start = "max(0, min(min(t[q] * 4 + y[q], (size(t) - 1) * 4 + 1 + (size(y) - 1) - 1) - 3, "
+    start += "(size(t) - 1) * 4 + 1 + (size(y) - 1) - 7))"
+    assert said.splitlines()[2:] == [
+        "g, layer 0, head 0",
+        "  no  neighborhood(t * 4 + y, 7)   [and]",
+        f"    yes {start} <= t[k] * 4 + y[k]   0 <= 30",
+        f"    no  t[k] * 4 + y[k] < {start} + 7   30 < 7",
+    ]
+    both = "pattern p over text ++ image: grid(y, x) { attend q in image & same(y) }"
+    tree = maskc("why", both, "9", "8", "--size", "text=4", "--size", "y=2", "--size", "x=3").out.splitlines()[4:]
+    assert [line.strip() for line in tree] == [
+        "yes q in image   [size(text) <= q]   4 <= 9",
+        "yes size(text) <= k   4 <= 8",
+        "yes y[q] == y[k]   1 == 1",
+    ]
+
+
 def test_diff_finds_the_smallest_counterexample(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "sliding_window(4)\n"), write("b.mask", "sliding_window(5)\n")
     result = maskc("diff", a, b)
