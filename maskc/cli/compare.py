@@ -74,11 +74,19 @@ class _Search:
     args: Sequence[str]
     seed: int
     budget: Budget
+    q: int | None = None
+    k: int | None = None
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether sizes or lengths are given, so that there is one length to try."""
+        return bool(self.sizes) or self.q is not None or self.k is not None
 
     def setting(self, length: int | None, layer: int) -> Setting:
         return setting(
             self.programs,
-            k=length,
+            q=self.q,
+            k=self.k if length is None else length,
             heads=self.heads,
             layer=layer,
             sizes=self.sizes,
@@ -130,6 +138,8 @@ def compare(
     a: Program,
     b: Program,
     *,
+    q: int | None = None,
+    k: int | None = None,
     heads: int = 4,
     layers: int = 8,
     sizes: Sequence[str] = (),
@@ -140,12 +150,12 @@ def compare(
     """Compare the meaning of two programs, with the same arguments and inputs by name.
 
     First by their normal forms; then pair by pair, on all short sequences and on longer ones next to
-    the numbers in the programs, up to ``up_to``. Raises MaskcError if arguments are missing, and E801 where
-    masks are so large that this takes too long.
+    the numbers in the programs, up to ``up_to``; or for ``q`` queries and ``k`` keys, if one is given.
+    Raises MaskcError if arguments are missing, and E801 where masks are so large that this takes too long.
     """
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
-    search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET))
+    search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET), q, k)
     if _same_bound_form(a, b, search):
         return Comparison(True, True, "equal: with these arguments, both have the same normal form")
     spoken = varying(a, [a.mask]) | varying(b, [b.mask])
@@ -161,10 +171,10 @@ def compare(
     looked_at = [f"heads below {heads}"] if "head" in spoken else []
     looked_at += [f"layers below {layers}"] if "layer" in spoken else []
     looked_at += ["batch entry 0"] if "batch" in spoken else []
-    looked_at += ["as many queries as keys"] if "lengths" in spoken else []
+    looked_at += ["as many queries as keys"] if "lengths" in spoken and not search.is_fixed else []
     drawn = _drawn(search)
     looked_at += [f"made-up {' and '.join(drawn)} (seed {seed})"] if drawn else []
-    return _no_difference(a, b, lengths, looked_at)
+    return _no_difference(search, lengths, looked_at)
 
 
 def _same_form(a: Program, b: Program) -> bool:
@@ -178,7 +188,7 @@ def _same_bound_form(a: Program, b: Program, search: _Search) -> bool:
     """Whether the two are the same once what arguments are given, or default to, stands in their place."""
     from maskc.passes.specialise import bind
 
-    at = search.setting(None if search.sizes else 1, 0)
+    at = search.setting(None if search.is_fixed else 1, 0)
     bound = []
     for program in (a, b):
         given = bind(program, args=at.bind(program).args)
@@ -187,8 +197,8 @@ def _same_bound_form(a: Program, b: Program, search: _Search) -> bool:
 
 
 def _lengths(search: _Search, up_to: int) -> list[int | None]:
-    """Lengths to try, the shortest first; one None if the sizes given fix the length."""
-    if search.sizes:
+    """Lengths to try, the shortest first; one None if the sizes or lengths given fix it."""
+    if search.is_fixed:
         return [None]
     numbers = {n.value for p in search.programs for n in postorder([p.mask]) if isinstance(n, Const)}
     given = parse_values(search.programs, search.args).values()
@@ -206,7 +216,7 @@ def _drawn(search: _Search) -> list[str]:
 
 def _shrink(search: _Search, found: Difference) -> Difference:
     """A difference in a shorter sequence, as far as the pair itself allows."""
-    if search.sizes:
+    if search.is_fixed:
         return found
     while True:
         length = max(found.query, found.key) + 1
@@ -226,15 +236,17 @@ def _different(d: Difference) -> Comparison:
     return Comparison(False, True, sentence, d)
 
 
-def _no_difference(a: Program, b: Program, lengths: Sequence[int | None], looked_at: Sequence[str]) -> Comparison:
+def _no_difference(search: _Search, lengths: Sequence[int | None], looked_at: Sequence[str]) -> Comparison:
+    a, b = search.programs
     parts = [n for n in ("score", "normalizer", "output") if getattr(a, n) != getattr(b, n)]
-    tried = "the sizes given" if lengths == [None] else f"{len(lengths)} lengths up to {lengths[-1]}"
+    if search.is_fixed:
+        at = search.setting(None, 0)
+        tried = f"{at.q_len} queries x {at.k_len} keys"
+    else:
+        tried = f"{len(lengths)} lengths up to {lengths[-1]}"
     tried = ", ".join([tried, *looked_at])
     if parts:
         what = " and ".join(parts)
         return Comparison(False, False, f"different: the {what} is another expression; the masks agree at {tried}")
-    return Comparison(
-        True,
-        False,
-        f"no difference at any pair, for {tried}; that is no proof for {'others' if looked_at else 'longer ones'}",
-    )
+    others = "others" if looked_at or search.is_fixed else "longer ones"
+    return Comparison(True, False, f"no difference at any pair, for {tried}; that is no proof for {others}")

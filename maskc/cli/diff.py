@@ -21,6 +21,14 @@ def command(
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     name_a: Annotated[str | None, typer.Option("--name-a", help="Which pattern of A.")] = None,
     name_b: Annotated[str | None, typer.Option("--name-b", help="Which pattern of B.")] = None,
+    q: Annotated[
+        int | None,
+        typer.Option("--q", min=0, max=o.MAX_COMPARED, help="Number of queries.", show_default="many lengths, or --k"),
+    ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option("--k", min=0, max=o.MAX_COMPARED, help="Number of keys.", show_default="as many as --q"),
+    ] = None,
     heads: Annotated[int, typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.")] = 4,
     layers: Annotated[int, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Number of layers looked at.")] = 8,
     size: o.Sizes = [],  # noqa: B006
@@ -31,11 +39,12 @@ def command(
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Compare two patterns. Exit code 0 if no difference is found, 1 if there is one."""
+    """Compare two patterns, at many lengths or at those given. Exit code 0 if no difference is found, 1 if there is
+    one."""
     from maskc.cli.compare import compare
 
-    a, b = o.program_of(first, name_a), o.program_of(second, name_b)
-    found = compare(a, b, heads=heads, layers=layers, sizes=size, args=arg, up_to=up_to, seed=seed)
+    a, b = o.programs_of((first, name_a, "--name-a"), (second, name_b, "--name-b"))
+    found = compare(a, b, q=q, k=k, heads=heads, layers=layers, sizes=size, args=arg, up_to=up_to, seed=seed)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, **found.data()}))
     else:

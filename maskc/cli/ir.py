@@ -31,7 +31,7 @@ def command(
 ) -> None:
     """Print a pattern as a stage of the compiler sees it."""
     if stage is Stage.tree:
-        sys.stdout.write(plain(_tree(file)) + "\n")
+        sys.stdout.write(plain(_tree(file, name)) + "\n")
         return
     from maskc.ir.text import print_program
     from maskc.passes import normalise
@@ -40,12 +40,19 @@ def command(
     sys.stdout.write(plain(print_program(normalise(program) if stage is Stage.normal else program)).rstrip() + "\n")
 
 
-def _tree(file: str) -> str:
+def _tree(file: str, name: str | None) -> str:
+    """What a file holds; of its patterns only the one called ``name``, if there is a name."""
     from maskc.cli.checking import source_of
+    from maskc.syntax import tree as t
     from maskc.syntax.parse import parse
 
+    items = parse(source_of(file)).items
+    patterns = [item for item in items if isinstance(item, t.Pattern)]
+    if name is not None:
+        only = patterns[o.chosen(file, [p.name.id for p in patterns], name)]
+        items = tuple(item for item in items if item is only or not isinstance(item, t.Pattern))
     lines: list[str] = []
-    for item in parse(source_of(file)).items:
+    for item in items:
         _write(item, "", 0, lines)
     return "\n".join(lines)
 

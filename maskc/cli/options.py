@@ -10,6 +10,8 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LAYERS, MAX_LENGTH
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from maskc.diagnostics import Source
     from maskc.ir.program import Program
 
@@ -25,7 +27,9 @@ __all__ = [
     "Queries",
     "Seed",
     "Sizes",
+    "chosen",
     "program_of",
+    "programs_of",
     "read",
 ]
 
@@ -66,24 +70,37 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def program_of(file: str, name: str | None = None) -> Program:
-    """The pattern ``name`` of a file, or its only one; warnings are not shown. Raises MaskcError, with E205
-    if it is not clear which pattern is meant."""
-    return read(file, name)[0]
+def program_of(file: str, name: str | None = None, option: str = "--name") -> Program:
+    """The pattern ``name`` of a file, or its only one; warnings are not shown. ``option``: by which the name is given.
+    Raises MaskcError, with E205 if it is not clear which pattern is meant."""
+    return read(file, name, option)[0]
 
 
-def read(file: str, name: str | None = None) -> tuple[Program, Source]:
+def programs_of(first: tuple[str, str | None, str], second: tuple[str, str | None, str]) -> tuple[Program, Program]:
+    """Two programs that are compared, each as ``program_of`` takes it."""
+    if first[0] == second[0] == "-":
+        hint = "give a file, or a mask in quotes, for one of the two"
+        raise MaskcError(Diagnostic("E503", "standard input can be read once only", hint=hint))
+    return program_of(*first), program_of(*second)
+
+
+def read(file: str, name: str | None = None, option: str = "--name") -> tuple[Program, Source]:
     """As ``program_of``, with the text that was read."""
     from maskc.cli.checking import source_of
     from maskc.lower import lower_source
 
     source = source_of(file)
     programs = lower_source(source).programs
-    found = [p for p in programs if name is None or p.name == name]
+    return programs[chosen(file, [p.name for p in programs], name, option)], source
+
+
+def chosen(file: str, names: Sequence[str], name: str | None, option: str = "--name") -> int:
+    """Which of a file's patterns is meant. Raises E205 where that is not clear."""
+    found = [i for i, n in enumerate(names) if name in (None, n)]
     if len(found) == 1:
-        return found[0], source
-    names = ", ".join(p.name for p in programs)
+        return found[0]
     if name is not None:
-        raise MaskcError(Diagnostic("E205", f"{file} has no pattern called {name!r}", hint=f"it has: {names}"))
-    message = f"{file} holds {len(programs)} patterns: {names}"
-    raise MaskcError(Diagnostic("E205", message, hint=f"choose one: --name {programs[0].name}"))
+        hint = f"it has: {', '.join(names)}"
+        raise MaskcError(Diagnostic("E205", f"{file} has no pattern called {name!r}", hint=hint))
+    message = f"{file} holds {len(names)} patterns: {', '.join(names)}"
+    raise MaskcError(Diagnostic("E205", message, hint=f"choose one: {option} {names[0]}"))

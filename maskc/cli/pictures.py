@@ -62,7 +62,11 @@ def panels_of(subject: Subject, cells: int = 96) -> list[Panel]:
     if subject.token is not None:
         from maskc.picture.neighbours import neighbour_panels
 
-        return neighbour_panels(program, binding, position(program, binding, subject.token), subject.heads[0])
+        heads, query = subject.heads[:_MOST_PANELS], position(program, binding, subject.token)
+        found = [(head, panel) for head in heads for panel in neighbour_panels(program, binding, query, head)]
+        if len(heads) == 1:
+            return [panel for _, panel in found]
+        return [dataclasses.replace(panel, title=f"head {head}: {panel.title}") for head, panel in found]
     if subject.reach:
         layers = [subject.binding(program, layer) for layer in range(subject.layers)]
         return [p.reach_panel(program, layers, cells=cells)]

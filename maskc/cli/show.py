@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -47,6 +48,9 @@ def command(
     diff: Annotated[
         str | None, typer.Option("--diff", metavar="OTHER", help="Show where another file differs.")
     ] = None,
+    diff_name: Annotated[
+        str | None, typer.Option("--diff-name", help="Which pattern of --diff, if that holds several.")
+    ] = None,
     token: Annotated[
         str | None, typer.Option("--token", metavar="Q", help="Show what one query sees: a position, or y,x in a grid.")
     ] = None,
@@ -70,11 +74,20 @@ def command(
 
     if theme not in pictures.THEMES:
         raise MaskcError(Diagnostic("E503", f"--theme {theme}: expected auto, light or dark"))
+    what = [n for n, given in (("--diff", diff), ("--token", token), ("--score", score), ("--reach", reach)) if given]
+    files = [n for n, path in (("--html", html), ("--svg", svg), ("--png", png)) if path is not None]
+    _refuse_together(what, files, as_json)
     _refuse_idle(
-        layers=layers if not (reach or html) else None, layout=layout if layout != "none" and not html else None
+        layers=layers is not None and not (reach or html),
+        layout=layout != "none" and not html,
+        theme=theme != "auto" and not files,
+        diff_name=diff_name is not None and diff is None,
     )
-    program = o.program_of(file, name)
-    programs = [program] if diff is None else [program, o.program_of(diff)]
+    if diff is None:
+        programs = [o.program_of(file, name)]
+    else:
+        programs = [*o.programs_of((file, name, "--name"), (diff, diff_name, "--diff-name"))]
+    program = programs[0]
     check_limits(layers=layers or 1)
     last = max(layer, (layers or 1) - 1)
     given = setting(programs, q=q, k=k, head=_highest(head), heads=heads, layer=last, sizes=size, args=arg, seed=seed)
@@ -110,13 +123,30 @@ def _shown(subject: pictures.Subject, as_json: bool, watch: Callable[[int, int],
     return picture(program, binding, heads[0], watch=watch)
 
 
-def _refuse_idle(*, layers: int | None, layout: str | None) -> None:
+def _refuse_together(what: Sequence[str], files: Sequence[str], as_json: bool) -> None:
+    """Raises E503 for options of which a picture shows one only: whoever gives two believes that both are drawn."""
+    for first, second in itertools.pairwise(what):
+        raise MaskcError(Diagnostic("E503", f"{first} and {second} are two pictures", hint="draw one after the other"))
+    for option in (*what, *files) if as_json else ():
+        hint = f"leave out --json or {option}"
+        raise MaskcError(Diagnostic("E503", f"--json is of the plain picture, without {option}", hint=hint))
+    for option in what if "--html" in files else ():
+        if option in ("--token", "--reach"):
+            hint = "the page shows what a query sees under the cursor" if option == "--token" else "give --svg or --png"
+            raise MaskcError(Diagnostic("E503", f"{option} is not for --html", hint=hint))
+
+
+def _refuse_idle(*, layers: bool, layout: bool, theme: bool, diff_name: bool) -> None:
     """Raises E503 for options that the picture has no use for: whoever gives one believes that it is drawn."""
-    if layers is not None:
+    if layers:
         raise MaskcError(Diagnostic("E503", "--layers is for --reach and --html", hint="--layer N draws another layer"))
-    if layout is not None:
+    if layout:
         hint = "give --html OUT, or see what it saves with `maskc plan FILE --layout auto`"
         raise MaskcError(Diagnostic("E503", "--layout is for --html", hint=hint))
+    if theme:
+        raise MaskcError(Diagnostic("E503", "--theme is for --svg, --png and --html", hint="leave it out"))
+    if diff_name:
+        raise MaskcError(Diagnostic("E503", "--diff-name is for --diff", hint="--name chooses a pattern of FILE"))
 
 
 def panel_text(subject: pictures.Subject) -> Text:

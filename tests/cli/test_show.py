@@ -193,7 +193,63 @@ def test_what_is_no_mask_in_quotes_is_a_file(maskc: Any, write: Any) -> None:
         assert "error[E003]" in maskc(*words).err
 
 
-@pytest.mark.parametrize(("words", "needed"), [(["--layers", "3"], "--reach"), (["--layout", "auto"], "--html")])
+def test_diff_compares_at_the_lengths_given(maskc: Any, write: Any) -> None:
+    a, b = write("a.mask", "causal\n"), write("b.mask", "sliding_window(4)\n")
+    assert maskc("diff", a, b, "--q", "4").out == (
+        "no difference at any pair, for 4 queries x 4 keys; that is no proof for others\n"
+    )
+    assert maskc("diff", a, b, "--q", "4").code == 0
+    found = json.loads(maskc("diff", a, b, "--q", "3", "--k", "7", "--json").out)["counterexample"]
+    assert [found[n] for n in ("q_len", "k_len", "query", "key")] == [3, 7, 4, 0]
+    cross = "pattern p over words -> image { attend q < 5 | k < 5 }\n"
+    c, d = write("c.mask", cross), write("d.mask", cross.replace("q < 5", "q < 6"))
+    assert maskc("diff", c, d, "--q", "5", "--k", "9").code == 0
+    assert maskc("diff", c, d, "--q", "6", "--k", "9").code == 1
+    assert maskc("diff", a, b, "--q", "5", "--k", "4").code == 2
+
+
+def test_the_second_pattern_of_two_is_named_by_the_option_that_there_is(maskc: Any, write: Any) -> None:
+    one, both = write("w.mask", WINDOW), write("both.mask", WINDOW + HEADS.replace("two", "v"))
+    assert "choose one: --name-b w" in maskc("diff", one, both).err
+    assert "choose one: --name-a w" in maskc("diff", both, one).err
+    assert "choose one: --diff-name w" in maskc("show", one, "--diff", both).err
+    shown = maskc("show", both, "--name", "w", "--diff", both, "--diff-name", "v", "--q", "8")
+    assert (shown.code, "w and v: 8 queries" in shown.out) == (0, True)
+    assert "standard input can be read once only" in maskc("diff", "-", "-").err
+    assert "standard input can be read once only" in maskc("show", "-", "--diff", "-").err
+
+
+def test_a_tree_is_of_the_pattern_that_is_named(maskc: Any, write: Any) -> None:
+    both = write("both.mask", "def near = sinks(1)\n" + WINDOW + HEADS)
+    heads = [line for line in maskc("ir", both, "--stage", "tree", "--name", "w").out.split("\n") if line[:1].strip()]
+    assert heads == ["Definition", "Pattern"]
+    assert "error[E205]" in maskc("ir", both, "--stage", "tree", "--name", "third").err
+
+
+def test_what_one_query_sees_is_drawn_for_every_head(maskc: Any, write: Any) -> None:
+    file = write("p.mask", "pattern p(width: int[head]) {\n    attend sliding_window(width[h])\n}\n")
+    shown = maskc("show", file, "--arg", "width=[1, 3]", "--token", "3", "--q", "5", "--head", "all").out
+    assert "head 0: keys" in shown
+    assert "head 1: keys" in shown
+    assert "0 ······◆◆··" in shown
+    assert "0 ··████◆◆··" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (["--layers", "3"], "--reach"),
+        (["--layout", "auto"], "--html"),
+        (["--theme", "dark"], "--svg"),
+        (["--diff-name", "p"], "--diff"),
+        (["--token", "3", "--reach"], "two pictures"),
+        (["--score", "--diff", "causal & all"], "two pictures"),
+        (["--json", "--diff", "causal & all"], "leave out --json or --diff"),
+        (["--json", "--svg", "a.svg"], "leave out --json or --svg"),
+        (["--token", "3", "--html", "a.html"], "under the cursor"),
+        (["--reach", "--html", "a.html"], "--reach is not for --html"),
+    ],
+)
 def test_options_that_a_picture_has_no_use_for_are_refused(
     maskc: Any, write: Any, words: list[str], needed: str
 ) -> None:
