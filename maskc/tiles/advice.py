@@ -138,11 +138,11 @@ def _stride(plan: TilePlan, found: Statistics, model: CostModel) -> Iterator[Adv
         if changed is None:
             continue
         other = allowance.plan(plan.program.replace(mask=changed), plan.binding, layout=layout, **size)
-        kept = None if other is None else _kept(other)
-        if other is None or kept is None or not _SIMILAR[0] <= kept / found.useful_pairs <= _SIMILAR[1]:
+        gain = 0.0 if other is None else own / plan_cost(other, model)
+        if other is None or gain <= max(_WORTH, 0.0 if best is None else best[1] * 1.05):
             continue
-        gain = own / plan_cost(other, model)
-        if gain > _WORTH and (best is None or gain > best[1] * 1.05):
+        kept = _kept(other)  # Last: counting takes longer than planning.
+        if kept is not None and _SIMILAR[0] <= kept / found.useful_pairs <= _SIMILAR[1]:
             best = (stride, gain, kept / found.useful_pairs)
     if best is not None:
         shared = f"every {best[0]} queries {'along each axis ' if on_grid else ''}share the window of their"

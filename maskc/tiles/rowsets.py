@@ -276,13 +276,11 @@ def merged_intervals(bounds: list[tuple[Array, Array]], n: int) -> tuple[Array, 
         return np.zeros((n, 0), np.int64), np.zeros((n, 0), np.int64)
     lo = np.stack([np.where(b > a, a, np.iinfo(np.int64).max) for a, b in bounds], axis=1)
     hi = np.stack([np.where(b > a, b, np.iinfo(np.int64).max) for a, b in bounds], axis=1)
-    if len(bounds) > 1:
-        order = np.argsort(lo, axis=1, kind="stable")
-        lo, hi = np.take_along_axis(lo, order, 1), np.take_along_axis(hi, order, 1)
-        for i in range(1, len(bounds)):
-            # What reaches back into the interval before starts where that ends.
-            lo[:, i] = np.maximum(lo[:, i], hi[:, i - 1])
-            hi[:, i] = np.maximum(hi[:, i], hi[:, i - 1])
+    # Starts and ends each in their own order: from the end before the i-th to the i-th end all intervals but i - 1 are
+    # open or to come, and one is open from the i-th start on.
+    lo.sort(axis=1)
+    hi.sort(axis=1)
+    lo[:, 1:] = np.maximum(lo[:, 1:], hi[:, :-1])
     return lo, hi
 
 

@@ -18,7 +18,7 @@ from maskc.tiles import make_plan
 from maskc.tiles.advice import union_tiles
 from maskc.tiles.binding import make_binding
 from maskc.tiles.cost import ROUGH, CostModel, features, fit, plan_cost, row_costs
-from maskc.tiles.rowsets import row_sets
+from maskc.tiles.rowsets import merged_intervals, row_sets
 from maskc.tiles.statistics import Statistics, statistics
 from tests.strategies import bindings, programs
 
@@ -93,6 +93,28 @@ def test_random_programs_are_counted_exactly(program: Program, binding: Binding)
                 blind = np.flatnonzero(~masks[h, b].any(axis=1))
                 assert g.blind in (None, blind.size)
                 assert g.first_blind in (None, *(binding.offset + blind[:1]))
+
+
+def test_intervals_of_each_row_are_merged_without_a_gap_or_an_overlap() -> None:
+    rng = np.random.default_rng(0)
+    for count in range(6):
+        bounds = [(lo, lo + rng.integers(-3, 9, 50)) for lo in rng.integers(0, 20, (count, 50))]
+        lo, hi = merged_intervals(bounds, 50)
+        assert (lo <= hi).all()
+        assert (hi[:, :-1] <= lo[:, 1:]).all()
+        k = np.arange(40)
+        kept = [((a[:, None] <= k) & (k < b[:, None])) for a, b in bounds]
+        found = ((lo[..., None] <= k) & (k < hi[..., None])).sum(axis=1)
+        assert (found == np.any(kept, axis=0)).all() if count else not found.any()
+
+
+def test_strides_that_are_not_worth_it_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(plan: object) -> int:
+        raise AssertionError("counted")
+
+    monkeypatch.setattr("maskc.tiles.advice._kept", counted)
+    found = stats_of("causal & (sinks(4) | sliding_window(600))", 8192)  # Rounding that window saves nothing.
+    assert [a.kind for a in found.advice] == ["cache"]
 
 
 def test_totals_follow_from_groups_and_json_holds_them() -> None:
