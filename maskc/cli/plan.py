@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -61,7 +62,9 @@ def command(
     from maskc.tiles.statistics import statistics
 
     program = o.program_of(file, name)
-    given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
+    last = max(layer, (layers or 1) - 1)  # What is made up is for all layers.
+    given = setting([program], q=q, k=k, heads=heads, layer=last, sizes=size, args=arg, seed=seed)
+    given = dataclasses.replace(given, layer=layer)
     for note in given.made_up:
         typer.echo(f"note: {plain(note)}", err=True)
     binding = given.bind(program)
@@ -93,8 +96,8 @@ def _stack(plan: TilePlan, layers: int, watch: Watch) -> Reach | None:
     for p in plan.program.params:
         have = plan.binding.tables[p.name].shape[p.domain.index("layer")] if "layer" in p.domain else layers
         if have < layers:
-            hint = f"give {p.name} for all layers, or --layer {layers - 1} so that more are made up"
-            raise MaskcError(Diagnostic("E505", f"{p.name} has {have} layers, not {layers}", hint=hint))
+            hint = f"give {p.name} for all layers, or --layers {have}"
+            raise MaskcError(Diagnostic("E505", f"{p.name} has {_count(have, 'layer')}, not {layers}", hint=hint))
     alike = layers_alike(plan.program, plan.binding, layers)
     unlike = sorted(set(alike))
     options: dict[str, Any] = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "budget": BUDGET // len(unlike)}
@@ -106,8 +109,6 @@ def _stack(plan: TilePlan, layers: int, watch: Watch) -> Reach | None:
 
 
 def _data(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> dict[str, Any]:
-    import dataclasses
-
     data = {"maskc": 1, **found.to_dict(), "layout_reason": plan.q_order.reason, "seconds": seconds}
     if layers is not None:
         of_stack = None if stack is None else {**dataclasses.asdict(stack), "complete": stack.complete}

@@ -62,6 +62,9 @@ def test_a_stack_of_unlike_layers(maskc: Any, write: Any) -> None:
     few = maskc("plan", file, "--q", "300", "--arg", "width=[[2], [11]]", "--layers", "3")
     assert few.code == 2
     assert "width has 2 layers, not 3" in few.err
+    made_up = maskc("plan", file, "--q", "300", "--layers", "3", "--json")
+    assert "note: width was not given" in made_up.err
+    assert json.loads(made_up.out)["stack"]["layers"] == 3
 
 
 def test_layouts_say_why(maskc: Any, write: Any) -> None:
