@@ -311,7 +311,7 @@ const maskc = (() => {
   }
 
   function tables(block, refs) {
-    const out = {};
+    const out = Object.create(null); // An input may be called __proto__.
     for (const [name, t] of Object.entries(refs))
       out[name] = { data: array(block, t.array), shape: t.array.shape, shifts: t.shifts, batched: t.batched };
     return out;

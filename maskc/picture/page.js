@@ -662,8 +662,11 @@
       if (Object.hasOwn(KEYS, e.key)) { e.preventDefault(); KEYS[e.key](e); }
     });
     $("go").addEventListener("change", () => {
-      const found = $("go").value.match(/\d+/g);
-      if (found && found.length === 2) { center(Number(found[0]), Number(found[1]), Math.max(16, state.zx / ratio)); canvas.focus(); }
+      const found = $("go").value.match(/^\s*(\d+)[\s,;]+(\d+)\s*$/);
+      const [q, k] = found ? found.slice(1).map(Number) : [];
+      const there = q >= Q0 && q < Q0 + QL && k < KL;
+      $("go").setAttribute("aria-invalid", String(!there && $("go").value.trim() !== ""));
+      if (there) { center(q, k, Math.max(16, state.zx / ratio)); canvas.focus(); }
     });
     $("fit").addEventListener("click", fit);
     $("theme").addEventListener("click", () => KEYS.t());

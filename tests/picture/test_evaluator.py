@@ -58,6 +58,12 @@ def test_random_masks(program: Program, binding: Binding) -> None:
     compare(program.mask, program, binding, h=binding.heads - 1, b=binding.batch - 1)
 
 
+@pytest.mark.parametrize("name", ["__proto__", "constructor", "hasOwnProperty"])
+def test_an_input_may_be_called_as_what_every_object_has(name: str) -> None:
+    program = lower_text(f"pattern p({name}: bool[k]) {{ attend {name}[k] | k == q }}")[0]
+    compare(program.mask, program, make_binding(program, 7, 7, **{name: np.arange(7) % 3 == 0}))
+
+
 def test_every_mask_of_the_corpus() -> None:
     roots, wanted, questions = [], [], []
     q, k = np.arange(0, 300, 7), np.arange(0, 300, 11)

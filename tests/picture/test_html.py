@@ -227,6 +227,25 @@ def test_hover_names_pair_tile_and_clause(browser: Browser, tmp_path: Path) -> N
     assert said[2].startswith("Query 205 does not see key 98. None of these holds: `sliding_window(40)`")
 
 
+def test_going_to_a_pair_refuses_what_is_none(browser: Browser, tmp_path: Path) -> None:
+    opened(browser, tmp_path, page("causal", 30, 40, theme="light"))
+    go = "const g = document.getElementById('go'); g.value = arguments[0]; g.dispatchEvent(new Event('change')); "
+    go += "return [document.getElementById('place').textContent, g.getAttribute('aria-invalid')]"
+    assert browser.run(go, " 39, 5") == ["query 39, key 5", "false"]
+    for wrong in ("-12, 7", "12", "9, 7", "12, 40", "1e1, 3", "a, b"):  # Queries are 10 to 39.
+        assert browser.run(go, wrong) == ["query 39, key 5", "true"], wrong
+    assert browser.run(go, "") == ["query 39, key 5", "false"]
+
+
+def test_a_small_window_has_room_for_the_picture(tmp_path: Path) -> None:
+    if MISSING:
+        pytest.skip(MISSING)
+    with chromium(500, 400) as window:
+        opened(window, tmp_path, page("causal", 30, 30, theme="light"))
+        height = window.run("return document.getElementById('under').clientHeight")
+    assert height > 150
+
+
 def test_keyboard_moves_switches_and_shows_all(browser: Browser, tmp_path: Path) -> None:
     text = "pattern p(w: int[head]) { attend causal & sliding_window(w[h]) }"
     opened(browser, tmp_path, page(text, 300, 300, heads=2, w=[5, 100], theme="light"))
