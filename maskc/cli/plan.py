@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from maskc.tiles.statistics import Statistics
 
 _MOST_GROUPS = 16  # rows of the table
+_WIDEST = 1000  # columns of the terminal that the table may ask for
 
 
 def command(
@@ -126,7 +127,12 @@ def _print(plan: TilePlan, found: Statistics, seconds: float, layers: int | None
     console.print(Text(plain(title), style="bold"))
     console.print(_facts(plan, found, seconds, layers, stack))
     if len(found.groups) > 1:
-        console.print(_groups(found))
+        groups = _groups(found)
+        # Numbers that are cut off tell nothing: where the table does not fit, the terminal wraps or a pager scrolls.
+        needed = console.measure(groups, options=console.options.update(max_width=_WIDEST)).maximum
+        width, console.width = console.width, max(console.width, needed)
+        console.print(groups)
+        console.width = width
     _advise(console, found)
 
 

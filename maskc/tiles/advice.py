@@ -245,7 +245,8 @@ def _balance(found: Statistics) -> Iterator[Advice]:
         return
     how, after = ("heaviest rows first", b.heaviest_first)
     if b.split * _WORTH < b.heaviest_first:
-        how, after = f"heaviest rows first and {b.split_rows:,} long rows split along the keys", b.split
+        rows = "1 long row" if b.split_rows == 1 else f"{b.split_rows:,} long rows"
+        how, after = f"heaviest rows first and {rows} split along the keys", b.split
     text = (
         f"on {b.workers} workers the longest takes {b.in_order:.2f} times the mean: {how} makes that {after:.2f} "
         "(maskc.tiles.schedule)"

@@ -53,6 +53,20 @@ def test_a_row_for_each_group_of_heads(maskc: Any, write: Any) -> None:
     assert ["2", "0"] in rows
 
 
+def test_the_numbers_of_the_groups_are_whole_in_a_narrow_terminal(
+    maskc: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "pattern p(w: int[head]) {\n    attend causal & sliding_window(w[h])\n}\n"
+    given = ["--q", "65536", "--heads", "2", "--arg", "w=[1000, 60000]"]
+    lines = maskc("plan", write("p.mask", text), *given).out.split("\n")
+    at = next(i for i, line in enumerate(lines) if line.startswith("heads"))
+    assert lines[at].split("  ")[-1].strip() == "live keys"
+    assert "65,036,500" in lines[at + 1]
+    assert "2,132,190,000" in lines[at + 2]
+    assert max(map(len, lines[at + 3 :])) <= 40
+
+
 def test_a_stack_of_unlike_layers(maskc: Any, write: Any) -> None:
     file = write("h.mask", HEADS)
     result = maskc("plan", file, "--q", "300", "--arg", "width=[[2], [11]]", "--layers", "2", "--json")
