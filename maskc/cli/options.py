@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maskc.diagnostics import Source
+    from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Seed",
     "Sizes",
     "chosen",
+    "of_batch",
     "program_of",
     "programs_of",
     "read",
@@ -68,6 +70,11 @@ Args = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of whatever is drawn at random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def of_batch(binding: Binding) -> list[str]:
+    """What is to be said of a mask of which one batch entry is looked at, and there are more."""
+    return [f"this is batch entry 0 of {binding.batch}"] if binding.batch > 1 else []
 
 
 def program_of(file: str, name: str | None = None, option: str = "--name") -> Program:

@@ -14,7 +14,7 @@ import typer
 from maskc.cli import options as o
 from maskc.cli import pictures
 from maskc.cli.progress import progress
-from maskc.cli.style import colored, plain
+from maskc.cli.style import colored, note, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LAYERS
 
@@ -95,8 +95,7 @@ def command(
     binding = given.bind(program)
     chosen = _heads(head, binding.heads)
     subject = pictures.Subject(programs, given, chosen, layers or 1, token, score, reach, layout)
-    for note in given.made_up:
-        typer.echo(f"note: {plain(note)}", err=True)
+    note([*given.made_up, *o.of_batch(binding)])
     with progress("drawing") as watch:
         if html is not None:
             pictures.write_html(subject, html, theme, (file, diff))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from maskc import knobs
 from maskc.diagnostics import Diagnostic, MaskcError, in_line, plain, render
 
-__all__ = ["colored", "exit_code", "in_line", "plain", "report", "styled", "use_utf8_where_possible"]
+__all__ = ["colored", "exit_code", "in_line", "note", "plain", "report", "styled", "use_utf8_where_possible"]
 
 _BOLD_RED, _BOLD_YELLOW, _CYAN, _BLUE, _OFF = "\x1b[1;31m", "\x1b[1;33m", "\x1b[36m", "\x1b[34m", "\x1b[0m"
 _SEVERITY = re.compile(r"(error|warning)\[[EW]\d+\]")
@@ -36,6 +36,12 @@ def report(diagnostics: Sequence[Diagnostic], stream: TextIO | None = None) -> N
     stream = stream or sys.stderr
     if diagnostics:
         stream.write(styled(render(diagnostics), colored(stream)) + "\n")
+
+
+def note(texts: Iterable[str]) -> None:
+    """Write what was made up, or left out, to standard error."""
+    for text in texts:
+        sys.stderr.write(f"note: {plain(text)}\n")
 
 
 def styled(text: str, color: bool) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from maskc.clauses import Clause, Examiner, deciding, source_texts
 from maskc.cli import options as o
-from maskc.cli.style import plain
+from maskc.cli.style import note, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_LENGTH
 
@@ -54,8 +54,7 @@ def command(
         there = f"queries {binding.offset} to {binding.offset + binding.q_len - 1}, keys 0 to {binding.k_len - 1}"
         raise MaskcError(Diagnostic("E504", f"there is no query {query} with a key {key}: there are {there}"))
     whole = examined(file, program, binding, head, query, key)
-    for note in given.made_up:
-        typer.echo(f"note: {plain(note)}", err=True)
+    note([*given.made_up, *o.of_batch(binding)])
     sentence = sentence_of(query, key, whole)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "query": query, "key": key, "sees": whole.holds, "why": sentence}))

@@ -193,6 +193,13 @@ def test_what_is_no_mask_in_quotes_is_a_file(maskc: Any, write: Any) -> None:
         assert "error[E003]" in maskc(*words).err
 
 
+def test_of_several_batch_entries_it_is_said_which_one_is_shown(maskc: Any, write: Any) -> None:
+    file = write("n.mask", "pattern p(n: int[batch]) {\n    attend k < n[b]\n}\n")
+    for words in (["show", file, "--q", "4"], ["why", file, "3", "1", "--q", "4"]):
+        assert maskc(*words, "--arg", "n=[2, 3]").err == "note: this is batch entry 0 of 2\n"
+        assert maskc(*words, "--arg", "n=[2]").err == ""
+
+
 def test_diff_compares_at_the_lengths_given(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "causal\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b, "--q", "4").out == (
