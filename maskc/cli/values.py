@@ -11,7 +11,7 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import Setting, make_setting
 
 if TYPE_CHECKING:
-    from maskc.ir.program import Program
+    from maskc.ir.program import Parameter, Program
 
 __all__ = ["parse_sizes", "parse_values", "setting"]
 
@@ -21,9 +21,25 @@ _ARRAY = "it must hold one array: numpy.save(path, array), or a list in JSON"
 def setting(
     programs: Sequence[Program], *, sizes: Sequence[str] = (), args: Sequence[str] = (), **more: Any
 ) -> Setting:
-    """As ``make_setting``, from the texts ``NAME=VALUE`` of the options --size and --arg. Raises MaskcError."""
+    """As ``make_setting``, from the texts ``NAME=VALUE`` of the options --size and --arg. Raises MaskcError, with E501
+    where a scalar is missing: those are not made up."""
     values = parse_values(programs, args)
+    missing = [
+        _missing(program, p)
+        for program in programs
+        for p in program.params
+        if p.is_scalar and p.default is None and p.name not in values
+    ]
+    if missing:
+        raise MaskcError(missing)
     return make_setting(programs, sizes=parse_sizes(sizes), values=values, **more)
+
+
+def _missing(program: Program, p: Parameter) -> Diagnostic:
+    from maskc.ir.text import declaration
+
+    hint = f"give it: --arg {p.name}=...; it is declared `{declaration(p)}`"
+    return Diagnostic("E501", f"{program.name!r} needs the argument {p.name!r}", hint=hint)
 
 
 def parse_sizes(texts: Sequence[str]) -> dict[str, int]:

@@ -200,6 +200,21 @@ def test_of_several_batch_entries_it_is_said_which_one_is_shown(maskc: Any, writ
         assert maskc(*words, "--arg", "n=[2]").err == ""
 
 
+@pytest.mark.parametrize(
+    "words", [["show"], ["why", "3", "1"], ["plan"], ["run"], ["prove", "--claim", "k <= q"], ["diff", "causal & all"]]
+)
+def test_what_is_missing_is_given_by_an_option_that_there_is(maskc: Any, write: Any, words: list[str]) -> None:
+    command, *rest = words
+    file = write("n.mask", "pattern p(n: int, m: int(1..), doc: int[token]) {\n    attend same(doc) & k < n * m\n}\n")
+    assert maskc(command, file, *rest).err.splitlines() == [
+        "error[E501]: 'p' needs the argument 'n'",
+        "  help: give it: --arg n=...; it is declared `n: int`",
+        "",
+        "error[E501]: 'p' needs the argument 'm'",
+        "  help: give it: --arg m=...; it is declared `m: int(1..)`",
+    ]
+
+
 def test_diff_compares_at_the_lengths_given(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "causal\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b, "--q", "4").out == (
