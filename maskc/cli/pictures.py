@@ -157,5 +157,6 @@ def _write(path: str, text: str) -> None:
         where.parent.mkdir(parents=True, exist_ok=True)
         where.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise MaskcError(Diagnostic("E003", f"cannot write {path}: {error.strerror}")) from None
+        hint = "give another file: `--svg picture.svg`, `--html page.html`"
+        raise MaskcError(Diagnostic("E003", f"cannot write {path}: {error.strerror}", hint=hint)) from None
     typer.echo(f"{in_line(path)} written ({len(text.encode()) / 1024:,.0f} KiB)")

@@ -132,4 +132,5 @@ def _write(figure: Any, path: str | Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=_DPI, format="png")
     except OSError as error:
-        raise MaskcError(Diagnostic("E003", f"cannot write {path}: {error.strerror}")) from None
+        hint = "give another file, as in `--png picture.png`"
+        raise MaskcError(Diagnostic("E003", f"cannot write {path}: {error.strerror}", hint=hint)) from None

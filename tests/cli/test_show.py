@@ -215,6 +215,16 @@ def test_what_is_missing_is_given_by_an_option_that_there_is(maskc: Any, write: 
     ]
 
 
+@pytest.mark.parametrize("option", ["--svg", "--html", "--png"])
+def test_a_picture_that_cannot_be_written_says_what_to_give(maskc: Any, tmp_path: Path, option: str) -> None:
+    if option == "--png":
+        pytest.importorskip("matplotlib")
+    result = maskc("show", "(causal)", "--q", "4", option, str(tmp_path))
+    assert result.code == 2
+    assert "cannot write" in result.err
+    assert "help: give another file" in result.err
+
+
 def test_diff_compares_at_the_lengths_given(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "causal\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b, "--q", "4").out == (
