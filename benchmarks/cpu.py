@@ -248,6 +248,72 @@ def decode(count: int) -> None:
     table(*rows)
 
 
+@torch.no_grad()
+def serving(count: int) -> None:
+    """``op.decode`` over many caches of unlike lengths, beside loops of SDPA and one padded call of it."""
+    rows = [["one query for each cache, H 8, D 64, causal", "maskc ms, median (least)", "loop of SDPA", "ratio"]]
+    rows[0] += ["one padded SDPA", "ratio", "maskc, pages of 16", "loop of gathers and SDPA", "ratio"]
+    for batch, least, most, kv_heads in (
+        (64, 14, 114, 8),
+        (64, 14, 114, 2),
+        (64, 384, 640, 8),
+        (64, 384, 640, 2),
+        (64, 12, 1012, 8),
+        (8, 256, 768, 8),
+    ):
+        work = _serving(batch, least, most, kv_heads)
+        wanted = work["loop"]()
+        assert all(torch.allclose(run(), wanted, atol=1e-5) for run in work.values())
+        times = rounds(work, count)
+        ours, paged = times["ours"], times["paged"]
+        label = f"B {batch}, {least} to {most} keys, {kv_heads} key heads"
+        compared = [(ours, times["loop"]), (ours, times["padded"]), (paged, times["gathers"])]
+        cells = [label, shown(ours)]
+        for i, (a, b) in enumerate(compared):
+            cells += [*([shown(paged)] if i == 2 else []), shown(b), f"{ratio(b, a):.2f}"]
+        rows.append(cells)
+    table(*rows)
+
+
+def _serving(batch: int, least: int, most: int, kv_heads: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """The same results by ``op.decode`` and by what one would write without it, dense and in pages."""
+    generator, size = torch.Generator().manual_seed(0), 16
+    lengths = least + torch.randperm(most - least, generator=generator)[:batch]
+    longest = int(lengths.max())
+    each = list(enumerate(lengths.tolist()))
+    pages = -(-longest // size)
+    table = torch.randperm(batch * pages, generator=generator).view(batch, pages)
+    q = torch.randn(batch, 8, 1, 64, generator=generator)
+    k, v = (torch.randn(batch, kv_heads, pages * size, 64, generator=generator) for _ in range(2))
+    k_pages, v_pages = (torch.empty(batch * pages, size, kv_heads, 64) for _ in range(2))
+    for paged, x in ((k_pages, k), (v_pages, v)):
+        paged[table] = x.view(batch, kv_heads, pages, size, 64).permute(0, 2, 3, 1, 4)
+    op = maskc.compile("causal", heads=8, backend="cpu")
+
+    def padded() -> torch.Tensor:
+        mask = (torch.arange(longest) < lengths[:, None])[:, None, None]
+        return sdpa(q, k[:, :, :longest], v[:, :, :longest], attn_mask=mask, enable_gqa=True)
+
+    def gathered(paged: torch.Tensor, entry: int, n: int) -> torch.Tensor:
+        return paged[table[entry, : -(-n // size)]].flatten(0, 1)[:n].transpose(0, 1)[None]
+
+    def gathers() -> torch.Tensor:
+        parts = [sdpa(q[i : i + 1], gathered(k_pages, i, n), gathered(v_pages, i, n), enable_gqa=True) for i, n in each]
+        return torch.cat(parts)
+
+    def loop() -> torch.Tensor:
+        parts = [(q[i : i + 1], k[i : i + 1, :, :n], v[i : i + 1, :, :n]) for i, n in each]
+        return torch.cat([sdpa(*part, enable_gqa=True) for part in parts])
+
+    return {
+        "ours": lambda: op.decode(q, k, v, lengths),
+        "loop": loop,
+        "padded": padded,
+        "paged": lambda: op.decode(q, k_pages, v_pages, lengths, table),
+        "gathers": gathers,
+    }
+
+
 def _alone(name: str, *arguments: int) -> str:
     """What a function of this file prints, run in a process of its own."""
     command = [sys.executable, __file__, "--threads", str(torch.get_num_threads())]
@@ -262,7 +328,7 @@ def _alone(name: str, *arguments: int) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-SECTIONS = {f.__name__: f for f in (forward, backward, first, memory, decode)}
+SECTIONS = {f.__name__: f for f in (forward, backward, first, memory, decode, serving)}
 ALONE = {f.__name__: f for f in (first_ours, first_flex, memory_of)}
 
 

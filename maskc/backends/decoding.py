@@ -7,7 +7,7 @@ one ``Cohort``: a program under a binding, as for any call.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -123,33 +123,19 @@ class DecodeCall:
             if length or self.program.cross:
                 found.setdefault((length, start, entry if alone else -1), []).append(entry)
         for (length, start, _), entries in found.items():
-            yield self._cohort(tuple(entries), length, start)
+            rows = self.q.shape[2] if self.program.cross else min(self.q.shape[2], length)
+            yield Cohort(self, tuple(entries), length, start, rows, self._sizes(rows, length))
 
-    def _cohort(self, entries: tuple[int, ...], length: int, start: int) -> Cohort:
-        program, whole = self.program, self.binding
-        assert whole is not None
-        rows = self.q.shape[2] if program.cross else min(self.q.shape[2], length)
-        numbered = self.numbered
-        if numbered:  # such an entry is alone, and its number is put in
-            entry = Const(entries[0])
-            program = map_program(program, lambda root: substitute(root, {_BATCH: entry}))
-        cut = functools.partial(_cut, rows=rows, length=length, entries=entries, numbered=numbered)
-        params = {p.name: p for p in program.params}
-        batched = whole.batched
-        binding = Binding(
-            rows,
-            length,
-            program.cross,
-            whole.heads,
-            whole.layer,
-            len(entries),
-            find_extents(program, rows, length, self.sizes),
-            whole.args,
-            {n: cut(params[n], x, n in batched) for n, x in whole.tables.items()},
-            batched,
-        )
-        floats = {n: cut(params[n], x, n in batched) for n, x in self.floats.items()}
-        return Cohort(self, entries, start, program, binding, floats)
+    def _sizes(self, rows: int, length: int) -> Mapping[str, int]:
+        """The extents that an entry's length leaves; where there are none, all entries share one answer."""
+        program = self.program
+        if program.q_space.segments or program.k_space.segments:
+            return find_extents(program, rows, length, self.sizes)
+        return self._no_sizes
+
+    @functools.cached_property
+    def _no_sizes(self) -> Mapping[str, int]:
+        return find_extents(self.program, 0, 0, self.sizes)
 
 
 def _cut(
@@ -169,17 +155,57 @@ def _cut(
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Batch entries that share a mask: their program and binding (of batch ``len(entries)``), and float inputs.
+    """Batch entries that share a mask: of equal ``length``, with ``rows`` queries each, and the same ``sizes``.
 
     ``start``: keys before it are not in the cache, and no query keeps them.
     """
 
     call: DecodeCall
     entries: tuple[int, ...]
+    length: int
     start: int
-    program: Program
-    binding: Binding
-    floats: Mapping[str, Tensor]
+    rows: int
+    sizes: Mapping[str, int]
+
+    def only(self, entries: tuple[int, ...]) -> Cohort:
+        """Some of the entries."""
+        return self if entries == self.entries else replace(self, entries=entries)
+
+    @property
+    def offset(self) -> int:
+        """Absolute position of the first query."""
+        return 0 if self.call.program.cross else self.length - self.rows
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """The program; of an entry whose number it uses, which is alone, with that number put in."""
+        program = self.call.program
+        if not self.call.numbered:
+            return program
+        entry = Const(self.entries[0])
+        return map_program(program, lambda root: substitute(root, {_BATCH: entry}))
+
+    @functools.cached_property
+    def binding(self) -> Binding:
+        """The binding, of batch ``len(entries)``."""
+        whole = self.call.binding
+        assert whole is not None
+        tables = self._cut(whole.tables, whole.batched)
+        fixed = (whole.heads, whole.layer, len(self.entries), self.sizes, whole.args)
+        return Binding(self.rows, self.length, self.call.program.cross, *fixed, tables, whole.batched)
+
+    @functools.cached_property
+    def floats(self) -> Mapping[str, Tensor]:
+        """The float inputs."""
+        whole = self.call.binding
+        assert whole is not None
+        return self._cut(self.call.floats, whole.batched)
+
+    def _cut(self, inputs: Mapping[str, Any], batched: Collection[str]) -> dict[str, Any]:
+        params = {p.name: p for p in self.program.params} if inputs else {}
+        numbered = self.call.numbered
+        known: dict[str, Any] = {"rows": self.rows, "length": self.length, "entries": self.entries}
+        return {n: _cut(params[n], x, n in batched, numbered=numbered, **known) for n, x in inputs.items()}
 
     def one(self) -> tuple[Program, Binding]:
         """What plans the mask, which is that of the first entry: with the keys that are not there masked."""
@@ -226,7 +252,7 @@ class KeyBounds:
         """
         alike: dict[int, list[int]] = {}
         for i, cohort in enumerate(cohorts):
-            alike.setdefault(i if self._reads_inputs else -cohort.binding.q_len, []).append(i)
+            alike.setdefault(i if self._reads_inputs else -cohort.rows, []).append(i)
         found: dict[int, tuple[Ints, Ints]] = {}
         for some in alike.values():
             lo, hi = self._together([cohorts[i] for i in some])
@@ -242,12 +268,12 @@ class KeyBounds:
     def _together(self, cohorts: Sequence[Cohort]) -> tuple[Ints, Ints]:
         """``lo`` and ``hi``, (clauses, cohorts, heads or 1, queries)."""
         first = cohorts[0]
-        binding = first.one()[1] if self._reads_inputs else _Lengths([c.binding for c in cohorts])
-        end = np.array([[[c.binding.k_len]] for c in cohorts])
+        binding = first.one()[1] if self._reads_inputs else _Lengths(cohorts)
+        end = np.array([[[c.length]] for c in cohorts])
         start = np.array([[[c.start]] for c in cohorts])
-        offset = np.array([[[c.binding.offset]] for c in cohorts])
-        q = np.arange(first.binding.q_len, dtype=np.int64) + offset
-        h = np.arange(first.binding.heads, dtype=np.int64)[:, None]
+        offset = np.array([[[c.offset]] for c in cohorts])
+        q = np.arange(first.rows, dtype=np.int64) + offset
+        h = np.arange(binding.heads, dtype=np.int64)[:, None]
         b = first.entries[0] if first.call.numbered else 0
 
         def value(node: Node) -> Any:
@@ -268,16 +294,18 @@ class KeyBounds:
 
 
 class _Lengths:
-    """What an expression that reads no input asks of bindings, for several at once."""
+    """What an expression that reads no input asks of a binding, for several cohorts at once."""
 
-    def __init__(self, bindings: Sequence[Binding]) -> None:
-        self._bindings = bindings
-        first = bindings[0]
+    def __init__(self, cohorts: Sequence[Cohort]) -> None:
+        self._cohorts = cohorts
+        first = cohorts[0].binding
         self.layer, self.heads, self.args, self.tables = first.layer, first.heads, first.args, first.tables
         self.batched: frozenset[str] = frozenset()
 
     def size(self, name: str) -> Ints:
-        return np.array([[[b.size(name)]] for b in self._bindings])
+        if name in ("q", "k"):
+            return np.array([[[c.rows if name == "q" else c.length]] for c in self._cohorts])
+        return np.array([[[c.sizes[name]]] for c in self._cohorts])
 
 
 def key_bounds(compiled: Compiled) -> KeyBounds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import maskc
 from maskc.backends import cpu
 from maskc.diagnostics import MaskcError
-from tests.serving.calls import CASES, make
+from tests.serving.calls import CASES, Call, make
 
 
 @pytest.mark.parametrize("strided", [False, True])
@@ -110,17 +111,57 @@ class _Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("lengths", [(40, 23, 37, 9), (40, 23, 40, 23)])
-def test_entries_at_regular_distances_are_views(lengths: tuple[int, ...]) -> None:
-    """Nothing is looked up in lists of entries; pages are, once for keys and once for values."""
-    call = make(replace(CASES["causal"], lengths=lengths))
+def _kernel_calls(run: Callable[[], Any]) -> tuple[int, int]:
+    """Calls of torch's kernel, and look-ups in lists."""
+    with _Counted() as counted:
+        run()
+    looked_up = sum(n for name, n in counted.ran.items() if name.startswith("aten.index_select"))
+    return counted.ran["aten._scaled_dot_product_flash_attention_for_cpu"], looked_up
+
+
+def _clean(call: Call) -> Call:
+    """The call with numbers wherever no key lies."""
+    call.k, call.v, call.k_pages, call.v_pages = (x.nan_to_num() for x in (call.k, call.v, call.k_pages, call.v_pages))
+    return call
+
+
+@pytest.mark.parametrize("lengths", [(40, 23, 37, 9), (40, 23, 40, 23), (40, 0, 37, 9), tuple(range(100, 36, -1))])
+@pytest.mark.parametrize("text", ["causal", "sliding_window(30)", "sinks(4) | sliding_window(9)"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_entries_of_unlike_lengths_are_computed_together(text: str, lengths: tuple[int, ...], rows: int) -> None:
+    """Of the dense cache in one view; pages are looked up once for the keys and once for the values of a call."""
+    call = _clean(make(replace(CASES["causal"], text=text, lengths=lengths, rows=rows)))
     call.dense()  # the first tries out what torch's kernel can do
-    groups = len(set(lengths))
-    for run, looked_up in ((call.dense, 0), (call.paged, 2 * groups)):
-        with _Counted() as counted:
-            run()
-        assert counted.ran["aten._scaled_dot_product_flash_attention_for_cpu"] == groups
-        assert sum(n for name, n in counted.ran.items() if name.startswith("aten.index")) == looked_up
+    assert _kernel_calls(call.dense) == (1, 0)
+    calls, looked_up = _kernel_calls(call.paged)
+    assert calls <= (1 if len(lengths) == 4 else 2)
+    assert looked_up <= 3 * calls  # queries, too, where their entries have holes between them
+    for found in (call.dense(), call.paged()):
+        torch.testing.assert_close(found.double(), call.wanted()[0], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, 3e38])
+def test_what_fills_up_the_shorter_entries_may_hold_anything(garbage: float) -> None:
+    """A view that meets it is dropped for a copy without it."""
+    case = replace(CASES["causal"], lengths=(40, 23, 37, 9))
+    call, (out, lse) = make(case), make(case).wanted()
+    call.dense()
+    for x in (call.k, call.v, call.k_pages, call.v_pages):
+        x.nan_to_num_(nan=garbage, posinf=torch.inf)
+    assert _kernel_calls(call.dense)[0] == 2
+    assert _kernel_calls(call.paged) == (1, 2)
+    for got, got_lse in (call.dense(return_lse=True), call.paged(return_lse=True)):
+        torch.testing.assert_close(got.double(), out, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(got_lse.double(), lse, rtol=2e-5, atol=2e-5)
+
+
+def test_long_entries_are_not_filled_up_to_longer_ones() -> None:
+    """What would be read in vain counts: a key of 8 heads of 64 numbers, and its value, are 4 KiB."""
+    op = maskc.compile("causal", heads=8)
+    q, cache = torch.randn(4, 8, 1, 64), torch.randn(4, 8, 4096, 64)
+    op.decode(q, cache, cache, [3, 5, 7, 9])
+    for lengths, calls in (([4096, 4000, 3900, 4050], 1), ([4096, 40, 30, 50], 2), ([4096, 40, 4096, 50], 4)):
+        assert _kernel_calls(lambda lengths=lengths: op.decode(q, cache, cache, lengths)) == (calls, 0)  # type: ignore[misc]
 
 
 def test_no_plan_is_remembered_for_a_length() -> None:

@@ -1,9 +1,9 @@
-"""Decoding on the CPU: every cohort of batch entries over views of its live keys, or copies of these alone."""
+"""Decoding on the CPU: entries over views of their live keys, or copies of these alone; together where that pays."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Ints, Job, Schedule, batch_equal, order_jobs
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.tiles import schedule
+from maskc.backends.cpu.together import Group, Live, can_share, copies, views
 from maskc.backends.decoding import Cohort, DecodeCall, check_kept_pages, key_bounds
 from maskc.tiles.intervals import merged
 
@@ -35,28 +36,62 @@ def decode(call: DecodeCall) -> tuple[Tensor, Tensor]:
     precise = torch.float64 if q.dtype == torch.float64 else torch.float32
     out = q.new_zeros((batch, rows, heads, call.v.shape[-1])).transpose(1, 2)
     lse = q.new_full((batch, heads, rows), -torch.inf, dtype=precise)
-    for parts in _alike(list(_parts(call))):
-        # Views where there are some: looking entries up in a list takes as long as attention over a short one.
-        which = pick(tuple([e for part in parts for e in part.cohort.entries]), batch)
-        entries = slice(None) if which is None else which
-        first = rows - parts[0].cohort.binding.q_len
-        k, v = (_joined([part.keys(x) for part in parts], dim=0) for x in (call.k, call.v))
-        out[entries, :, first:], lse[entries, :, first:] = parts[0].attend(q[entries, :, first:], k, v)
+    bounds, cohorts = key_bounds(call.compiled), list(call.cohorts())
+    if not bounds.exact:
+        _compute(_planned(cohorts), out, lse)
+        return out, lse
+    ranges = bounds.of(cohorts)
+    left, copied = {entry for cohort in cohorts for entry in cohort.entries}, list[Group]()
+    if can_share(call, ranges):
+        live = Live(call, cohorts, ranges)
+        left = {entry for entry in left if live.spans[entry]}  # the others keep nothing
+        left -= _put(views(call, live), out, lse)
+        copied = list(copies(call, live, left))
+    apart = left.difference(*(group.entries for group in copied))
+    parts = _parts_of(cohorts, ranges, apart)  # which looks at the pages of all that are left before any is read
+    left = left - apart - _put(copied, out, lse)
+    _compute([*parts, *_parts_of(cohorts, ranges, left)], out, lse)
     return out, lse
 
 
-def _parts(call: DecodeCall) -> Iterator[_Part]:
-    bounds, cohorts = key_bounds(call.compiled), list(call.cohorts())
-    if bounds.exact:
-        for cohort, (lo, hi) in zip(cohorts, bounds.of(cohorts), strict=True):
-            yield _Part(cohort, _solved(cohort, lo, hi), len(cohorts) > 1)
-    else:
-        from maskc.tiles import make_plan
+def _put(groups: Iterable[Group], out: Tensor, lse: Tensor) -> set[int]:
+    """Write the results of groups to their places; the entries that are done."""
+    return {entry for group in groups if group.put(out, lse) for entry in group.entries}
 
-        for cohort in cohorts:
-            entries = tuple(range(len(cohort.entries)))
-            plan = make_plan(*cohort.one(), k_tile=_K_TILE)
-            yield _Part(cohort, tuple(replace(s, batches=entries) for s in schedule(plan)[0]), len(cohorts) > 1)
+
+def _compute(parts: list[_Part], out: Tensor, lse: Tensor) -> None:
+    """Write the results of parts to their places."""
+    for some in _alike(parts):
+        call = some[0].call
+        # Views where there are some: looking entries up in a list takes as long as attention over a short one.
+        which = pick(tuple([e for part in some for e in part.cohort.entries]), len(out))
+        entries = slice(None) if which is None else which
+        first = out.shape[2] - some[0].cohort.rows
+        k, v = (_joined([part.keys(x) for part in some], dim=0) for x in (call.k, call.v))
+        out[entries, :, first:], lse[entries, :, first:] = some[0].attend(call.q[entries, :, first:], k, v)
+
+
+def _parts_of(cohorts: list[Cohort], ranges: list[tuple[Ints, Ints]], entries: set[int]) -> list[_Part]:
+    """The parts of some entries."""
+    found = []
+    for cohort, (lo, hi) in zip(cohorts, ranges, strict=True):
+        some = tuple([entry for entry in cohort.entries if entry in entries])
+        if some:
+            part = cohort.only(some)
+            found.append(_Part(part, _solved(part, lo, hi), len(cohorts) > 1))
+    return found
+
+
+def _planned(cohorts: list[Cohort]) -> list[_Part]:
+    """The parts of masks whose tiles have to be looked for."""
+    from maskc.tiles import make_plan
+
+    found = []
+    for cohort in cohorts:
+        entries = tuple(range(len(cohort.entries)))
+        plan = make_plan(*cohort.one(), k_tile=_K_TILE)
+        found.append(_Part(cohort, tuple(replace(s, batches=entries) for s in schedule(plan)[0]), len(cohorts) > 1))
+    return found
 
 
 def _solved(cohort: Cohort, lo: Ints, hi: Ints) -> tuple[Schedule, ...]:

@@ -18,7 +18,7 @@ from maskc.backends.cpu.flash import flash, flash_backward
 from maskc.backends.cpu.jobs import CAUSAL, Job
 from maskc.backends.cpu.products import LOG2_E, add_gradients
 
-__all__ = ["FlashKernel", "GeneralKernel", "Kernel"]
+__all__ = ["FlashKernel", "GeneralKernel", "Kernel", "careful_flash"]
 
 Tensor = torch.Tensor
 _CACHE_PAIRS = 1 << 18  # pairs whose scores are held at once: they stay in the cache of two cores
@@ -51,17 +51,9 @@ class FlashKernel:
 
     def forward(self, block: Block, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         mask = block.job.mask
-        out, lse = flash(q, k, v, mask is CAUSAL, _additive(block, q), self.scale)
-        # Where no score is above minus infinity, or fewer than fill a register are all NaN, torch gives output 0
-        # and a log-sum-exp that says nothing.
-        unsure = (lse == 0.0) | (lse == -torch.inf)
         empty = None if mask is None or mask is CAUSAL else mask.empty_rows()
-        if empty is not None:
-            nothing = block.of_mask(empty)[:, None]
-            lse, unsure = lse.masked_fill(nothing, -torch.inf), unsure & ~nothing
-        if bool(unsure.any()) and not _scores_are_finite(q, k, self.scale):
-            out = out.masked_fill(unsure[..., None], torch.nan)  # so that it is computed again, with care
-        return out, lse
+        nothing = None if empty is None else block.of_mask(empty)[:, None]
+        return careful_flash(q, k, v, mask is CAUSAL, _additive(block, q), nothing, self.scale)
 
     def add_gradients(self, job: Job, given: Given, into: Gradients) -> None:
         plain = job.mask is None or job.mask is CAUSAL
@@ -77,6 +69,22 @@ class FlashKernel:
             block.add_to_queries(into.q, part[0])
             block.add_to_keys(into.k, part[1])
             block.add_to_keys(into.v, part[2])
+
+
+def careful_flash(
+    q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None, nothing: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """``flash``, but NaN for what torch's kernel may have lost, and log-sum-exp minus infinity for queries that keep no
+    key: ``nothing``, (n, H or 1, Nq)."""
+    out, lse = flash(q, k, v, causal, mask, scale)
+    # Where no score is above minus infinity, or fewer than fill a register are all NaN, torch gives output 0
+    # and a log-sum-exp that says nothing.
+    unsure = (lse == 0.0) | (lse == -torch.inf)
+    if nothing is not None:
+        lse, unsure = lse.masked_fill(nothing, -torch.inf), unsure & ~nothing
+    if bool(unsure.any()) and not _scores_are_finite(q, k, scale):
+        out = out.masked_fill(unsure[..., None], torch.nan)  # so that it is computed again, with care
+    return out, lse
 
 
 def _scores_are_finite(q: Tensor, k: Tensor, scale: float) -> bool:
