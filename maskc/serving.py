@@ -15,8 +15,9 @@ from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
 from maskc.devices import in_main_memory
 from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
-from maskc.ir.nodes import Exists, postorder
+from maskc.ir.nodes import Const, Exists, Node, Size, postorder
 from maskc.ir.program import Program, Space
+from maskc.ir.rewrite import map_program, substitute
 from maskc.tensors import (
     check_dense,
     check_hidden_input,
@@ -27,6 +28,7 @@ from maskc.tensors import (
     traced_sizes,
 )
 from maskc.tiles.binding import bind, positions
+from maskc.tiles.extents import check_extents
 from maskc.tiles.values import declaration, fail
 
 if TYPE_CHECKING:
@@ -313,9 +315,10 @@ def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
     """The inputs checked and converted. Where there are none, steps share one: only the cases of an `any` would
     depend on the number of tokens."""
     batch, _, rows, _ = call.q.shape
+    sizes = tuple(sorted(check_extents(op.program, call.sizes).items()))
 
     def make() -> Binding:
-        plain = op.program.replace(q_space=Space(), k_space=Space())  # extents follow from each length
+        plain = op.compiled.remember(("without spaces", sizes), None, lambda: _without_spaces(op.program, dict(sizes)))
         known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": batch, "needed": op._needed}
         known |= {"values": {**op.pattern.args, **call.inputs}, "fewer_keys": True}
         binding = bind(plain, rows, tokens, sizes={}, **known)
@@ -324,7 +327,15 @@ def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
     cases: bool = op.compiled.remember("has cases", None, lambda: _has_cases(op.program))
     if call.inputs or cases:
         return make()
-    return op.compiled.remember(("decode binding", rows, batch, call.batched), None, make)
+    return op.compiled.remember(("decode binding", rows, batch, call.batched, sizes), None, make)
+
+
+def _without_spaces(program: Program, sizes: Mapping[str, int]) -> Program:
+    """The program with the extents that are given put in; the others follow from each length. What is made of several
+    extents would else be taken to overflow, since each of them may be as long as a sequence."""
+    given: dict[Node, Node] = {Size(name): Const(extent) for name, extent in sizes.items()}
+    plain = program.replace(q_space=Space(), k_space=Space())
+    return map_program(plain, lambda root: substitute(root, given)) if given else plain
 
 
 def _has_cases(program: Program) -> bool:

@@ -124,6 +124,13 @@ CASES: dict[str, Case] = {
         lengths=(37, 61, 5, 21),
         rows=2,
     ),
+    # The product of three extents, of which one follows from the length, is where the text starts.
+    "video": Case(
+        "pattern p over grid(t, y, x) ++ text { attend k in text | neighborhood(y, 3) & same(t) }",
+        sizes={"text": 5, "y": 2, "x": 4},
+        lengths=(37, 61, 5, 21),
+        rows=2,
+    ),
     "cross": Case("pattern p over left -> right { attend k < 30 }", rows=3, lengths=(37, 0, 5, 50)),
     "gone": Case("sliding_window(9)", rows=2, lengths=(37, 64, 7, 50), start=(20, 41, 0, 36)),
     "gone-and-kept": Case("causal", rows=2, lengths=(37, 64, 7, 50), start=(20, 41, 7, 3)),
