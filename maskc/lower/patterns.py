@@ -39,6 +39,8 @@ def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
     cross = p.k_space is not None
     q_space = _space(ctx, p.q_space)
     k_space = _space(ctx, p.k_space) if p.k_space is not None else q_space
+    if len(ctx.errors) == before:
+        _check_extents(ctx, (*p.q_space, *(p.k_space or ())))
     ctx.used = set()
     params = lower_signature(ctx, p.params, cross)
     # What could not be understood was reported; where it is used it makes no further errors.
@@ -94,6 +96,19 @@ def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
             seen.add(n.id)
         made.append(Segment(s.name.id if s.name else None, tuple(a.id for a in s.axes)))
     return Space(tuple(made))
+
+
+def _check_extents(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> None:
+    """A name has one extent in all of both spaces: `size(image)` cannot be that of a grid and one of its own."""
+    known: dict[str, list[str]] = {}
+    for s in segments:
+        named = [] if s.name is None else [(s.name, [a.id for a in s.axes] or [s.name.id])]
+        for n, factors in [*named, *((a, [a.id]) for a in s.axes)]:
+            before = known.setdefault(n.id, factors)
+            if sorted(before) != sorted(factors):
+                a, b = ("one of its own" if f == [n.id] else f"`{' * '.join(f)}`" for f in (before, factors))
+                hint = "give one of them another name, or all of them the same axes"
+                ctx.error("E202", f"`{n.id}` has two extents here: {a} and {b}", n.span, hint)
 
 
 def _unused(ctx: Context, p: t.Pattern, params: tuple[Parameter, ...]) -> None:

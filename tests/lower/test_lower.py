@@ -117,6 +117,7 @@ def test_undefined_is_false_until_it_is_negated() -> None:
     assert not different[text_token].any()
     assert not different[:, text_token].any()
     assert mask(text % "~(y[q] == y[k])", sizes=sizes)[text_token].all()
+    np.testing.assert_array_equal(mask(text % "(true on y)", sizes=sizes), ~text_token[:, None] & ~text_token)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +231,10 @@ def test_a_pattern_is_a_mask_of_another() -> None:
         ("pattern p(a: number) { attend k < a }", ("E201",)),
         ("pattern p over box(y) { attend same(y) }", ("E201",)),
         ("pattern p over grid(y, y) { attend same(y) }", ("E202",)),
+        ("pattern p over y: grid(y, x) { attend same(x) }", ("E202",)),
+        ("pattern p over y: grid(x) ++ grid(y) { attend same(x) }", ("E202",)),
+        ("pattern p over image: grid(y, x) -> image ++ text { attend k in text }", ("E202",)),
+        ("pattern p over image: grid(y, x) -> image: grid(v, u) { attend all }", ("E202",)),
         ("pattern p over grid(y) { attend k in 3 }", ("E301",)),
         ("pattern p over a -> c { attend size(token) < 3 }", ("E307",)),
         ("pattern p(d: int[token]) over a -> c { attend k < d[k] }", ("E301",)),
