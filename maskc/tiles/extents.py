@@ -39,8 +39,9 @@ def find_extents(program: Program, q_len: int, k_len: int, sizes: Mapping[str, i
     found = check_extents(program, sizes)
     sides = list(_sides(program, q_len, k_len))
     # Twice, since an extent found on one side may be the missing one of the other.
-    for side, space, length in sides * 2:
-        _solve(side, space, length, found)
+    for again in (False, True):
+        for side, space, length in sides:
+            _solve(side, space, length, found, again)
     for side, space, length in sides:
         missing = [n for n in space_names(space) if n not in found]
         if missing:
@@ -71,7 +72,9 @@ def _sides(program: Program, q_len: int, k_len: int) -> Iterator[tuple[str, Spac
         yield "tokens", program.k_space, k_len
 
 
-def _solve(side: str, space: Space, length: int, found: dict[str, int]) -> None:
+def _solve(side: str, space: Space, length: int, found: dict[str, int], settle: bool) -> None:
+    """Find the one extent that is missing. Where it may be anything, beside an extent of 0, the other side may know it:
+    it becomes 0 only to ``settle`` it."""
     missing = [n for n in space_names(space) if n not in found]
     if len(missing) != 1:
         return
@@ -94,7 +97,8 @@ def _solve(side: str, space: Space, length: int, found: dict[str, int]) -> None:
             if step
             else f"another extent is 0: whatever {name} is, there are {shown(fixed)}",
         )
-    found[name] = rest // step if step else 0
+    if step or settle:
+        found[name] = rest // step if step else 0
 
 
 def _total(space: Space, found: Mapping[str, int]) -> int:

@@ -154,6 +154,10 @@ def test_an_extent_found_on_one_side_serves_the_other():
     program = maskc.parse("pattern p() over grid(y, x) -> text ++ grid(y, x) { attend y[q] == y[k] }").program
     assert make_binding(program, 12, 17, sizes={"y": 3}).sizes == {"y": 3, "x": 4, "text": 5}
     assert make_binding(program, 12, 17, sizes={"text": 5, "x": 4}).sizes["y"] == 3
+    # A side without tokens fits any other extent: the other side says which.
+    for text, lengths in (("grid(y, x) -> grid(x)", (0, 3)), ("grid(x) -> grid(y, x)", (3, 0))):
+        program = maskc.parse(f"pattern p() over {text} {{ attend x[q] == x[k] }}").program
+        assert make_binding(program, *lengths, sizes={"y": 0}).sizes == {"y": 0, "x": 3}
 
 
 def test_cross_attention_counts_from_zero():
