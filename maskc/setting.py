@@ -87,6 +87,9 @@ def make_setting(
     notes: list[str] = []
     for program in programs:
         extents = _complete_sizes(program.k_space, k_len, extents, notes)
+    for program in programs:
+        if program.cross:
+            extents = _shared_sizes(program, k_len, extents, notes, free=q is None)
     asked = [_sized(program.q_space, extents) for program in programs if program.cross] if q is None else []
     q_len = q if q is not None else next((n for n in asked if n is not None), k_len)
     for program in programs:
@@ -156,6 +159,25 @@ def _complete_sizes(space: Space, length: int, sizes: Mapping[str, int], notes: 
         found.update(made)
         notes.append("sizes " + ", ".join(f"{n}={v}" for n, v in made.items()) + " are chosen to fill the length")
     return found
+
+
+def _shared_sizes(
+    program: Program, k_len: int, sizes: Mapping[str, int], notes: list[str], free: bool
+) -> dict[str, int]:
+    """With the sizes that the keys' space settles, where the queries' names some of them and not the same in all: what
+    else it names could not be chosen without. ``free``: the number of queries is, so that the others are 2."""
+    from maskc.tiles.extents import find_extents, space_names
+
+    mine, theirs = space_names(program.q_space), space_names(program.k_space)
+    alike = {*mine} == {*theirs} or not {*mine} & {*theirs} or _sized(program.q_space, sizes) is not None
+    if alike or len([n for n in theirs if n not in sizes]) > 1:
+        return dict(sizes)
+    keys_only = program.replace(q_space=program.k_space, cross=False)
+    known = find_extents(keys_only, k_len, k_len, {n: v for n, v in sizes.items() if n in theirs})
+    made = {n: 2 for n in mine if free and n not in theirs and n not in sizes}
+    if made:
+        notes.append("sizes " + ", ".join(f"{n}={v}" for n, v in made.items()) + " are chosen")
+    return {**sizes, **{n: known[n] for n in theirs}, **made}
 
 
 def _fill(segments: Sequence[Segment], length: int) -> dict[str, int]:

@@ -310,6 +310,17 @@ def test_cross_attention_has_as_many_queries_as_its_sizes_tell(maskc: Any, write
     assert maskc("diff", a, a, *sizes).code == 0
 
 
+@pytest.mark.parametrize("space", ["image ++ clean -> image", "grid(y, x) ++ text -> grid(y)"])
+def test_sizes_made_up_fit_both_spaces(maskc: Any, write: Any, space: str) -> None:
+    text = f"pattern p over {space} {{ attend q == k }}\n"
+    a, b = write("a.mask", text), write("b.mask", text.replace("q == k", "q == k & q != 4"))
+    shown = maskc("show", a, "--k", "6")
+    assert shown.code == 0
+    assert "are chosen" in shown.err
+    assert maskc("show", a, "--q", "6", "--k", "3").code == (2 if "x" in space else 0)  # an x: two are open
+    assert json.loads(maskc("diff", a, b, "--json").out)["counterexample"]["query"] == 4
+
+
 def test_diff_of_equal_masks(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "k <= q & q - k < 4\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b).code == 0
