@@ -94,6 +94,18 @@ class _Search:
             seed=self.seed,
         )
 
+    def fits(self, length: int) -> bool:
+        """Whether sizes that nobody gave can make up this length: two grids with the same axes have no odd one."""
+        try:
+            at = self.setting(length, 0)
+            for program in self.programs:
+                at.bind(program)
+        except MaskcError as error:
+            if error.codes != ("E506",):
+                raise
+            return False
+        return True
+
     def first(self, length: int | None, layer: int, head: int) -> Difference | None:
         """The differing pair with the smallest larger position, if any."""
         at = self.setting(length, layer)
@@ -156,12 +168,12 @@ def compare(
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
     search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET), q, k)
-    if _same_bound_form(a, b, search):
+    lengths = _lengths(search, up_to)
+    if _same_bound_form(a, b, search, lengths[0]):
         return Comparison(True, True, "equal: with these arguments, both have the same normal form")
     spoken = varying(a, [a.mask]) | varying(b, [b.mask])
     some_heads = range(heads) if "head" in spoken else range(1)
     some_layers = range(layers) if "layer" in spoken else range(1)
-    lengths = _lengths(search, up_to)
     for length in lengths:
         for layer in some_layers:
             for head in some_heads:
@@ -184,11 +196,11 @@ def _same_form(a: Program, b: Program) -> bool:
     return bool(first == second)
 
 
-def _same_bound_form(a: Program, b: Program, search: _Search) -> bool:
+def _same_bound_form(a: Program, b: Program, search: _Search, length: int | None) -> bool:
     """Whether the two are the same once what arguments are given, or default to, stands in their place."""
     from maskc.passes.specialise import bind
 
-    at = search.setting(None if search.is_fixed else 1, 0)
+    at = search.setting(length, 0)
     bound = []
     for program in (a, b):
         given = bind(program, args=at.bind(program).args)
@@ -205,7 +217,7 @@ def _lengths(search: _Search, up_to: int) -> list[int | None]:
     defaults = {p.default.value for x in search.programs for p in x.params if p.default is not None}
     long = sorted({n + 2 for n in (*numbers, *given, *defaults) if type(n) is int and n + 2 > _LENGTHS[-1]})
     tried = [n for n in (*_LENGTHS, *long[:_MOST_LONG]) if n <= up_to]
-    return list(tried)
+    return [n for n in tried if search.fits(n)] or [*tried[:1]]  # where none fits, the first says so
 
 
 def _drawn(search: _Search) -> list[str]:
@@ -219,10 +231,10 @@ def _shrink(search: _Search, found: Difference) -> Difference:
     if search.is_fixed:
         return found
     while True:
-        length = max(found.query, found.key) + 1
-        if length >= found.setting.k_len:
-            return found
-        shorter = search.first(length, found.setting.layer, found.head)
+        shorter, at = None, max(found.query, found.key) + 1
+        length = next((n for n in range(at, found.setting.k_len) if search.fits(n)), None)
+        if length is not None:
+            shorter = search.first(length, found.setting.layer, found.head)
         if shorter is None:
             return found
         found = shorter

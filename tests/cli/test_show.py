@@ -321,6 +321,18 @@ def test_sizes_made_up_fit_both_spaces(maskc: Any, write: Any, space: str) -> No
     assert json.loads(maskc("diff", a, b, "--json").out)["counterexample"]["query"] == 4
 
 
+def test_diff_passes_over_lengths_that_no_sizes_make_up(maskc: Any, write: Any) -> None:
+    """Two grids with the same axes have an even number of tokens."""
+    both = "over noisy: grid(y, x) ++ clean: grid(y, x) { attend same(y)"
+    a, b, c = (write(f"{i}.mask", f"pattern p {both}{more} }}") for i, more in enumerate(["", " & causal", " & k < 3"]))
+    found = maskc("diff", a, b)
+    assert found.out.startswith("different: the first keeps query 0, key 1, and the second does not")
+    assert "2 queries x 2 keys, y=1, x=1" in found.out
+    data = json.loads(maskc("diff", a, c, "--json").out)["counterexample"]
+    assert (data["k_len"] % 2, data["query"], data["key"]) == (0, 0, 3)
+    assert maskc("diff", a, a).code == 0
+
+
 def test_diff_of_equal_masks(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "k <= q & q - k < 4\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b).code == 0
