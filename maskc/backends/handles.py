@@ -9,16 +9,26 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
+import threading
 import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from maskc.forks import in_children
 
 __all__ = ["Named", "find", "find_source", "handle_of", "name_call"]
 
 _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
+_lock = threading.RLock()  # a dictionary of weak references is neither searched nor written to in one step
 _process = secrets.token_hex(6)  # in containers, every process may have the same number
+
+
+@in_children
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
 
 
 class Named(NamedTuple):
@@ -37,11 +47,15 @@ def handle_of(what: Any, content: str = "") -> str:
     alone.
     """
     handle = _handles.get(what)
-    if handle is None:
-        # Of a content the first number that is free: the same in every process that makes the same things in order.
-        numbers, content = (itertools.count(), content) if content else (_numbers, f"{os.getpid()}-{_process}")
-        handle = next(name for i in numbers if _known.setdefault(name := f"{content}.{i}", what) is what)
-        _handles[what] = handle
+    if handle is not None:
+        return handle
+    with _lock:
+        handle = _handles.get(what)
+        if handle is None:
+            # Of a content the first number that is free: the same in every process that makes the same things in order.
+            numbers, content = (itertools.count(), content) if content else (_numbers, f"{os.getpid()}-{_process}")
+            handle = next(name for i in numbers if _known.setdefault(name := f"{content}.{i}", what) is what)
+            _handles[what] = handle
     return handle
 
 
@@ -50,7 +64,8 @@ def find(handle: str) -> Any:
     found = _known.get(handle)
     if found is None:
         content, _, _ = handle.rpartition(".")
-        found = next((x for name, x in [*_known.items()] if name.rpartition(".")[0] == content), None)
+        with _lock:
+            found = next((x for name, x in [*_known.items()] if name.rpartition(".")[0] == content), None)
     if found is None:
         raise RuntimeError(
             f"the maskc op that this graph was made from ({handle}) no longer exists in this process; keep a reference "

@@ -24,6 +24,8 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeVar, cast
 
+from maskc.forks import in_children
+
 __all__ = [
     "FALSE",
     "SYMBOLS",
@@ -66,6 +68,12 @@ SYMBOLS: dict[str, Type] = {
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
 _N = TypeVar("_N", bound="Node")
+
+
+@in_children
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
 
 
 class Node:

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.forks import in_children
 from maskc.tiles.inputs import structure
 
 __all__ = ["Field", "Field2", "LabelRuns", "Tower", "field_of", "label_runs"]
 
 Array = npt.NDArray[Any]
 _BLOCK = 64
+_growing = threading.Lock()  # held while a tower grows
+
+
+@in_children
+def _renew_lock() -> None:
+    global _growing
+    _growing = threading.Lock()
 
 
 class Tower:
@@ -29,7 +37,6 @@ class Tower:
         self.promised, self.read, self.blocks = promised, 0, 0
         self.low: list[Array] = []  # with room at the end
         self.high: list[Array] = []
-        self._lock = threading.Lock()
 
     def fork(self, size: int, promised: int) -> Tower:
         """A tower of its own for other values after the first ``size``."""
@@ -42,7 +49,7 @@ class Tower:
 
     def cover(self, values: Array) -> None:
         """Grow over the whole blocks of ``values``."""
-        with self._lock:
+        with _growing:
             before, after = self.blocks, values.size // _BLOCK
             if after <= before:
                 return

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from maskc.forks import in_children
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -52,9 +54,12 @@ class _Registry:
     """The arrays that are known, by identity, the one used last at the end."""
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.renew_lock()
         self.known: dict[int, _Known] = {}
         self.serials = itertools.count()
+
+    def renew_lock(self) -> None:
+        self.lock = threading.RLock()
 
     def of(self, array: Array) -> _Known | None:
         known = self.known.get(id(array))
@@ -63,8 +68,8 @@ class _Registry:
     def add(self, array: Array) -> _Known:
         known = self.known[id(array)] = _Known(array, next(self.serials))
         weakref.finalize(array, self._forget, id(array), known)
-        while len(self.known) > _MOST:
-            self.known.pop(next(iter(self.known)), None)
+        for key in list(self.known)[:-_MOST]:  # a list: arrays of other threads go at any time
+            self.known.pop(key, None)
         return known
 
     def _forget(self, key: int, known: _Known) -> None:
@@ -73,6 +78,7 @@ class _Registry:
 
 
 _REGISTRY = _Registry()
+in_children(_REGISTRY.renew_lock)
 
 
 def intern(array: Array, dtype: npt.DTypeLike) -> Array:
