@@ -8,9 +8,11 @@ whole file; a damaged one is made anew.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import warnings
@@ -70,7 +72,7 @@ def text_file(folder: str, text: str, suffix: str) -> Path:
     where = directory(folder)
     if where is not None and (_holds(where / name, content) or _replace(where / name, content)):
         return where / name
-    path = Path(_temporary().name) / name
+    path = _temporary(os.getpid()) / name
     if not _holds(path, content):
         path.write_bytes(content)
     return path
@@ -78,6 +80,9 @@ def text_file(folder: str, text: str, suffix: str) -> Path:
 
 def _own_directory(root: Path, name: str) -> Path:
     """Raises OSError where it cannot be made or others may write there."""
+    if str(root).startswith("~"):
+        raise FileNotFoundError("no home directory is known")
+    root = root.absolute()  # what is kept of a path stays true where the process goes elsewhere
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     above = root.stat()
     if hasattr(os, "getuid") and above.st_uid not in (os.getuid(), 0):
@@ -116,11 +121,13 @@ def _replace(path: Path, data: bytes) -> bool:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         _warn(str(path.parent), error.strerror or str(error))
         return False
+    finally:  # An interrupt leaves nothing behind, either.
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
     return True
 
 
@@ -132,5 +139,13 @@ def _warn(where: str, why: str) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _temporary() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="maskc-")
+def _temporary(process: int) -> Path:
+    """A directory that goes when this process ends, and not when one does that was forked from it."""
+    path = tempfile.mkdtemp(prefix="maskc-")
+    atexit.register(_remove, path, process)
+    return Path(path)
+
+
+def _remove(path: str, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(path, ignore_errors=True)

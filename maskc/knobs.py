@@ -80,6 +80,13 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _directory(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # No home is known, as in a container that runs under a number that has no name.
+        return Path(text)
+
+
 def _stages(text: str) -> frozenset[str]:
     names = frozenset(name.strip() for name in text.split(",") if name.strip())
     unknown = sorted(names - set(STAGES))
@@ -90,9 +97,7 @@ def _stages(text: str) -> frozenset[str]:
 
 DUMP = Knob("MASKC_DUMP", "", _stages, "Stages to print to standard error while compiling, separated by commas.")
 CHECK = Knob("MASKC_CHECK", "0", _switch, "Compare every call of a compiled op with the reference.")
-CACHE_DIR = Knob(
-    "MASKC_CACHE_DIR", "~/.cache/maskc", lambda text: Path(text).expanduser(), "Where compiled kernels are kept."
-)
+CACHE_DIR = Knob("MASKC_CACHE_DIR", "~/.cache/maskc", _directory, "Where compiled kernels are kept.")
 AUTOTUNE = Knob(
     "MASKC_AUTOTUNE",
     "cached",

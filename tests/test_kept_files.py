@@ -189,3 +189,62 @@ def test_many_processes_write_the_same_entries(root: Path) -> None:
     assert cache.names("contents") == [f"name{i}" for i in range(5)]
     assert len(list((root / "texts").iterdir())) == 5  # and nothing that is half written
     assert len(list((root / "contents").iterdir())) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="about homes of POSIX")
+def test_nothing_is_kept_where_no_home_is_known(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("MASKC_CACHE_DIR")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.warns(RuntimeWarning, match="no home directory is known.*set MASKC_CACHE_DIR"):
+        assert not cache.write("contents", "one", CONTENT)
+    assert cache.read("contents", "one") is None
+    assert cache.text_file("texts", TEXT, ".py").read_text() == TEXT
+
+
+def test_a_path_stays_true_where_the_process_goes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MASKC_CACHE_DIR", "kept")
+    path = cache.text_file("texts", TEXT, ".py")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert path.read_text() == TEXT
+
+
+def test_an_interrupt_leaves_no_file_behind(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(source: str, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.write("contents", "one", CONTENT)
+    assert list((root / "contents").iterdir()) == []
+
+
+_FORKS = """
+import os, sys
+from maskc import cache
+first = cache.text_file("texts", "first", ".py")
+child = os.fork()
+assert cache.text_file("texts", "second", ".py").read_text() == "second"
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    assert first.read_text() == "first"
+    assert cache.text_file("texts", "third", ".py").read_text() == "third"
+    print(first.parent)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_process_takes_no_files_with_it(tmp_path: Path) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.write_text("")
+    environment = {**os.environ, "MASKC_CACHE_DIR": str(nowhere)}
+    command = [sys.executable, "-W", "ignore", "-c", _FORKS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert not Path(done.stdout.strip()).exists()
