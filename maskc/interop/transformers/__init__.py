@@ -126,16 +126,24 @@ def _check_sides(config: Any, given: list[str]) -> None:
         raise fail("E702", f"a pattern is given for {names}, but the model has no encoder and decoder", hint)
 
 
+_LEAST = (
+    5,
+    22,
+)  # Configs of earlier ones do not tell when they have been made; before 5.4 masks are asked for otherwise.
+
+
 def _interfaces() -> tuple[Any, Any, Any]:
+    from maskc.tiles.values import fail
+
+    least, hint = ".".join(map(str, _LEAST)), "install it with: pip install 'maskc[hf]'"
     try:
-        from transformers import AttentionInterface
+        from transformers import AttentionInterface, __version__
         from transformers.configuration_utils import PretrainedConfig
         from transformers.masking_utils import AttentionMaskInterface
     except ImportError as missing:
-        from maskc.tiles.values import fail
-
-        hint = "install it with: pip install 'maskc[hf]'"
-        raise fail("E703", f"Transformers 4.56 or later is needed ({missing})", hint) from missing
+        raise fail("E703", f"Transformers {least} or later is needed ({missing})", hint) from missing
+    if tuple(int(part) for part in __version__.split(".")[:2]) < _LEAST:
+        raise fail("E703", f"Transformers {least} or later is needed, and {__version__} is installed", hint)
     return PretrainedConfig, AttentionInterface, AttentionMaskInterface
 
 

@@ -41,10 +41,18 @@ class Documents:
 def documents_of(request: Request) -> Documents | None:
     """The documents of the rows; None where each row holds a single text."""
     demand = request.demand
-    if demand.doc is not None and demand.position is not None:
-        return Documents(demand.doc, demand.position)
+    if demand.doc is not None:
+        # Older masks tell documents apart, and say nothing of positions in them.
+        return Documents(demand.doc, _counted(demand.doc) if demand.position is None else demand.position)
     found: Documents | None = request.remembered.get("documents")
     return found
+
+
+def _counted(documents: torch.Tensor) -> torch.Tensor:
+    """The positions within documents that lie one after another, from 0."""
+    at = torch.arange(documents.shape[1], device=documents.device)
+    starts = torch.nn.functional.pad(documents.diff(dim=1) != 0, (1, 0))
+    return at - torch.where(starts, at, 0).cummax(1).values
 
 
 def find_documents(request: Request, positions: Any) -> None:
