@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from maskc.forks import in_children
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, looks_back, reads_layer, reads_sizes
 from maskc.interop.stored import Stored
 from maskc.interop.transformers.demand import Demand, read
@@ -295,19 +297,27 @@ def _fit(program: Program, request: Request, how: _How, *, own: bool) -> Fit:
 
 _OPS = 512
 _ops: OrderedDict[tuple[Any, ...], tuple[Stored | None, Op]] = OrderedDict()
+_lock = threading.Lock()  # Programs are compared by Python, which lets other threads in: an OrderedDict breaks then.
+
+
+@in_children
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
 
 
 def _op(program: Program, stored: Stored | None, how: _How) -> Op:
     """The op of a program that does not speak of layers; tables by layer are still compared with how many there are."""
     layer = how.layer if how.layer and any("layer" in p.domain for p in program.params) else 0
     key = (program, id(stored), how.heads, layer)
-    found = _ops.pop(key, None)
-    # What the config held is part of what is kept, so that its identity is not used again.
-    if found is None or found[0] is not stored:
-        args, sizes = ({}, {}) if stored is None else (stored.pattern.args, stored.sizes)
-        op = Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes)
-        found = (stored, op)
-    _ops[key] = found
-    while len(_ops) > _OPS:
-        _ops.popitem(last=False)
+    with _lock:
+        found = _ops.pop(key, None)
+        # What the config held is part of what is kept, so that its identity is not used again.
+        if found is None or found[0] is not stored:
+            args, sizes = ({}, {}) if stored is None else (stored.pattern.args, stored.sizes)
+            op = Op(Pattern(program, args), heads=how.heads, layer=layer, sizes=sizes)
+            found = (stored, op)
+        _ops[key] = found
+        while len(_ops) > _OPS:
+            _ops.popitem(last=False)
     return found[1]
