@@ -18,7 +18,7 @@ from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Ints, Job, Schedule, batch_equal, order_jobs
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.tiles import schedule
-from maskc.backends.cpu.together import Group, Live, can_share, copies, views
+from maskc.backends.cpu.together import Group, Live, can_share, copies, union, views
 from maskc.backends.decoding import Cohort, DecodeCall, check_kept_pages, key_bounds
 from maskc.tiles.intervals import merged
 
@@ -108,7 +108,7 @@ def _solved(cohort: Cohort, lo: Ints, hi: Ints) -> tuple[Schedule, ...]:
 def _jobs(lo: Ints, hi: Ints) -> tuple[tuple[Job, ...], bool]:
     """The jobs of intervals (intervals, queries), in order, and whether some job has each query."""
     if lo.shape[1] == 1:  # a single query, the usual case: no shape but that of its ranges
-        ranges = _union([(a, b) for a, b in zip(lo[:, 0].tolist(), hi[:, 0].tolist(), strict=True) if b > a])
+        ranges = union([(a, b) for a, b in zip(lo[:, 0].tolist(), hi[:, 0].tolist(), strict=True) if b > a])
         return tuple(Job(0, 1, a, b - a, fresh=not i) for i, (a, b) in enumerate(ranges)), bool(ranges)
     bounds = merged(list(zip(lo, hi, strict=True)), int(hi.max(initial=0)))
     return order_jobs(batch_equal(interval_jobs(*bounds)), lo.shape[1])
@@ -139,7 +139,7 @@ class _Part:
     def __init__(self, cohort: Cohort, schedules: tuple[Schedule, ...], others: bool) -> None:
         self.cohort, self.call = cohort, cohort.call
         self.dtype = torch.float64 if self.call.q.dtype == torch.float64 else torch.float32
-        self.ranges = _union([r for s in schedules for job in s.jobs for r in _key_ranges(job)])
+        self.ranges = union([r for s in schedules for job in s.jobs for r in _key_ranges(job)])
         # A tile may begin before the first key that is there.
         self.gone = max(0, cohort.start - self.ranges[0][0]) if self.ranges else 0
         if self.call.block_table is not None:
@@ -224,7 +224,7 @@ class _Part:
         """The ranges as whole pages, which are copied at once, unless that is much more than the keys in them."""
         size, start = self.call.block_size, self.cohort.start
         pages = [(a // size * size + start, -(-b // size) * size + start) for a, b in self._in_cache()]
-        whole = _union(pages)
+        whole = union(pages)
         whole[:1] = [(a - self.gone, b) for a, b in whole[:1]]
         exact = sum(b - a for a, b in self.ranges)
         return whole if sum(b - a for a, b in whole) <= 2 * (exact + size) else self.ranges
@@ -303,14 +303,3 @@ def _key_ranges(job: Job) -> list[tuple[int, int]]:
     if job.k_runs is not None:
         return list(job.k_runs)
     return [(job.k_start, job.k_start + (job.count - 1) * job.k_step + job.k_len)]
-
-
-def _union(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Disjoint ranges that do not touch, in order."""
-    found: list[tuple[int, int]] = []
-    for a, b in sorted(ranges):
-        if found and a <= found[-1][1]:
-            found[-1] = (found[-1][0], max(b, found[-1][1]))
-        else:
-            found.append((a, b))
-    return found

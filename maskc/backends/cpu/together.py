@@ -22,7 +22,7 @@ from maskc.backends.cpu.kernels import careful_flash
 from maskc.backends.decoding import Cohort, DecodeCall, check_kept_pages
 from maskc.ir.nodes import Symbol
 
-__all__ = ["Group", "Live", "can_share", "copies", "views"]
+__all__ = ["Group", "Live", "can_share", "copies", "union", "views"]
 
 Tensor = torch.Tensor
 Ranges = list[tuple[int, int]]
@@ -167,7 +167,7 @@ def views(call: DecodeCall, live: Live) -> Iterator[Group]:
         return
     key, run = _bytes(call), None
     for entry in sorted(live.cohorts):
-        spans = _union(live.spans[entry])
+        spans = union(live.spans[entry])
         if not spans:
             continue
         keys = sum(b - a for a, b in spans)
@@ -192,13 +192,12 @@ def copies(call: DecodeCall, live: Live, entries: Collection[int]) -> Iterator[G
     if _can_view(call) and len(set(live.cohorts.values())) == 1:
         return
     size, key = max(1, call.block_size), _bytes(call)
-    alone = (
-        _CALL // (2 * _COPYING) // key if _can_view(call) else 0
-    )  # more keys in a row are rather read where they lie
+    # More keys in a row are rather read where they lie.
+    alone = _CALL // (2 * _COPYING) // key if _can_view(call) else 0
     ranges, counts = {}, {}
     for entry in entries:
         spans = live.spans[entry]
-        exact, whole = sum(b - a for a, b in spans), _union([(a // size, -(-b // size)) for a, b in spans])
+        exact, whole = sum(b - a for a, b in spans), union([(a // size, -(-b // size)) for a, b in spans])
         count = size * sum(b - a for a, b in whole)
         # Whole pages are copied at once, unless that is much more than the keys in them.
         if spans and count <= 2 * (exact + size) and (not alone or len(spans) > 1 or count <= alone):
@@ -233,7 +232,7 @@ def _copy(call: DecodeCall, live: Live, entries: list[int], ranges: dict[int, Ra
     return Group(call, live, tuple(entries), at, pages.clip(0, max(0, call.k.shape[0] - 1)), True)
 
 
-def _union(ranges: Ranges) -> Ranges:
+def union(ranges: Ranges) -> Ranges:
     """Disjoint ranges that do not touch, in order."""
     found: Ranges = []
     for a, b in sorted(ranges):
