@@ -1,15 +1,18 @@
-"""Processes that are forked from this one, as the workers of a DataLoader are."""
+"""Locks in processes that are forked from this one, as the workers of a DataLoader are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from typing import Any
 
-__all__ = ["in_children"]
+__all__ = ["new_lock"]
 
 
-def in_children(renew: Callable[[], None]) -> None:
-    """Call ``renew`` first of all in every child: to make locks anew. One that another thread holds just then would
-    be held in the child for ever, where that thread is no more."""
+def new_lock() -> Any:
+    """A lock, as of ``threading.RLock``, that is free in every child, as those of ``logging`` are: a thread that holds
+    it just then is no thread of the child, where nobody would ever let it go."""
+    lock: Any = threading.RLock()
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=renew)
+        os.register_at_fork(after_in_child=lock._at_fork_reinit)
+    return lock

@@ -20,7 +20,7 @@ MODULES = {".".join(("maskc", *f.relative_to(ROOT).with_suffix("").parts)).remov
 TREES = {name: ast.parse(f.read_text(encoding="utf-8")) for name, f in MODULES.items()}
 
 #: Modules that passes and the reference may see: the IR and messages.
-IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors")
+IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors", "maskc.forks")
 
 #: Modules next to the backends that several of them use.
 SHARED = {"decoding", "handles", "library", "transforms"}

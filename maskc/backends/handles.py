@@ -9,26 +9,19 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-import threading
 import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from maskc.forks import in_children
+from maskc.forks import new_lock
 
 __all__ = ["Named", "find", "find_source", "handle_of", "name_call"]
 
 _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
-_lock = threading.RLock()  # a dictionary of weak references is neither searched nor written to in one step
+_lock = new_lock()  # a dictionary of weak references is neither searched nor written to in one step
 _process = secrets.token_hex(6)  # in containers, every process may have the same number
-
-
-@in_children
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
 
 
 class Named(NamedTuple):

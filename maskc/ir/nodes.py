@@ -19,12 +19,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, TypeVar, cast
 
-from maskc.forks import in_children
+from maskc.forks import new_lock
 
 __all__ = [
     "FALSE",
@@ -66,14 +65,8 @@ SYMBOLS: dict[str, Type] = {
 }
 
 _interned: weakref.WeakValueDictionary[tuple[Any, ...], Node] = weakref.WeakValueDictionary()
-_lock = threading.Lock()
+_lock = new_lock()
 _N = TypeVar("_N", bound="Node")
-
-
-@in_children
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
 
 
 class Node:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import functools
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.forks import in_children
+from maskc.forks import new_lock
 from maskc.tiles.inputs import structure
 
 __all__ = ["Field", "Field2", "LabelRuns", "Tower", "field_of", "label_runs"]
 
 Array = npt.NDArray[Any]
 _BLOCK = 64
-_growing = threading.Lock()  # held while a tower grows
-
-
-@in_children
-def _renew_lock() -> None:
-    global _growing
-    _growing = threading.Lock()
+_growing = new_lock()  # held while a tower grows
 
 
 class Tower:

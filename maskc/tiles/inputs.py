@@ -14,14 +14,13 @@ Everything is kept by weak references: it goes with the last binding or plan tha
 from __future__ import annotations
 
 import itertools
-import threading
 import weakref
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from maskc.forks import in_children
+from maskc.forks import new_lock
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -54,12 +53,9 @@ class _Registry:
     """The arrays that are known, by identity, the one used last at the end."""
 
     def __init__(self) -> None:
-        self.renew_lock()
+        self.lock = new_lock()
         self.known: dict[int, _Known] = {}
         self.serials = itertools.count()
-
-    def renew_lock(self) -> None:
-        self.lock = threading.RLock()
 
     def of(self, array: Array) -> _Known | None:
         known = self.known.get(id(array))
@@ -78,7 +74,6 @@ class _Registry:
 
 
 _REGISTRY = _Registry()
-in_children(_REGISTRY.renew_lock)
 
 
 def intern(array: Array, dtype: npt.DTypeLike) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from maskc.forks import in_children
+from maskc.forks import new_lock
 from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, looks_back, reads_layer, reads_sizes
 from maskc.interop.stored import Stored
 from maskc.interop.transformers.demand import Demand, read
@@ -297,13 +296,7 @@ def _fit(program: Program, request: Request, how: _How, *, own: bool) -> Fit:
 
 _OPS = 512
 _ops: OrderedDict[tuple[Any, ...], tuple[Stored | None, Op]] = OrderedDict()
-_lock = threading.Lock()  # Programs are compared by Python, which lets other threads in: an OrderedDict breaks then.
-
-
-@in_children
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
+_lock = new_lock()  # Programs are compared by Python, which lets other threads in: an OrderedDict breaks then.
 
 
 def _op(program: Program, stored: Stored | None, how: _How) -> Op:
