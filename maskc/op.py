@@ -209,20 +209,32 @@ class Op:
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
+        return self._run(chosen, (q, k, v), floats, binding, factor, return_lse)
+
+    def _run(
+        self,
+        chosen: Any,
+        tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        floats: Mapping[str, torch.Tensor],
+        binding: Binding,
+        scale: float,
+        return_lse: bool,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """A call of plain tensors by the backend ``chosen``. Raises as a call does."""
         operator = hasattr(chosen, "entry_for")
-        if not operator and is_transformed((q, k, v, *floats.values()), mapped=True):
+        if not operator and is_transformed((*tensors, *floats.values()), mapped=True):
             hint = "use backend='cpu' or 'triton', or call the op once for each entry"
             raise fail("E702", f"the backend {_name(chosen)!r} cannot run under torch.func.vmap", hint)
         if self._check and operator:  # what an operator gives is compared where it comes about, gradients too
             entry = self._entry(chosen, binding, tuple(floats), return_lse)
-            found = attention(q, k, v, [*floats.values()], handle_of(entry), factor)[:2]
+            found = attention(*tensors, [*floats.values()], handle_of(entry), scale)[:2]
             return found if return_lse else found[0]
-        run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": factor, "return_lse": return_lse}
-        out, lse = chosen.run(self.compiled, q, k, v, **run)
+        run: dict[str, Any] = {"binding": binding, "floats": floats, "scale": scale, "return_lse": return_lse}
+        out, lse = chosen.run(self.compiled, *tensors, **run)
         if self._check:
             from maskc.checked import compare
 
-            compare(self.program, q, k, v, out, lse, **run)
+            compare(self.program, *tensors, out, lse, **run)
         return out if lse is None else (out, lse)
 
     decode = decode

@@ -18,7 +18,7 @@ def command(
     """Write the pattern file that the configuration of a published model means, or the pattern that it holds."""
     from maskc.cli.checking import source_of
     from maskc.cli.files import write_file
-    from maskc.cli.style import in_line, plain
+    from maskc.cli.style import in_line, note
     from maskc.interop.configs import parse_config, text_from_config
     from maskc.interop.stored import stored_text
 
@@ -26,8 +26,7 @@ def command(
     values = parse_config(source.text)
     held = stored_text(values)
     text, notes = held if held is not None else (text_from_config(values), ())
-    for note in notes:
-        typer.echo(f"note: {plain(note)}", err=True)
+    note(notes)
     if output is None:
         sys.stdout.write(text)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from maskc.cli.style import in_line
+from maskc.cli.style import in_line, note
 from maskc.diagnostics import Diagnostic, MaskcError
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ def write_picture(subject: Subject, path: str, ending: str, theme: str) -> None:
 
         _write(path, svg(panels, title=title_of(subject), theme=theme))
     if len(subject.heads) > _MOST_PANELS:
-        sys.stderr.write(f"note: the first {_MOST_PANELS} of {len(subject.heads)} heads are drawn\n")
+        note([f"the first {_MOST_PANELS} of {len(subject.heads)} heads are drawn"])
 
 
 def write_html(subject: Subject, path: str, theme: str, files: Sequence[str | None]) -> None:

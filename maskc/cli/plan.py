@@ -12,7 +12,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.progress import progress
-from maskc.cli.style import colored, plain
+from maskc.cli.style import colored, note, plain
 from maskc.setting import MAX_LAYERS, MAX_LENGTH
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def command(
     last = max(layer, (layers or 1) - 1)  # What is made up is for all layers.
     given = setting([program], q=q, k=k, heads=heads, layer=last, sizes=size, args=arg, seed=seed)
     given = dataclasses.replace(given, layer=layer)
-    for note in given.made_up:
-        typer.echo(f"note: {plain(note)}", err=True)
+    note(given.made_up)
     binding = given.bind(program)
     start = time.perf_counter()
     with progress("planning") as watch:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from maskc.cli import options as o
-from maskc.cli.style import plain
+from maskc.cli.style import note, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.binding import MAX_BATCH
 
@@ -58,8 +58,7 @@ def command(
         raise MaskcError(Diagnostic("E504", f"{program.name!r} asserts nothing", hint=hint))
     more: dict[str, Any] = {"q": q, "k": k, "heads": heads, "layer": layer, "batch": batch, "seed": seed}
     given = setting([program], sizes=size, args=arg, **more)
-    for note in given.made_up:
-        typer.echo(f"note: {plain(note)}", err=True)
+    note(given.made_up)
     binding = given.bind(program)
     proofs = _proofs(program, binding, show=not as_json)
     looked_at = _looked_at(program, binding)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from maskc.cli import options as o
-from maskc.cli.style import plain
+from maskc.cli.style import note
 from maskc.setting import MAX_HEADS
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def command(
         data = {"maskc": 1, "pattern": program.name, "ok": good, "tolerance": bound, **trial.data()}
         typer.echo(json.dumps(data))
     else:
-        for note in given.made_up:
-            typer.echo(f"note: {plain(note)}", err=True)
+        note(given.made_up)
         _print(trial, bound)
     raise typer.Exit(0 if good else 1)
 

@@ -12,7 +12,7 @@ import typer
 from maskc.cli import options as o
 from maskc.cli.emit import Dtype, table
 from maskc.cli.files import write_file
-from maskc.cli.style import in_line, plain
+from maskc.cli.style import in_line, note, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS
 
@@ -67,8 +67,7 @@ def command(
 
     program = o.program_of(file, name)
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
-    for note in [] if as_json else given.made_up:
-        typer.echo(f"note: {plain(note)}", err=True)
+    note([] if as_json else given.made_up)
     shape = (batch, kv_heads or given.heads, dim)
     found = _measured(program, given, shape, dtype.value, backward, seconds, again, quiet=as_json)
     if as_json:

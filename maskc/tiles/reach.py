@@ -184,9 +184,9 @@ def _by_intervals(layers: list[list[KeyRanges]], keys: int) -> Reach | None:
     """If every query sees one interval that holds itself, and the intervals move on with the queries."""
     known: dict[int, tuple[Array, Array]] = {}
     for ranges in layers:
-        # Some of the queries tell at once where the answer is no.
         if id(ranges) in known:
             continue
+        # Some of the queries tell at once where the answer is no.
         if _moving(ranges, np.linspace(0, keys - 1, min(keys, 4096)).astype(np.int64)) is None:
             return None
         moving = _moving(ranges, np.arange(keys, dtype=np.int64))
