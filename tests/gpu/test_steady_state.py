@@ -308,6 +308,32 @@ def test_cuda_graph(text: str, queries: int) -> None:
 
 
 @needs_gpu
+@pytest.mark.parametrize("queries", [1, 256])
+def test_a_graph_is_right_after_many_other_lengths(queries: int) -> None:
+    """What it reads of plans and tables is kept, though the caches have long had others."""
+    op = maskc.compile(
+        "pattern p(w: int[head], doc: int[token]) { attend causal & q - k < w[h] & same(doc) }",
+        arguments={"w": [700, 90, 40, 2000]},
+        backend="triton",
+    )
+    q = torch.randn(1, 4, queries, 64, device="cuda", dtype=torch.float16)
+    k, v = (torch.randn(1, 2, 1024, 64, device="cuda", dtype=torch.float16) for _ in range(2))
+    doc = torch.arange(1024, device="cuda", dtype=torch.int32) // 300
+    with torch.no_grad():
+        op(q, k, v, doc=doc)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = op(q, k, v, doc=doc)
+        for length in range(queries, queries + 80 * 9, 9):
+            op(q, *(x[:, :, :length].contiguous() for x in (k, v)), doc=doc[:length].clone())
+        torch.full((1 << 26,), -1, device="cuda", dtype=torch.int32)  # over what the allocator got back
+        q.copy_(torch.randn_like(q))
+        graph.replay()
+        again = maskc.compile(op.pattern, arguments={"w": [700, 90, 40, 2000]}, backend="triton")
+        torch.testing.assert_close(out, again(q, k, v, doc=doc), rtol=0, atol=0)
+
+
+@needs_gpu
 def test_a_call_after_the_first_waits_for_nothing() -> None:
     op = maskc.compile("pattern p(doc: int[token]) { attend causal & same(doc) }", heads=2, backend="triton")
     q, k, v = (torch.randn(1, 2, 2048, 64, device="cuda", dtype=torch.float16, requires_grad=True) for _ in range(3))

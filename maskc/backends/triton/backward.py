@@ -39,10 +39,12 @@ from maskc.backends.triton.writer import (
     hide_lines,
     instance_lines,
     interval_lines,
+    joined_lines,
     keep_lines,
     key_tile_lines,
     line_of,
     loop_lines,
+    partial_lines,
     plan_line,
     query_tile_lines,
     row_lines,
@@ -52,7 +54,7 @@ from maskc.backends.triton.writer import (
 from maskc.ir.derivative import float_lookups
 from maskc.ir.nodes import Const, Lookup, Node, Symbol
 
-__all__ = ["clears_empty_rows", "score_lookups", "sums_delta_again", "write_dkv", "write_dq"]
+__all__ = ["clears_empty_rows", "joins_dkv", "score_lookups", "sums_delta_again", "write_dkv", "write_dq"]
 
 _S = Symbol("s")
 
@@ -247,13 +249,16 @@ def write_dkv(spec: KernelSpec) -> Kernel:
     before = Block(indent=2, hoisted=True)
     inner = [f"        table_{i} = tl.zeros((K_TILE,), tl.float32)" for i in range(len(lookups))]
     loops: list[str] = []
-    for kind in ("full", "part"):
+    if spec.joined:
+        note = "# Full tiles, every pair of which is kept, and partial ones."
+        loops += ["", *_indented_lines([note, *joined_lines()], 2), *_joined_dkv_body(spec, used, before)]
+    for kind in () if spec.joined else ("full", "part"):
         loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
     columns = outer_text("k", spec.k_steps, "k_in", "K_TILE", spec.steady)
     queries = "\n".join(f"    {x}" for x in inner_text("q", spec.q_steps, _QUERIES, spec.steady).before)
     fields = {"plan": plan_line("b * heads + kv_head * group", "first_plan"), "plan_of_head": plan_line("bh")}
     fields |= {"instance": _indented(instance_lines("kv_head", "kv_heads", numbered=spec.shared), 1)}
-    fields |= {"taken": _indented(row_lines(spec, "first_plan"), 1), "bounds": _indented(bounds_lines(), 2)}
+    fields |= {"taken": _indented(row_lines(spec, "first_plan"), 1), "bounds": _indented(bounds_lines(spec.joined), 2)}
     lines = (
         _lines(columns.fill(_DKV_HEAD, queries=queries, line=line_of("plan"), **fields)) + inner + before.lines + loops
     )
@@ -283,7 +288,11 @@ def _lines(text: str) -> list[str]:
 
 
 def _indented(lines: Sequence[str], indent: int) -> str:
-    return "\n".join(f"{'    ' * indent}{line}" for line in lines)
+    return "\n".join(_indented_lines(lines, indent))
+
+
+def _indented_lines(lines: Sequence[str], indent: int) -> list[str]:
+    return [f"{'    ' * indent}{line}" for line in lines]
 
 
 def tensors(spec: KernelSpec, grads: str) -> list[tuple[str, str]]:
@@ -306,7 +315,7 @@ def _expressions(spec: KernelSpec, outer: str, lookups: Sequence[Node]) -> Expre
 
 def _loop_head(kind: str, indent: int) -> list[str]:
     note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-    return ["", *(f"{'    ' * indent}{line}" for line in (f"# {note}", *loop_lines(kind)))]
+    return ["", *_indented_lines([f"# {note}", *loop_lines(kind)], indent)]
 
 
 def sums_delta_again(spec: KernelSpec) -> bool:
@@ -364,8 +373,45 @@ def _dkv_body(spec: KernelSpec, used: Expressions, before: Block, lookups: Seque
         block.add("needed = keep & k_there[:, None]")
         block.add("query = visible(query, needed, 0, True)")
         block.add("grad_out = visible(grad_out, needed, 0, False)")
+    _add_gradients(block, grad)
+    return block.lines
+
+
+def _add_gradients(block: Block, grad: str) -> None:
+    """What a tile of queries adds to dV and, with the gradient of scores called ``grad``, to dK."""
     block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
     block.add(f"grad_key = tl.dot(tl.cast({grad}, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)")
+
+
+def joins_dkv(spec: KernelSpec) -> bool:
+    """Whether the kernel of dK and dV can have full and partial tiles as one sequence: nothing that follows the weights
+    asks which pairs are kept."""
+    return spec.plain_score and is_softmax(spec) and clears_empty_rows(spec)
+
+
+def _joined_dkv_body(spec: KernelSpec, used: Expressions, before: Block) -> list[str]:
+    """The body of the loop over all tiles, of a spec that ``joins_dkv``."""
+    block = Block(indent=3)
+    queries = inner_text("q", spec.q_steps, _QUERIES, spec.steady)
+    query_tile_lines(block, queries, False, False)
+    block.add(f"query = load({queries.pointer.format('q')}, d[:, None] < D, D != D_PAD)")
+    block.add("score = tl.dot(key, query, input_precision=PRECISION)")
+    place = f"row + {queries.row}"
+    block.add(statistic_line("level", place, "[None, :]", whole=True))
+    block.add(f"grad_out = load({queries.pointer.format('do')}, dv[None, :] < DV, DV != DV_PAD)")
+    block.add("grad_weight = tl.dot(value, tl.trans(grad_out), input_precision=PRECISION)")
+    masked = block.nested()
+    for line in queries.positions if queries.row == "q_idx" else ():
+        masked.add(line)
+    keep_lines(spec, used, masked, before, [])
+    partial_lines(block, masked, "score", 'float("-inf")')
+    weigh(spec, used, block, before, False)
+    block.add(statistic_line("delta", place, "[None, :]", whole=True))
+    slope_lines(spec, block)
+    block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
+    block.add(
+        "grad_key = tl.dot(tl.cast(grad_score, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)"
+    )
     return block.lines
 
 

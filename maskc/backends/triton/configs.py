@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Config", "Rows", "Target", "candidates", "config", "fits", "parse_target", "shared_memory"]
+__all__ = ["Config", "Rows", "Target", "candidates", "config", "fits", "joins", "parse_target", "shared_memory"]
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,8 @@ _OTHERS: dict[str, tuple[Config, ...]] = {
         Config(32, 128, 4, 2),
     ),
 }
+#: Stages whose full and partial tiles are one sequence on Hopper.
+_JOINED = ("forward", "dkv")
 #: What the interpreter may compare.
 _INTERPRETED = (_SMALL, Config(32, 16, 4, 1), Config(16, 32, 4, 1))
 #: What ``fits`` counts at most for a thread. Kernels for which it counts more were found to spill much, see
@@ -221,6 +223,11 @@ def config(
         return _BY_ROWS[kind, stage, wanted]
     steps = rows[stage, wanted]
     return steps[max(values for values in steps if values <= pair_values)]
+
+
+def joins(stage: str, target: Target | None) -> bool:
+    """Whether a stage has full and partial tiles as one sequence, where none is ragged; target None: the interpreter."""
+    return stage in _JOINED and (target is None or target.arch == 90)
 
 
 def candidates(

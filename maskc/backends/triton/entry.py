@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
+from maskc.backends.triton.configs import joins
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.gradients import BackwardPass, start_gradients
@@ -126,13 +127,14 @@ class Entry:
         batch, heads, rows, _ = q.shape
         out = heads_inside(q, v.shape[3])
         plain = q.new_empty(0) if self.plain_output else heads_inside(q, v.shape[3])
-        whole = out.numel() and self.program.normalizer.kind == "softmax"
-        lse = (torch.empty if whole else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
+        written = out.numel() and self.program.normalizer.kind == "softmax"
+        lse = (torch.empty if written else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
         moving = {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
 
         def start(chosen: Config) -> None:
             pack = self._forward_pack(chosen, heads // k.shape[1])
-            plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=not self.plain_output)
+            whole, join = not self.plain_output, joins("forward", target_of(q.device))
+            plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=whole, join=join)
             shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
 
             def arguments() -> Arguments:
@@ -393,17 +395,19 @@ class Entry:
         pack: int = 1,
         group: int = 1,
         whole: bool = True,
+        join: bool = False,
     ) -> tuple[DevicePlan, Form]:
         """The plan on the device, and what it asks of a kernel's text.
 
         ``pack``: heads that share a tile of the configuration. ``group``: heads that an instance does one after
-        another. ``whole``: no row is cut into shares.
+        another. ``whole``: no row is cut into shares. ``join``: full and partial tiles are one sequence if possible.
         """
 
         def make() -> tuple[DevicePlan, Form]:
-            return device_plan(self, chosen, device, by_keys=by_keys, pack=pack, group=group, whole=whole)
+            asked = {"by_keys": by_keys, "whole": whole, "join": join}
+            return device_plan(self, chosen, device, pack=pack, group=group, **asked)
 
-        return self._remembered(("device", chosen, device, by_keys, pack, whole), make)
+        return self._remembered(("device", chosen, device, by_keys, pack, whole, join), make)
 
     def _remembered(self, key: Any, make: Callable[[], _T]) -> _T:
         if key not in self._memory:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from maskc.backends.triton.expressions import Block, Expressions
 from maskc.backends.triton.places import OuterText, inner_text, outer_text
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
@@ -14,10 +16,12 @@ from maskc.backends.triton.writer import (
     hide_lines,
     instance_lines,
     interval_lines,
+    joined_lines,
     keep_lines,
     key_tile_lines,
     loop_lines,
     origin,
+    partial_lines,
     plan_line,
     row_lines,
     share_lines,
@@ -77,7 +81,7 @@ def write_forward(spec: KernelSpec) -> Kernel:
     hoisted, loops = _loops(spec, used)
     near, size = ("q_in", "(Q_TILE // PACK)") if spec.packed else ("tl.arange(0, Q_TILE)", "Q_TILE")
     rows = outer_text("q", spec.q_steps, near, size, spec.steady and not spec.packed)
-    taken = "\n".join(f"    {line}" for line in [*row_lines(spec), *bounds_lines()])
+    taken = "\n".join(_indented([*row_lines(spec), *bounds_lines(spec.joined)]))
     plan = plan_line("b * heads + first_head" if spec.packed else "bh")
     fields = {"note": _SHIFT if rows.shift else "", "taken": taken, "plan": plan}
     head = rows.fill(_PACKED_HEAD if spec.packed else _HEAD, **fields)
@@ -155,15 +159,23 @@ def _loops(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
     before, lines = Block(hoisted=True), []
     if spec.masked_by_plan:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
+    if spec.joined:
+        lines += ["", "    # Full tiles, every pair of which is kept, and partial ones.", *_indented(joined_lines())]
+        lines += _joined_body(spec, used, before)
+        return before.lines, lines
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
-        lines += ["", f"    # {note}", *(f"    {line}" for line in loop_lines(kind))]
+        lines += ["", f"    # {note}", *_indented(loop_lines(kind))]
         lines += _body(spec, used, before, kind == "part")
     return before.lines, lines
 
 
 def _keys(spec: KernelSpec) -> list[str]:
-    return [f"    {line}" for line in inner_text("k", spec.k_steps, _KEYS, spec.steady).before]
+    return _indented(inner_text("k", spec.k_steps, _KEYS, spec.steady).before)
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
 
 
 def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> list[str]:
@@ -189,8 +201,33 @@ def _body(spec: KernelSpec, used: Expressions, before: Block, partial: bool) -> 
     return block.lines
 
 
-def weight_lines(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool) -> None:
-    """From ``score``, the dot products, to ``weight``; under softmax relative to the largest so far."""
+def _joined_body(spec: KernelSpec, used: Expressions, before: Block) -> list[str]:
+    """The body of the loop over all tiles. The branch around the mask keeps Triton from waiting for a tile of values
+    where it waits for the keys: without it, both are one wait."""
+    block = Block(indent=2)
+    keys = inner_text("k", spec.k_steps, _KEYS, spec.steady)
+    key_tile_lines(block, keys, not spec.plain_score)
+    block.add(f"key = load({keys.pointer.format('k')}, d[:, None] < D, D != D_PAD)")
+    block.add("score = tl.dot(query, key, input_precision=PRECISION)")
+    masked = block.nested()
+    if spec.plain_score:
+        for line in ("k_idx = tile * K_TILE + k_in[None, :]", *keys.positions):
+            masked.add(line)
+    keep_lines(spec, used, masked, before, [])
+    block.add("if CAREFUL:")
+    block.add("    keep = tl.full((Q_TILE, K_TILE), 1, tl.int1)")
+    weight_lines(spec, used, block, before, masked)
+    block.add(f"value = load({keys.pointer.format('v')}, dv[None, :] < DV, DV != DV_PAD)")
+    hide_lines(block, "value", 0, False)
+    block.add("acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)")
+    return block.lines
+
+
+def weight_lines(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool | Block) -> None:
+    """From ``score``, the dot products, to ``weight``; under softmax relative to the largest so far. ``partial``: of
+    the pairs in ``keep`` alone; a block: so in partial tiles, where the block sets that."""
+    masked = partial if isinstance(partial, Block) else None
+    partial = partial is True
     program, softmax = spec.program, kind_of(spec) == "softmax"
     if not (spec.plain_score and softmax):
         block.add("score = score * scale")
@@ -204,12 +241,14 @@ def weight_lines(spec: KernelSpec, used: Expressions, block: Block, before: Bloc
         block.add(f"weight = tl.sigmoid({logit})" if sigmoid else f"weight = tl.maximum({logit}, 0.0)")
         if partial:
             block.add("weight = tl.where(keep, weight, 0.0)")
+        partial_lines(block, masked, "weight", "0.0")
         return
     unit = "(scale * LOG2E)" if spec.plain_score else "LOG2E"
     if partial:
         logit = f"tl.where(keep, {logit}, float({_MINUS}))"
     if logit != "score":
         block.add(f"score = {logit}")
+    partial_lines(block, masked, "score", f"float({_MINUS})")
     block.add(f"new_top = tl.maximum(top, tl.max(score, 1) * {unit})")
     block.add(f"weight = tl.exp2(score * {unit} - new_top[:, None])")
     block.add("rescale = tl.exp2(top - new_top)")

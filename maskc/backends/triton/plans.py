@@ -14,7 +14,7 @@ from maskc.backends.triton.masks import mask_form
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.shares import Joint, Shares, shared_rows
 from maskc.backends.triton.spec import Form
-from maskc.backends.triton.tiles import KernelPlan, kernel_plan, schedule
+from maskc.backends.triton.tiles import KernelPlan, joined, kernel_plan, schedule
 
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
@@ -26,7 +26,15 @@ Tensor = torch.Tensor
 
 
 def device_plan(
-    entry: Entry, chosen: Config, device: torch.device, *, by_keys: bool, pack: int, group: int, whole: bool
+    entry: Entry,
+    chosen: Config,
+    device: torch.device,
+    *,
+    by_keys: bool,
+    pack: int,
+    group: int,
+    whole: bool,
+    join: bool,
 ) -> tuple[DevicePlan, Form]:
     """The plan of an entry for a configuration. Arguments as those of ``Entry._device_plan``."""
     plan = entry.plan(chosen.q_tile // pack, chosen.k_tile, entry.layout)
@@ -37,15 +45,20 @@ def device_plan(
     workers, shares, joint = entry.workers or workers_of(device, chosen), None, None
     if workers and not whole and queries.steps is None and keys.steps is None:
         rows, shares = shared_rows(rows, max(1, workers * pack), group)
+    partial = bool((rows.part[1] > rows.part[0]).any())
+    ragged = plan.binding.q_len % plan.q_tile if by_keys else plan.binding.k_len % plan.k_tile
+    one = joined(rows) if join and not ragged and not (by_keys and (clauses, boxes) != (None, None)) else None
+    rows = one or rows
     if shares is not None:
         joint = Joint(shares.count, on_device(shares.rows.astype(np.int32), device))
-    made = plan_arguments(rows, chosen, device, shares, joint)
+    made = plan_arguments(rows, chosen, device, shares, joint, partial)
     made.arguments.update(queries.on(device) | keys.on(device))
     if boxes is not None:
         made.arguments.update(_box_arguments(boxes, plan, device))
     if shares is not None:
         made.arguments["shares"] = shares.count
-    return made, Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
+    form = Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
+    return made, form._replace(joined=one is not None)
 
 
 def workers_of(device: torch.device, chosen: Config) -> int | None:
@@ -56,9 +69,14 @@ def workers_of(device: torch.device, chosen: Config) -> int | None:
 
 
 def plan_arguments(
-    plan: KernelPlan, chosen: Config, device: torch.device, shares: Shares | None = None, joint: Joint | None = None
+    plan: KernelPlan,
+    chosen: Config,
+    device: torch.device,
+    shares: Shares | None = None,
+    joint: Joint | None = None,
+    partial: bool = True,
 ) -> DevicePlan:
-    """The plan's arrays as arguments."""
+    """The plan's arrays as arguments. ``partial``: whether there are partial tiles."""
 
     def tensor(*arrays: Any) -> Tensor:
         whole = np.concatenate([np.ravel(a) for a in arrays]).astype(np.int32)
@@ -66,16 +84,17 @@ def plan_arguments(
 
     lines = schedule(plan) if shares is None else schedule(plan, shares.row_of, shares.share_of)
     arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "schedule": tensor(lines)}
-    for kind, (_, _, tiles) in (("full", plan.full), ("part", plan.part)):
+    kinds = [("full_", "FULL", plan.full[2]), ("part_", "PART", plan.part[2])]
+    for kind, flag, tiles in [("", "ONE", plan.part[2])] if plan.joined else kinds:
         # Kernels read a tile ahead, and so one behind the last.
-        arguments[f"{kind}_tiles"] = tensor([0]) if tiles is None else tensor(tiles, [0])
-        arguments[f"{kind.upper()}_RUN"] = tiles is None
+        arguments[f"{kind}tiles"] = tensor([0]) if tiles is None else tensor(tiles, [0])
+        arguments[f"{flag}_RUN"] = tiles is None
     if plan.skips is not None:
         arguments["PART_RUN"] = 2
     if plan.intervals is not None:
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
     arguments |= {"tile_rows": plan.rows, "ONE_PLAN": not plan.plan_of.any()}
-    return DevicePlan(arguments, chosen, plan.rows, joint, bool((plan.part[1] > plan.part[0]).any()))
+    return DevicePlan(arguments, chosen, plan.rows, joint, partial)
 
 
 def _box_arguments(boxes: Packed, plan: TilePlan, device: torch.device) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class Form(NamedTuple):
     boxed: bool = False
     listed: bool = False
     steady: bool = False
+    joined: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class KernelSpec:
         listed: when decoding, live tiles are read off a list, and not found from the length.
         steady: how far apart tokens lie in the tensors is the same for all lengths and batch sizes, and a constant when
             compiling: most of the arithmetic of addresses is done then, and few registers hold the rest.
+        joined: full and partial tiles are one sequence, none of them ragged: see ``tiles.joined``.
     """
 
     program: Program
@@ -61,6 +63,7 @@ class KernelSpec:
     boxed: bool = False
     listed: bool = False
     steady: bool = False
+    joined: bool = False
     cleared: bool = True
 
     @property

@@ -7,7 +7,7 @@ A ragged tile at the end counts as partial, so that the loop over full tiles nee
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "SHARE",
     "KernelPlan",
     "distinct_groups",
+    "joined",
     "kernel_plan",
     "schedule",
     "transposed_runs",
@@ -37,6 +38,8 @@ Array = npt.NDArray[Any]
 PARTIAL_WORK = 1.5
 #: Longest list of tiles: beyond it the list alone would fill a GPU's memory.
 MAX_TILES = 1 << 28
+#: Tiles that are sorted at most to make one list of two.
+_MOST_JOINED = 1 << 24
 #: A line of the schedule, in int32: the row of tiles, ends of its runs of full and of partial tiles (excluded), from
 #: which number on partial tiles are how much further, the share of the row. As much as one access to memory brings.
 RECORD, FULL_ENDS, PART_ENDS, PART_SKIP, SHARE = 8, (1, 2), (3, 4), (5, 6), 7
@@ -58,6 +61,7 @@ class KernelPlan:
         skips: (masks * rows * 2,), where partial tiles are two runs a row at most: from which number on (the last of
             the first run, excluded) tiles are how much further.
         by_keys: rows are columns of the mask.
+        joined: ``part`` has all tiles: see ``joined``, the function.
     """
 
     plan_of: Array
@@ -69,6 +73,7 @@ class KernelPlan:
     clauses: int
     skips: Array | None = None
     by_keys: bool = False
+    joined: bool = False
 
 
 def schedule(plan: KernelPlan, row_of: Array | None = None, share_of: Array | None = None) -> Array:
@@ -115,6 +120,59 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
     order = work_order(np.array([_work(f, p) for f, p in parts]).reshape(len(parts), rows), by_keys)
     found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
     return KernelPlan(plan_of.ravel(), order, full, part, found, rows, clauses, skips, by_keys)
+
+
+def joined(plan: KernelPlan) -> KernelPlan | None:
+    """The plan with the full and the partial tiles of a row as one sequence in order, in the place of the partial ones;
+    None where the list would take long to make.
+
+    There is no list where the tiles of every row touch: which of them are full, the run of these tells. Else each is
+    listed as twice its number, and one more where it is partial.
+    """
+    runs = _runs(plan)
+    if runs is not None:
+        (start, end), some = runs, runs[0] < runs[1]
+        count = np.where(some, end - start, 0).sum(axis=0)
+        low = np.where(count > 0, np.where(some, start, np.iinfo(np.int32).max).min(axis=0), 0)
+        high = np.where(some, end, 0).max(axis=0)
+        if bool((high - low == count).all()):
+            return replace(plan, part=(low.astype(np.int32), high.astype(np.int32), None), skips=None, joined=True)
+    counts = [last.astype(np.int64) - first for first, last, _ in (plan.full, plan.part)]
+    if sum(int(c.sum()) for c in counts) > _MOST_JOINED:
+        return None
+    row = np.concatenate([np.repeat(np.arange(c.size), c) for c in counts])
+    found = np.concatenate([2 * _tiles_of(plan, False), 2 * _tiles_of(plan, True) + 1])
+    last = np.cumsum(counts[0] + counts[1])
+    first = np.concatenate([[0], last[:-1]])[: last.size]
+    tiles = found[np.lexsort((found, row))].astype(np.int32)
+    return replace(plan, part=(first.astype(np.int32), last.astype(np.int32), tiles), skips=None, joined=True)
+
+
+def _runs(plan: KernelPlan) -> tuple[Array, Array] | None:
+    """Starts and ends of the runs of rows, a full one and two partial ones, (3, rows); None where tiles are listed."""
+    if plan.full[2] is not None or plan.part[2] is not None:
+        return None
+    first, last, _ = plan.part
+    cut, gap = last, np.zeros_like(last)
+    if plan.skips is not None:
+        cut, gap = plan.skips.reshape(-1, 2).T
+    cut = np.where(gap > 0, cut, last)
+    start = np.stack([plan.full[0], first, np.maximum(first, cut) + gap])
+    end = np.stack([plan.full[1], np.minimum(last, cut), last + gap])
+    return start, end
+
+
+def _tiles_of(plan: KernelPlan, partial: bool) -> Array:
+    """The tiles of a kind, row by row."""
+    first, last, tiles = plan.part if partial else plan.full
+    count = last.astype(np.int64) - first
+    places = np.asarray(concatenated_ranges(first.astype(np.int64), count), np.int64)
+    if tiles is not None:
+        return np.asarray(tiles[places], np.int64)
+    if partial and plan.skips is not None:
+        cut, gap = (np.repeat(x, count) for x in plan.skips.reshape(-1, 2).T)
+        places = places + np.where(places >= cut, gap, 0)
+    return places
 
 
 def distinct_groups(plan: TilePlan) -> list[Group]:

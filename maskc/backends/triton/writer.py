@@ -24,11 +24,13 @@ __all__ = [
     "hide_lines",
     "instance_lines",
     "interval_lines",
+    "joined_lines",
     "keep_lines",
     "key_tile_lines",
     "line_of",
     "loop_lines",
     "origin",
+    "partial_lines",
     "plan_line",
     "query_tile_lines",
     "row_lines",
@@ -44,6 +46,8 @@ LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
 
 #: Arguments that every kernel has, in order: the plan, lengths and strides come after the tensors.
 PLAN = ("plan_of", "schedule", "full_tiles", "part_tiles")
+#: The same where full and partial tiles are one sequence.
+JOINED_PLAN = ("plan_of", "schedule", "tiles")
 
 
 def plan_line(place: str, name: str = "plan") -> str:
@@ -86,9 +90,17 @@ def row_lines(spec: KernelSpec, plan: str = "plan") -> list[str]:
     return lines
 
 
-def bounds_lines() -> list[str]:
+def bounds_lines(joined: bool = False) -> list[str]:
     """Where the loops over full and over partial tiles start and end, by a line of the schedule: tiles themselves, or
-    places in the list of them."""
+    places in the list of them. ``joined``: there is one loop, and unless tiles are listed, full ones are a run in it."""
+    if joined:
+        return [
+            f"tile_a, tile_z = tl.load(line + {PART_ENDS[0]}), tl.load(line + {PART_ENDS[1]})",
+            "if ONE_RUN:",
+            f"    full_a, full_z = tl.load(line + {FULL_ENDS[0]}), tl.load(line + {FULL_ENDS[1]})",
+            "else:",
+            "    next_tile = tl.load(tiles + tile_a)",
+        ]
     return [
         f"full_a, full_z = tl.load(line + {FULL_ENDS[0]}), tl.load(line + {FULL_ENDS[1]})",
         f"part_a, part_z = tl.load(line + {PART_ENDS[0]}), tl.load(line + {PART_ENDS[1]})",
@@ -138,7 +150,7 @@ def arguments(tensors: Sequence[tuple[str, str]], spec: KernelSpec, used: Expres
     ``strides``: the tensors that have strides of their own, as words.
     """
     out = [Argument(name, kind) for name, kind in tensors]
-    out += [Argument(name, "int32") for name in PLAN]
+    out += [Argument(name, "int32") for name in (JOINED_PLAN if spec.joined else PLAN)]
     if spec.clauses is not None:
         out += [Argument(name, "int32") for name in ("interval_low", "interval_high")]
     if spec.boxed:
@@ -174,6 +186,7 @@ CONSTEXPRS = (
     "RAGGED_K",
     "FULL_RUN",
     "PART_RUN",
+    "ONE_RUN",
     "ONE_PLAN",
     "PRECISION",
 )
@@ -222,6 +235,28 @@ def loop_lines(kind: str) -> list[str]:
         f"        tile = {kind}_next",
         f"        {kind}_next = tl.load({kind}_tiles + i + 1)",
     ]
+
+
+def joined_lines() -> list[str]:
+    """The head of one loop over full and partial tiles in order. Listed tiles are twice their number, and one more
+    where they are partial; the list is read one tile ahead, as those of ``loop_lines``."""
+    return [
+        "for i in tl.range(tile_a, tile_z):",
+        "    if ONE_RUN:",
+        "        tile, partial = i, (i < full_a) | (i >= full_z)",
+        "    else:",
+        "        tile, partial = next_tile >> 1, (next_tile & 1) != 0",
+        "        next_tile = tl.load(tiles + i + 1)",
+    ]
+
+
+def partial_lines(block: Block, masked: Block | None, name: str, otherwise: str) -> None:
+    """In a loop over all tiles, set ``name`` to ``otherwise`` where a partial tile keeps no pair; ``masked``, nested in
+    ``block``, sets ``keep``. None: nothing, as in the loop over full tiles."""
+    if masked is not None:
+        block.add("if partial:")
+        masked.add(f"{name} = tl.where(keep, {name}, {otherwise})")
+        block.lines += masked.lines
 
 
 def key_tile_lines(block: Block, keys: InnerText, positions: bool) -> None:
