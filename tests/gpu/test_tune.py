@@ -342,32 +342,29 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     [
         ("causal", 16384, "dq", "long"),
         ("causal", 16384, "dkv", "long"),
-        ("causal", 16384, "forward", "usual"),  # keys and values stay in the cache
-        ("all", 16384, "forward", "long"),  # and yet every row reads all of them
-        ("causal", 131072, "forward", "long"),
-        ("sliding_window(1024)", 131072, "forward", "usual"),
-        ("sliding_window(1024)", 131072, "dq", "usual"),
-        ("sliding_window(1024)", 131072, "dkv", "long"),
-        ("sliding_window(512)", 131072, "dkv", "usual"),
-        ("sinks(4) & causal | sliding_window(1024)", 131072, "dkv", "usual"),  # more of it is masked
-        ("causal & hash(q // 64, k // 64) % 2 == 0 & q - k < 3000", 8192, "dq", "usual"),
+        ("causal", 16384, "forward", "long"),
+        ("sliding_window(1024)", 131072, "forward", "short"),
+        ("sliding_window(1024)", 131072, "dq", "short"),
+        ("sliding_window(1024)", 131072, "dkv", "short"),
+        ("sinks(4) & causal | sliding_window(1024)", 131072, "dkv", "short"),
+        ("causal & hash(q // 64, k // 64) % 2 == 0 & q - k < 3000", 8192, "dq", "short"),
         ("causal & (q - k) % 40 < 30", 8192, "forward", "masked"),
         ("causal & (q - k) % 40 < 30", 8192, "dkv", "masked"),
+        ("causal & (q - k) % 8 == 0", 16384, "dkv", "placed"),
+        ("causal & (q - k) % 8 == 0", 16384, "dq", "placed"),
     ],
 )
 def test_tiles_suit_the_rows(text: str, length: int, stage: str, kind: Rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Properties:
-        L2_cache_size = 50 << 20
-
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     monkeypatch.setattr(tune, "target_of", lambda device: parse_target("cuda:90"))
     program = lower_text(text)[0]
     binding = bind(program, length, length, heads=1, layer=0, batch=1, sizes={}, values={})
     q = torch.empty(1, 1, length, 128, device="meta", dtype=torch.bfloat16)
-    found = tune.choose(Entry(program, binding, ()), stage, q, q, q, lambda chosen: None)
+    entry = Entry(program, binding, (), layout="auto" if kind == "placed" else "none")
+    found = tune.choose(entry, stage, q, q, q, lambda chosen: None)
     values = pair_values(specialised(program, {}), None)
+    assert tune.rows_of(entry, stage, found.config) == kind
     assert found.config == config(stage, parse_target("cuda:90"), 128, "bfloat16", values, kind)
-    if kind != "usual":
+    if (stage, kind) not in (("forward", "long"), ("forward", "short"), ("dq", "short")):
         assert found.config != config(stage, parse_target("cuda:90"), 128, "bfloat16", values)
 
 

@@ -9,7 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Config", "Rows", "Target", "candidates", "config", "fits", "joins", "parse_target", "shared_memory"]
+__all__ = [
+    "LONG_ROWS",
+    "Config",
+    "Rows",
+    "Target",
+    "candidates",
+    "config",
+    "fits",
+    "joins",
+    "parse_target",
+    "shared_memory",
+]
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,9 @@ class Config:
     stages: int
 
 
-#: What a plan's rows of tiles are like: long and little masked, mostly masked, or neither.
-Rows = Literal["usual", "long", "masked"]
+#: What a plan's rows of tiles are like: mostly masked; else in another order than the tokens' own, long, or short;
+#: "usual": not known.
+Rows = Literal["usual", "short", "long", "placed", "masked"]
 
 _SMALL = Config(16, 16, 4, 1)
 
@@ -81,7 +93,7 @@ _TABLE: dict[int | str, dict[tuple[str, int], dict[int, Config]]] = {
         ("forward", 64): {0: Config(64, 64, 4, 3), 8: Config(64, 32, 4, 3)},
         ("forward", 128): {0: Config(64, 64, 4, 3), 8: Config(64, 32, 4, 3)},
         ("forward", 256): {0: Config(128, 64, 8, 2), 8: Config(128, 32, 8, 2), 17: Config(64, 32, 8, 2)},
-        ("dq", 64): {0: Config(64, 64, 4, 3), 8: Config(64, 32, 4, 3)},
+        ("dq", 64): {0: Config(64, 64, 4, 2), 8: Config(64, 32, 4, 3)},
         ("dq", 128): {0: Config(64, 64, 4, 2), 8: Config(64, 32, 4, 2), 17: Config(64, 32, 8, 2)},
         ("dq", 256): {0: Config(64, 32, 8, 1)},
         ("dkv", 64): {0: Config(64, 64, 4, 3), 8: Config(32, 64, 4, 3)},
@@ -120,14 +132,16 @@ _TABLE: dict[int | str, dict[tuple[str, int], dict[int, Config]]] = {
         ("pairs", 256): {0: Config(32, 32, 8, 1)},
     },
 }
-#: For 90. Where rows are long and little is masked, tiles have more rows: what they read is read half as often. Where
-#: most tiles are masked, arithmetic takes longer than loads, and three small instances a multiprocessor overlap more of
-#: it. See ``tune.rows_of``.
+#: For 90. Where rows are long, tiles of dQ have more rows: what they read is read half as often. Where most tiles are
+#: masked, arithmetic takes longer than loads, and three small instances a multiprocessor overlap more of it. Where all
+#: tokens have places of their own, addresses take registers. See ``tune.rows_of``, and docs/benchmarks/gpu-tiles.md.
 _BY_ROWS: dict[tuple[Rows, str, int], Config] = {
-    ("long", "forward", 64): Config(128, 64, 8, 3),
-    ("long", "forward", 128): Config(128, 64, 8, 3),
+    ("long", "dq", 64): Config(64, 64, 4, 3),
     ("long", "dq", 128): Config(128, 64, 8, 3),
-    ("long", "dkv", 128): Config(64, 128, 8, 3),
+    ("placed", "dq", 128): Config(128, 64, 8, 3),
+    ("short", "dkv", 128): Config(64, 64, 4, 2),
+    ("long", "dkv", 128): Config(64, 64, 4, 2),
+    ("placed", "dkv", 128): Config(64, 128, 8, 3),
     ("masked", "forward", 128): Config(64, 32, 4, 3),
     ("masked", "dkv", 128): Config(64, 64, 4, 2),
 }
@@ -172,8 +186,10 @@ _OTHERS: dict[str, tuple[Config, ...]] = {
         Config(32, 128, 4, 2),
     ),
 }
-#: Stages whose full and partial tiles are one sequence on Hopper.
+#: Stages that may have full and partial tiles as one sequence.
 _JOINED = ("forward", "dkv")
+#: Keys a row of tiles, on average, from which on it counts as long: what was measured on an H200 changed places there.
+LONG_ROWS = 3840
 #: What the interpreter may compare.
 _INTERPRETED = (_SMALL, Config(32, 16, 4, 1), Config(16, 32, 4, 1))
 #: What ``fits`` counts at most for a thread. Kernels for which it counts more were found to spill much, see
@@ -225,9 +241,13 @@ def config(
     return steps[max(values for values in steps if values <= pair_values)]
 
 
-def joins(stage: str, target: Target | None) -> bool:
-    """Whether a stage has full and partial tiles as one sequence, where none is ragged; target None: the interpreter."""
-    return stage in _JOINED and (target is None or target.arch == 90)
+def joins(stage: str, target: Target | None, chosen: Config, width: int) -> bool:
+    """Whether a stage may have full and partial tiles as one sequence; target None: the interpreter. ``width``: the
+    largest dimension of a head, padded. On an H200 tiles of 64 x 64 gained from it, but for dK and dV with D = 64."""
+    if target is None:
+        return stage in _JOINED
+    square = (chosen.q_tile, chosen.k_tile, chosen.warps) == (64, 64, 4)
+    return target.arch == 90 and square and (stage == "forward" or (stage == "dkv" and width > 64))
 
 
 def candidates(

@@ -133,7 +133,7 @@ class Entry:
 
         def start(chosen: Config) -> None:
             pack = self._forward_pack(chosen, heads // k.shape[1])
-            whole, join = not self.plain_output, joins("forward", target_of(q.device))
+            whole, join = not self.plain_output, self._joins("forward", chosen, q, v)
             plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=whole, join=join)
             shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
 
@@ -355,6 +355,10 @@ class Entry:
             "AT_ONCE": at_once(plan.config, q.element_size(), target_of(q.device)),
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }
+
+    def _joins(self, stage: str, chosen: Config, q: Tensor, v: Tensor) -> bool:
+        """Whether a stage may have full and partial tiles as one sequence."""
+        return joins(stage, target_of(q.device), chosen, max(pad(q.shape[3]), pad(v.shape[3])))
 
     def _config(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Config:
         """The configuration of a stage; ``start`` launches its kernel with one."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from maskc.backends.triton.boxes import Packed
-from maskc.backends.triton.configs import Config
+from maskc.backends.triton.configs import LONG_ROWS, Config
 from maskc.backends.triton.launch import DevicePlan, on_device
 from maskc.backends.triton.masks import mask_form
 from maskc.backends.triton.places import places_of
@@ -46,8 +46,7 @@ def device_plan(
     if workers and not whole and queries.steps is None and keys.steps is None:
         rows, shares = shared_rows(rows, max(1, workers * pack), group)
     partial = bool((rows.part[1] > rows.part[0]).any())
-    ragged = plan.binding.q_len % plan.q_tile if by_keys else plan.binding.k_len % plan.k_tile
-    one = joined(rows) if join and not ragged and not (by_keys and (clauses, boxes) != (None, None)) else None
+    one = joined(rows) if join and _joins(plan, rows, clauses is None and boxes is None) else None
     rows = one or rows
     if shares is not None:
         joint = Joint(shares.count, on_device(shares.rows.astype(np.int32), device))
@@ -59,6 +58,15 @@ def device_plan(
         made.arguments["shares"] = shares.count
     form = Form(clauses, queries.steps, keys.steps, pack > 1, shares is not None, boxes is not None)
     return made, form._replace(joined=one is not None)
+
+
+def _joins(plan: TilePlan, rows: KernelPlan, computed: bool) -> bool:
+    """Whether full and partial tiles are worth being one sequence: none is ragged, and forward, rows are short. For dK
+    and dV the mask has to be ``computed``: what it reads would not be under way before it is needed."""
+    if rows.by_keys:
+        return computed and plan.q_order.index is None and plan.binding.q_len % plan.q_tile == 0
+    tiles = sum(int((last - first).sum()) for first, last, _ in (rows.full, rows.part))
+    return plan.binding.k_len % plan.k_tile == 0 and tiles * plan.k_tile < LONG_ROWS * rows.row_order.size
 
 
 def workers_of(device: torch.device, chosen: Config) -> int | None:

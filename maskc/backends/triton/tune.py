@@ -12,13 +12,13 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 import triton
 
 import maskc
-from maskc.backends.triton.configs import Config, Rows, candidates
+from maskc.backends.triton.configs import LONG_ROWS, Config, Rows, candidates
 from maskc.backends.triton.launch import capturing, pad, target_of
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, recall, store
@@ -40,10 +40,7 @@ Timer = Callable[[Callable[[], None]], float]
 
 _ROUNDS = 9
 _HOPELESS = 1.5  # times the fastest, each at its best: not measured again
-#: Keys a row at least, and share of partial tiles at most, where tiles of more rows were faster on an H100; and the
-#: share from which on smaller tiles were. Where tokens are laid out in another order, rows have to be twice as long.
-_LONG_ROWS = {"forward": 4096, "dq": 2304, "dkv": 1024}
-_MOSTLY_FULL, _MOSTLY_PARTIAL = {"forward": 0.25, "dq": 0.25, "dkv": 0.15}, 0.4
+_MOSTLY_PARTIAL = 0.4  # the share of partial tiles from which on smaller tiles were faster on an H100
 _CLEARLY = 0.98  # of the default's time: only then is another configuration taken
 
 
@@ -140,11 +137,11 @@ def choose(
     name = str(q.dtype).removeprefix("torch.")
     target = target_of(q.device)
     dims = pad(q.shape[3]), pad(v.shape[3])
-    kinds: tuple[Rows, ...] = ("usual",) if stage in ("decode", "pairs") else ("usual", "long", "masked")
+    kinds: tuple[Rows, ...] = ("usual",) if stage in ("decode", "pairs") else get_args(Rows)
     by_kind = {kind: candidates(stage, target, *dims, name, values, kind) for kind in kinds}
     configs = by_kind["usual"]
     if len({configs[0] for configs in by_kind.values()}) > 1:
-        configs = by_kind[rows_of(entry, stage, configs[0], k, v)]
+        configs = by_kind[rows_of(entry, stage, configs[0])]
     if entry.autotune == "off" or len(configs) == 1:
         return Choice(stage, configs[0], "default")
     situation = situation_of(entry, stage, q, k, v)
@@ -164,9 +161,8 @@ def choose(
     return Choice(stage, found.config, "measured", trials, record)
 
 
-def rows_of(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> Rows:
-    """What the plan's rows are like for a stage. The forward kernel gains from tiles of more rows only where every row
-    reads all keys, or what rows read does not stay in the cache, in the tokens' own order."""
+def rows_of(entry: Entry, stage: str, chosen: Config) -> Rows:
+    """What the plan's rows are like for a stage."""
     plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
     tiles = partial = rows = 0
     for g in plan.groups:
@@ -175,12 +171,9 @@ def rows_of(entry: Entry, stage: str, chosen: Config, k: Tensor, v: Tensor) -> R
         rows += g.runs.offsets.size - 1
     if partial > _MOSTLY_PARTIAL * tiles:
         return "masked"
-    laid_out = plan.q_order.index is not None or plan.k_order.index is not None
-    if tiles * chosen.k_tile < (1 + laid_out) * _LONG_ROWS[stage] * rows or partial > _MOSTLY_FULL[stage] * tiles:
-        return "usual"
-    cache = getattr(torch.cuda.get_device_properties(k.device), "L2_cache_size", 1 << 26)
-    stays = k.shape[2] * (k.shape[3] + v.shape[3]) * k.element_size() <= cache / 2
-    return "usual" if stage == "forward" and (laid_out or (stays and tiles < rows * plan.cols)) else "long"
+    if plan.q_order.index is not None or plan.k_order.index is not None:
+        return "placed"
+    return "long" if tiles * chosen.k_tile >= LONG_ROWS * rows else "short"
 
 
 def situation_of(entry: Entry, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:

@@ -92,7 +92,7 @@ def row_lines(spec: KernelSpec, plan: str = "plan") -> list[str]:
 
 def bounds_lines(joined: bool = False) -> list[str]:
     """Where the loops over full and over partial tiles start and end, by a line of the schedule: tiles themselves, or
-    places in the list of them. ``joined``: there is one loop, and unless tiles are listed, full ones are a run in it."""
+    places in the list of them. ``joined``: there is one loop; unless tiles are listed, full ones are a run in it."""
     if joined:
         return [
             f"tile_a, tile_z = tl.load(line + {PART_ENDS[0]}), tl.load(line + {PART_ENDS[1]})",
