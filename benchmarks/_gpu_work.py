@@ -32,7 +32,7 @@ DENSE = 16384  # keys up to which a mask of every pair is made
 LONG = 65536  # keys beyond which only the faster of SDPA's kernels is measured, which takes a second there
 READY_SECONDS = 75  # that a contender may take to be compiled and to run once
 TILE = 64  # of queries and of keys, in which work is counted
-FLUSHES = 10  # so that the host has submitted all kernels before the device comes to the first
+FLUSHES = 24  # of 256 MB: so that the host has submitted all kernels before the device comes to the first
 
 
 def say(kind: str, what: Any) -> None:

@@ -1,17 +1,20 @@
 """Every kernel in several tile sizes on this machine's GPU, decoding in several splits, and loads by TMA.
 
-    PYTHONPATH=. python benchmarks/gpu_tiles.py [--only WORD] [--out FILE]
+    PYTHONPATH=. python benchmarks/gpu_tiles.py [--only WORD] [--two-loops] [--out FILE]
 
 What the defaults in ``maskc/backends/triton/configs.py`` were taken from. Milliseconds between events around each
-kernel, the median of some runs, each with a cold cache. Kernels are compiled by several processes first.
+kernel, the median of some rounds, each with a cold cache. Tiles of a row take turns, in an order that moves by one in
+every round, after a call that does not count: the first one after a pause of the GPU takes longer. Kernels are compiled
+by several processes first. ``--two-loops``: full and partial tiles are never one sequence.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,37 +29,43 @@ KERNELS = {"forward": "attention_forward", "dq": "attention_dq", "dkv": "attenti
 TILES: dict[int, dict[str, list[Tile]]] = {
     128: {
         "forward": [(64, 64, 4, 3), (128, 64, 8, 3), (64, 32, 4, 3)],
-        "dq": [(64, 64, 4, 2), (128, 64, 8, 3), (64, 32, 4, 3)],
-        "dkv": [(32, 64, 4, 3), (64, 128, 8, 3), (64, 64, 4, 2)],
+        "dq": [(64, 64, 4, 2), (128, 64, 8, 3), (64, 32, 4, 2)],
+        "dkv": [(64, 64, 4, 2), (64, 128, 8, 3), (32, 64, 4, 3)],
     },
     64: {
         "forward": [(64, 64, 4, 3), (128, 64, 4, 3), (128, 64, 8, 3)],
-        "dq": [(64, 64, 4, 3), (128, 64, 4, 3), (64, 32, 4, 3)],
-        "dkv": [(64, 64, 4, 3), (128, 64, 4, 2), (32, 64, 4, 3)],
+        "dq": [(64, 64, 4, 3), (64, 64, 4, 2), (64, 32, 4, 3)],
+        "dkv": [(64, 64, 4, 3), (64, 64, 4, 2), (32, 64, 4, 3)],
     },
 }
-RUNS = 7
+ROUNDS = 9
 FLUSHES = 14  # so that the host has submitted all kernels before the device comes to the first
 
 
-def jobs(only: str) -> Iterator[tuple[str, dict[str, Tile]]]:
-    """Names of rows, and a tile size for each kernel."""
+Job = tuple[str, dict[str, Tile], bool]
+
+
+def jobs(only: str, two_loops: bool) -> Iterator[Job]:
+    """Names of rows, a tile size for each kernel, and whether there are two loops in any case."""
     for p in PATTERNS:
         if only in p.name and p.queries is None:
             tiles = TILES[p.dim]
             for i in range(max(map(len, tiles.values()))):
-                yield p.name, {stage: sizes[min(i, len(sizes) - 1)] for stage, sizes in tiles.items()}
+                yield p.name, {stage: sizes[min(i, len(sizes) - 1)] for stage, sizes in tiles.items()}, two_loops
 
 
-def call_of(name: str, tiles: dict[str, Tile]) -> Callable[[], Any]:
+def call_of(name: str, tiles: dict[str, Tile], two_loops: bool) -> Callable[[], Any]:
     """A forward and backward pass of a row in these tiles; it has run once."""
     import torch
     from _gpu_work import prepared
 
+    from maskc.backends.triton import plans
     from maskc.backends.triton.configs import Config
     from maskc.backends.triton.entry import Entry
 
     p = named(name)
+    if two_loops:
+        plans.joined = lambda rows: None
     assert isinstance(p, Pattern)
     op, leaves, _, given = prepared(p, "cuda")
     grad = torch.randn_like(leaves[0])
@@ -70,7 +79,7 @@ def call_of(name: str, tiles: dict[str, Tile]) -> Callable[[], Any]:
     return call
 
 
-def compile_one(job: tuple[str, dict[str, Tile]]) -> str:
+def compile_one(job: Job) -> str:
     """Compile, in a process of a pool; what went wrong."""
     try:
         call_of(*job)
@@ -79,13 +88,14 @@ def compile_one(job: tuple[str, dict[str, Tile]]) -> str:
     return ""
 
 
-def kernel_times(call: Callable[[], Any]) -> dict[str, float]:
-    """The median time of each kernel in ``call``."""
+def kernel_times(calls: Sequence[Callable[[], Any]]) -> list[dict[str, float]]:
+    """The median time of each kernel in each call."""
     import torch
 
     from maskc.backends.triton.launch import Prepared
 
-    marks: list[tuple[str, Any, Any]] = []
+    marks: list[tuple[int | None, str, Any, Any]] = []
+    now: list[int | None] = [None]
     whole, flush = Prepared.start, torch.empty(32 << 20, dtype=torch.int32, device="cuda")
 
     def start(self: Prepared, *given: Any) -> None:
@@ -95,21 +105,24 @@ def kernel_times(call: Callable[[], Any]) -> dict[str, float]:
         whole(self, *given)
         last.record()
         if not self._shared.get("CAREFUL"):
-            marks.append((self._kernel.name, first, last))
+            marks.append((now[0], self._kernel.name, first, last))
 
     Prepared.start = start  # type: ignore[method-assign]
     try:
-        for _ in range(RUNS):
-            for _ in range(FLUSHES):
-                flush.zero_()
-            call()
-        torch.cuda.synchronize()
+        for number in range(ROUNDS):
+            order = [(number + i) % len(calls) for i in range(len(calls))]
+            for now[0] in (None, *order):
+                for _ in range(FLUSHES):
+                    flush.zero_()
+                calls[order[0] if now[0] is None else now[0]]()
+            torch.cuda.synchronize()
     finally:
         Prepared.start = whole  # type: ignore[method-assign]
-    found: dict[str, list[float]] = {}
-    for name, first, last in marks:
-        found.setdefault(name, []).append(first.elapsed_time(last))
-    return {name: sorted(times)[len(times) // 2] for name, times in found.items()}
+    found: list[dict[str, list[float]]] = [{} for _ in calls]
+    for which, name, first, last in marks:
+        if which is not None:
+            found[which].setdefault(name, []).append(first.elapsed_time(last))
+    return [{name: sorted(times)[len(times) // 2] for name, times in each.items()} for each in found]
 
 
 def decoding() -> Iterator[str]:
@@ -137,6 +150,7 @@ def decoding() -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--two-loops", action="store_true", help="full and partial tiles are never one sequence")
     parser.add_argument("--out", type=Path, help="a file for the lines, too")
     asked = parser.parse_args()
     import torch
@@ -144,16 +158,17 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("no GPU that torch can use: nothing to measure")
         return 0
-    every = list(jobs(asked.only))
+    every = list(jobs(asked.only, asked.two_loops))
     with ProcessPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as pool:
         for wrong in filter(None, pool.map(compile_one, every)):
             print(wrong, flush=True)
     lines = []
-    for name, tiles in every:
-        times = kernel_times(call_of(name, tiles))
-        for stage, kernel in KERNELS.items():
-            lines.append(f"{name} | {stage} {' '.join(map(str, tiles[stage]))} | {times[kernel]:.3f}")
-            print(lines[-1], flush=True)
+    for name, group in itertools.groupby(every, lambda job: job[0]):
+        some = list(group)
+        for (_, tiles, _), times in zip(some, kernel_times([call_of(*job) for job in some]), strict=True):
+            for stage, kernel in KERNELS.items():
+                lines.append(f"{name} | {stage} {' '.join(map(str, tiles[stage]))} | {times[kernel]:.3f}")
+                print(lines[-1], flush=True)
         torch.cuda.empty_cache()
     from _gpu_tma import loads
 

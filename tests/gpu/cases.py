@@ -13,7 +13,8 @@ class Case:
     """A call. ``floats``: shapes of float inputs; ``inputs``: the other inputs. ``splits``: decode with so many.
     ``clauses``: so many intervals a query mask partial tiles, ``boxed``: boxes do; else the mask itself does.
     ``layout``: the order of the tokens, which must be another than their own. ``pack``: heads that share a tile in
-    the forward kernel."""
+    the forward kernel. ``tile``: where lengths are multiples of it, full and partial tiles may be one sequence; one of
+    8 is for the interpreter alone."""
 
     text: str
     q_len: int = 40
@@ -54,6 +55,7 @@ CASES: dict[str, Case] = {
         layout="blocks",
         boxed=True,
         dtype="float16",
+        tile=8,
     ),
     "documents-by-boxes": Case(
         "pattern p(doc: int[token]) { attend same(doc) & (q - k) % 3 == 0 & causal }",
@@ -68,6 +70,7 @@ CASES: dict[str, Case] = {
         "pattern p(w: int[head]) { attend causal & (q - k) % 2 == 0 & q - k < w[h] & k % 5 > 0 & q % 7 > 0 }",
         inputs={"w": [4, 21]},
         boxed=True,
+        tile=8,
     ),
     "floors": Case(
         "pattern p { attend k <= q & floor(exp2(float(q - 2 * k) * 9.0)) - floor(log(float(k - 5))) > -2\n"
@@ -85,9 +88,13 @@ CASES: dict[str, Case] = {
         heads=1,
         batch=2,
         inputs={"doc": [_DOCUMENTS, [0] * 25 + [5] * 15]},
+        tile=8,
     ),
     "documents-by-intervals": Case(
-        "pattern p(doc: int[token]) { attend same(doc) & causal & q % 5 > 0 }", inputs={"doc": _DOCUMENTS}, clauses=1
+        "pattern p(doc: int[token]) { attend same(doc) & causal & q % 5 > 0 }",
+        inputs={"doc": _DOCUMENTS},
+        clauses=1,
+        tile=8,
     ),
     "grid-by-intervals": Case(
         "pattern p over grid(y, x) { attend neighborhood(y, 3) & neighborhood(x, 3) }",
@@ -102,9 +109,16 @@ CASES: dict[str, Case] = {
         40,
         inputs={"w": [3, 9], "doc": _DOCUMENTS},
         clauses=2,
+        tile=8,
     ),
     "padding": Case(
-        "pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}
+        "pattern p(n: int[batch]) { attend padding(n[b]) }",
+        20,
+        40,
+        heads=1,
+        batch=2,
+        inputs={"n": [17, 40]},
+        tile=8,
     ),
     "dilated": Case("dilated(3, 4) & causal", heads=1),
     "prefix-ragged": Case("prefix(10) | causal", 33, 47, heads=1, dim=80, value_dim=48),
@@ -117,14 +131,16 @@ CASES: dict[str, Case] = {
         "pattern p(far: bool[layer, head]) { attend far[layer, h] | self }",
         layer=1,
         inputs={"far": [[True, True], [False, True]]},
+        tile=8,
     ),
-    "hash": Case("hash(q, k - 7, h) % 3 == 0 | (q - 20) // 7 == (k - 20) // 7 & (q - 13) % 5 < 3", heads=2),
-    "random-blocks": Case("random(2, seed = h)"),
+    "hash": Case("hash(q, k - 7, h) % 3 == 0 | (q - 20) // 7 == (k - 20) // 7 & (q - 13) % 5 < 3", heads=2, tile=8),
+    "random-blocks": Case("random(2, seed = h)", tile=8),
     "edges": Case(
         "pattern p(near: int[token, 2]) { attend edges(near, 2) }",
         24,
         24,
         inputs={"near": [[(7 * i) % 24, i - 1] for i in range(24)]},
+        tile=8,
     ),
     "matrix": Case(
         "pattern p(see: bool[q, k]) { attend see[q, k] }",
@@ -132,13 +148,13 @@ CASES: dict[str, Case] = {
         24,
         inputs={"see": [[(3 * i + 5 * j) % 7 < 3 for j in range(24)] for i in range(20)]},
     ),
-    "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1),
+    "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1, tile=8),
     "empty": Case("none", 20, 20),
-    "some-rows-empty": Case("pattern p { attend q % 3 == 1 & causal }", 40, 40, heads=1),
+    "some-rows-empty": Case("pattern p { attend q % 3 == 1 & causal }", 40, 40, heads=1, tile=8),
     "no-keys": Case("pattern p over left -> right { attend q < 3 }", 5, 0, heads=1),
-    "full-heads": Case("h % 2 == 0 & same(token // 6)"),
+    "full-heads": Case("h % 2 == 0 & same(token // 6)", tile=8),
     "alibi": Case(_ALIBI.format(""), floats={"slope": (2,)}),
-    "soft-cap": Case("pattern p { attend causal & window(9)\n score 5.0 * tanh(s / 5.0) }", heads=1),
+    "soft-cap": Case("pattern p { attend causal & window(9)\n score 5.0 * tanh(s / 5.0) }", heads=1, tile=8),
     "score-inputs": Case(
         "pattern p(bias: float[k], m: float[q]) { attend window(6, 6)\n score s * m[q] + bias[k] }",
         30,
@@ -150,13 +166,15 @@ CASES: dict[str, Case] = {
         "pattern p(m: float[q]) { attend causal\n score m[q] }", floats={"m": (40,)}, strided=True
     ),
     "score-of-keys-alone": Case(
-        "pattern p(m: float[k]) { attend causal\n score m[k]\n normalize sigmoid }", floats={"m": (40,)}
+        "pattern p(m: float[k]) { attend causal\n score m[k]\n normalize sigmoid }",
+        floats={"m": (40,)},
+        tile=8,
     ),
     "score-of-heads-alone": Case(
         "pattern p(m: float[head]) { attend causal\n score m[h] }", floats={"m": (4,)}, heads=4, tile=32, pack=2
     ),
     "score-of-nothing": Case("pattern p { attend causal\n score 0.5\n normalize relu }", heads=1),
-    "output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", heads=1),
+    "output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", heads=1, tile=8),
     "decode-score-of-nothing": Case("pattern p { attend causal\n score 0.5\n output 0.5 * o }", 2, 50, splits=2),
     "decode-output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", 2, 50, splits=2),
     "bias-by-distance": Case(
@@ -221,6 +239,7 @@ CASES: dict[str, Case] = {
         "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }",
         dtype="float16",
         floats={"bias": (2, 9)},
+        tile=8,
     ),
     "sink-and-gate": Case(
         "pattern p(sink: float[head], gate: float[q, head]) { attend causal & window(9) & q % 4 < 3\n"
@@ -229,7 +248,7 @@ CASES: dict[str, Case] = {
         50,
         floats={"sink": (2,), "gate": (37, 2)},
     ),
-    "sigmoid": Case("pattern p { attend causal\n normalize sigmoid }", heads=1),
+    "sigmoid": Case("pattern p { attend causal\n normalize sigmoid }", heads=1, tile=8),
     "relu": Case("pattern p { attend window(8, 8)\n normalize relu }", heads=1),
     "packed-window": Case("causal & window(20)", 90, 130, 8, 2, tile=64, pack=4),
     "packed-half": Case("causal & window(9)", 70, 70, 6, 1, 64, 48, dtype="float16", tile=32, pack=2, strided=True),
@@ -260,7 +279,7 @@ CASES: dict[str, Case] = {
     ),
     "laid-out-classes": Case("dilated(8, 4) & causal", 128, 128, strided=True, layout="residues"),
     "laid-out-classes-ragged": Case("dilated(3, 4) & causal", 21, 45, layout="residues"),
-    "laid-out-blocks": Case(_GRID, 128, 128, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks"),
+    "laid-out-blocks": Case(_GRID, 128, 128, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks", tile=8),
     "laid-out-blocks-half": Case(
         _GRID, 128, 128, 4, 2, 64, 48, dtype="float16", tile=32, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks"
     ),

@@ -16,6 +16,8 @@ _SINK_AND_GATE = (
 #: Name -> text of the pattern, stage, form of the plan, float inputs with a gradient.
 GOLDEN: dict[str, tuple[str, str, Form, frozenset[str]]] = {
     "causal-forward": ("causal", "forward", Form(steady=True), frozenset()),
+    "window-in-one-loop-forward": ("sliding_window(1024)", "forward", Form(steady=True, joined=True), frozenset()),
+    "window-in-one-loop-dkv": ("sliding_window(1024)", "dkv", Form(steady=True, joined=True), frozenset()),
     "causal-decode": ("causal", "decode", Form(), frozenset()),
     "sink-and-gate-merge": (_SINK_AND_GATE, "merge", Form(), frozenset()),
     "causal-dq": ("causal", "dq", Form(steady=True), frozenset()),

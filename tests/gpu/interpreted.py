@@ -22,6 +22,7 @@ from maskc.backends.triton import plans as plans_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.masks import mask_form
+from maskc.backends.triton.tiles import KernelPlan
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
 from maskc.lower import lower_text
@@ -69,7 +70,26 @@ def flat_differences(name: str) -> dict[str, float]:
         launch_module._MOST = most
 
 
-def nan_reaches(text: str, length: int) -> bool:
+def joined_kernels(name: str) -> list[list[bool]]:
+    """Of the kernels that a case starts whose full and partial tiles are one sequence: whether it is by keys, and
+    whether tiles are a list."""
+    found, usual = [], plans_module.joined
+
+    def joined(rows: KernelPlan) -> KernelPlan | None:
+        one = usual(rows)
+        if one is not None:
+            found.append([one.by_keys, one.part[2] is not None])
+        return one
+
+    plans_module.joined = joined
+    try:
+        differences(name)
+    finally:
+        plans_module.joined = usual
+    return found
+
+
+def nan_reaches(text: str, length: int, tile: int) -> bool:
     """Whether NaN in what no kept pair needs (the tokens from ``length`` on) reaches a result."""
     program = lower_text(text)[0]
     binding = bind(program, 40, 40, heads=1, layer=0, batch=1, sizes={}, values={})
@@ -80,7 +100,7 @@ def nan_reaches(text: str, length: int) -> bool:
         q[:, :, length:], grad[:, :, length:] = torch.nan, torch.nan
     names = tuple(p.name for p in program.params)
     floats = [torch.randn(40, generator=generator) for _ in names]
-    entry = Entry(program, binding, names, configs={s: Config(16, 16, 4, 1) for s in ("forward", "dq", "dkv")})
+    entry = Entry(program, binding, names, configs={s: Config(tile, tile, 4, 1) for s in ("forward", "dq", "dkv")})
     out, lse, _ = entry.forward(q, k, v, floats, 0.2)
     *grads, rest = entry.backward(q, k, v, floats, out, lse, grad, None, 0.2)
     return not all(bool(x.isfinite().all()) for x in (out, *grads, *rest)) or bool(lse.isnan().any())
@@ -275,8 +295,8 @@ def _elsewhere(name: str) -> Any:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    here = (differences, flat_differences, nan_reaches, other_strides, random_masks, backend_call, empty_calls)
-    functions = {f.__name__: f for f in here}
+    here = (differences, flat_differences, joined_kernels, nan_reaches, other_strides, random_masks, backend_call)
+    functions = {f.__name__: f for f in (*here, empty_calls)}
     for line in sys.stdin:
         name, *args = json.loads(line)
         try:

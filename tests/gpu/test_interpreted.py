@@ -19,6 +19,22 @@ def test_case(interpreter: Interpreter, name: str) -> None:
     assert {k: v for k, v in found.items() if not v <= bound} == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        ("hash", [[False, False], [True, False]]),
+        ("random-blocks", [[False, True], [True, True]]),
+        ("documents-by-intervals", [[False, False]]),
+        ("soft-cap", [[False, False]]),
+        ("causal", []),  # its last tile is ragged
+    ],
+)
+def test_full_and_partial_tiles_are_one_sequence(
+    interpreter: Interpreter, name: str, kernels: list[list[bool]]
+) -> None:
+    assert interpreter.call("joined_kernels", name) == kernels
+
+
 @pytest.mark.parametrize("name", ["documents-batch", "packed-by-head"])
 def test_more_batch_entries_than_an_axis_of_the_grid_holds(interpreter: Interpreter, name: str) -> None:
     found = interpreter.call("flat_differences", name)
@@ -32,6 +48,7 @@ def test_tokens_before_batch_entries_give_the_same_results(interpreter: Interpre
     assert set(found.values()) == {0.0}
 
 
+@pytest.mark.parametrize("tile", [16, 8], ids=["two loops", "one"])
 @pytest.mark.parametrize(
     "text",
     [
@@ -42,8 +59,8 @@ def test_tokens_before_batch_entries_give_the_same_results(interpreter: Interpre
         "pattern p(bias: float[k], m: float[q]) { attend causal & k < 21 & q < 21\n score s * m[q] + bias[k] }",
     ],
 )
-def test_nan_in_tokens_that_nobody_sees_reaches_nothing(interpreter: Interpreter, text: str) -> None:
-    assert not interpreter.call("nan_reaches", text, 21)
+def test_nan_in_tokens_that_nobody_sees_reaches_nothing(interpreter: Interpreter, text: str, tile: int) -> None:
+    assert not interpreter.call("nan_reaches", text, 21, tile)
 
 
 def test_random_programs(interpreter: Interpreter) -> None:

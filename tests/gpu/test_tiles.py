@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskc.backends.triton.tiles import KernelPlan, kernel_plan
+from maskc.backends.triton import tiles as tiles_module
+from maskc.backends.triton.tiles import KernelPlan, joined, kernel_plan
 from maskc.ir.binding import Binding
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
@@ -72,6 +73,28 @@ def test_every_tile_is_there_once(q_len: int, k_len: int, by_keys: bool, cells: 
         assert np.array_equal(dense(found, h, wanted.shape[1]), wanted)
         order = found.row_order[h * found.rows : (h + 1) * found.rows]
         assert sorted(order.tolist()) == list(range(found.rows))
+    one = joined(found)
+    assert one is not None
+    lines = np.stack([*one.full[:2], *one.part[:2]], axis=1)
+    for h in range(2):
+        kinds = dense(found, h, rows if by_keys else columns)
+        for row, line in zip(kinds, lines[h * found.rows :], strict=False):
+            assert in_order(one, *line) == [(int(tile), row[tile] == PARTIAL) for tile in np.flatnonzero(row)]
+
+
+def in_order(one: KernelPlan, full_a: int, full_z: int, tile_a: int, tile_z: int) -> list[tuple[int, bool]]:
+    """The tiles that a kernel would visit of a row of a joined plan, and whether it takes them for partial ones."""
+    if one.part[2] is None:
+        return [(i, i < full_a or i >= full_z) for i in range(tile_a, tile_z)]
+    return [(int(tile) >> 1, bool(tile & 1)) for tile in one.part[2][tile_a:tile_z]]
+
+
+def test_a_list_that_takes_long_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = np.array([[1, 0, 1]] * 3, np.uint8)
+    plan = TilePlan(lower_text("causal")[0], Binding(12, 12), TILE, TILE, (Group((0,), (0,), runs_of(kinds)),))
+    assert joined(kernel_plan(plan)) is not None
+    monkeypatch.setattr(tiles_module, "_MOST_JOINED", 5)
+    assert joined(kernel_plan(plan)) is None
 
 
 def test_contiguous_runs_need_no_list() -> None:
@@ -104,6 +127,9 @@ def test_runs_that_need_no_list(text: str, runs: int, by_keys: bool) -> None:
     assert (found.part[2] is None, found.skips is None) == (runs > 0, runs != 2)
     kinds = plan.kinds()
     assert np.array_equal(dense(found, 0, 32), kinds.T if by_keys else kinds)
+    one = joined(found)
+    assert one is not None
+    assert (one.part[2] is None) == (runs > 0)  # full and partial tiles of a row touch
 
 
 @pytest.mark.parametrize("by_keys", [False, True])

@@ -115,6 +115,7 @@ def _constants(chosen: Config, shape: Shape, target: Target) -> dict[str, Any]:
         "RAGGED_K": shape.ragged,
         "FULL_RUN": shape.one_run,
         "PART_RUN": shape.one_run,
+        "ONE_RUN": shape.one_run,
         "ONE_PLAN": shape.one_run,
         "PRECISION": "ieee",
         "CAREFUL": shape.careful,

@@ -1,7 +1,7 @@
 """Tiles, warps and stages by architecture: one row each.
 
-Rows for 90 are what was fastest on an H100 (``docs/benchmarks/gpu-nvidia-h100-80gb-hbm3.md``); the others are chosen
-so that kernels fit a chip's shared memory and registers without spilling (``docs/benchmarks/kernels.md``).
+Rows for 90 are what was fastest on an H200 or H100 (``docs/benchmarks/gpu-tiles.md``); the others are chosen so that
+kernels fit a chip's shared memory and registers without spilling (``docs/benchmarks/kernels.md``).
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ Array = npt.NDArray[Any]
 PARTIAL_WORK = 1.5
 #: Longest list of tiles: beyond it the list alone would fill a GPU's memory.
 MAX_TILES = 1 << 28
-#: Tiles that are sorted at most to make one list of two.
-_MOST_JOINED = 1 << 24
+#: Tiles that are sorted at most to make one list of two, which takes a tenth of a second.
+_MOST_JOINED = 1 << 20
 #: A line of the schedule, in int32: the row of tiles, ends of its runs of full and of partial tiles (excluded), from
 #: which number on partial tiles are how much further, the share of the row. As much as one access to memory brings.
 RECORD, FULL_ENDS, PART_ENDS, PART_SKIP, SHARE = 8, (1, 2), (3, 4), (5, 6), 7
