@@ -230,10 +230,12 @@ def test_types_of_shares_and_boxes(name: str, stage: str, careful: bool) -> None
     program = lower_text(PATTERNS[name])[0]
     text_program = specialised(program, {})
     spec = KernelSpec(text_program, shared=True, boxed=is_box(text_program))
-    code = check_kernel(
-        STAGES[stage](spec), program, parse_target("cuda:90"), Config(64, 64, 4, 2), Shape(ragged=True, careful=careful)
-    )
+    target, chosen = parse_target("cuda:90"), Config(64, 64, 4, 2)
+    code = check_kernel(STAGES[stage](spec), program, target, chosen, Shape(ragged=True, careful=careful))
     assert code.count("tt.dot") >= 2
+    if stage == "forward":
+        one = STAGES[stage](replace(spec, joined=True))
+        assert check_kernel(one, program, target, chosen, Shape(careful=careful)).count("tt.dot") == 2
 
 
 @pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])

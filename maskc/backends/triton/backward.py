@@ -250,8 +250,7 @@ def write_dkv(spec: KernelSpec) -> Kernel:
     inner = [f"        table_{i} = tl.zeros((K_TILE,), tl.float32)" for i in range(len(lookups))]
     loops: list[str] = []
     if spec.joined:
-        note = "# Full tiles, every pair of which is kept, and partial ones."
-        loops += ["", *_indented_lines([note, *joined_lines()], 2), *_joined_dkv_body(spec, used, before)]
+        loops += ["", *_indented_lines(joined_lines(), 2), *_joined_dkv_body(spec, used, before)]
     for kind in () if spec.joined else ("full", "part"):
         loops += _loop_head(kind, 2) + _dkv_body(spec, used, before, lookups, kind == "part")
     columns = outer_text("k", spec.k_steps, "k_in", "K_TILE", spec.steady)
@@ -408,10 +407,7 @@ def _joined_dkv_body(spec: KernelSpec, used: Expressions, before: Block) -> list
     weigh(spec, used, block, before, False)
     block.add(statistic_line("delta", place, "[None, :]", whole=True))
     slope_lines(spec, block)
-    block.add("grad_value = tl.dot(tl.cast(weight, grad_out.dtype), grad_out, grad_value, input_precision=PRECISION)")
-    block.add(
-        "grad_key = tl.dot(tl.cast(grad_score, query.dtype), tl.trans(query), grad_key, input_precision=PRECISION)"
-    )
+    _add_gradients(block, "grad_score")
     return block.lines
 
 

@@ -160,8 +160,7 @@ def _loops(spec: KernelSpec, used: Expressions) -> tuple[list[str], list[str]]:
     if spec.masked_by_plan:
         interval_lines(spec, before, "q_idx", "q_there", "[:, None]")
     if spec.joined:
-        lines += ["", "    # Full tiles, every pair of which is kept, and partial ones.", *_indented(joined_lines())]
-        lines += _joined_body(spec, used, before)
+        lines += ["", *_indented(joined_lines()), *_joined_body(spec, used, before)]
         return before.lines, lines
     for kind in ("full", "part"):
         note = "Full tiles: every pair is kept." if kind == "full" else "Partial tiles."
@@ -216,18 +215,18 @@ def _joined_body(spec: KernelSpec, used: Expressions, before: Block) -> list[str
     keep_lines(spec, used, masked, before, [])
     block.add("if CAREFUL:")
     block.add("    keep = tl.full((Q_TILE, K_TILE), 1, tl.int1)")
-    weight_lines(spec, used, block, before, masked)
+    weight_lines(spec, used, block, before, False, masked)
     block.add(f"value = load({keys.pointer.format('v')}, dv[None, :] < DV, DV != DV_PAD)")
     hide_lines(block, "value", 0, False)
     block.add("acc = tl.dot(tl.cast(weight, value.dtype), value, acc, input_precision=PRECISION)")
     return block.lines
 
 
-def weight_lines(spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool | Block) -> None:
+def weight_lines(
+    spec: KernelSpec, used: Expressions, block: Block, before: Block, partial: bool, masked: Block | None = None
+) -> None:
     """From ``score``, the dot products, to ``weight``; under softmax relative to the largest so far. ``partial``: of
-    the pairs in ``keep`` alone; a block: so in partial tiles, where the block sets that."""
-    masked = partial if isinstance(partial, Block) else None
-    partial = partial is True
+    the pairs in ``keep`` alone. ``masked``: so in partial tiles, for which this block sets ``keep``."""
     program, softmax = spec.program, kind_of(spec) == "softmax"
     if not (spec.plain_score and softmax):
         block.add("score = score * scale")

@@ -238,9 +238,10 @@ def loop_lines(kind: str) -> list[str]:
 
 
 def joined_lines() -> list[str]:
-    """The head of one loop over full and partial tiles in order. Listed tiles are twice their number, and one more
+    """The head of the one loop over full and partial tiles in order. Listed tiles are twice their number, and one more
     where they are partial; the list is read one tile ahead, as those of ``loop_lines``."""
     return [
+        "# Full tiles, every pair of which is kept, and partial ones.",
         "for i in tl.range(tile_a, tile_z):",
         "    if ONE_RUN:",
         "        tile, partial = i, (i < full_a) | (i >= full_z)",
