@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
-from maskc.backends.triton.configs import joins
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.gradients import BackwardPass, start_gradients
@@ -133,8 +132,8 @@ class Entry:
 
         def start(chosen: Config) -> None:
             pack = self._forward_pack(chosen, heads // k.shape[1])
-            whole, join = not self.plain_output, self._joins("forward", chosen, q, v)
-            plan, form = self._device_plan(chosen, q.device, by_keys=False, pack=pack, whole=whole, join=join)
+            width, whole = max(q.shape[3], v.shape[3]), not self.plain_output
+            plan, form = self._device_plan("forward", chosen, q.device, width, pack=pack, whole=whole)
             shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
 
             def arguments() -> Arguments:
@@ -356,10 +355,6 @@ class Entry:
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }
 
-    def _joins(self, stage: str, chosen: Config, q: Tensor, v: Tensor) -> bool:
-        """Whether a stage may have full and partial tiles as one sequence."""
-        return joins(stage, target_of(q.device), chosen, max(pad(q.shape[3]), pad(v.shape[3])))
-
     def _config(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Config:
         """The configuration of a stage; ``start`` launches its kernel with one."""
         if stage in self.configs:
@@ -392,26 +387,25 @@ class Entry:
 
     def _device_plan(
         self,
+        stage: str,
         chosen: Config,
         device: torch.device,
+        width: int,
         *,
-        by_keys: bool,
         pack: int = 1,
         group: int = 1,
         whole: bool = True,
-        join: bool = False,
     ) -> tuple[DevicePlan, Form]:
-        """The plan on the device, and what it asks of a kernel's text.
+        """The plan on the device for "forward", "dq" or "dkv", and what it asks of a kernel's text.
 
-        ``pack``: heads that share a tile of the configuration. ``group``: heads that an instance does one after
-        another. ``whole``: no row is cut into shares. ``join``: full and partial tiles are one sequence if possible.
+        ``width``: the larger dimension of a head. ``pack``: heads that share a tile of the configuration. ``group``:
+        heads that an instance does one after another. ``whole``: no row is cut into shares.
         """
 
         def make() -> tuple[DevicePlan, Form]:
-            asked = {"by_keys": by_keys, "whole": whole, "join": join}
-            return device_plan(self, chosen, device, pack=pack, group=group, **asked)
+            return device_plan(self, stage, chosen, device, width, pack=pack, group=group, whole=whole)
 
-        return self._remembered(("device", chosen, device, by_keys, pack, whole, join), make)
+        return self._remembered(("device", chosen, device, stage, width, pack, whole), make)
 
     def _remembered(self, key: Any, make: Callable[[], _T]) -> _T:
         if key not in self._memory:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from maskc.backends.triton.backward import joins_dkv
 from maskc.backends.triton.launch import steady, strides
 from maskc.backends.triton.shares import share_buffers
-from maskc.backends.triton.spec import KernelSpec
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
@@ -60,9 +58,8 @@ def start_gradients(
     over rows or columns go; ``whole``: no row is cut."""
     by_keys, (q, k, v) = stage == "dkv", of[:3]
     heads = (k if by_keys else q).shape[1]
-    join = by_keys and entry._joins(stage, chosen, q, v) and joins_dkv(KernelSpec(entry.text_program))
-    asked = {"by_keys": by_keys, "whole": whole, "join": join}
-    plan, form = entry._device_plan(chosen, q.device, group=q.shape[1] // heads, **asked)
+    width, group = max(q.shape[3], v.shape[3]), q.shape[1] // heads
+    plan, form = entry._device_plan(stage, chosen, q.device, width, group=group, whole=whole)
     widths = {"dk": k.shape[3], "dv": v.shape[3]} if by_keys else {"dq": q.shape[3]}
     tile = chosen.k_tile if by_keys else chosen.q_tile
     shares = share_buffers(plan.joint, q.shape[0] * heads, tile, q.device, **widths)

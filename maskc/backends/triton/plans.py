@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from maskc.backends.triton.backward import joins_dkv
 from maskc.backends.triton.boxes import Packed
-from maskc.backends.triton.configs import LONG_ROWS, Config
-from maskc.backends.triton.launch import DevicePlan, on_device
+from maskc.backends.triton.configs import LONG_ROWS, Config, joins
+from maskc.backends.triton.launch import DevicePlan, on_device, pad, target_of
 from maskc.backends.triton.masks import mask_form
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.shares import Joint, Shares, shared_rows
-from maskc.backends.triton.spec import Form
+from maskc.backends.triton.spec import Form, KernelSpec
 from maskc.backends.triton.tiles import KernelPlan, joined, kernel_plan, schedule
 
 if TYPE_CHECKING:
@@ -26,27 +27,21 @@ Tensor = torch.Tensor
 
 
 def device_plan(
-    entry: Entry,
-    chosen: Config,
-    device: torch.device,
-    *,
-    by_keys: bool,
-    pack: int,
-    group: int,
-    whole: bool,
-    join: bool,
+    entry: Entry, stage: str, chosen: Config, device: torch.device, width: int, *, pack: int, group: int, whole: bool
 ) -> tuple[DevicePlan, Form]:
     """The plan of an entry for a configuration. Arguments as those of ``Entry._device_plan``."""
     plan = entry.plan(chosen.q_tile // pack, chosen.k_tile, entry.layout)
     clauses, boxes = mask_form(entry.text_program, plan)
-    rows = kernel_plan(plan, by_keys=by_keys, intervals=clauses is not None)
+    rows = kernel_plan(plan, by_keys=stage == "dkv", intervals=clauses is not None)
     queries = places_of("q", plan.q_order, plan.q_tile, entry.binding.offset)
     keys = places_of("k", plan.k_order, plan.k_tile, 0)
     workers, shares, joint = entry.workers or workers_of(device, chosen), None, None
     if workers and not whole and queries.steps is None and keys.steps is None:
         rows, shares = shared_rows(rows, max(1, workers * pack), group)
     partial = bool((rows.part[1] > rows.part[0]).any())
-    one = joined(rows) if join and _joins(plan, rows, clauses is None and boxes is None) else None
+    computed = clauses is None and boxes is None and joins_dkv(KernelSpec(entry.text_program))
+    join = joins(stage, target_of(device), chosen, pad(width)) and _joins(plan, rows, computed)
+    one = joined(rows) if join else None
     rows = one or rows
     if shares is not None:
         joint = Joint(shares.count, on_device(shares.rows.astype(np.int32), device))
@@ -62,7 +57,8 @@ def device_plan(
 
 def _joins(plan: TilePlan, rows: KernelPlan, computed: bool) -> bool:
     """Whether full and partial tiles are worth being one sequence: none is ragged, and forward, rows are short. For dK
-    and dV the mask has to be ``computed``: what it reads would not be under way before it is needed."""
+    and dV the mask has to be ``computed``, and nothing else to ask for it: what a mask reads would not be under way
+    before it is needed."""
     if rows.by_keys:
         return computed and plan.q_order.index is None and plan.binding.q_len % plan.q_tile == 0
     tiles = sum(int((last - first).sum()) for first, last, _ in (rows.full, rows.part))
