@@ -55,7 +55,6 @@ CASES: dict[str, Case] = {
         layout="blocks",
         boxed=True,
         dtype="float16",
-        tile=8,
     ),
     "documents-by-boxes": Case(
         "pattern p(doc: int[token]) { attend same(doc) & (q - k) % 3 == 0 & causal }",
@@ -88,7 +87,6 @@ CASES: dict[str, Case] = {
         heads=1,
         batch=2,
         inputs={"doc": [_DOCUMENTS, [0] * 25 + [5] * 15]},
-        tile=8,
     ),
     "documents-by-intervals": Case(
         "pattern p(doc: int[token]) { attend same(doc) & causal & q % 5 > 0 }",
@@ -112,13 +110,7 @@ CASES: dict[str, Case] = {
         tile=8,
     ),
     "padding": Case(
-        "pattern p(n: int[batch]) { attend padding(n[b]) }",
-        20,
-        40,
-        heads=1,
-        batch=2,
-        inputs={"n": [17, 40]},
-        tile=8,
+        "pattern p(n: int[batch]) { attend padding(n[b]) }", 20, 40, heads=1, batch=2, inputs={"n": [17, 40]}
     ),
     "dilated": Case("dilated(3, 4) & causal", heads=1),
     "prefix-ragged": Case("prefix(10) | causal", 33, 47, heads=1, dim=80, value_dim=48),
@@ -131,7 +123,6 @@ CASES: dict[str, Case] = {
         "pattern p(far: bool[layer, head]) { attend far[layer, h] | self }",
         layer=1,
         inputs={"far": [[True, True], [False, True]]},
-        tile=8,
     ),
     "hash": Case("hash(q, k - 7, h) % 3 == 0 | (q - 20) // 7 == (k - 20) // 7 & (q - 13) % 5 < 3", heads=2, tile=8),
     "random-blocks": Case("random(2, seed = h)", tile=8),
@@ -140,7 +131,6 @@ CASES: dict[str, Case] = {
         24,
         24,
         inputs={"near": [[(7 * i) % 24, i - 1] for i in range(24)]},
-        tile=8,
     ),
     "matrix": Case(
         "pattern p(see: bool[q, k]) { attend see[q, k] }",
@@ -148,11 +138,11 @@ CASES: dict[str, Case] = {
         24,
         inputs={"see": [[(3 * i + 5 * j) % 7 < 3 for j in range(24)] for i in range(20)]},
     ),
-    "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1, tile=8),
+    "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1),
     "empty": Case("none", 20, 20),
     "some-rows-empty": Case("pattern p { attend q % 3 == 1 & causal }", 40, 40, heads=1, tile=8),
     "no-keys": Case("pattern p over left -> right { attend q < 3 }", 5, 0, heads=1),
-    "full-heads": Case("h % 2 == 0 & same(token // 6)", tile=8),
+    "full-heads": Case("h % 2 == 0 & same(token // 6)"),
     "alibi": Case(_ALIBI.format(""), floats={"slope": (2,)}),
     "soft-cap": Case("pattern p { attend causal & window(9)\n score 5.0 * tanh(s / 5.0) }", heads=1, tile=8),
     "score-inputs": Case(
@@ -166,15 +156,13 @@ CASES: dict[str, Case] = {
         "pattern p(m: float[q]) { attend causal\n score m[q] }", floats={"m": (40,)}, strided=True
     ),
     "score-of-keys-alone": Case(
-        "pattern p(m: float[k]) { attend causal\n score m[k]\n normalize sigmoid }",
-        floats={"m": (40,)},
-        tile=8,
+        "pattern p(m: float[k]) { attend causal\n score m[k]\n normalize sigmoid }", floats={"m": (40,)}
     ),
     "score-of-heads-alone": Case(
         "pattern p(m: float[head]) { attend causal\n score m[h] }", floats={"m": (4,)}, heads=4, tile=32, pack=2
     ),
     "score-of-nothing": Case("pattern p { attend causal\n score 0.5\n normalize relu }", heads=1),
-    "output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", heads=1, tile=8),
+    "output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", heads=1),
     "decode-score-of-nothing": Case("pattern p { attend causal\n score 0.5\n output 0.5 * o }", 2, 50, splits=2),
     "decode-output-of-nothing": Case("pattern p { attend causal\n output 0.5 }", 2, 50, splits=2),
     "bias-by-distance": Case(
@@ -239,7 +227,6 @@ CASES: dict[str, Case] = {
         "pattern p(bias: float[head, 9]) { attend causal\n score s + bias[h, q - k] }",
         dtype="float16",
         floats={"bias": (2, 9)},
-        tile=8,
     ),
     "sink-and-gate": Case(
         "pattern p(sink: float[head], gate: float[q, head]) { attend causal & window(9) & q % 4 < 3\n"
@@ -279,7 +266,7 @@ CASES: dict[str, Case] = {
     ),
     "laid-out-classes": Case("dilated(8, 4) & causal", 128, 128, strided=True, layout="residues"),
     "laid-out-classes-ragged": Case("dilated(3, 4) & causal", 21, 45, layout="residues"),
-    "laid-out-blocks": Case(_GRID, 128, 128, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks", tile=8),
+    "laid-out-blocks": Case(_GRID, 128, 128, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks"),
     "laid-out-blocks-half": Case(
         _GRID, 128, 128, 4, 2, 64, 48, dtype="float16", tile=32, sizes={"t": 4, "y": 4, "x": 8}, layout="blocks"
     ),
