@@ -139,7 +139,7 @@ def _facts(plan: TilePlan, s: Statistics, seconds: float, layers: int | None, st
     from rich.table import Table
     from rich.text import Text
 
-    from maskc.tiles.report import cache_text, pairs_text, reach_text, size_text
+    from maskc.tiles.report import cache_text, pairs_text, reach_text, size_text, speedup_text
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)
@@ -151,10 +151,10 @@ def _facts(plan: TilePlan, s: Statistics, seconds: float, layers: int | None, st
     copies = f"{_count(s.heads, 'head')}, {_count(s.batch, 'batch entry', 'batch entries')}"
     add("masks", f"{s.masks} distinct among {copies}; layer {plan.binding.layer}")
     add("tiles", f"{s.q_tile} x {s.k_tile}: {s.full:,} full, {s.partial:,} partial, {s.empty:,} empty")
-    add("pairs", f"{pairs_text(s)} useful, {s.executed_pairs:,} executed: waste {s.waste:.2f}")
+    add("pairs", pairs_text(s))
     dims = f"{s.head_dim}" if s.head_dim == s.value_dim else f"{s.head_dim} and {s.value_dim}"
     add("work", f"{s.flops_forward:.3g} FLOPs forward, {s.flops_backward:.3g} backward (head dimension {dims})")
-    add("speed-up", f"{s.speedup:.1f} times over dense, by the cost model")
+    add("speed-up", speedup_text(s))
     rows = f"the longest row has {s.imbalance:.2f} times the mean"
     if s.balance is not None:
         b = s.balance
@@ -175,7 +175,7 @@ def _facts(plan: TilePlan, s: Statistics, seconds: float, layers: int | None, st
 def _groups(s: Statistics) -> Table:
     from rich.table import Table
 
-    from maskc.tiles.report import numbers
+    from maskc.tiles.report import numbers, ratio_text
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="cyan")
     for column in ("heads", "batch", "full", "partial", "useful pairs", "waste", "imbalance", "no key", "live keys"):
@@ -183,8 +183,9 @@ def _groups(s: Statistics) -> Table:
     for g in s.groups[:_MOST_GROUPS]:
         about = "about " if g.sampled else ""
         blind = "" if g.blind is None else f"{g.blind:,}"
-        shown = (f"{g.full:,}", f"{g.partial:,}", f"{about}{g.useful_pairs:,}", f"{g.waste:.2f}", f"{g.imbalance:.2f}")
-        table.add_row(numbers(g.heads), numbers(g.batches), *shown, blind, f"{g.live_keys:,}")
+        tiles = (f"{g.full:,}", f"{g.partial:,}", f"{about}{g.useful_pairs:,}")
+        ratios = (ratio_text(g.waste), ratio_text(g.imbalance))
+        table.add_row(numbers(g.heads), numbers(g.batches), *tiles, *ratios, blind, f"{g.live_keys:,}")
     if len(s.groups) > _MOST_GROUPS:
         table.caption = f"and {len(s.groups) - _MOST_GROUPS} more: see --json"
     return table

@@ -38,10 +38,11 @@ class Trial:
     errors: dict[str, float]
 
     def data(self) -> dict[str, Any]:
-        """As JSON-safe data."""
+        """As JSON-safe data: an error that is infinite, or of what is no number, is None."""
         times = {"forward_s": self.forward_s, "backward_s": self.backward_s}
         shapes = {"q_shape": list(self.q_shape), "k_shape": list(self.k_shape)}
-        return {"backend": self.backend, **shapes, **times, "errors": self.errors}
+        errors = {what: error if math.isfinite(error) else None for what, error in self.errors.items()}
+        return {"backend": self.backend, **shapes, **times, "errors": errors}
 
 
 def tolerance(dtype: str) -> float:

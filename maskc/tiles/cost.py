@@ -99,7 +99,8 @@ def plan_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
 def dense_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
     """What computing every tile would cost, none of them masked, at the same tile sizes."""
     tiles, area = plan.rows * plan.cols, plan.q_tile * plan.k_tile
-    one = [tiles * area, 0, tiles * (plan.q_tile + plan.k_tile), plan.rows, plan.rows, plan.rows * plan.q_tile]
+    runs = plan.rows if plan.cols else 0
+    one = [tiles * area, 0, tiles * (plan.q_tile + plan.k_tile), runs, plan.rows, plan.rows * plan.q_tile]
     copies = sum(len(g.heads) * len(g.batches) for g in plan.groups)
     return float(np.array(one, np.float64) @ np.array(model.weights)) * copies
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from maskc.tiles.reach import Reach
     from maskc.tiles.statistics import Statistics
 
-__all__ = ["cache_text", "numbers", "pairs_text", "reach_text", "size_text", "summary"]
+__all__ = ["cache_text", "numbers", "pairs_text", "ratio_text", "reach_text", "size_text", "speedup_text", "summary"]
 
 
 def summary(s: Statistics) -> list[str]:
@@ -19,9 +20,9 @@ def summary(s: Statistics) -> list[str]:
         f"tiles {s.q_tile} x {s.k_tile}, layout {s.layout}",
         f"  tiles     {s.full:,} full, {s.partial:,} partial, {s.empty:,} empty; "
         f"{s.runs:,} runs, {size_text(s.nbytes)}, {s.masks} distinct masks",
-        f"  pairs     {pairs_text(s)} useful, {s.executed_pairs:,} executed: waste {s.waste:.2f}",
+        f"  pairs     {pairs_text(s)}",
         f"  work      {s.flops_forward:.3g} FLOPs forward, {s.flops_backward:.3g} backward "
-        f"(head dimension {s.head_dim}); {s.speedup:.1f} times faster than dense by the cost model",
+        f"(head dimension {s.head_dim}); {speedup_text(s)}",
         f"  balance   the longest row has {s.imbalance:.2f} times the mean",
     ]
     if s.liveness is not None:
@@ -32,10 +33,22 @@ def summary(s: Statistics) -> list[str]:
 
 
 def pairs_text(s: Statistics) -> str:
-    """The useful pairs, and whether they are an estimate."""
+    """The useful pairs, and whether they are an estimate; the executed ones; and the waste, where there is any pair to
+    speak of."""
     about = "" if s.useful_exact else "about "
     how = "" if s.useful_exact else f" (estimated from {s.sampled:,} tiles)"
-    return f"{about}{s.useful_pairs:,}{how}"
+    waste = f": waste {s.waste:.2f}" if math.isfinite(s.waste) else ""
+    return f"{about}{s.useful_pairs:,}{how} useful, {s.executed_pairs:,} executed{waste}"
+
+
+def speedup_text(s: Statistics) -> str:
+    """The speed-up over dense, and what says so."""
+    return f"{ratio_text(s.speedup, 1)} times over dense, by the cost model"
+
+
+def ratio_text(value: float, digits: int = 2) -> str:
+    """``1.05``; ``-`` for what is no number, as a quotient by nothing."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "-"
 
 
 def size_text(nbytes: int) -> str:

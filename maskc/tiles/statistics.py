@@ -95,12 +95,12 @@ class Statistics:
         useful_pairs: (query, key) pairs that the mask keeps. ``useful_exact``: whether that was counted, or
             estimated for some group from ``sampled`` partial tiles.
         executed_pairs: pairs of the tiles that are computed; ``dense_pairs``: of all tiles.
-        waste: executed over useful pairs (infinite if nothing is kept).
+        waste: executed over useful pairs (infinite if nothing is kept, and None in JSON).
         full, partial, empty: number of tiles of each kind.
         runs, nbytes: number of runs, and the size of the plan in bytes.
         head_dim, value_dim: for the FLOPs.
         flops_forward, flops_backward: floating-point operations of the matrix products.
-        speedup: over computing every tile, as the cost model predicts it.
+        speedup: over computing every tile, as the cost model predicts it; 1 if there is no tile.
         imbalance: tiles of the longest row over the mean of all rows, of the worst group.
         balance: over how many workers rows are spread, and how evenly; None if there are too many rows to try.
         liveness: which keys are live, the KV cache that the mask needs; None if there are no queries.
@@ -216,7 +216,7 @@ def statistics(
         # Forward: scores and outputs. Backward: scores again, and the gradients of the weights, of q, k and v.
         flops_forward=2 * executed * (head_dim + value_dim),
         flops_backward=2 * executed * (3 * head_dim + 2 * value_dim),
-        speedup=dense_cost(plan, model) / cost if cost else float("inf"),
+        speedup=_speedup(dense_cost(plan, model), cost),
         imbalance=max((g.imbalance for g in groups), default=1.0),
         balance=_balance(plan, workers, model),
         liveness=live,
@@ -236,6 +236,13 @@ def _groups(plan: TilePlan) -> tuple[list[GroupStatistics], list[GroupStatistics
             known[id(g.runs)] = _group(plan, g)
         groups.append(dataclasses.replace(known[id(g.runs)], heads=g.heads, batches=g.batches))
     return groups, list(known.values())
+
+
+def _speedup(dense: float, cost: float) -> float:
+    """Infinite where only the plan costs nothing, as under a model in which rows are free."""
+    if not dense:
+        return 1.0
+    return dense / cost if cost else float("inf")
 
 
 def _area(plan: TilePlan) -> int:

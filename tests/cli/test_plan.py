@@ -29,6 +29,21 @@ def test_everything_is_printed(maskc: Any, write: Any) -> None:
     assert "reach the last query hears of all that it ever will after 17 layers: every key up to it" in lines
 
 
+def test_no_figure_is_infinite_where_there_is_no_pair(maskc: Any, write: Any) -> None:
+    text = "pattern two(w: int[head]) over decoder -> encoder {\n    attend 0 <= q - k < w[h]\n}\n"
+    file = write("n.mask", text)
+    for q, k in ((0, 5), (5, 0)):
+        words = ("plan", file, "--q", str(q), "--k", str(k), "--heads", "2", "--arg", "w=[1, 2]")
+        lines = maskc(*words).out.splitlines()
+        assert [" ".join(line.split()[1:]) for line in lines if line.startswith(("pairs", "speed-up"))] == [
+            "0 useful, 0 executed",
+            "1.0 times over dense, by the cost model",
+        ]
+        assert [line.split()[5] for line in lines if line[:1] in ("0", "1")] == ["-", "-"]
+        data = json.loads(maskc(*words, "--json").out, parse_constant=pytest.fail)
+        assert (data["waste"], data["speedup"], data["groups"][0]["waste"]) == (None, 1.0, None)
+
+
 def test_json(maskc: Any, write: Any) -> None:
     arg = "width=[[16, 300], [16, 300]]"
     result = maskc("plan", write("h.mask", HEADS), "--q", "300", "--arg", arg, "--head-dim", "64", "--json")

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from maskc.cli.trial import Trial
+
 WINDOW = "pattern w(window: int = 4) {\n    attend sliding_window(window) | sinks(1)\n}\n"
 HEADS = "pattern two(width: int[head], doc: int[token]) {\n    attend sliding_window(width[h]) & same(doc)\n}\n"
 
@@ -367,3 +369,5 @@ def test_run_compares_with_the_reference(maskc: Any, write: Any) -> None:
     assert set(data["errors"]) == {"output", "lse", "grad q", "grad k", "grad v", "grad bias"}
     assert max(data["errors"].values()) < 1e-4
     assert maskc("run", "r.mask", "--q", "8", "--backend", "none-such").code == 2
+    found = Trial("cpu", (), (), 1.0, 1.0, {"output": float("inf"), "lse": 0.5})
+    assert found.data()["errors"] == {"output": None, "lse": 0.5}
