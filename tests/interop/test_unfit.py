@@ -65,6 +65,38 @@ def test_choosing_maskc_for_a_model_that_does_not_ask_for_it_warns() -> None:
         transformers.AutoModel.from_config(transformers.LlamaConfig(**SMALL), attn_implementation="maskc")
 
 
+NAMED: dict[str, dict[str, Any]] = {
+    "FalconForCausalLM": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 64},
+    "GPTJModel": {"n_embd": 32, "n_layer": 1, "n_head": 4, "rotary_dim": 4, "vocab_size": 64},
+    "GitForCausalLM": NONE["Git"],
+    # No Auto class names it.
+    "BarkSemanticModel": {"hidden_size": 32, "num_layers": 1, "num_heads": 4, "output_vocab_size": 64},
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_models_with_a_class_for_each_implementation_refuse_maskc(kind: str) -> None:
+    """They would look it up in a dictionary of their module, which ends in a KeyError."""
+    made = getattr(transformers, kind)
+    config = made.config_class(**NAMED[kind])
+    with refused(r'Model cannot run by attn_implementation="maskc": .*\'eager\'(.|\n)*put maskc.nn.') as raised:
+        made._from_config(copy.deepcopy(config), attn_implementation="maskc")
+    assert raised.value.codes == ("E702",)
+    with refused("cannot run by"):  # and where the implementation is chosen before
+        made(made.config_class(**NAMED[kind], attn_implementation="maskc"))
+    made(config)
+
+
+def test_a_part_with_a_class_for_each_implementation_keeps_its_own() -> None:
+    vision = {"hidden_size": 32, "mlp_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "image_size": 32}
+    vision |= {"patch_size": 16, "output_channels": 32, "window_size": 2, "global_attn_indexes": [0]}
+    with refused("SamVisionModel cannot run by"):
+        transformers.SamVisionModel._from_config(transformers.SamVisionConfig(**vision), attn_implementation="maskc")
+    config = transformers.SamConfig(vision_config=vision)
+    net = transformers.SamModel._from_config(config, attn_implementation="maskc")
+    assert (net.config._attn_implementation, net.config.vision_config._attn_implementation) == ("maskc", "sdpa")
+
+
 def test_what_transformers_does_not_have_is_nobody_s_own() -> None:
     """It maps one config to a class that does not exist, and another to one that a missing package would define."""
     for kind in ("VoxtralRealtimeText", "HiggsAudioV2Tokenizer"):

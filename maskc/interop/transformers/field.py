@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from maskc.interop.stored import Stored, spec_of
-from maskc.interop.transformers.own import refuse_own_attention, warn_own_attention
+from maskc.interop.transformers.own import names_attention, refuse_own_attention, refuse_unnamed, warn_own_attention
 from maskc.interop.transformers.parts import FIELD, NAME, has_sides, leaves, write
 from maskc.tiles.values import fail
 
@@ -81,6 +81,8 @@ class Implementation:
         if name is None or name is self:  # the latter: what a config is read to have before anything is set
             # A config resets those of its parts when it is made; a pattern has chosen already.
             name = before if patterned else None
+        if name == NAME:
+            name = self._by_name(config, before)
         held[self.SLOT] = name
         if held.get("_post_init_done", False):
             _held[id(config)] = config
@@ -92,6 +94,20 @@ class Implementation:
         if patterned and before == NAME != name:
             _warn(repr(name))
 
+    @staticmethod
+    def _by_name(config: Any, before: Any) -> Any:
+        """What a config that is to run by maskc chooses. Raises E702 where its model would look the name up in vain.
+
+        A part of it that runs no pattern, as the one for pictures, keeps what it had: its attention is its own."""
+        if _beside.get(id(config)) is config and names_attention(config):
+            return None if before == NAME else before
+        own = {id(part.config) for part in leaves(config)}
+        inner = (getattr(config, key, None) for key in config.sub_configs)
+        _beside.update((id(part), part) for part in inner if hasattr(part, "sub_configs") and id(part) not in own)
+        if vars(config).get("_post_init_done", False):
+            refuse_unnamed(config)
+        return NAME
+
     def __delete__(self, config: Any) -> None:
         vars(config).pop(self.SLOT, None)
 
@@ -100,6 +116,8 @@ class Implementation:
 _held: WeakValueDictionary[int, Any] = WeakValueDictionary()
 #: Configs that are part of one of those.
 _parts: WeakValueDictionary[int, Any] = WeakValueDictionary()
+#: Configs that are part of one that was to run by maskc, and run no pattern of it.
+_beside: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 
 def choose(config: Any) -> None:

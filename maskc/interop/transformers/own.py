@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import re
@@ -13,9 +14,10 @@ from maskc.diagnostics import MaskcError
 from maskc.interop.transformers.parts import NAME, has_sides, leaves
 from maskc.tiles.values import fail
 
-__all__ = ["refuse_own_attention", "warn_own_attention"]
+__all__ = ["names_attention", "refuse_own_attention", "refuse_unnamed", "warn_own_attention"]
 
 _OWN = "attends by its own code"
+_INSTEAD = "put maskc.nn.Attention in the place of its attention modules, or take a model with the attention interface"
 _UNTOLD = "cannot be told from the decoder's attention to it"
 #: By kind of config: the side that can run no pattern, where the other one can, and why.
 _UNFIT = {
@@ -26,9 +28,8 @@ _UNFIT = {
 }
 #: How the code of a model made of other models comes by them.
 _OTHERS = re.compile(r"^from \.\.(auto\b|\w+\.modeling_)|\bload_backbone\(", re.MULTILINE)
-#: How code chooses among classes for attention of its own, by the name of the implementation.
-_CHOSEN = "_SELF_ATTENTION_CLASSES["
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+_LOOKS = (ast.Call, ast.Subscript)
 
 
 def refuse_own_attention(config: Any, spec: Any, model: Any = None) -> None:
@@ -48,6 +49,25 @@ def warn_own_attention(config: Any, spec: Any) -> None:
     if found is not None:
         said = found.diagnostics[0].message
         warnings.warn(f'{said}, so that attn_implementation="{NAME}" does nothing there', stacklevel=3)
+
+
+def refuse_unnamed(config: Any) -> None:
+    """Raise E702 for a model that finds its class for attention by the implementation's name, and has none for maskc:
+    making it would end in a KeyError. Asked are the parts of the config that would run a pattern."""
+    for part in leaves(config):
+        for found in _classes(part.config, None) or _made_by(type(part.config)) or _classes(config, None):
+            names = _names(found)
+            if names:
+                message = (
+                    f'{found.__name__} cannot run by attn_implementation="{NAME}": it has classes for attention of its '
+                    f"own, for {', '.join(map(repr, names))} alone"
+                )
+                raise fail("E702", message, f"leave that out, and {_INSTEAD}")
+
+
+def names_attention(config: Any) -> bool:
+    """Whether a model with this very config, whatever its parts, is one that ``refuse_unnamed`` refuses."""
+    return any(_names(found) for found in _classes(config, None) or _made_by(type(config)))
 
 
 def _own_attention(config: Any, spec: Any, model: Any = None) -> MaskcError | None:
@@ -86,6 +106,14 @@ def _classes(config: Any, model: Any) -> list[type]:
     return []
 
 
+def _made_by(config: type) -> list[type]:
+    """The classes of models by a class of configs, of all that are loaded."""
+    package = config.__module__.rpartition(".")[0] + ".modeling_"
+    modules = [module for name, module in list(sys.modules.items()) if package and name.startswith(package)]
+    held = {id(x): x for module in modules for x in vars(module).values() if isinstance(x, type)}
+    return [x for x in held.values() if vars(x).get("config_class") is config]
+
+
 @functools.lru_cache(maxsize=256)
 def _uses_interface(model: type) -> bool:
     """Whether a class of models leaves attention to an implementation.
@@ -100,12 +128,59 @@ def _uses_interface(model: type) -> bool:
     if module is None or not model.__module__.startswith("transformers.models."):
         return True
     code = inspect.getsource(module)
-    return _CHOSEN not in code and (_INTERFACE in code or bool(_OTHERS.search(code)))
+    return not _names(model) and (_INTERFACE in code or bool(_OTHERS.search(code)))
+
+
+@functools.lru_cache(maxsize=256)
+def _names(model: type) -> tuple[str, ...]:
+    """The implementations by whose names a class of models, or a module that it makes, finds its class for attention in
+    a dictionary; none where there is no such dictionary, or where it has one for maskc.
+
+    Models in it that have configs of their own are asked by themselves.
+    """
+    for base in model.__mro__:
+        module = sys.modules.get(base.__module__)
+        known = {} if module is None else {n: x for n, x in list(vars(module).items()) if _is_choice(x)}
+        if module is None or not known:
+            continue
+        uses, todo, seen = _uses(module), [base.__name__], set[str]()
+        while todo:
+            name = todo.pop()
+            if name in known and NAME not in known[name]:
+                return tuple(known[name])
+            if name in seen or _is_other_model(getattr(module, name, None), base):
+                continue
+            seen.add(name)
+            todo += uses.get(name, ())
+    return ()
+
+
+def _is_choice(value: Any) -> bool:
+    """Whether a value is a dictionary of classes by the names of implementations."""
+    return isinstance(value, dict) and "eager" in value and all(isinstance(x, type) for x in value.values())
+
+
+def _is_other_model(found: Any, model: type) -> bool:
+    own = getattr(found, "config_class", None)
+    return own is not None and own is not getattr(model, "config_class", None)
+
+
+def _uses(module: Any) -> dict[str, set[str]]:
+    """By the name of each class of a module: the names that it calls, or looks a key up in."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):  # no source, as of what is compiled
+        return {}
+    found = {}
+    for one in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        parts = [n.func if isinstance(n, ast.Call) else n.value for n in ast.walk(one) if isinstance(n, _LOOKS)]
+        found[one.name] = {n.id for part in parts for n in ast.walk(part) if isinstance(n, ast.Name)}
+        found[one.name] |= {base.id for base in one.bases if isinstance(base, ast.Name)}
+    return found
 
 
 def _own(model: str) -> MaskcError:
     from transformers import __version__
 
     why = f"Transformers {__version__} does not let an implementation be chosen for it"
-    hint = "put maskc.nn.Attention in the place of its attention modules, or take a model with the attention interface"
-    return fail("E702", f"{model} {_OWN}, if at all: {why}", hint)
+    return fail("E702", f"{model} {_OWN}, if at all: {why}", _INSTEAD)
