@@ -132,7 +132,8 @@ _ROWS = (
     ErrorRow(
         "E202",
         "name defined twice",
-        "Two definitions, patterns, parameters or `let` names of one scope have the same name. Rename one of them.",
+        "Two definitions, patterns, parameters or `let` names of one scope have the same name, or two segments of a "
+        "space, or two axes of a grid. Rename one of them.",
         "def near = window(4)\ndef near = window(8)\npattern p() {\n    attend near\n}\n",
     ),
     ErrorRow(

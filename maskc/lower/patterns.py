@@ -76,7 +76,7 @@ def _bound(p: Parameter) -> Binding:
 
 def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
     made: list[Segment] = []
-    seen: set[str] = set()
+    named: set[str] = set()
     parts = sum(1 + len(s.axes) for s in segments)
     if segments:
         at, hint = segments[0].span, "tell stretches apart by an input: `part: int[token]`"
@@ -90,10 +90,13 @@ def _space(ctx: Context, segments: tuple[t.SegmentDecl, ...]) -> Space:
         for n in (*(() if s.name is None else (s.name,)), *s.axes):
             if n.id in RESERVED:
                 ctx.reserved(n.id, "cannot name a part of a space", n.span)
-            # Two grids may have an axis in common; a segment's name stands for one segment.
-            if n.id in seen and (n is s.name or [a.id for a in s.axes].count(n.id) > 1):
-                ctx.error("E202", f"`{n.id}` is in this space twice", n.span)
-            seen.add(n.id)
+        # An axis may be that of several grids, and of a segment by itself; two segments have two names.
+        again = [s.name] if s.name is not None and s.name.id in named else []
+        again += [a for i, a in enumerate(s.axes) if a.id in {b.id for b in s.axes[:i]}]
+        for n in again:
+            hint = "an axis of a grid has a name of its own" if n in s.axes else "give one of the segments another name"
+            ctx.error("E202", f"`{n.id}` is in this space twice", n.span, hint)
+        named |= set() if s.name is None else {s.name.id}
         made.append(Segment(s.name.id if s.name else None, tuple(a.id for a in s.axes)))
     return Space(tuple(made))
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from maskc.diagnostics import MaskcError, Source
 from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.program import Segment, Space
+from maskc.ir.text import print_program
 from maskc.lower import lower_source, lower_text
 from maskc.lower.context import MAX_STEPS
+from maskc.syntax.format import format_text
 from maskc.tiles.binding import make_binding
 
 
@@ -172,6 +174,18 @@ def test_a_pattern_is_a_mask_of_another() -> None:
 
 
 @pytest.mark.parametrize(
+    ("space", "y"), [("y ++ grid(y, x)", [0, 1, 0, 0, 0, 1, 1, 1]), ("grid(y, x) ++ y", [0, 0, 0, 1, 1, 1, 0, 1])]
+)
+def test_a_segment_may_be_called_as_an_axis_of_a_grid_before_or_after_it(space: str, y: list[int]) -> None:
+    text = f"pattern p over {space} {{\n    attend same(y) & k in y & ~q in x\n}}\n"
+    at, beside = np.array(y), np.array([space.startswith("y")] * 2 + [False] * 4 + [space.endswith("y")] * 2)
+    assert (mask(text, 8, sizes={"x": 3}) == ((at[:, None] == at) & beside[:, None])).all()
+    assert format_text(text) == text
+    program = lower_text(text)[0]
+    assert lower_text(print_program(program)) == (program,)
+
+
+@pytest.mark.parametrize(
     ("text", "codes"),
     [
         ("windw(3)", ("E201",)),
@@ -233,6 +247,8 @@ def test_a_pattern_is_a_mask_of_another() -> None:
         ("pattern p over grid(y, y) { attend same(y) }", ("E202",)),
         ("pattern p over y: grid(y, x) { attend same(x) }", ("E202",)),
         ("pattern p over y: grid(x) ++ grid(y) { attend same(x) }", ("E202",)),
+        ("pattern p over grid(y, x) ++ y ++ y { attend same(y) }", ("E202",)),
+        ("pattern p over grid(y, x) ++ y: grid(x) { attend same(y) }", ("E202",)),
         ("pattern p over image: grid(y, x) -> image ++ text { attend k in text }", ("E202",)),
         ("pattern p over image: grid(y, x) -> image: grid(v, u) { attend all }", ("E202",)),
         ("pattern p over grid(y) { attend k in 3 }", ("E301",)),
