@@ -5,12 +5,12 @@ from __future__ import annotations
 import bisect
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from maskc.diagnostics import MaskcError, Source, Span
-from maskc.ir.nodes import Apply, Const, Exists, Node, Symbol, Type
+from maskc.ir.nodes import Apply, Const, Exists, Node, Symbol, Type, postorder
 from maskc.ir.ops import OPS, apply
 from maskc.ir.rewrite import rebuild, remake
 from maskc.passes.fold import branches, operators
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maskc.ir.program import Program
     from maskc.ir.text import Labels
 
-__all__ = ["Clause", "Examiner", "coordinate_names", "deciding", "readable", "source_texts"]
+__all__ = ["Clause", "Examiner", "coordinate_names", "deciding", "grouped", "readable", "source_texts"]
 
 #: Clauses looked into at most: a mask may have hundreds of thousands of nodes.
 _MOST = 300
@@ -76,7 +76,8 @@ class Examiner:
 
     def examine(self) -> Clause:
         """The whole mask."""
-        return self._clause(readable(self.program.mask), 0)
+        mask, self.sources = grouped(readable(self.program.mask), self.sources)
+        return self._clause(mask, 0)
 
     def _clause(self, node: Node, depth: int) -> Clause:
         from maskc.ir.text import MOST_SHOWN, print_node
@@ -156,6 +157,59 @@ def readable(mask: Node, known: dict[Node, Node] | None = None) -> Node:
     return rebuild(mask, _plainer, known)
 
 
+def grouped(mask: Node, sources: Mapping[Node, str]) -> tuple[Node, dict[Node, str]]:
+    """A ``readable`` mask in which what is written as a clause of its own is one, and how that is written.
+
+    ``and`` and ``or`` are flat: ``neighborhood(y, 7) & neighborhood(x, 7)`` is one ``and`` of four comparisons, which
+    does not tell which of the two a comparison is of. In what this gives they may hold others of the same name.
+    """
+    joined = [n for n in sources if isinstance(n, Apply) and n.op in ("and", "or")]
+    pieces = [(n, frozenset(n.args)) for n in sorted(joined, key=lambda n: -len(n.args))]
+    done: dict[Node, Node] = {}
+
+    def regroup(node: Node) -> None:
+        """``node``, whose operands are done."""
+        if not isinstance(node, Apply) or node.op not in ("and", "or"):
+            done[node] = remake(node, tuple(done[c] for c in node.children))
+            return
+        parts: list[Node] = []
+        before: set[Node] = set()
+        at = 0
+        while at < len(node.args):
+            piece, length = _starting(node, at, before, sources, pieces)
+            if piece not in done:
+                regroup(piece)
+            parts.append(done[piece])
+            before.update(node.args[at : at + length])
+            at += length
+        done[node] = Apply(node.op, parts, node.type)
+
+    for node in postorder([mask]):
+        if node not in done:
+            regroup(node)
+    return done[mask], {**sources, **{done[n]: text for n, text in sources.items() if n in done}}
+
+
+def _starting(
+    whole: Apply,
+    at: int,
+    before: Set[Node],
+    sources: Mapping[Node, str],
+    pieces: Sequence[tuple[Apply, frozenset[Node]]],
+) -> tuple[Node, int]:
+    """The largest of ``pieces`` that an ``and`` or ``or`` holds from its operand number ``at`` on, and how many of its
+    operands that are: fewer than the piece has where some stand ``before``, since none stands twice. Else that
+    operand."""
+    for piece, members in pieces:
+        if piece.op != whole.op or len(piece.args) >= len(whole.args) or whole.args[at] not in members:
+            continue
+        rest = tuple(a for a in piece.args if a not in before)
+        alone = len(rest) < len(piece.args) and whole.args[at] in sources  # is written by itself
+        if not alone and whole.args[at : at + len(rest)] == rest:
+            return piece, len(rest)
+    return whole.args[at], 1
+
+
 def _plainer(node: Node) -> Node:
     while True:
         after = next((n for n in (rule(node) for rule in (operators, branches, _neutral)) if n is not None), node)
@@ -203,8 +257,8 @@ def coordinate_names(program: Program) -> dict[Node, str]:
 
 
 def source_texts(source: Source, program: Program) -> dict[Node, str]:
-    """How the sub-masks of a pattern's `attend` are written, by the ``readable`` expression that they lower to; without
-    comments.
+    """How the sub-masks of a pattern's `attend`, and of its `let` names, are written, by the ``readable`` expression
+    that they lower to; without comments.
 
     Each piece of source is lowered by itself in place of the whole; one that means nothing by
     itself is left out.
@@ -214,12 +268,12 @@ def source_texts(source: Source, program: Program) -> dict[Node, str]:
 
     found: dict[Node, str] = {}
     file = parse(source)
-    place = _attend(file, program)
+    place, lets = _attend(file, program)
     if place is None:
         return found
     left, steps = _MOST_WORK, 0
     known: dict[Node, Node] = {}
-    for piece in itertools.islice(_pieces(place), _MOST_SOURCES):
+    for piece in itertools.islice(_pieces(place, lets), _MOST_SOURCES):
         if left <= 0:
             break
         text = source.text[piece.span.start : piece.span.end]
@@ -250,16 +304,19 @@ def _written(source: Source, span: Span, comments: Sequence[t.Comment]) -> str:
     return shortened(" ".join(" ".join([*kept, source.text[at : span.end]]).split()))
 
 
-def _attend(file: t.File, program: Program) -> t.Expr | None:
+def _attend(file: t.File, program: Program) -> tuple[t.Expr | None, dict[str, t.Expr]]:
+    """What a pattern attends to, and what its names stand for."""
     for item in file.items:
         if isinstance(item, t.Pattern) and item.name.id == program.name:
-            return next((s.value for s in item.statements if s.kind == "attend"), None)
+            lets = {s.name.id: s.value for s in item.statements if s.kind == "let" and s.name and s.value}
+            return next((s.value for s in item.statements if s.kind == "attend"), None), lets
     bare = [i for i in file.items if not isinstance(i, (t.Pattern, t.Definition))]
-    return bare[0] if bare else None
+    return (bare[0] if bare else None), {}
 
 
-def _pieces(expr: t.Expr) -> Iterator[t.Expr]:
-    """The expression and the masks that it is made of, from the outside in."""
+def _pieces(expr: t.Expr, lets: dict[str, t.Expr]) -> Iterator[t.Expr]:
+    """The expression and the masks that it is made of, from the outside in; what a name stands for, once. ``lets``:
+    those that there have not been, by their names."""
     yield expr
     inside: tuple[t.Expr, ...] = ()
     if isinstance(expr, t.Chain):
@@ -268,5 +325,7 @@ def _pieces(expr: t.Expr) -> Iterator[t.Expr]:
         inside = (expr.operand,)
     elif isinstance(expr, t.Match):
         inside = tuple(arm.value for arm in expr.arms)
+    elif isinstance(expr, t.Name) and expr.id in lets:
+        inside = (lets.pop(expr.id),)
     for each in inside:
-        yield from _pieces(each)
+        yield from _pieces(each, lets)

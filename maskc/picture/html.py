@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
 import json
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from maskc.clauses import coordinate_names, readable, source_texts
+from maskc.clauses import coordinate_names, grouped, readable, source_texts
 from maskc.diagnostics import MaskcError, Source
 from maskc.ir.nodes import Apply, Lookup, Node, Symbol, postorder
 from maskc.ir.program import SCORE, Program
@@ -98,6 +99,10 @@ def _data(
             (n, t, k) for texts, k in zip((theirs, written), reversed(known), strict=True) for n, t in texts.items()
         ]
         written = {readable(substitute(n, k)): t for n, t, k in pairs}
+    for i, v in enumerate(views):
+        whys = [(label, *grouped(mask, written)) for label, mask in v.whys]
+        views[i] = dataclasses.replace(v, whys=[(label, mask) for label, mask, _ in whys])
+        written = {**written, **{n: t for _, _, texts in whys for n, t in texts.items()}}
     evaluated = _expressions(views, program, other, binding, arrays, written)
     numbers = evaluated.pop("numbers")
     shown, queue = [], iter(plans)

@@ -140,6 +140,29 @@ def test_why_leaves_out_what_constants_decide_and_names_coordinates(maskc: Any, 
     ]
 
 
+def test_why_names_the_neighborhood_that_decides(maskc: Any, write: Any) -> None:
+    """``and`` is flat, and a condition that two of them share stands in it once."""
+    file = write("n.mask", "pattern n over grid(y, x) {\n    attend neighborhood(y, 3) & neighborhood(x, 3)\n}\n")
+    why = [maskc("why", file, "0", key, "--q", "64", "--size", "x=8").out.splitlines() for key in ("1", "5", "40")]
+    assert why[0][0].endswith("All of these hold: `neighborhood(y, 3)` (true); `neighborhood(x, 3)` (true).")
+    assert why[1][0].startswith("Query 0 does not see key 5, for `neighborhood(x, 3)`, where `x[k] < ")
+    assert why[2][0].startswith("Query 0 does not see key 40, for `neighborhood(y, 3)`, where `y[k] < ")
+    assert [line.split("   [")[0].strip() for line in why[1] if "[and]" in line] == [
+        "no  neighborhood(y, 3) & neighborhood(x, 3)",
+        "yes neighborhood(y, 3)",
+        "no  neighborhood(x, 3)",
+    ]
+    named = "pattern n over grid(y, x) {\n    let near = neighborhood(y, 3) & neighborhood(x, 3)\n    attend near\n}\n"
+    again = maskc("why", write("m.mask", named), "0", "5", "--q", "64", "--size", "x=8").out
+    assert again.splitlines()[0] == why[1][0]
+    assert "  no  near   [and]" in again
+    wide = "(neighborhood(token, 3, dilation = 2) & neighborhood(token, 9, dilation = 2) & same(token // 64))"
+    said = maskc("why", wide, "20", "26").out.splitlines()[0]
+    assert said.startswith("Query 20 does not see key 26, for `neighborhood(token, 3, dilation = 2)`, where ")
+    assert "for `neighborhood(token, 9, dilation = 2)`" in maskc("why", wide.replace(", 3,", ", 15,"), "20", "30").out
+    assert "for `causal`" in maskc("why", "(same(token // 8) & (causal & sinks(4)))", "1", "2").out
+
+
 def test_diff_finds_the_smallest_counterexample(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "sliding_window(4)\n"), write("b.mask", "sliding_window(5)\n")
     result = maskc("diff", a, b)

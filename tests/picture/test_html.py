@@ -125,7 +125,7 @@ WHY = [
         {"m": np.arange(100) // 30 % 2},
     ),
     ("over text ++ image: grid(y, x) { attend q in text & causal | q in image & (window(1, 1) on y) }", {}),
-    ("over text ++ image: grid(y, x) { attend q in text | neighborhood(y * 8 + x, 9) }", {}),
+    ("over text ++ image: grid(y, x) { attend q in text | neighborhood(y * 8 + x, 9) & neighborhood(x, 3) }", {}),
 ]
 
 
