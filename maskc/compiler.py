@@ -89,6 +89,7 @@ def compile(
     layout: str = "none",
     name: str | None = None,
     check: bool | None = None,
+    budget: int | None = None,
     arguments: Mapping[str, Any] | None = None,
     **static: Any,
 ) -> Op:
@@ -108,13 +109,16 @@ def compile(
         name: which pattern of the file is meant, where there are several.
         check: compare every output, log-sum-exp and gradient (of "flex" no gradient) with the dense reference, and
             check the assertions: for debugging. None: as the environment variable MASKC_CHECK says.
+        budget: what planning a call may cost, in evaluations of the mask at a point; beyond it the call is refused
+            (E801). None: 4e8, some ten seconds, or some 20,000 different masks by head and batch entry; more takes
+            as much longer.
         arguments: more arguments, for names that are also parameters of this function.
         static: scalars and tables by name. An input may be given too: it is the default for calls.
 
     Returns:
         The op: ``out = op(q, k, v, **inputs)``.
 
-    Raises MaskcError: what ``parse`` and ``load`` raise, E501 to E505 for arguments and sizes, and
+    Raises MaskcError: what ``parse`` and ``load`` raise, E501 to E505 for arguments, sizes and the budget, and
     E701 to E703 for the backend.
     """
     from maskc import knobs
@@ -130,6 +134,8 @@ def compile(
     dump_program(found.program)
     checked = knobs.CHECK.value() if check is None else check
     options: dict[str, Any] = {"backend": backend, "layout": layout, "inputs": inputs, "check": checked}
+    if budget is not None:
+        options["budget"] = budget
     return Op(bound, heads=heads, layer=layer, sizes=sizes, **options)
 
 

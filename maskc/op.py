@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from maskc.arguments import expect, mapping_of
+from maskc.arguments import expect, integer, mapping_of
 from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
@@ -31,6 +31,7 @@ from maskc.tensors import (
     traced_sizes,
 )
 from maskc.tiles.binding import bind, mask_roots, names_read, positions, static_values
+from maskc.tiles.budget import BUDGET
 from maskc.tiles.extents import check_extents
 from maskc.tiles.layouts.suggest import check_layout
 from maskc.tiles.values import fail, no_such_name
@@ -56,6 +57,7 @@ class Op:
         sizes: extents of segments and axes that were given when compiling.
         backend: the name of the backend, or "auto".
         layout: the order in which tokens are computed.
+        budget: what a plan may cost, in evaluations of the mask.
         compiled: what backends are handed; holds what they remember between calls.
     """
 
@@ -70,6 +72,7 @@ class Op:
         layout: str = "none",
         inputs: Mapping[str, Any] | None = None,
         check: bool = False,
+        budget: int = BUDGET,
     ) -> None:
         expect("pattern", pattern, Pattern, "a maskc.Pattern")
         check_layout(layout, pattern.program)
@@ -79,13 +82,14 @@ class Op:
         self.sizes = check_extents(pattern.program, mapping_of("sizes", sizes))
         self.backend = backend
         self.layout = layout
+        self.budget = integer("budget", budget, 0)
         self._inputs = mapping_of("inputs", inputs)
         self._check = check
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
-        self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout)
+        self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout, self.budget)
         self._bindings = Bindings()
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
-        options = (heads, layer, sorted(self.sizes.items()), backend, layout, self._check)
+        options = (heads, layer, sorted(self.sizes.items()), backend, layout, self._check, self.budget)
         content = content_of(pattern, options, inputs=sorted(self._inputs))
         self.handle = handle_of(self, content)  # what graphs that are traced through this op call it
         # A float input goes to the backend as it is, and into the binding only where the mask reads it.
@@ -119,7 +123,7 @@ class Op:
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {"heads": self.heads, "layer": self.layer, "sizes": self.sizes, "backend": self.backend}
-        more = {"layout": self.layout, "inputs": self._inputs, "check": self._check}
+        more = {"layout": self.layout, "inputs": self._inputs, "check": self._check, "budget": self.budget}
         return _make, (self.pattern, {**options, **more})
 
     @overload
@@ -341,7 +345,8 @@ class Op:
 
         binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
         order = self.layout if layout is None else layout
-        plan: TilePlan = make_plan(self.program, binding, q_tile=q_tile, k_tile=k_tile, layout=order)
+        size: dict[str, Any] = {"q_tile": q_tile, "k_tile": k_tile}
+        plan: TilePlan = make_plan(self.program, binding, **size, layout=order, budget=self.budget)
         dump_plan(plan)
         return plan
 

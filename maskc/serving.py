@@ -378,7 +378,8 @@ def by_cohort(call: DecodeCall, backend: Backend) -> tuple[Tensor, Tensor]:
         program, entries, binding = cohort.program, list(cohort.entries), cohort.binding
         if cohort.start:
             program = program.replace(mask=cohort.one()[0].mask)
-        own = Compiled(program, compiled.heads, compiled.layer, compiled.args, compiled.tables, binding.sizes)
+        how = (compiled.heads, compiled.layer, compiled.args, compiled.tables)
+        own = Compiled(program, *how, binding.sizes, budget=compiled.budget)
         rows = q[entries, :, q.shape[2] - binding.q_len :]
         keys = (_copied(cohort, call.k), _copied(cohort, call.v))
         options: dict[str, Any] = {"floats": cohort.floats, "scale": call.scale, "return_lse": call.return_lse}

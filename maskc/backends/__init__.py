@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.tiles.budget import BUDGET
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,7 @@ class Compiled:
         tables: value of each table that was given when compiling (NumPy).
         sizes: extents that were given when compiling.
         layout: the order in which tokens are computed, as ``make_plan`` takes it; "none": their own.
+        budget: what a plan may cost, as ``make_plan`` takes it.
     """
 
     program: Program
@@ -99,6 +101,7 @@ class Compiled:
     tables: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)
     layout: str = "none"
+    budget: int = BUDGET
     _memory: OrderedDict[Hashable, tuple[Any, Any]] = field(default_factory=OrderedDict, repr=False)
     _uses: Counter[str] = field(default_factory=Counter, repr=False)
     _held: dict[int, Any] = field(default_factory=dict, repr=False)

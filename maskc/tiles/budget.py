@@ -21,6 +21,7 @@ __all__ = [
     "INTERVAL_COST",
     "OPERATIONS",
     "ORDINARY",
+    "OWN_MASKS",
     "PROBES",
     "PROOF",
     "Budget",
@@ -38,6 +39,8 @@ BUDGET = 400_000_000
 BOX_COST = 8  # what a box costs, in points; and in units of other work, beside them
 INTERVAL_COST = 16  # what an interval of keys costs, in units of other work
 PROBES = 8  # points of a tile that are evaluated before all are
+#: What was too much where masks are many, and not one of them irregular.
+OWN_MASKS = "heads and batch entries with masks of their own"
 #: Operations on numbers that an evaluation stands for in a budget: those that masks mostly have. One of more counts as
 #: several, so that the budget bounds the time whatever the mask: at 1 to 3 ns an operation.
 OPERATIONS = 16
@@ -82,10 +85,12 @@ def _work(program: Program, binding: Binding) -> int:
 def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
     message = f"planning this mask would take about {whole:.1g} evaluations of it ({what}); the limit is {limit:.1g}"
     hint = (
-        "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
+        "give fewer heads or batch entries at once, or "
+        if what == OWN_MASKS
+        else "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
         "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
-        "raise the limit with make_plan(..., budget=...)"
     )
+    hint += "raise the limit with make_plan(..., budget=...) or maskc.compile(..., budget=...)"
     if each > 1:
         message = (
             f"planning this mask would take about {whole:.1g} evaluations ({what}; one of this mask counts as {each:,} "

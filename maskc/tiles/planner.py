@@ -15,7 +15,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.nodes import Lookup, Param, postorder
 from maskc.ir.program import Program
 from maskc.tiles.analysis import analyse
-from maskc.tiles.budget import BUDGET, Budget, Watch, within_memory
+from maskc.tiles.budget import BUDGET, OWN_MASKS, Budget, Watch, within_memory
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.groups import Members, members
@@ -92,7 +92,7 @@ def plans_by_mask(
         first = [sorted(products, key=_first) for products in job.members]
     for products in sorted(first, key=lambda products: _first(products[0])):
         budget.each = job.each
-        budget.spend(_MASK, _OWN_MASKS)
+        budget.spend(_MASK, OWN_MASKS)
         with within_memory("planning this mask"):
             groups = job.groups(products, None)
         yield TilePlan(program, binding, q_tile, k_tile, tuple(groups))
@@ -105,7 +105,6 @@ def _first(product: Members) -> tuple[int, int]:
 
 #: What each mask costs at least, whatever it is: in a proof, and in a plan those beyond the first.
 _MASK, _NEXT = 1 << 16, 1 << 14
-_OWN_MASKS = "heads and batch entries with masks of their own"
 #: A tile may be longer than any sequence, but no longer than positions of 32 bits, which runs hold.
 _LARGEST_TILE = 2147483647
 
@@ -138,7 +137,7 @@ class _Job:
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
             self.budget.begin(later)
             if groups:  # The first is what was asked for at least.
-                self.budget.spend(_NEXT, _OWN_MASKS)
+                self.budget.spend(_NEXT, OWN_MASKS)
             groups += self.groups(products, layout)
         orders = (Order(reason=reason),) * 2 if layout is None else layout.orders(reason)
         return TilePlan(self.program, self.binding, self.grid.q_tile, self.grid.k_tile, tuple(groups), *orders)

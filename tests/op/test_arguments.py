@@ -41,6 +41,8 @@ def refused(code: str, words: str, work: Callable[[], object]) -> None:
         ({"backend": None}, "E701", "no backend is called None"),
         ({"backend": ["cpu"]}, "E701", "no backend is called a list"),
         ({"layout": None}, "E503", "layout must be a string, not None"),
+        ({"budget": 1.5}, "E503", "budget must be an integer, not 1.5"),
+        ({"budget": -1}, "E504", "budget must be at least 0, not -1"),
         ({"arguments": 3}, "E503", "arguments must be a mapping"),
         ({"arguments": {1: 2}}, "E503", "arguments: the names are strings"),
     ],

@@ -270,6 +270,22 @@ def test_the_first_counterexample_names_head_and_batch_entry():
         maskc.check_assertions(pattern, 3, 3, heads=2, n=[9, 1], doc=[[0, 0, 0], [1, 1, 1]])
 
 
+def test_what_planning_a_call_may_cost_is_given_when_compiling():
+    q, text = torch.ones(1, 1, 300, 16), "hash(q, k) % 2 == 0"
+    for backend in ("cpu", "flex"):
+        op = maskc.compile(text, heads=1, backend=backend, budget=10)
+        for some in (op, pickle.loads(pickle.dumps(op))):
+            for work in (lambda some=some: some(q, q, q), lambda some=some: some.plan(300, 300)):
+                with pytest.raises(MaskcError, match=r"maskc.compile\(..., budget=") as error:
+                    work()
+                assert error.value.codes == ("E801",)
+    many = maskc.compile("pattern p(w: int[head]) { attend sliding_window(w[h]) }", heads=9, w=range(9), budget=10**5)
+    with pytest.raises(MaskcError, match="help: give fewer heads or batch entries at once, or raise the limit"):
+        many.plan(300, 300)
+    for budget in (None, 10**12):
+        maskc.compile(text, heads=1, backend="cpu", budget=budget)(q, q, q)
+
+
 def test_ops_can_be_copied_and_pickled():
     op = compiled("pattern p(w: int, doc: int[token]) { attend window(w) & same(doc) }", w=2, doc=[0, 0, 1, 1, 1, 1])
     wanted = op(*tensors())

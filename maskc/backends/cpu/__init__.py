@@ -62,5 +62,5 @@ def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> 
     """What computes calls with this binding and these float inputs; remembered, with its plan."""
     from maskc.backends.cpu.entry import Entry
 
-    program, layout = compiled.program, compiled.layout
-    return compiled.remember(("cpu", floats), binding, lambda: Entry(program, binding, floats, layout))
+    program, layout, budget = compiled.program, compiled.layout, compiled.budget
+    return compiled.remember(("cpu", floats), binding, lambda: Entry(program, binding, floats, layout, budget))

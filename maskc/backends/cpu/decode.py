@@ -89,7 +89,7 @@ def _planned(cohorts: list[Cohort]) -> list[_Part]:
     found = []
     for cohort in cohorts:
         entries = tuple(range(len(cohort.entries)))
-        plan = make_plan(*cohort.one(), k_tile=_K_TILE)
+        plan = make_plan(*cohort.one(), k_tile=_K_TILE, budget=cohort.call.compiled.budget)
         found.append(_Part(cohort, tuple(replace(s, batches=entries) for s in schedule(plan)[0]), len(cohorts) > 1))
     return found
 

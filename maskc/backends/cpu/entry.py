@@ -19,6 +19,7 @@ from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.products import LOG2_E
 from maskc.backends.cpu.tiles import schedule
 from maskc.ir.nodes import Symbol
+from maskc.tiles.budget import BUDGET
 from maskc.tiles.plan import Order
 
 if TYPE_CHECKING:
@@ -41,12 +42,14 @@ class Entry:
 
     ``layout``: the order of the tokens, as ``make_plan`` takes it. A single row of tiles is computed in the tokens' own
     order: gathering all keys would cost more than any order saves. The plan is made when it is first needed.
+    ``budget``: what that may cost, as ``make_plan`` takes it.
     """
 
     program: Program
     binding: Binding
     names: tuple[str, ...]
     layout: str = "none"
+    budget: int = BUDGET
     made: TilePlan | None = None
 
     @property
@@ -62,7 +65,8 @@ class Entry:
         from maskc.tiles import make_plan
 
         layout = "none" if self.binding.q_len <= _TILE else self.layout
-        return make_plan(self.program, self.binding, q_tile=_TILE, k_tile=_TILE, layout=layout)
+        program, binding, budget = self.program, self.binding, self.budget
+        return make_plan(program, binding, q_tile=_TILE, k_tile=_TILE, layout=layout, budget=budget)
 
     @functools.cached_property
     def schedules(self) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]]:

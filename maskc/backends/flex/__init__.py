@@ -26,6 +26,7 @@ from maskc.ir.text import declaration
 from maskc.passes.specialise import bind
 from maskc.tiles import make_plan
 from maskc.tiles.binding import check_shape, names_read, positions
+from maskc.tiles.budget import BUDGET
 
 __all__ = ["block_mask", "from_block_mask", "mask_mod", "run", "score_mod", "supports", "to_block_mask"]
 
@@ -95,13 +96,15 @@ def block_mask(
     k_tile: int = _TILE,
     device: torch.device | str = "cpu",
     backward: bool = True,
+    budget: int = BUDGET,
 ) -> BlockMask:
     """A ``BlockMask`` for FlexAttention, planned by us: no point of the mask is evaluated in full tiles or empty ones.
 
     ``q_tile``, ``k_tile``: what FlexAttention calls BLOCK_SIZE. ``backward``: as for ``to_block_mask``.
+    ``budget``: what planning may cost, as ``make_plan`` takes it.
     Raises MaskcError: E801 where planning, or the BlockMask's dense tensors, would cost too much.
     """
-    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile)
+    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, budget=budget)
     return to_block_mask(plan, mask_mod(program, binding, device), device=device, backward=backward)
 
 
@@ -124,7 +127,9 @@ def run(
     if 0 in q.shape or 0 in k.shape:
         return _finish(program, binding, floats, *_of_nothing(q, k, v), return_lse)
     blocks = compiled.remember(
-        ("flex", str(device), q.requires_grad), binding, lambda: block_mask(program, binding, device=device)
+        ("flex", str(device), q.requires_grad),
+        binding,
+        lambda: block_mask(program, binding, device=device, budget=compiled.budget),
     )
     wants_lse = return_lse or program.normalizer.sink is not None
     found = attend(

@@ -128,6 +128,7 @@ def entry_for(compiled: Compiled, binding: Binding, floats: tuple[str, ...]) -> 
             layout=compiled.layout,
             autotune=autotune,
             budget=AUTOTUNE_SECONDS.value(),
+            planning=compiled.budget,
         ),
     )
     if capturing():

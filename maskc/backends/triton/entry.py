@@ -40,6 +40,7 @@ from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, sp
 from maskc.backends.triton.stages import kernel_of
 from maskc.backends.triton.tune import Choice, choose
 from maskc.ir.program import OUTPUT
+from maskc.tiles.budget import BUDGET
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
@@ -68,6 +69,7 @@ class Entry:
     ``make_plan`` takes it, for kernels of many queries; tensors stay in the tokens' own. ``autotune``:
     "off", "cached" or "on", where ``configs`` has no row; ``budget``: seconds that measuring one kernel may take.
     ``workers``: program instances that run at once, by which long rows are cut; None: what the device has.
+    ``planning``: what a plan may cost, as ``make_plan`` takes its budget.
     """
 
     program: Program
@@ -80,6 +82,7 @@ class Entry:
     autotune: str = "off"
     budget: float = 10.0
     workers: int | None = None
+    planning: int = BUDGET
     _memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -102,7 +105,8 @@ class Entry:
         from maskc.tiles import make_plan
 
         def make() -> TilePlan:
-            return make_plan(self.program, self.binding, q_tile=q_tile, k_tile=k_tile, layout=layout)
+            program, binding, budget = self.program, self.binding, self.planning
+            return make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout, budget=budget)
 
         return self._remembered(("tiles", q_tile, k_tile, layout), make)
 

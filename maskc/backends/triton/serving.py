@@ -223,7 +223,8 @@ def _listed(call: DecodeCall, decoder: Decoder) -> dict[str, Tensor]:
     packs = range(0, heads, decoder.sharing.pack)
     lists = [np.zeros(0, np.int32)] * (batch * len(packs))
     for cohort in call.cohorts():
-        plan = make_plan(*cohort.one(), q_tile=pad(rows), k_tile=decoder.k_tile)
+        budget = call.compiled.budget
+        plan = make_plan(*cohort.one(), q_tile=pad(rows), k_tile=decoder.k_tile, budget=budget)
         for i, first in enumerate(packs):
             tiles = live_tiles(plan, range(first, first + decoder.sharing.pack))
             for entry in cohort.entries:
