@@ -139,6 +139,9 @@ CASES: dict[str, Case] = {
         inputs={"see": [[(3 * i + 5 * j) % 7 < 3 for j in range(24)] for i in range(20)]},
     ),
     "float-mask": Case("attend sin(q * 0.7) < cos(k * 0.3)".replace("attend ", ""), 24, 24, heads=1),
+    "floats-of-mask-and-score": Case(  # 7 * 0.1 is above 0.7 in 64 bits, and not in 32
+        "pattern p { attend causal & q * 0.1 <= 0.7\n score s * (1.0 + q * 0.1) }", 20, 20
+    ),
     "empty": Case("none", 20, 20),
     "some-rows-empty": Case("pattern p { attend q % 3 == 1 & causal }", 40, 40, heads=1, tile=8),
     "no-keys": Case("pattern p over left -> right { attend q < 3 }", 5, 0, heads=1),

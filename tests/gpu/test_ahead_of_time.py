@@ -254,6 +254,19 @@ def test_types_of_all_ways_to_start(
     assert code.count("tt.dot") >= 2
 
 
+@pytest.mark.parametrize("stage", ["forward", "dq", "dkv", "pairs"])
+def test_a_mask_and_a_score_of_the_same_floats(stage: str) -> None:
+    """The mask computes them in 64 bits and the score in 32, whichever of them comes first."""
+    program = lower_text(
+        "pattern p(m: float[q], n: float[k], bias: float[head, 9]) { attend m[q] + q * 0.7 < n[k] + k * 0.3\n"
+        " score s + (m[q] + q * 0.7) * (n[k] + k * 0.3) + bias[h, q - k] }"
+    )[0]
+    spec = KernelSpec(specialised(program, {}), grad_tables=frozenset({"bias"}))
+    for one in (spec, replace(spec, joined=True))[: 2 if stage == "forward" else 1]:
+        text = STAGES[stage](one)
+        check_kernel(text, program, parse_target("cuda:90"), Config(32, 32, 4, 2), Shape("float16", 32, 32))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_has_the_right_types(name: str) -> None:
     """The interpreter lets variables change their shape in a loop; the compiler does not."""

@@ -31,18 +31,19 @@ class Unsupported(Exception):
 
 @dataclass
 class Block:
-    """Lines of code at one place. ``names``: what is computed here already; a nested block sees its parent's."""
+    """Lines of code at one place. ``names``: what is computed here already, and with floats of which type, "" where it
+    has none; a nested block sees its parent's."""
 
     indent: int = 1
     parent: Block | None = None
     hoisted: bool = False
     lines: list[str] = field(default_factory=list)
-    names: dict[Node, str] = field(default_factory=dict)
+    names: dict[tuple[Node, str], str] = field(default_factory=dict)
 
-    def find(self, node: Node) -> str | None:
-        """The name of ``node``, if it is computed here or around here."""
-        found = self.names.get(node)
-        return found if found is not None or self.parent is None else self.parent.find(node)
+    def find(self, key: tuple[Node, str]) -> str | None:
+        """The name of a node, if it is computed here or around here with floats of the type that is asked for."""
+        found = self.names.get(key)
+        return found if found is not None or self.parent is None else self.parent.find(key)
 
     def add(self, line: str) -> None:
         """One more line."""
@@ -100,6 +101,7 @@ class Expressions:
         self._bounds = integer_bounds(roots, program)
         self._uses = Counter(c for n in postorder(roots) for c in n.children)
         self._float = "tl.float32"
+        self._floats: dict[Node, bool] = {}
         self._depends: dict[Node, frozenset[str]] = {}
         for node in postorder(roots):
             self._depends[node] = self._joined(node)
@@ -157,8 +159,15 @@ class Expressions:
             return frozenset({"q", "k"}) if node.name == "s" else frozenset({node.name})
         return frozenset()
 
+    def _key(self, node: Node) -> tuple[Node, str]:
+        """What ``node`` is remembered by: a mask computes its floats in 64 bits, and a score the same ones in 32."""
+        if node not in self._floats:
+            for each in postorder([node]):
+                self._floats[each] = each.type is Type.FLOAT or any(self._floats[c] for c in each.children)
+        return node, self._float if self._floats[node] else ""
+
     def _text(self, node: Node, block: Block) -> str:
-        found = block.find(node)
+        found = block.find(self._key(node))
         if found is not None:
             return found
         if not node.children and not isinstance(node, Lookup):
@@ -172,7 +181,7 @@ class Expressions:
 
     def _hoist(self, node: Node) -> str:
         block = self._before
-        found = block.find(node)
+        found = block.find(self._key(node))
         if found is not None:
             return found
         text = self._raw(node, block)
@@ -187,7 +196,7 @@ class Expressions:
             name = f"{node.name}_{stem}_{self._temporaries}"
         self._temporaries += 1
         block.add(f"{name} = {without_brackets(text)}")
-        block.names[node] = name
+        block.names[self._key(node)] = name
         return name
 
     def _leaf(self, node: Node) -> str:
@@ -249,7 +258,7 @@ class Expressions:
         if isinstance(b, Apply) and not isinstance(a, Apply):
             a, b = b, a
         divides = isinstance(a, Apply) and a.op == "mod" and isinstance(b, Const) and b.value == 0
-        if divides and isinstance(a, Apply) and block.find(a) is None and self._uses[a] == 1:
+        if divides and isinstance(a, Apply) and block.find(self._key(a)) is None and self._uses[a] == 1:
             positive = self._bounds[a.args[1]][0] > 0
             if positive and not self.depends(a) <= {self.outer}:
                 # Whether a remainder is 0 does not depend on the rounding.
@@ -301,7 +310,7 @@ class Expressions:
         inner.lines.clear()
         inner.add(f"{name} = {name} | {body}")
         block.lines.extend(inner.lines)
-        block.names[node] = name
+        block.names[self._key(node)] = name
         return name
 
     def _lookup(self, node: Lookup, block: Block) -> str:
