@@ -221,7 +221,8 @@ def _same_forward(program: Program, binding: Binding) -> None:
         torch.randn(batch, heads, n, 16, generator=generator) for n in (binding.q_len, binding.k_len, binding.k_len)
     )
     wanted, wanted_lse = attention(program, binding, q.double(), k.double(), v.double(), scale=0.25)
-    configs = dict.fromkeys(("forward", "decode"), Config(16, 16, 4, 1))
+    # Some lengths are multiples of the forward kernel's tile: full and partial tiles are one sequence there.
+    configs = {"forward": Config(8, 8, 4, 1), "decode": Config(16, 16, 4, 1)}
     for splits in (0, 2):
         out, lse, _ = Entry(program, binding, (), configs=configs, splits=splits).forward(q, k, v, [], 0.25)
         assert _difference(out, wanted) < 1e-5, (program, splits)
