@@ -22,7 +22,6 @@ from maskc.backends.triton import plans as plans_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.masks import mask_form
-from maskc.backends.triton.tiles import KernelPlan
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
 from maskc.lower import lower_text
@@ -71,21 +70,14 @@ def flat_differences(name: str) -> dict[str, float]:
 
 
 def joined_kernels(name: str) -> list[list[bool]]:
-    """Of the kernels that a case starts whose full and partial tiles are one sequence: whether it is by keys, and
-    whether tiles are a list."""
-    found, usual = [], plans_module.joined
-
-    def joined(rows: KernelPlan) -> KernelPlan | None:
-        one = usual(rows)
-        if one is not None:
-            found.append([one.by_keys, one.part[2] is not None])
-        return one
-
-    plans_module.joined = joined
-    try:
-        differences(name)
-    finally:
-        plans_module.joined = usual
+    """Of the kernels of a case whose full and partial tiles are one sequence: whether it is by keys, and whether tiles
+    are a list."""
+    entry = _given(CASES[name])[0]
+    found = []
+    for stage in ("forward", "dq", "dkv"):
+        plan, form = entry._device_plan(stage, entry.configs[stage], torch.device("cpu"), 32)
+        if form.joined:
+            found.append([stage == "dkv", not plan.arguments["ONE_RUN"]])
     return found
 
 
