@@ -49,10 +49,10 @@ HEAD = """# What kernels take of each chip
 Compiled ahead of time by `python benchmarks/kernels.py` with the default configuration, bfloat16, no GPU involved:
 every file of `examples/models`, and a few patterns more. Tiles are queries x keys; registers are a thread's; spilled
 and shared memory are in bytes; shared memory is shown with the most that a block of the chip has. On AMD chips
-registers count accumulators too. The kernel `pairs` exists only for float inputs read by query and key together. On Hopper a
-call that knows its plan may take other tiles, and one loop for full and partial tiles ([triton.md](../triton.md)); those are
-compiled by the tests alone. No row says how fast a kernel is. `kernels.json` beside this page has every row; a test fails where a kernel takes more than it
-says.
+registers count accumulators too. The kernel `pairs` exists only for float inputs read by query and key together. On
+Hopper a call that knows its plan may take other tiles, and one loop for full and partial tiles
+([triton.md](../triton.md)); those are compiled by the tests alone. No row says how fast a kernel is. `kernels.json`
+beside this page has every row; a test fails where a kernel takes more than it says.
 
 """
 
