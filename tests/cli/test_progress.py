@@ -20,8 +20,11 @@ SLOW = "sin(0.001 * q * k) > 0.999\n"
 
 
 def command(*words: str) -> list[str]:
-    """The command line, which says when it is ready for a signal."""
-    code = "import sys; from maskc.cli import main; print('ready', flush=True); main(sys.argv[1:])"
+    """The command line, which says when it is ready for a signal, though what runs the tests may ignore it."""
+    code = (
+        "import signal, sys; from maskc.cli import main; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " print('ready', flush=True); main(sys.argv[1:])"
+    )
     return [sys.executable, "-c", code, *words]
 
 

@@ -148,7 +148,7 @@ def test_triton_3_2_is_asked_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.attrs[0] == 16
 
 
-@pytest.mark.parametrize("stage", ["forward", "dq", "dkv"])
+@pytest.mark.parametrize("stage", ["forward", pytest.param("dq", marks=pytest.mark.slow), "dkv"])
 def test_a_list_of_tiles_is_read_ahead(stage: str) -> None:
     """Else the loads of a tile wait for its place, and fewer of them are under way."""
     run, listed = (compiled("causal", "cuda:90", stage, 128, one_run=one) for one in (True, False))
@@ -156,7 +156,7 @@ def test_a_list_of_tiles_is_read_ahead(stage: str) -> None:
 
 
 @pytest.mark.parametrize(("stage", "most"), [("forward", 1.5), ("dq", 1.6), ("dkv", 1.6)])
-@pytest.mark.parametrize("name", ["causal", "window", "3-D grid"])
+@pytest.mark.parametrize("name", ["causal", "window", pytest.param("3-D grid", marks=pytest.mark.slow)])
 def test_a_mask_takes_a_few_instructions_a_pair(name: str, stage: str, most: float) -> None:
     """What is known of pairs must not be kept beside a product: there are few registers for it."""
     text = {**PATTERNS, "window": "sliding_window(1024)"}[name]

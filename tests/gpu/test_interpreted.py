@@ -11,7 +11,11 @@ from tests.gpu.conftest import Interpreter
 TOLERANCE = {"float32": 1e-5, "float16": 4e-3}
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Gradients that others show as well, and that take the interpreter many seconds.
+SLOW = {"bias-of-all-heads", "bias-by-step", "biases-together"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in CASES])
 def test_case(interpreter: Interpreter, name: str) -> None:
     found = interpreter.call("differences", name)
     assert found.pop("not deterministic", 0.0) == 0.0
