@@ -13,15 +13,18 @@ import pytest
 import torch
 
 from maskc import knobs
-from maskc.backends.triton import records, tune
-from maskc.backends.triton.configs import Config, Rows, candidates, config, fits, parse_target, shared_memory
+from maskc.backends.triton import plans, records, tune
+from maskc.backends.triton.configs import Config, Rows, candidates, config, fits, joins, parse_target, shared_memory
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.masks import pair_values
 from maskc.backends.triton.records import Record, Situation, dump_records, known_records, load_records, recall, store
 from maskc.backends.triton.spec import specialised
+from maskc.backends.triton.tiles import kernel_plan
 from maskc.backends.triton.tune import best, choose, compare, predicted_cost, situation_of
 from maskc.cli.app import run
+from maskc.ir.binding import Binding
 from maskc.lower import lower_text
+from maskc.tiles import make_plan
 from maskc.tiles.binding import bind
 from tests.gpu.conftest import Interpreter
 
@@ -366,6 +369,42 @@ def test_tiles_suit_the_rows(text: str, length: int, stage: str, kind: Rows, mon
     assert found.config == config(stage, parse_target("cuda:90"), 128, "bfloat16", values, kind)
     if (stage, kind) not in (("forward", "long"), ("forward", "short"), ("dq", "short")):
         assert found.config != config(stage, parse_target("cuda:90"), 128, "bfloat16", values)
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "by_keys", "computed", "wanted"),
+    [
+        ("sliding_window(1024)", 8192, False, False, True),
+        ("sliding_window(1024)", 8191, False, False, False),  # its last tile is ragged
+        ("causal", 16384, False, False, False),  # rows are long
+        ("causal", 16384, True, True, True),
+        ("causal", 16384, True, False, False),  # what the mask reads would come late
+        ("causal", 16383, True, True, False),
+    ],
+)
+def test_one_loop_is_for_short_rows_of_whole_tiles(
+    text: str, length: int, by_keys: bool, computed: bool, wanted: bool
+) -> None:
+    plan = make_plan(lower_text(text)[0], Binding(length, length), q_tile=64, k_tile=64)
+    assert plans._joins(plan, kernel_plan(plan, by_keys=by_keys), computed) is wanted
+
+
+@pytest.mark.parametrize(
+    ("stage", "target", "chosen", "width", "wanted"),
+    [
+        ("forward", "cuda:90", Config(64, 64, 4, 3), 64, True),
+        ("forward", "cuda:90", Config(64, 32, 4, 3), 128, False),
+        ("forward", "cuda:100", Config(64, 64, 4, 3), 128, False),
+        ("dq", "cuda:90", Config(64, 64, 4, 2), 128, False),
+        ("dkv", "cuda:90", Config(64, 64, 4, 2), 128, True),
+        ("dkv", "cuda:90", Config(64, 64, 4, 3), 64, False),
+        ("dkv", "cuda:90", Config(64, 128, 8, 3), 128, False),
+    ],
+)
+def test_one_loop_is_taken_where_it_was_faster(
+    stage: str, target: str, chosen: Config, width: int, wanted: bool
+) -> None:
+    assert joins(stage, parse_target(target), chosen, width) is wanted
 
 
 def test_of_a_file_that_is_too_long_no_more_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

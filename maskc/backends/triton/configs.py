@@ -186,8 +186,6 @@ _OTHERS: dict[str, tuple[Config, ...]] = {
         Config(32, 128, 4, 2),
     ),
 }
-#: Stages that may have full and partial tiles as one sequence.
-_JOINED = ("forward", "dkv")
 #: Keys a row of tiles, on average, from which on it counts as long: what was measured on an H200 changed places there.
 LONG_ROWS = 3840
 #: What the interpreter may compare.
@@ -245,7 +243,7 @@ def joins(stage: str, target: Target | None, chosen: Config, width: int) -> bool
     """Whether a stage may have full and partial tiles as one sequence; target None: the interpreter. ``width``: the
     largest dimension of a head, padded. On an H200 tiles of 64 x 64 gained from it, but for dK and dV with D = 64."""
     if target is None:
-        return stage in _JOINED
+        return stage in ("forward", "dkv")
     square = (chosen.q_tile, chosen.k_tile, chosen.warps) == (64, 64, 4)
     return target.arch == 90 and square and (stage == "forward" or (stage == "dkv" and width > 64))
 

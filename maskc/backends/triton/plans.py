@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
     from maskc.tiles.plan import TilePlan
 
-__all__ = ["device_plan", "plan_arguments", "workers_of"]
+__all__ = ["device_plan", "workers_of"]
 
 Tensor = torch.Tensor
 
@@ -45,7 +45,7 @@ def device_plan(
     rows = one or rows
     if shares is not None:
         joint = Joint(shares.count, on_device(shares.rows.astype(np.int32), device))
-    made = plan_arguments(rows, chosen, device, shares, joint, partial)
+    made = _plan_arguments(rows, chosen, device, shares, joint, partial)
     made.arguments.update(queries.on(device) | keys.on(device))
     if boxes is not None:
         made.arguments.update(_box_arguments(boxes, plan, device))
@@ -72,13 +72,13 @@ def workers_of(device: torch.device, chosen: Config) -> int | None:
     return torch.cuda.get_device_properties(device).multi_processor_count * max(1, 8 // chosen.warps)
 
 
-def plan_arguments(
+def _plan_arguments(
     plan: KernelPlan,
     chosen: Config,
     device: torch.device,
-    shares: Shares | None = None,
-    joint: Joint | None = None,
-    partial: bool = True,
+    shares: Shares | None,
+    joint: Joint | None,
+    partial: bool,
 ) -> DevicePlan:
     """The plan's arrays as arguments. ``partial``: whether there are partial tiles."""
 
@@ -88,11 +88,11 @@ def plan_arguments(
 
     lines = schedule(plan) if shares is None else schedule(plan, shares.row_of, shares.share_of)
     arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "schedule": tensor(lines)}
-    kinds = [("full_", "FULL", plan.full[2]), ("part_", "PART", plan.part[2])]
-    for kind, flag, tiles in [("", "ONE", plan.part[2])] if plan.joined else kinds:
+    lists = [("full_tiles", "FULL_RUN", plan.full[2]), ("part_tiles", "PART_RUN", plan.part[2])]
+    for name, run, tiles in [("tiles", "ONE_RUN", plan.part[2])] if plan.joined else lists:
         # Kernels read a tile ahead, and so one behind the last.
-        arguments[f"{kind}tiles"] = tensor([0]) if tiles is None else tensor(tiles, [0])
-        arguments[f"{flag}_RUN"] = tiles is None
+        arguments[name] = tensor([0]) if tiles is None else tensor(tiles, [0])
+        arguments[run] = tiles is None
     if plan.skips is not None:
         arguments["PART_RUN"] = 2
     if plan.intervals is not None:
