@@ -28,6 +28,7 @@ from maskc.lower import lower_text
 from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
 from tests.gpu.cases import CASES, Case
+from tests.gpu.faster import hurry
 
 Tensor = torch.Tensor
 
@@ -287,6 +288,7 @@ def _elsewhere(name: str) -> Any:
 
 def main() -> None:
     torch.set_num_threads(1)
+    hurry()
     warnings.simplefilter("ignore")
     here = (differences, flat_differences, joined_kernels, nan_reaches, other_strides, random_masks, backend_call)
     functions = {f.__name__: f for f in (*here, empty_calls)}

@@ -39,18 +39,19 @@ SHARED: dict[str, tuple[str, int, int, int, int, dict[str, tuple[int, ...]], set
 def differences(name: str) -> dict[str, Any]:
     """The largest differences between results with rows in shares and without, and which kernels had any."""
     text, queries, keys, heads, kv_heads, shapes, _ = SHARED[name]
+    batch = 2 if name == "by head" else 1
     generator = torch.Generator().manual_seed(2)
     floats = {n: torch.randn(shape, generator=generator) for n, shape in shapes.items()}
     program = lower_text(text)[0]
-    binding = bind(program, queries, keys, heads=heads, layer=0, batch=2, sizes={}, values=floats)
+    binding = bind(program, queries, keys, heads=heads, layer=0, batch=batch, sizes={}, values=floats)
     q, k, v, grad = (
-        torch.randn(2, h, n, d, generator=generator)
+        torch.randn(batch, h, n, d, generator=generator)
         for h, n, d in ((heads, queries, 32), (kv_heads, keys, 32), (kv_heads, keys, 16), (heads, queries, 16))
     )
     configs = {stage: Config(16, 16, 4, 1) for stage in ("forward", "dq", "dkv")}
     results, cut = [], set[str]()
     shares_module._LEAST = 2
-    for workers in (None, 160):
+    for workers in (None, 80 * batch):
         entry = Entry(program, binding, tuple(floats), configs=configs, splits=0, workers=workers)
         given = (q, k, v, list(floats.values()))
         out, lse, _ = entry.forward(*given, 0.2)
