@@ -1,4 +1,4 @@
-"""Runs of key tiles, assembled from rectangles of tiles: sorted, merged, transposed."""
+"""Runs of key tiles, assembled from rectangles of tiles: sorted and merged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maskc.tiles.plan import EMPTY, Runs
 
-__all__ = ["assemble", "concatenated_ranges", "rectangles", "row_of_runs", "to_dense"]
+__all__ = ["assemble", "concatenated_ranges", "row_of_runs", "to_dense"]
 
 Array = npt.NDArray[Any]
 
@@ -62,23 +62,6 @@ def _merged(rows: int, row: Array, c0: Array, c1: Array, kind: Array) -> Runs:
 def row_of_runs(runs: Runs) -> Array:
     """The tile row that each run belongs to, int64."""
     return np.repeat(np.arange(runs.offsets.size - 1), np.diff(runs.offsets))
-
-
-def rectangles(runs: Runs) -> tuple[Array, Array, Array, Array, Array]:
-    """Runs of equal extent and kind in consecutive rows, joined: r0, r1, c0, c1, kind.
-
-    What makes transposing cost what the boundary of the mask costs, not what its area does.
-    """
-    row = row_of_runs(runs)
-    start, end = runs.start.astype(np.int64), runs.end.astype(np.int64)
-    order = np.lexsort((row, end, start, runs.kind))
-    r, s, e, kind = row[order], start[order], end[order], runs.kind[order]
-    first = np.ones(r.size, np.bool_)
-    if r.size:
-        first[1:] = (r[1:] != r[:-1] + 1) | (s[1:] != s[:-1]) | (e[1:] != e[:-1]) | (kind[1:] != kind[:-1])
-    at = np.flatnonzero(first)
-    last = np.append(at[1:], r.size) - 1 if at.size else at
-    return r[at], r[last] + 1, s[at], e[at], kind[at]
 
 
 def to_dense(runs: Runs, cols: int) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Triton's interpreter without what it does for nothing, which takes half its time. Nothing that it computes changes."""
+"""Triton's interpreter without what it does for nothing, which takes half its time. What it computes stays the same."""
 
 from __future__ import annotations
 

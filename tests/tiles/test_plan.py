@@ -5,21 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from maskc.diagnostics import MaskcError
 from maskc.ir.evaluate import dense
 from maskc.lower import lower_text
-from maskc.tiles import make_plan
+from maskc.tiles import make_plan, transpose
 from maskc.tiles.binding import make_binding
 from maskc.tiles.choose import choose_tiles
 from maskc.tiles.cost import CostModel, plan_cost
-from maskc.tiles.plan import TilePlan
-from maskc.tiles.runs import to_dense
+from maskc.tiles.plan import Runs, TilePlan
+from maskc.tiles.runs import assemble, to_dense
 from maskc.tiles.schedule import schedule
 from maskc.tiles.statistics import statistics
+from maskc.tiles.transpose import transpose_runs
 
 from .corpus import INPUTS, MASKS, brute_kinds, input_case, plain_case
 
@@ -43,8 +48,38 @@ def test_a_transposed_plan_may_have_tiles_of_its_own() -> None:
 
 
 def test_transposing_costs_what_the_boundary_does() -> None:
+    """Not what its area does, which is 33 million tiles here."""
     plan = plan_of("causal", 1 << 20, 1 << 20, 128, 128)
-    assert plan.transposed().groups[0].runs.start.size <= 2 * 8192
+    tracemalloc.start()
+    runs = plan.transposed().groups[0].runs
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert runs.start.size <= 2 * 8192
+    assert most < 16 << 20
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_any_runs_are_transposed(seed: int, rows: int, cols: int) -> None:
+    kinds = np.random.default_rng(seed).choice(3, (rows, cols), p=[0.3, 0.3, 0.4]).astype(np.uint8)
+    found = transpose_runs(runs_of(kinds), cols)
+    np.testing.assert_array_equal(to_dense(found, rows), kinds.T)
+    for name, wanted in vars(runs_of(kinds.T)).items():
+        np.testing.assert_array_equal(getattr(found, name), wanted, name)
+
+
+def runs_of(kinds: np.ndarray) -> Runs:  # type: ignore[type-arg]
+    """The runs of tiles of these kinds."""
+    rows, cols = (x.ravel() for x in np.indices(kinds.shape))
+    return assemble(*kinds.shape, rows, rows + 1, cols, cols + 1, kinds.ravel())
+
+
+def test_more_runs_by_keys_than_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transpose, "MAX_RUNS", 1000)
+    plan = make_plan(*plain_case("sparse hash", 4096, 4096), q_tile=32, k_tile=32)
+    with pytest.raises(MaskcError) as e:
+        plan.transposed()
+    assert e.value.codes == ("E801",)
 
 
 def test_plans_are_equal_if_they_plan_the_same() -> None:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.tiles.plan import FULL, Group, Runs, TilePlan
-from maskc.tiles.runs import assemble, concatenated_ranges, rectangles, row_of_runs
+from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.transpose import transpose_runs
 
 __all__ = [
     "FULL_ENDS",
@@ -29,7 +30,6 @@ __all__ = [
     "joined",
     "kernel_plan",
     "schedule",
-    "transposed_runs",
     "work_order",
 ]
 
@@ -108,7 +108,7 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
         ragged, rows, cols = plan.binding.q_len % plan.q_tile != 0, cols, rows
     plan_of = np.zeros((plan.binding.batch, plan.binding.heads), np.int32)
     masks = distinct_groups(plan)
-    runs = [transposed_runs(g.runs, rows) if by_keys else g.runs for g in masks]
+    runs = [transpose_runs(g.runs, rows) if by_keys else g.runs for g in masks]
     bounds = [plan.intervals(g) if intervals else None for g in masks]
     index = {id(g.runs): i for i, g in enumerate(masks)}
     for group in plan.groups:
@@ -178,12 +178,6 @@ def _tiles_of(plan: KernelPlan, partial: bool) -> Array:
 def distinct_groups(plan: TilePlan) -> list[Group]:
     """A group for each distinct mask, in the order of a ``KernelPlan``."""
     return list({id(g.runs): g for g in reversed(plan.groups)}.values())[::-1]
-
-
-def transposed_runs(runs: Runs, cols: int) -> Runs:
-    """Runs of rows for every column of tiles."""
-    r0, r1, c0, c1, kind = rectangles(runs)
-    return assemble(cols, runs.offsets.size - 1, c0, c1, r0, r1, kind)
 
 
 def _extent(length: int, tile: int) -> int:
