@@ -485,10 +485,14 @@ def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: 
         return None
     if q.is_nested or k.is_nested or v.is_nested:
         return None  # have no shape
-    every = (q, k, v, *given.values())
-    grads = torch.is_grad_enabled() and any(x.requires_grad for x in every if isinstance(x, tensor))
-    shapes, dtypes, devices = zip(*((x.shape, x.dtype, x.device) for x in (q, k, v)), strict=True)
-    return shapes, dtypes, devices, (q.layout, k.layout, v.layout), tuple(given), grads, return_lse
+    grads = torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or any(isinstance(x, tensor) and x.requires_grad for x in given.values())
+    )
+    of_q, of_k, of_v = ((x.shape, x.dtype, x.device, x.layout) for x in (q, k, v))
+    return of_q, of_k, of_v, tuple(given), grads, return_lse
 
 
 def _name(backend: Backend) -> str:

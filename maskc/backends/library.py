@@ -174,7 +174,8 @@ def compute_backward(
 
 def _heads_inside(x: Tensor) -> Tensor:
     """``x`` (B, H, N, ...) stored as (B, N, H, ...), as the layer that follows wants it."""
-    return x.transpose(1, 2).contiguous().transpose(1, 2)
+    inside = x.transpose(1, 2)
+    return x if inside.is_contiguous() else inside.contiguous().transpose(1, 2)
 
 
 def _stored_as(x: Tensor, other: Tensor) -> Tensor:

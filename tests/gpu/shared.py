@@ -57,10 +57,7 @@ def differences(name: str) -> dict[str, Any]:
         out, lse, _ = entry.forward(*given, 0.2)
         dq, dk, dv, more = entry.backward(*given, out, lse, grad, lse * 0.1, 0.2)
         results.append([out, lse, dq, dk, dv, *more])
-        launches = [
-            (key[2][0], ready[0]) for key, ready in entry._memory.items() if key[0] == "launch" and key[2] != "join"
-        ]
-        cut |= {stage for stage, ready in launches if any(name.startswith("share_") for name in ready._tensors)}
+        cut |= {key[2] for key, ready in entry._memory.items() if key[0] == "launch" and ready.joint is not None}
     return {
         "cut": sorted(cut),
         "differences": [float((a - b).nan_to_num(0.0).abs().max()) for a, b in zip(*results, strict=True)],

@@ -4,7 +4,9 @@ hold them. Tried with tensors on a device that cannot compute, and on a GPU wher
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -265,22 +267,59 @@ def test_compiled_code_is_started_without_asking_triton_again(constants: bool, m
 
 
 def test_memory_is_kept_for_every_stream_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stream:
-        def __init__(self, number: int) -> None:
-            self.cuda_stream = number
-
     class Kept(torch.Tensor):
         def record_stream(self, stream: Any) -> None:
-            told.append(stream.cuda_stream)
+            told.append(stream)
 
     told: list[int] = []
-    current = [Stream(1)]
+    current = [1]
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(launch_module, "current_stream", lambda device: current[-1])
     kept, streams = {"plan": Kept(), "rows": 3}, set[int]()
     for number in (1, 1, 2, 1, 2):
-        current.append(Stream(number))
-        launch_module.used_here(kept, streams, torch.device("cuda", 0))
+        current.append(number)
+        assert launch_module.used_here(kept, streams, torch.device("cuda", 0)) == number
     assert told == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "forward", "backward"), [("plain", 100, 0), ("decoding", 100, 0), ("gradients", 118, 125)]
+)
+def test_a_call_after_the_first_is_little_work_for_the_host(
+    kind: str, forward: int, backward: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Functions called, by Python, until the kernels are with the driver: what short passes wait for."""
+
+    class Code:
+        class src:
+            signature: dict[str, str] = {}  # noqa: RUF012
+
+        def __getitem__(self, grid: tuple[int, int, int]) -> Any:
+            return lambda *arguments: started.append(grid)
+
+    started: list[Any] = []
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(launch_module, "launch", lambda *given: Code())
+    op = maskc.compile("sliding_window(64)", heads=4, backend="triton")
+    learns, queries = kind == "gradients", 1 if kind == "decoding" else 256
+    q, k, v = (torch.zeros(1, h, n, 64, requires_grad=learns) for h, n in ((4, queries), (2, 2048), (2, 2048)))
+
+    def calls(run: Any) -> tuple[Any, int]:
+        seen = [0]
+        sys.setprofile(lambda frame, event, argument: seen.__setitem__(0, seen[0] + (event == "call")))
+        try:
+            return run(), seen[0]
+        finally:
+            sys.setprofile(None)
+
+    for _ in range(3):
+        started.clear()
+        out, one = calls(partial(op, q, k, v))
+        grads, other = calls(partial(torch.autograd.grad, out, (q, k, v), torch.ones_like(out))) if learns else ((), 0)
+    assert len(started) == (5 if learns else 2)
+    assert len(grads) == 3 * learns
+    assert one < forward
+    assert other < backward or not learns
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import triton  # noqa: F401  # so that its absence is found when the backend is chosen, not at the first kernel
 
 from maskc.backends import Compiled, Refusal, Request
+from maskc.backends.handles import handle_of
+from maskc.backends.transforms import attention
 from maskc.backends.triton.entry import Entry
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import capturing, interpreting
@@ -95,9 +97,6 @@ def run(
     return_lse: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention by fused kernels: see ``maskc.backends.Backend.run``."""
-    from maskc.backends.handles import handle_of
-    from maskc.backends.transforms import attention
-
     found = entry_for(compiled, binding, tuple(floats))
     out, lse, _ = attention(q, k, v, list(floats.values()), handle_of(found), scale)
     return out, lse if return_lse and compiled.program.normalizer.kind == "softmax" else None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from maskc.backends.triton.cached import lists_pay
-from maskc.backends.triton.launch import Prepared, on_device, pad, strides, table_arguments
+from maskc.backends.triton.launch import Prepared, addresses_of, on_device, pad, strides, table_arguments
 from maskc.backends.triton.spec import Form, Kernel
 from maskc.tiles.runs import concatenated_ranges
 
@@ -120,8 +120,9 @@ class Decoder:
         parts = torch.empty(self._shape, dtype=torch.float32, device=self._device)
         lses = torch.empty(self._shape[:4], dtype=torch.float32, device=self._device)
         every = {**tensors, "part_ptr": parts, "lse_ptr": lses}
-        self._parts.start(every, {"scale": scale})
-        self._merge.start(every, {})
+        addresses, floats = addresses_of(every), {"scale": scale}
+        for kernel in (self._parts, self._merge):
+            kernel.start_at(addresses, every, floats)
 
 
 def cache_arguments(k: Tensor, v: Tensor, table: Tensor | None) -> dict[str, int]:

@@ -14,8 +14,7 @@ import torch
 from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
-from maskc.backends.triton.gradients import BackwardPass, start_gradients
-from maskc.backends.triton.join import prepared_join
+from maskc.backends.triton.gradients import BackwardPass, gradient_stage
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
@@ -35,7 +34,7 @@ from maskc.backends.triton.packing import forward_pack
 from maskc.backends.triton.plans import device_plan, workers_of
 from maskc.backends.triton.pull import Values
 from maskc.backends.triton.pulling import pull_pairs
-from maskc.backends.triton.shares import share_buffers
+from maskc.backends.triton.ready import ReadyStage, like
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
 from maskc.backends.triton.tune import Choice, choose
@@ -43,8 +42,9 @@ from maskc.ir.program import OUTPUT
 from maskc.tiles.budget import BUDGET
 
 if TYPE_CHECKING:
+    from maskc.backends.triton.backward import ScoreLookups
     from maskc.backends.triton.configs import Config
-    from maskc.backends.triton.shares import Joint
+    from maskc.backends.triton.ready import Like
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.tiles.plan import TilePlan
@@ -54,9 +54,6 @@ __all__ = ["Entry"]
 Tensor = torch.Tensor
 _T = TypeVar("_T")
 _ROWS_EACH = 1024  # that an instance looks at for a NaN
-#: A kernel, the rows of tiles, heads and batch entries that it has instances for, and the arguments that they share
-#: from call to call.
-Arguments = tuple[Kernel, tuple[int, int, int], dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,85 +124,78 @@ class Entry:
             q, scale = q * scale, 1.0
         if decodes(self) and q.numel() and k.numel():
             return self._decode(q, k, v, tables, scale)
-        batch, heads, rows, _ = q.shape
         out = heads_inside(q, v.shape[3])
         plain = q.new_empty(0) if self.plain_output else heads_inside(q, v.shape[3])
         written = out.numel() and self.program.normalizer.kind == "softmax"
         lse = (torch.empty if written else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
-        moving = {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
-
-        def start(chosen: Config) -> None:
-            pack = self._forward_pack(chosen, heads // k.shape[1])
-            width, whole = max(q.shape[3], v.shape[3]), not self.plain_output
-            plan, form = self._device_plan("forward", chosen, q.device, width, pack=pack, whole=whole)
-            shares = share_buffers(plan.joint, batch * heads // pack, chosen.q_tile, q.device, out=v.shape[3], lse=None)
-
-            def arguments() -> Arguments:
-                kernel = self.kernel("forward", form._replace(steady=steady(q, k, v, out)))
-                values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
-                values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
-                return kernel, (plan.rows, heads // pack, batch), values
-
-            self._start(("forward",), chosen, q, k, v, tables, scale, {**moving, **shares}, arguments, plan.partial)
-            if plan.joint is not None:
-                softmax = self.program.normalizer.kind == "softmax"
-                lses = (shares["share_lse_ptr"], lse) if softmax else None
-                self._join(plan.joint, chosen, shares["share_out_ptr"], out, pack, lses)
-
         if out.numel():
-            start(self._config("forward", q, k, v, start))
+            tensors = self._tensors(q, k, v, tables) | {"out_ptr": out, "plain_ptr": plain, "lse_ptr": lse}
+
+            def make(chosen: Config) -> ReadyStage:
+                return self._forward_stage(chosen, q, k, v, out, tables)
+
+            self._start("forward", like((q, k, v, *floats)), tensors, scale, make)
         return out, lse, plain
+
+    def _forward_stage(
+        self, chosen: Config, q: Tensor, k: Tensor, v: Tensor, out: Tensor, tables: Mapping[str, Tensor]
+    ) -> ReadyStage:
+        """The forward kernel with a configuration, ready for tensors like these."""
+        batch, heads, rows, _ = q.shape
+        pack = self._forward_pack(chosen, heads // k.shape[1])
+        width, whole = max(q.shape[3], v.shape[3]), not self.plain_output
+        plan, form = self._device_plan("forward", chosen, q.device, width, pack=pack, whole=whole)
+        kernel = self.kernel("forward", form._replace(steady=steady(q, k, v, out)))
+        values = {**self._values(plan, kernel, q, k, v, tables), **strides("o", out)}
+        values |= {"PACK": pack, "RAGGED_Q": rows % (chosen.q_tile // pack) != 0}
+        shared = {n: x for n, x in values.items() if n not in self._tensors(q, k, v, tables)}
+        kernels = self._prepared(kernel, (plan.rows, heads // pack, batch), shared, chosen, q.device, plan.partial)
+        widths = {"out": v.shape[3], "lse": None}
+        softmax = self.program.normalizer.kind == "softmax"
+        return ReadyStage(kernels, plan.joint, batch * heads // pack, chosen.q_tile, widths, pack, softmax)
+
+    def _tensors(self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that all kernels read, by the names of arguments."""
+        named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
+        return {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named}
 
     def _start(
         self,
-        what: tuple[Any, ...],
-        chosen: Config,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tables: Mapping[str, Tensor],
+        stage: str,
+        kind: Like,
+        tensors: dict[str, Tensor],
         scale: float,
-        more: Mapping[str, Tensor],
-        arguments: Callable[[], Arguments],
-        careful: bool,
+        make: Callable[[Config], ReadyStage],
     ) -> None:
-        """Start a kernel, prepared once for tensors like these. ``what``: its stage, and what else tells its text
-        from others. ``more``: its other tensors, by name. ``arguments``: the kernel, how many instances, and what
-        they share from call to call. ``careful``: start it again for rows with a NaN."""
-        named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
-        tensors = {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named, **more}
+        """Start a stage, which is made ready once for tensors of a kind. ``make``: it, with a configuration."""
+        ready = self._memory.get(("ready", stage, kind))
+        if ready is None:
 
-        def prepared() -> tuple[Prepared, ...]:
-            kernel, extents, values = arguments()
-            (grid, flat), programs = grid_of(*extents), math.prod(extents)
-            shared = {n: x for n, x in values.items() if n not in tensors} | {"programs": programs, "FLAT": flat}
-            first = Prepared(kernel, grid, {**shared, "CAREFUL": False}, chosen, q.device)
-            few = min(programs, max(workers_of(q.device, chosen) or 2, -(-programs // _ROWS_EACH)))
-            again = Prepared(kernel, (few, 1, 1), {**shared, "CAREFUL": True}, chosen, q.device)
-            return (first, again) if careful else (first,)
+            def made(chosen: Config) -> ReadyStage:
+                return self._remembered(("launch", chosen, stage, kind), lambda: make(chosen))
 
-        like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
-        ready = self._remembered(("launch", chosen, what, q.device, like), prepared)
-        tensors["poisoned"] = torch.empty(math.prod(ready[0].grid), dtype=torch.int32, device=q.device)
-        for each in ready:
-            each.start(tensors, {"scale": float(scale)})
+            q, k, v = (tensors[f"{name}_ptr"] for name in "qkv")
+            chosen = self._config(stage, q, k, v, lambda chosen: made(chosen).start(dict(tensors), scale))
+            ready = self._memory["ready", stage, kind] = made(chosen)
+        ready.start(tensors, scale)
 
-    def _join(
+    def _prepared(
         self,
-        joint: Joint,
+        kernel: Kernel,
+        extents: tuple[int, int, int],
+        shared: Mapping[str, Any],
         chosen: Config,
-        part: Tensor,
-        into: Tensor,
-        pack: int = 1,
-        lses: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        """Join what the shares of rows left, ``part``, in ``into`` (B, H, N, width). ``chosen``: what they were
-        computed with. ``lses``: the log-sum-exps of the parts, and where that of all goes, (B, H, N); None: parts are
-        added up."""
-        key = ("launch", chosen, "join", joint, into.shape, into.stride(), into.dtype, pack, lses is None)
-        ready = self._remembered(key, lambda: prepared_join(joint, part, into, pack, lses is not None))
-        more = {} if lses is None else {"part_lse_ptr": lses[0], "lse_ptr": lses[1]}
-        ready.start({"part_ptr": part, "into_ptr": into, **more}, {})
+        device: torch.device,
+        careful: bool,
+    ) -> tuple[Prepared, ...]:
+        """A kernel with the arguments that calls share. ``extents``: rows of tiles, heads and batch entries that it has
+        instances for. ``careful``: start it again for rows with a NaN."""
+        (grid, flat), programs = grid_of(*extents), math.prod(extents)
+        shared = {**shared, "programs": programs, "FLAT": flat}
+        first = Prepared(kernel, grid, {**shared, "CAREFUL": False}, chosen, device)
+        few = min(programs, max(workers_of(device, chosen) or 2, -(-programs // _ROWS_EACH)))
+        again = Prepared(kernel, (few, 1, 1), {**shared, "CAREFUL": True}, chosen, device)
+        return (first, again) if careful else (first,)
 
     def _decode(
         self, q: Tensor, k: Tensor, v: Tensor, tables: Mapping[str, Tensor], scale: float
@@ -281,20 +271,22 @@ class Entry:
         dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
         level, delta = torch.empty_like(lse), torch.empty_like(lse)  # by the kernel of dQ, which runs first
         wanted = frozenset(sums)
-        spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
-        found = self._remembered(("lookups", wanted), lambda: score_lookups(spec))
+        found, clears = self._remembered(("lookups", wanted), lambda: self._lookups(wanted))
         grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
         empty = None
-        if clears_empty_rows(spec) and not self.every_query_keeps_a_key:
+        if clears:
             empty = self._empty_rows(q, grad, lse, value)
             q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
             lse = lse.masked_fill(empty[..., 0], -torch.inf)
         of = BackwardPass(q, k, v, out, lse, level, delta, grad, grad_lse, dq, dk, dv)
         whole = bool(any(found))  # sums over rows and columns are not cut
+        kind = (wanted, grad_lse is None, *like((q, k, v, out, grad, *tables.values())))
+        tensors = self._tensors(q, k, v, tables) | of.named()
         for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
             buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
-            start = functools.partial(start_gradients, self, stage, of, tables, scale, wanted, buffers, whole)
-            start(self._config(stage, q, k, v, start))
+            sums_of = {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
+            make = functools.partial(gradient_stage, self, stage, of, tables, wanted, whole)
+            self._start(stage, kind, {**tensors, **sums_of}, scale, make)
             for node, total in zip(lookups, buffers, strict=True):
                 value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
         if found.pairs:
@@ -304,6 +296,11 @@ class Entry:
             # Of a query that keeps no key the log-sum-exp is the sink's logit, which has that gradient.
             delta = torch.where(empty[..., 0], -grad_lse, delta)
         return dq, dk, dv, delta
+
+    def _lookups(self, wanted: frozenset[str]) -> tuple[ScoreLookups, bool]:
+        """What gets gradients by ``wanted`` inputs, and whether rows that keep nothing are cleared."""
+        spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
+        return score_lookups(spec), clears_empty_rows(spec) and not self.every_query_keeps_a_key
 
     def _empty_rows(self, q: Tensor, grad: Tensor, lse: Tensor, value: Values) -> Tensor:
         """Which queries keep no key, (B, H, Nq, 1). Beside a sink the log-sum-exp tells that only nearly: there, those

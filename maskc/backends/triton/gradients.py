@@ -1,20 +1,20 @@
-"""Starting the kernels of dQ, and of dK and dV."""
+"""The kernels of dQ, and of dK and dV, made ready."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from maskc.backends.triton.launch import steady, strides
-from maskc.backends.triton.shares import share_buffers
+from maskc.backends.triton.ready import ReadyStage
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
-    from maskc.backends.triton.entry import Arguments, Entry
+    from maskc.backends.triton.entry import Entry
 
-__all__ = ["BackwardPass", "start_gradients"]
+__all__ = ["BackwardPass", "gradient_stage"]
 
 Tensor = torch.Tensor
 
@@ -43,37 +43,27 @@ class BackwardPass(NamedTuple):
         return {f"{name}_ptr": x for name, x in names.items()}
 
 
-def start_gradients(
+def gradient_stage(
     entry: Entry,
     stage: str,
     of: BackwardPass,
     tables: Mapping[str, Tensor],
-    scale: float,
     wanted: frozenset[str],
-    buffers: Sequence[Tensor],
     whole: bool,
     chosen: Config,
-) -> None:
-    """Start the kernel of dQ, or that of dK and dV. ``wanted``: float inputs with a gradient; ``buffers``: where sums
-    over rows or columns go; ``whole``: no row is cut."""
+) -> ReadyStage:
+    """The kernel of dQ, or that of dK and dV, ready for tensors like these. ``wanted``: float inputs with a gradient;
+    ``whole``: no row is cut."""
     by_keys, (q, k, v) = stage == "dkv", of[:3]
-    heads = (k if by_keys else q).shape[1]
+    batch, heads = q.shape[0], (k if by_keys else q).shape[1]
     width, group = max(q.shape[3], v.shape[3]), q.shape[1] // heads
     plan, form = entry._device_plan(stage, chosen, q.device, width, group=group, whole=whole)
-    widths = {"dk": k.shape[3], "dv": v.shape[3]} if by_keys else {"dq": q.shape[3]}
-    tile = chosen.k_tile if by_keys else chosen.q_tile
-    shares = share_buffers(plan.joint, q.shape[0] * heads, tile, q.device, **widths)
-    tables_of = {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
-
-    def arguments() -> Arguments:
-        kernel = entry.kernel(stage, form._replace(steady=steady(q, k, v, of.out, of.grad)), wanted)
-        values = {**entry._values(plan, kernel, q, k, v, tables), "LSE_GRAD": of.grad_lse is not None}
-        for name, x in (("do", of.grad), ("o", of.out), ("dq", of.dq), ("dk", of.dk), ("dv", of.dv)):
-            values |= strides(name, x)
-        return kernel, (plan.rows, heads, q.shape[0]), values
-
-    what, careful = (stage, wanted, of.grad_lse is None), plan.partial and not by_keys
-    entry._start(what, chosen, q, k, v, tables, scale, {**of.named(), **tables_of, **shares}, arguments, careful)
-    if plan.joint is not None:
-        for name in widths:
-            entry._join(plan.joint, chosen, shares[f"share_{name}_ptr"], of.named()[f"{name}_ptr"])
+    kernel = entry.kernel(stage, form._replace(steady=steady(q, k, v, of.out, of.grad)), wanted)
+    values = {**entry._values(plan, kernel, q, k, v, tables), "LSE_GRAD": of.grad_lse is not None}
+    for name, x in (("do", of.grad), ("o", of.out), ("dq", of.dq), ("dk", of.dk), ("dv", of.dv)):
+        values |= strides(name, x)
+    shared = {n: x for n, x in values.items() if n not in entry._tensors(q, k, v, tables)}
+    careful = plan.partial and not by_keys
+    kernels = entry._prepared(kernel, (plan.rows, heads, batch), shared, chosen, q.device, careful)
+    widths: dict[str, int | None] = {"dk": k.shape[3], "dv": v.shape[3]} if by_keys else {"dq": q.shape[3]}
+    return ReadyStage(kernels, plan.joint, batch * heads, chosen.k_tile if by_keys else chosen.q_tile, widths)

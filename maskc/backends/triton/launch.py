@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +23,14 @@ from maskc.ir.program import Program
 from maskc.knobs import TRITON_INTERPRET
 
 __all__ = [
+    "Alignment",
     "DevicePlan",
     "Grid",
     "Prepared",
+    "addresses_of",
     "at_once",
     "capturing",
+    "current_stream",
     "default_config",
     "grid_of",
     "heads_inside",
@@ -45,6 +48,8 @@ __all__ = [
 Tensor = torch.Tensor
 #: How many program instances there are, along each axis.
 Grid = tuple[int, int, int]
+#: Which addresses are multiples of 16.
+Alignment = tuple[bool, ...]
 _MOST = 65535  # along all axes but the first
 
 
@@ -111,17 +116,25 @@ def capturing(device: torch.device | None = None) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-def used_here(arguments: Mapping[str, Any], streams: set[int], device: torch.device) -> None:
+def used_here(arguments: Mapping[str, Any], streams: set[int], device: torch.device) -> int | None:
     """Note that the current stream reads tensors that are kept between calls, so that their memory is not given to
-    anybody while it still does. ``streams``: those for which that was done."""
+    anybody while it still does. ``streams``: those for which that was done. Returns the stream, as drivers call it;
+    None on the CPU."""
     if device.type != "cuda":
-        return
-    stream = torch.cuda.current_stream(device)
-    if stream.cuda_stream not in streams:
-        streams.add(stream.cuda_stream)
+        return None
+    stream = current_stream(device)
+    if stream not in streams:
+        streams.add(stream)
         for x in arguments.values():
             if isinstance(x, Tensor):
-                x.record_stream(stream)
+                x.record_stream(torch.cuda.current_stream(device))
+    return stream
+
+
+def current_stream(device: torch.device) -> int:
+    """The current stream of a GPU, as drivers call it: what Triton itself asks, without an object made for it."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return int(torch._C._cuda_getCurrentRawStream(index))
 
 
 def table_arguments(
@@ -163,7 +176,8 @@ def strides(name: str, tensor: Tensor) -> dict[str, int]:
 def heads_inside(q: Tensor, width: int) -> Tensor:
     """An empty (B, H, N, width) tensor stored as (B, N, H, width), as the layer that follows wants it."""
     batch, heads, rows, _ = q.shape
-    return torch.empty((batch, rows, heads, width), dtype=q.dtype, device=q.device).transpose(1, 2)
+    order = (max(1, rows) * heads * width, width, heads * width, 1)
+    return torch.empty_strided((batch, heads, rows, width), order, dtype=q.dtype, device=q.device)
 
 
 def steady(*tensors: Tensor) -> bool:
@@ -206,27 +220,34 @@ class Prepared:
         self._shared = {a.name: shared[a.name] for a in kernel.arguments if a.name in shared}
         self._tensors = [a.name for a in kernel.arguments if a.name not in shared and a.kind != "float"]
         self._streams: set[int] = set()
-        self._codes: dict[tuple[bool, ...], tuple[Any, list[Any], list[tuple[int, str]]]] = {}
+        self._codes: dict[Alignment, tuple[Callable[..., Any], list[Any], list[tuple[int, str]]]] = {}
 
     def start(self, tensors: Mapping[str, Tensor], floats: Mapping[str, float]) -> None:
         """Start it on the current stream. Of ``tensors`` and ``floats`` it takes the arguments that it has."""
-        used_here(self._shared, self._streams, self._device)
-        addresses: dict[str, Any] = {name: tensors[name].data_ptr() for name in self._tensors}
-        aligned = tuple([address % 16 == 0 for address in addresses.values()])
+        self.start_at(addresses_of({name: tensors[name] for name in self._tensors}), tensors, floats)
+
+    def start_at(
+        self, addresses: tuple[dict[str, int], Alignment], tensors: Mapping[str, Tensor], floats: Mapping[str, float]
+    ) -> None:
+        """``start``, with the addresses of all tensors: for several kernels of the same ones."""
+        stream = used_here(self._shared, self._streams, self._device)
+        places_of, aligned = addresses
         found = self._codes.get(aligned)
         if found is None:
             values = {**self._shared, **tensors, **floats}
             code = launch(self._kernel, self.grid, values, self._chosen, self._device)
             if code is not None:
-                self._codes[aligned] = (code, *self._arguments(code))
+                self._codes[aligned] = (code[self.grid], *self._arguments(code))
             return
-        code, arguments, places = found
+        run, arguments, places = found
         arguments = arguments.copy()
-        addresses.update(floats)
         for i, name in places:
-            arguments[i] = addresses[name]
+            arguments[i] = floats[name] if name in floats else places_of[name]
+        if stream is None:
+            run(*arguments)
+            return
         with current(self._device):
-            code[self.grid](*arguments)
+            run(*arguments, stream=stream)
 
     def _arguments(self, code: Any) -> tuple[list[Any], list[tuple[int, str]]]:
         """The arguments in the order in which compiled code takes them, tensors by their addresses; and the places of
@@ -236,6 +257,12 @@ class Prepared:
         values = [self._shared.get(name) for name in names]
         plain = [x.data_ptr() if isinstance(x, Tensor) else x for x in values]
         return plain, [(i, name) for i, name in enumerate(names) if name not in self._shared]
+
+
+def addresses_of(tensors: Mapping[str, Tensor]) -> tuple[dict[str, int], Alignment]:
+    """Where tensors lie, by name."""
+    found = {name: x.data_ptr() for name, x in tensors.items()}
+    return found, tuple([not address & 15 for address in found.values()])
 
 
 def default_config(
