@@ -21,7 +21,7 @@ from typing import Any
 import triton
 
 from maskc.backends.triton.aot import Shape, compile_kernel
-from maskc.backends.triton.configs import parse_target, shared_memory
+from maskc.backends.triton.configs import Rows, parse_target, shared_memory
 from maskc.backends.triton.emit import Written, written
 from maskc.ir.program import Program
 from maskc.lower import lower_text
@@ -31,6 +31,13 @@ PAGE = ROOT / "docs" / "benchmarks" / "kernels.md"
 DATA = PAGE.with_suffix(".json")
 TARGETS = ("cuda:80", "cuda:90", "cuda:100", "cuda:120", "hip:gfx942")
 STAGES = ("forward", "dq", "dkv", "pairs")
+#: Kernels that calls on Hopper take where they know what their plan's rows are like, by what these are called here.
+BY_ROWS: dict[str, tuple[str, Rows]] = {
+    "forward, short rows": ("forward", "short"),
+    "dkv, short rows": ("dkv", "short"),
+    "dq, long rows": ("dq", "long"),
+    "forward, masked": ("forward", "masked"),
+}
 DIMS = (64, 128)
 #: What the models' patterns do not have.
 PATTERNS = {
@@ -49,10 +56,15 @@ HEAD = """# What kernels take of each chip
 Compiled ahead of time by `python benchmarks/kernels.py` with the default configuration, bfloat16, no GPU involved:
 every file of `examples/models`, and a few patterns more. Tiles are queries x keys; registers are a thread's; spilled
 and shared memory are in bytes; shared memory is shown with the most that a block of the chip has. On AMD chips
-registers count accumulators too. The kernel `pairs` exists only for float inputs read by query and key together. On
-Hopper a call that knows its plan may take other tiles, and one loop for full and partial tiles
-([triton.md](../triton.md)); those are compiled by the tests alone. No row says how fast a kernel is. `kernels.json`
-beside this page has every row; a test fails where a kernel takes more than it says.
+registers count accumulators too. The kernel `pairs` exists only for float inputs read by query and key together.
+
+On Hopper a call that knows its plan may take other tiles, and one loop for full and partial tiles
+([triton.md](../triton.md)): where rows are short, where they are long (dQ; dK and dV then take the kernel of short
+rows), and where most tiles are masked. Those kernels have rows of their own. With D = 128 that of dK and dV spills some
+bytes, and is 10 to 17 % faster than what spills nothing ([measured](gpu-tiles.md)).
+
+No row says how fast a kernel is. `kernels.json` beside this page has every row; a test fails where a kernel takes more
+than it says.
 
 """
 
@@ -64,10 +76,17 @@ def programs() -> dict[str, Program]:
     return {name: lower_text(text)[0] for name, text in PATTERNS.items()} | models
 
 
-def kernels(program: Program, target: str, dim: int) -> tuple[Written, ...]:
-    """The kernels of a pattern with the default values of its arguments, or 64 where there is none."""
+def kernels(program: Program, target: str, dim: int) -> dict[str, Written]:
+    """The kernels of a pattern with the default values of its arguments, or 64 where there is none: by stage, and for
+    Hopper those of ``BY_ROWS`` that are others."""
     args = {p.name: 64 if p.default is None else p.default.value for p in program.params if p.is_scalar}
-    return written(program, args, parse_target(target), Shape(head_dim=dim, value_dim=dim), STAGES)
+    chip, shape = parse_target(target), Shape(head_dim=dim, value_dim=dim)
+    found = {each.stage: each for each in written(program, args, chip, shape, STAGES)}
+    for name, (stage, rows) in BY_ROWS.items() if target == "cuda:90" else ():
+        (each,) = written(program, args, chip, shape, (stage,), rows=rows)
+        if identity(each, target, dim) != identity(found[stage], target, dim):
+            found[name] = each
+    return found
 
 
 def identity(each: Written, target: str, dim: int) -> str:
@@ -86,8 +105,13 @@ def compiled(each: Written, program: Program, target: str, dim: int) -> Row:
         "shared": found.shared,
         "limit": shared_memory(chip),
         "matrix": sorted(found.tensor_cores),
-        "predicates": None if each.stage == "pairs" else predicates(found.ttir),
+        "predicates": None if each.stage == "pairs" or one_loop(each) else predicates(found.ttir),
     }
+
+
+def one_loop(each: Written) -> bool:
+    """Whether full and partial tiles are one sequence, with the mask behind a branch."""
+    return any(a.name == "ONE_RUN" for a in each.kernel.arguments)
 
 
 def predicates(ttir: str) -> int:
@@ -119,12 +143,12 @@ def places() -> list[tuple[str, str, int]]:
 def rows(only: str, known: dict[str, Row], deadline: float, jobs: int = 1) -> Iterator[Row]:
     """A row for each pattern, chip, head dimension and kernel. ``known``: what is compiled already; it grows."""
     every = programs()
-    wanted = [(*p, e) for p in places() if only in p[0] for e in kernels(every[p[0]], *p[1:])]
-    missing = {identity(e, chip, dim): (name, chip, dim, e.stage) for name, chip, dim, e in wanted}
+    wanted = [(*p, n, e) for p in places() if only in p[0] for n, e in kernels(every[p[0]], *p[1:]).items()]
+    missing = {identity(e, chip, dim): (name, chip, dim, kind) for name, chip, dim, kind, e in wanted}
     missing = {key: where for key, where in missing.items() if key not in known}
     with ProcessPoolExecutor(jobs) as pool:
         waiting = {key: pool.submit(compiled_at, *where) for key, where in missing.items()}
-        for name, chip, dim, each in wanted:
+        for name, chip, dim, kind, each in wanted:
             key, c = identity(each, chip, dim), each.config
             if key in waiting:
                 try:
@@ -134,14 +158,14 @@ def rows(only: str, known: dict[str, Row], deadline: float, jobs: int = 1) -> It
                     waiting.clear()
             if key in known:
                 tile = {"tile": [c.q_tile, c.k_tile], "warps": c.warps, "stages": c.stages}
-                where = {"pattern": name, "chip": chip, "dim": dim, "kernel": each.stage, "identity": key}
+                where = {"pattern": name, "chip": chip, "dim": dim, "kernel": kind, "identity": key}
                 yield {**where, **tile, **known[key]}
 
 
-def compiled_at(name: str, target: str, dim: int, stage: str) -> Row:
+def compiled_at(name: str, target: str, dim: int, kind: str) -> Row:
     """What one kernel of a pattern takes of a chip; in a process of a pool."""
     program = programs()[name]
-    return next(compiled(e, program, target, dim) for e in kernels(program, target, dim) if e.stage == stage)
+    return compiled(kernels(program, target, dim)[kind], program, target, dim)
 
 
 def read() -> tuple[str, list[Row]]:
@@ -177,7 +201,8 @@ def page(found: list[Row]) -> str:
         some = [r for r in found if (r["chip"], r["dim"], r["kernel"]) == (chip, dim, kernel)]
         spilling = sorted({r["pattern"] for r in some if r["spilled"]})
         most = {what: max(r[what] or 0 for r in some) for what in ("registers", "spilled", "shared")}
-        spilled = f"{most['spilled']} ({', '.join(spilling)})" if spilling else "0"
+        named = "all" if len(spilling) == len(some) else ", ".join(spilling)
+        spilled = f"{most['spilled']} ({named})" if spilling else "0"
         distinct = len({r["identity"] for r in some})
         cells = [chip, dim, kernel, len(some), distinct, most["registers"], spilled]
         lines.append("| " + " | ".join(map(str, [*cells, f"{most['shared']} / {some[0]['limit']}"])) + " |")

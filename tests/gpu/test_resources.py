@@ -51,9 +51,11 @@ def stages(name: str) -> list[str]:
 
 def test_every_model_and_every_chip_is_there() -> None:
     found = set(said())
-    assert found >= {(n, "cuda:90", 128, s) for n in PROGRAMS for s in stages(n)}
+    assert found >= {(n, "cuda:90", 128, s) for n in PROGRAMS for s in kernels.kernels(PROGRAMS[n], "cuda:90", 128)}
     assert found >= {("causal", c, d, s) for s in stages("causal") for c in kernels.TARGETS for d in kernels.DIMS}
-    assert found <= {(n, c, d, s) for n in PROGRAMS for s in stages(n) for c in kernels.TARGETS for d in kernels.DIMS}
+    usual = {key for key in found if key[3] not in kernels.BY_ROWS}
+    assert usual <= {(n, c, d, s) for n in PROGRAMS for s in stages(n) for c in kernels.TARGETS for d in kernels.DIMS}
+    assert {chip for _, chip, _, _ in found - usual} == {"cuda:90"}
     assert kernels.PAGE.read_text(encoding="utf-8") == kernels.page(kernels.read()[1])
 
 
@@ -63,41 +65,48 @@ def test_everything_fits_and_uses_the_matrix_units() -> None:
         assert row["matrix"] == [MATRIX[key[1]]], key
 
 
+#: Spills, and is faster than what does not: docs/benchmarks/gpu-tiles.md.
+SPILLS = ("cuda:90", 128, "dkv, short rows")
+
+
 def test_no_kernel_spills() -> None:
-    assert {key: row["spilled"] for key, row in said().items() if row["spilled"] != 0} == {}
+    spilled = {key: row["spilled"] for key, row in said().items() if row["spilled"] != 0}
+    assert {key: some for key, some in spilled.items() if key[1:] != SPILLS} == {}
+    assert max(spilled.values(), default=0) < 256
 
 
 def test_loops_over_full_tiles_have_no_predicate() -> None:
     for key, row in said().items():
         if PROGRAMS[key[0]].score is SCORE:  # else the score itself may compare
-            assert row["predicates"] == 0, key
+            assert row["predicates"] in (0, None), key
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_loops_over_full_tiles_say_nothing_of_the_mask(name: str) -> None:
-    for each in kernels.kernels(PROGRAMS[name], "cuda:90", 128):
-        if each.stage != "pairs":
+    for each in kernels.kernels(PROGRAMS[name], "cuda:90", 128).values():
+        if each.stage != "pairs" and not kernels.one_loop(each):
             text = each.kernel.text
             assert "keep" not in text[text.index("# Full tiles") : text.index("# Partial tiles")]
 
 
-def assert_no_worse(name: str, target: str, dim: int, only: tuple[str, ...] = kernels.STAGES) -> None:
+def assert_no_worse(name: str, target: str, dim: int, only: str | None = None) -> None:
     """Compile, and compare with what is said."""
     known = said()
-    for each in kernels.kernels(PROGRAMS[name], target, dim):
-        if each.stage in only:
-            found = kernels.compiled(each, PROGRAMS[name], target, dim)
-            row = known.get((name, target, dim, each.stage))
-            if row is None:
-                assert found["spilled"] == 0, (name, target, dim, each.stage)
-                continue
-            for what in ("registers", "spilled", "shared", "predicates"):
-                assert (found[what] or 0) <= (row[what] or 0), (name, target, dim, each.stage, what)
+    for kind, each in kernels.kernels(PROGRAMS[name], target, dim).items():
+        if only not in (None, kind):
+            continue
+        found, where = kernels.compiled(each, PROGRAMS[name], target, dim), (name, target, dim, kind)
+        row = known.get(where)
+        if row is None:
+            assert found["spilled"] == 0, where
+            continue
+        for what in ("registers", "spilled", "shared", "predicates"):
+            assert (found[what] or 0) <= (row[what] or 0), (*where, what)
 
 
 @pytest.mark.parametrize(("name", "stage"), [("causal", "forward"), ("t5_encoder", "pairs")])
 def test_a_kernel_takes_no_more_than_is_said(name: str, stage: str) -> None:
-    assert_no_worse(name, "cuda:90", 128, (stage,))
+    assert_no_worse(name, "cuda:90", 128, stage)
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from maskc.backends.triton.aot import Compiled, Shape, compile_kernel, disassembly
-from maskc.backends.triton.backward import score_lookups
+from maskc.backends.triton.backward import joins_dkv, score_lookups
 from maskc.backends.triton.cached import lists_pay
-from maskc.backends.triton.configs import Config, Target, config, shared_memory
+from maskc.backends.triton.configs import Config, Rows, Target, config, joins, shared_memory
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.launch import pad
 from maskc.backends.triton.masks import is_box, pair_values
@@ -106,6 +106,7 @@ def written(
     shape: Shape,
     stages: tuple[str, ...] = ("forward",),
     batched: frozenset[str] = frozenset(),
+    rows: Rows = "usual",
 ) -> tuple[Written, ...]:
     """Write kernels of a pattern.
 
@@ -116,27 +117,32 @@ def written(
         shape: dtype and dimensions.
         stages: keys of ``STAGES``; "pairs" is left out where no float input is read by query and key together.
         batched: names of the inputs that have a batch dimension in front.
+        rows: what the rows of tiles are like, which calls know of their plan, and no file does.
 
     Raises MaskcError E702 where the pattern has no kernel.
     """
     text_program = specialised(program, args)
+    values = pair_values(text_program, None)
     tables = frozenset(p.name for p in program.params)
     spec = KernelSpec(text_program, batched, None, tables, boxed=is_box(text_program), steady=True)
     out = []
     for stage in stages:
         if stage == "pairs" and not score_lookups(spec).pairs:
             continue
+        width = max(pad(shape.head_dim), pad(shape.value_dim))
+        chosen = config("decode" if stage == "merge" else stage, target, width, shape.dtype, values, rows)
+        listed = stage == "decode" and lists_pay(text_program)
+        boxed = spec.boxed and stage in ("forward", "dq", "dkv")
+        of_stage = replace(spec, listed=listed, boxed=boxed)
+        if joins(stage, target, chosen, width):
+            of_stage = replace(
+                of_stage, joined=rows == "short" if stage == "forward" else joins_dkv(spec) and not boxed
+            )
         try:
-            listed = stage == "decode" and lists_pay(text_program)
-            boxed = spec.boxed and stage in ("forward", "dq", "dkv")
-            kernel = kernel_of(stage, replace(spec, listed=listed, boxed=boxed))
+            kernel = kernel_of(stage, of_stage)
         except Unsupported as why:
             message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
             raise MaskcError(Diagnostic("E702", message, hint="emit without --backward, if that is enough")) from why
-        width = max(pad(shape.head_dim), pad(shape.value_dim))
-        chosen = config(
-            "decode" if stage == "merge" else stage, target, width, shape.dtype, pair_values(text_program, None)
-        )
         out.append(Written(stage, kernel, chosen))
     return tuple(out)
 
