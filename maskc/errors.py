@@ -431,7 +431,7 @@ _ROWS = (
         "one of this mask counts as 2 by the work that it is); the limit is 1e+02\n"
         "  help: the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make "
         "the tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
-        "raise the limit with make_plan(..., budget=...) or maskc.compile(..., budget=...)",
+        "raise the limit: budget=... of make_plan and maskc.compile(..., budget=...), --budget of maskc plan",
     ),
     ErrorRow(
         "E901",

@@ -41,7 +41,7 @@ class Attention(nn.Module):
         learned: float inputs of the pattern that become parameters of this module, starting at 0, such
             as the logits of sinks. Their extents must be known: heads, and numbers.
         sizes: extents of segments and axes.
-        backend, layout: as for ``maskc.compile``.
+        backend, layout, budget: as for ``maskc.compile``.
         arguments: arguments of the pattern.
         device, dtype: of the parameters.
 
@@ -64,6 +64,7 @@ class Attention(nn.Module):
         backend: str = "auto",
         layout: str = "none",
         arguments: Mapping[str, Any] | None = None,
+        budget: int | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -74,8 +75,8 @@ class Attention(nn.Module):
         _check_heads(embed_dim, num_heads, kv_heads, head_dim)
         self.embed_dim, self.num_heads, self.kv_heads = embed_dim, num_heads, kv_heads
         self.head_dim = embed_dim // num_heads if head_dim is None else head_dim
-        options: dict[str, Any] = {"sizes": sizes, "backend": backend, "layout": layout, "arguments": _plain(arguments)}
-        self.op: Op = compile(_plain(pattern), heads=num_heads, layer=layer, **options)
+        options: dict[str, Any] = {"sizes": sizes, "backend": backend, "layout": layout, "budget": budget}
+        self.op: Op = compile(_plain(pattern), heads=num_heads, layer=layer, arguments=_plain(arguments), **options)
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.q_proj = nn.Linear(embed_dim, num_heads * self.head_dim, bias, **made)
         self.k_proj = nn.Linear(embed_dim, kv_heads * self.head_dim, bias, **made)

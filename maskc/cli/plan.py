@@ -55,11 +55,21 @@ def command(
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=o.MAX_DIM, help="Rows of tiles computed at once.")
     ] = 132,
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            "--budget",
+            min=0,
+            help="What planning may cost, in evaluations of the mask.",
+            show_default="4e8, some ten seconds' work",
+        ),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Plan a mask: its tiles by kind, waste, work, speed-up over dense, KV cache, reach, and advice."""
     from maskc.cli.values import setting
     from maskc.tiles import make_plan
+    from maskc.tiles.budget import BUDGET
     from maskc.tiles.statistics import statistics
 
     program = o.program_of(file, name)
@@ -68,27 +78,27 @@ def command(
     given = dataclasses.replace(given, layer=layer)
     note(given.made_up)
     binding = given.bind(program)
+    limit = BUDGET if budget is None else budget
     start = time.perf_counter()
     with progress("planning") as watch:
-        plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout, watch=watch)
+        plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout, budget=limit, watch=watch)
     seconds = time.perf_counter() - start
     with progress("looking for advice"):
         found = statistics(plan, head_dim, value_dim=value_dim, workers=workers)
     with progress("following layers") as watch:
-        stack = None if layers is None else _stack(plan, layers, watch)
+        stack = None if layers is None else _stack(plan, layers, limit, watch)
     if as_json:
         typer.echo(json.dumps(_data(plan, found, seconds, layers, stack)))
     else:
         _print(plan, found, seconds, layers, stack)
 
 
-def _stack(plan: TilePlan, layers: int, watch: Watch) -> Reach | None:
+def _stack(plan: TilePlan, layers: int, budget: int, watch: Watch) -> Reach | None:
     """The reach of layers 0, 1, ... with the same lengths and inputs, of which those with the same masks are planned
-    once. Raises E505 where a table has fewer, and E801 where planning all of them costs more than one plan may."""
+    once. Raises E505 where a table has fewer, and E801 where planning all of them costs more than ``budget``."""
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.tiles import make_plan
     from maskc.tiles.binding import check_limits
-    from maskc.tiles.budget import BUDGET
     from maskc.tiles.groups import layers_alike
     from maskc.tiles.reach import reach
 
@@ -100,7 +110,7 @@ def _stack(plan: TilePlan, layers: int, watch: Watch) -> Reach | None:
             raise MaskcError(Diagnostic("E505", f"{p.name} has {_count(have, 'layer')}, not {layers}", hint=hint))
     alike = layers_alike(plan.program, plan.binding, layers)
     unlike = sorted(set(alike))
-    options: dict[str, Any] = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "budget": BUDGET // len(unlike)}
+    options: dict[str, Any] = {"q_tile": plan.q_tile, "k_tile": plan.k_tile, "budget": budget // len(unlike)}
     plans: dict[int, TilePlan] = {}
     for layer in unlike:
         watch(len(plans), len(unlike))

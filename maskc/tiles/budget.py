@@ -90,7 +90,7 @@ def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
         else "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
         "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
     )
-    hint += "raise the limit with make_plan(..., budget=...) or maskc.compile(..., budget=...)"
+    hint += "raise the limit: budget=... of make_plan and maskc.compile(..., budget=...), --budget of maskc plan"
     if each > 1:
         message = (
             f"planning this mask would take about {whole:.1g} evaluations ({what}; one of this mask counts as {each:,} "

@@ -137,3 +137,12 @@ def test_layers_with_the_same_mask_are_planned_once(maskc: Any, write: Any, monk
     assert made == [0, 0, 3]
     stack = json.loads(found.out)["stack"]["reach"]
     assert (stack["level"], stack["reached"]) == ("tokens", 2048)
+
+
+def test_the_limit_can_be_raised(maskc: Any) -> None:
+    words = ("plan", "hash(q, k) % 2 == 0", "--q", "256", "--q-tile", "16", "--k-tile", "16", "--budget")
+    refused = maskc(*words, "1000")
+    assert refused.code == 1
+    assert "E801" in refused.err
+    assert "--budget" in refused.err
+    assert maskc(*words, "1000000").code == 0

@@ -171,6 +171,7 @@ def test_configuration_as_plain_data(form: str) -> None:
     assert made.pattern.spec()["hash"] == spec["hash"]
     assert made.q_proj.bias is None
     assert Attention.from_config(config, num_heads=4, layer=3).op.layer == 3
+    assert Attention.from_config(config, budget=10**9).op.budget == 10**9
 
 
 @pytest.mark.parametrize(
