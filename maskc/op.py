@@ -15,26 +15,26 @@ from maskc.backends.library import LEARNED_SCALE, LSE, call
 from maskc.backends.transforms import attention
 from maskc.bindings import Bindings
 from maskc.identity import content_of
-from maskc.ir.nodes import Symbol, Type
-from maskc.ir.program import Parameter, Program
+from maskc.inputs import CallInputs
+from maskc.ir.nodes import Symbol
+from maskc.ir.program import Program
 from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.tensors import (
-    check_float_input,
-    check_hidden_input,
     check_tensors,
     is_transformed,
+    kind_of_call,
     learned_scale,
     scale_factor,
     traced_inputs,
     traced_scale,
     traced_sizes,
 )
-from maskc.tiles.binding import bind, mask_roots, names_read, positions, static_values
+from maskc.tiles.binding import bind, static_values
 from maskc.tiles.budget import BUDGET
 from maskc.tiles.extents import check_extents
 from maskc.tiles.layouts.suggest import check_layout
-from maskc.tiles.values import fail, no_such_name
+from maskc.tiles.values import fail
 
 if TYPE_CHECKING:
     from maskc.backends import Backend
@@ -59,6 +59,7 @@ class Op:
         layout: the order in which tokens are computed.
         budget: what a plan may cost, in evaluations of the mask.
         compiled: what backends are handed; holds what they remember between calls.
+        call_inputs: what calls may bring, and have to.
     """
 
     def __init__(
@@ -92,11 +93,7 @@ class Op:
         options = (heads, layer, sorted(self.sizes.items()), backend, layout, self._check, self.budget)
         content = content_of(pattern, options, inputs=sorted(self._inputs))
         self.handle = handle_of(self, content)  # what graphs that are traced through this op call it
-        # A float input goes to the backend as it is, and into the binding only where the mask reads it.
-        self._in_mask = names_read(self.program, mask_roots(self.program))
-        floats = self.float_names = {p.name for p in self.program.params if _is_float_input(p)}
-        self._read = names_read(self.program, self.program.roots())
-        self._needed = self._read - (floats - self._in_mask)
+        self.call_inputs = CallInputs(pattern, self.compiled)
         if backend != "auto":
             choose(backend, pattern.program, Request(heads=heads, layout=layout, args=tuple(args.items())))
 
@@ -198,18 +195,18 @@ class Op:
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
         if torch.compiler.is_compiling():
             return self._traced(q, k, v, scale, return_lse, sizes, given)
-        kind = _kind_of_call(q, k, v, given, return_lse)
+        kind = kind_of_call(q, k, v, given, return_lse)
         chosen = self._chosen.get(kind)
         if chosen is None:
             check_tensors(q, k, v, self.heads)
             self._check_wishes(return_lse, given)
         factor = scale_factor(scale, q.shape[-1])
-        floats, rest = self._floats(given, q, k.shape[2])
+        floats, rest = self.call_inputs.split(given, q, k.shape[2])
         if q.device.type == "meta":
-            self._check_without_values(q, k, sizes, rest)
+            self.call_inputs.check_without_values(q, k, sizes, rest)
             found = call(self.handle, q, k, v, floats, {}, factor)
             return found if return_lse else found[0]
-        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
+        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
@@ -266,8 +263,8 @@ class Op:
         self._check_wishes(return_lse, given)
         if LEARNED_SCALE in wishes:
             raise learned_scale()
-        floats, rest = self._floats(given, q, k.shape[2])
-        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self._batched(floats))
+        floats, rest = self.call_inputs.split(given, q, k.shape[2])
+        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
         row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
         if not hasattr(chosen, "entry_for"):
             raise fail("E702", f"the backend {row.name!r} cannot run inside a compiled graph", "call the op outside it")
@@ -369,55 +366,14 @@ class Op:
             message = f"{self.pattern.name!r} normalises by {normalizer}, which has no log-sum-exp"
             raise fail("E702", message, "drop return_lse")
         for name in ("dropout", "dropout_p"):
-            if name in given and name not in self._read:
+            if name in given and name not in self.call_inputs.read:
                 raise fail("E702", "attention dropout is not computed", "drop out of the output, or of nothing")
-
-    def _check_without_values(
-        self, q: torch.Tensor, k: torch.Tensor, sizes: Mapping[str, int], inputs: Mapping[str, Any]
-    ) -> None:
-        """The checks of a call on the device "meta": of all but the values of inputs that have none. Raises as a call
-        does."""
-        hidden = {n for n, x in inputs.items() if isinstance(x, torch.Tensor) and x.device.type == "meta"}
-        known: dict[str, Any] = {"heads": self.heads, "layer": self.layer, "batch": q.shape[0]}
-        values = {**self.pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}
-        needed, extents = self._needed - hidden, {**self.sizes, **sizes}
-        bind(self.program, q.shape[2], k.shape[2], sizes=extents, values=values, needed=needed, **known)
-        dims: dict[str, int | None] = {"head": self.heads, "layer": self.layer, "batch": q.shape[0]}
-        dims |= positions(self.program.cross, q.shape[2], k.shape[2])
-        for p in self.program.params:
-            if p.name in hidden and not _is_float_input(p):
-                check_hidden_input(p, inputs[p.name], dims, self.compiled.args)
 
     def _remember(self, kind: Hashable, chosen: Backend) -> None:
         """Calls of this kind have been checked, and have a backend."""
         if len(self._chosen) >= _KINDS:
             self._chosen.clear()
         self._chosen[kind] = chosen
-
-    def _floats(
-        self, given: Mapping[str, Any], q: torch.Tensor, k_len: int
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The float inputs, checked, and the values that go into the binding."""
-        params = {p.name: p for p in self.program.params}
-        for name in given:
-            p = params.get(name)
-            if p is None:
-                names = [p.name for p in self.program.params if p.when == "call"]
-                hint = no_such_name(name, names, (self.program.q_space, self.program.k_space))
-                raise fail("E502", f"{self.pattern.name!r} takes no input called {name!r}", hint)
-            if p.when == "compile":
-                raise fail("E502", f"{name!r} is an argument of {self.pattern.name!r}, no input", "give it to compile")
-        floats: dict[str, torch.Tensor] = {}
-        for name, p in params.items():
-            if not _is_float_input(p):
-                continue
-            if name in given:
-                floats[name] = check_float_input(
-                    p, given[name], q, k_len, self.heads, self.program.cross, self.compiled
-                )
-            elif name in self._read:
-                raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", f"give {name}=... with the call")
-        return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}
 
     def _request(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, floats: Mapping[str, torch.Tensor], return_lse: bool
@@ -438,9 +394,6 @@ class Op:
             layout=self.layout,
             args=tuple(self.compiled.args.items()),
         )
-
-    def _batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:
-        return frozenset(n for n, t in floats.items() if t.ndim > len(self.program.parameter(n).domain))
 
     def _bind(
         self,
@@ -464,7 +417,7 @@ class Op:
                 batch=batch,
                 sizes=extents,
                 values={**self.pattern.args, **inputs},
-                needed=self._needed,
+                needed=self.call_inputs.needed,
             )
             return binding.replace(batched=binding.batched | batched)
 
@@ -478,23 +431,6 @@ class Op:
             check(self.program, binding)
 
 
-def _kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: bool) -> Hashable:
-    """What tells whether tensors are right, and which backend computes them; None of what are no tensors."""
-    tensor = torch.Tensor
-    if not (isinstance(q, tensor) and isinstance(k, tensor) and isinstance(v, tensor)):
-        return None
-    if q.is_nested or k.is_nested or v.is_nested:
-        return None  # have no shape
-    grads = torch.is_grad_enabled() and (
-        q.requires_grad
-        or k.requires_grad
-        or v.requires_grad
-        or any(isinstance(x, tensor) and x.requires_grad for x in given.values())
-    )
-    of_q, of_k, of_v = ((x.shape, x.dtype, x.device, x.layout) for x in (q, k, v))
-    return of_q, of_k, of_v, tuple(given), grads, return_lse
-
-
 def _name(backend: Backend) -> str:
     return str(getattr(backend, "__name__", "")).rpartition(".")[2]
 
@@ -502,7 +438,3 @@ def _name(backend: Backend) -> str:
 def _make(pattern: Pattern, options: dict[str, Any]) -> Op:
     """An op again, when it is copied or unpickled; plans are made anew."""
     return Op(pattern, **options)
-
-
-def _is_float_input(p: Parameter) -> bool:
-    return p.type is Type.FLOAT and p.when == "call"

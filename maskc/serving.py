@@ -297,11 +297,11 @@ def _call(
     given_extent = _extent(op.program, given)
     longest = int(lengths.max()) if on_host and lengths.numel() else 0
     tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
-    floats, rest = op._floats(given, q, tokens)
+    floats, rest = op.call_inputs.split(given, q, tokens)
     if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
         raise no_gradients()
     factor = scale_factor(scale, q.shape[-1])
-    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, return_lse, op._batched(floats))
+    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, return_lse, op.call_inputs.batched(floats))
     if not on_host:
         _check_device_inputs(op, call, tokens)
         return call
@@ -319,7 +319,7 @@ def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
 
     def make() -> Binding:
         plain = op.compiled.remember(("without spaces", sizes), None, lambda: _without_spaces(op.program, dict(sizes)))
-        known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": batch, "needed": op._needed}
+        known: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": batch, "needed": op.call_inputs.needed}
         known |= {"values": {**op.pattern.args, **call.inputs}, "fewer_keys": True}
         binding = bind(plain, rows, tokens, sizes={}, **known)
         return binding.replace(batched=binding.batched | call.batched)
@@ -358,7 +358,7 @@ def _check_device_inputs(op: Op, call: DecodeCall, tokens: int) -> None:
     dims: dict[str, int | None] = {"head": op.heads, "layer": op.layer, "batch": call.q.shape[0]}
     dims |= positions(op.program.cross, call.q.shape[2], tokens)
     for p in op.program.params:
-        if p.name not in op._needed or p.when != "call":
+        if p.name not in op.call_inputs.needed or p.when != "call":
             continue
         x = call.inputs.get(p.name)
         if x is None:

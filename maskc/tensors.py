@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "check_hidden_input",
     "check_tensors",
     "is_transformed",
+    "kind_of_call",
     "learned_scale",
     "scale_factor",
     "traced_inputs",
@@ -67,6 +68,23 @@ def check_tensors(
             raise fail("E511", f"q is {q.dtype}, but {name} is {tensor.dtype}", f"convert: {name}.to(q.dtype)")
         if tensor.device != q.device:
             raise fail("E512", f"q is on {q.device}, but {name} is on {tensor.device}", f"move it: {name}.to(q.device)")
+
+
+def kind_of_call(q: Any, k: Any, v: Any, given: Mapping[str, Any], return_lse: bool) -> Hashable:
+    """What tells whether tensors are right, and which backend computes them; None of what are no tensors."""
+    tensor = torch.Tensor
+    if not (isinstance(q, tensor) and isinstance(k, tensor) and isinstance(v, tensor)):
+        return None
+    if q.is_nested or k.is_nested or v.is_nested:
+        return None  # have no shape
+    grads = torch.is_grad_enabled() and (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or any(isinstance(x, tensor) and x.requires_grad for x in given.values())
+    )
+    of_q, of_k, of_v = ((x.shape, x.dtype, x.device, x.layout) for x in (q, k, v))
+    return of_q, of_k, of_v, tuple(given), grads, return_lse
 
 
 def check_dense(name: str, tensor: torch.Tensor) -> None:
@@ -209,7 +227,7 @@ def traced_inputs(op: Op, q: torch.Tensor, given: Mapping[str, Any]) -> dict[str
     """The inputs of a call of ``op`` as an operator takes them. What cannot be handed to one is refused here, the rest
     when the operator runs. Raises E502, E503 and E512."""
     _check_names(op, given)
-    return {name: _traced_input(name, x, q, name in op.float_names) for name, x in given.items()}
+    return {name: _traced_input(name, x, q, name in op.call_inputs.floats) for name, x in given.items()}
 
 
 def traced_sizes(op: Op, sizes: Mapping[str, Any]) -> dict[str, Any]:

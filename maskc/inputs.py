@@ -1,0 +1,85 @@
+"""The inputs of an op's calls: those that backends get as they are, and those that the mask is planned from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from maskc.ir.nodes import Type
+from maskc.ir.program import Parameter
+from maskc.tensors import check_float_input, check_hidden_input
+from maskc.tiles.binding import bind, mask_roots, names_read, positions
+from maskc.tiles.values import fail, no_such_name
+
+if TYPE_CHECKING:
+    from maskc.backends import Compiled
+    from maskc.pattern import Pattern
+
+__all__ = ["CallInputs"]
+
+
+class CallInputs:
+    """What calls of a pattern may bring, and have to.
+
+    Attributes:
+        floats: float inputs: they go to the backend as they are, and into a binding only where the mask reads them.
+        read: all that the program reads. needed: of that, what has to be in a binding.
+    """
+
+    def __init__(self, pattern: Pattern, compiled: Compiled) -> None:
+        self._pattern, self._program, self._compiled = pattern, pattern.program, compiled
+        self._in_mask = names_read(self._program, mask_roots(self._program))
+        self._params = {p.name: p for p in self._program.params}
+        self._floats = [p for p in self._program.params if _is_float(p)]
+        self.floats = {p.name for p in self._floats}
+        self.read = names_read(self._program, self._program.roots())
+        self.needed = self.read - (self.floats - self._in_mask)
+
+    def split(
+        self, given: Mapping[str, Any], q: torch.Tensor, k_len: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The float inputs, checked, and the values that go into the binding. Raises E501 to E503, E505, E511, E512."""
+        name_of = self._pattern.name
+        for name in given:
+            p = self._params.get(name)
+            if p is None:
+                names = [p.name for p in self._program.params if p.when == "call"]
+                hint = no_such_name(name, names, (self._program.q_space, self._program.k_space))
+                raise fail("E502", f"{name_of!r} takes no input called {name!r}", hint)
+            if p.when == "compile":
+                raise fail("E502", f"{name!r} is an argument of {name_of!r}, no input", "give it to compile")
+        floats: dict[str, torch.Tensor] = {}
+        for p in self._floats:
+            if p.name in given:
+                heads, cross = self._compiled.heads, self._program.cross
+                floats[p.name] = check_float_input(p, given[p.name], q, k_len, heads, cross, self._compiled)
+            elif p.name in self.read:
+                raise fail("E501", f"{name_of!r} needs the input {p.name!r}", f"give {p.name}=... with the call")
+        return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}
+
+    def batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:
+        """Those of ``floats`` that have a batch dimension in front."""
+        return frozenset(n for n, t in floats.items() if t.ndim > len(self._program.parameter(n).domain))
+
+    def check_without_values(
+        self, q: torch.Tensor, k: torch.Tensor, sizes: Mapping[str, int], inputs: Mapping[str, Any]
+    ) -> None:
+        """The checks of a call on the device "meta": of all but the values of inputs that have none. Raises as a call
+        does."""
+        program, compiled = self._program, self._compiled
+        hidden = {n for n, x in inputs.items() if isinstance(x, torch.Tensor) and x.device.type == "meta"}
+        known: dict[str, Any] = {"heads": compiled.heads, "layer": compiled.layer, "batch": q.shape[0]}
+        values = {**self._pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}
+        needed, extents = self.needed - hidden, {**compiled.sizes, **sizes}
+        bind(program, q.shape[2], k.shape[2], sizes=extents, values=values, needed=needed, **known)
+        dims: dict[str, int | None] = {"head": compiled.heads, "layer": compiled.layer, "batch": q.shape[0]}
+        dims |= positions(program.cross, q.shape[2], k.shape[2])
+        for p in program.params:
+            if p.name in hidden and not _is_float(p):
+                check_hidden_input(p, inputs[p.name], dims, compiled.args)
+
+
+def _is_float(p: Parameter) -> bool:
+    return p.type is Type.FLOAT and p.when == "call"
