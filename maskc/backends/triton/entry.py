@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
-from maskc.backends.triton.backward import clears_empty_rows, score_lookups
 from maskc.backends.triton.decode import decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
-from maskc.backends.triton.gradients import BackwardPass, gradient_stage
+from maskc.backends.triton.gradients import kernel_gradients
 from maskc.backends.triton.launch import (
     DevicePlan,
     Prepared,
@@ -33,7 +32,6 @@ from maskc.backends.triton.masks import every_query_keeps_a_key
 from maskc.backends.triton.packing import forward_pack
 from maskc.backends.triton.plans import device_plan, workers_of
 from maskc.backends.triton.pull import Values
-from maskc.backends.triton.pulling import pull_pairs
 from maskc.backends.triton.ready import ReadyStage, like
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
@@ -42,7 +40,6 @@ from maskc.ir.program import OUTPUT
 from maskc.tiles.budget import BUDGET
 
 if TYPE_CHECKING:
-    from maskc.backends.triton.backward import ScoreLookups
     from maskc.backends.triton.configs import Config
     from maskc.backends.triton.ready import Like
     from maskc.ir.binding import Binding
@@ -204,12 +201,11 @@ class Entry:
         plain = q.new_empty(0) if self.plain_output else heads_inside(q, v.shape[3])
         softmax = self.program.normalizer.kind == "softmax"
         lse = (torch.empty if softmax else torch.zeros)(q.shape[:3], dtype=torch.float32, device=q.device)
-        named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
-        tensors = {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named, "out_ptr": out, "plain_ptr": plain, "whole_ptr": lse}
-        like = tuple([(x.shape, x.stride(), x.dtype) for x in tensors.values()])
+        tensors = self._tensors(q, k, v, tables) | {"out_ptr": out, "plain_ptr": plain, "whole_ptr": lse}
+        kind = like((q, k, v, *tables.values()))
 
         def start(chosen: Config) -> None:
-            key = ("launch", chosen, "decode", q.device, like)
+            key = ("launch", chosen, "decode", kind)
             self._remembered(key, lambda: entry_decoder(self, chosen, tensors, tables)).start(tensors, float(scale))
 
         start(self._config("decode", q, k, v, start))
@@ -241,7 +237,8 @@ class Entry:
         factor = 1.0
         if scale <= 0:
             q, scale, factor = q * scale, 1.0, scale
-        dq, dk, dv, delta = self._kernels_backward(q, k, v, tables, value, sums, out, lse, grad, grad_lse, scale)
+        given = (q, k, v, out, lse, grad, grad_lse)
+        dq, dk, dv, delta = kernel_gradients(self, *given, tables, value, sums, scale)
         dq = dq * factor if factor != 1.0 else dq
         sink = self.program.normalizer.sink
         if sink is not None and sums:
@@ -249,69 +246,6 @@ class Entry:
             share = torch.where(lse[..., None] == -torch.inf, 0.0, share)
             value.pull(sink, -share * delta[..., None], sums)
         return dq, dk, dv, [sums[n].to(x.dtype) if n in sums else torch.zeros_like(x) for n, x in tables.items()]
-
-    def _kernels_backward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        tables: Mapping[str, Tensor],
-        value: Values,
-        sums: dict[str, Tensor],
-        out: Tensor,
-        lse: Tensor,
-        grad: Tensor,
-        grad_lse: Tensor | None,
-        scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of q, k and v, and delta (B, H, Nq): see ``backward``, the module."""
-        if not (q.numel() and k.numel() and v.numel()):
-            delta = torch.zeros_like(lse) if grad_lse is None else -grad_lse
-            return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), delta
-        dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
-        level, delta = torch.empty_like(lse), torch.empty_like(lse)  # by the kernel of dQ, which runs first
-        wanted = frozenset(sums)
-        found, clears = self._remembered(("lookups", wanted), lambda: self._lookups(wanted))
-        grad_lse = None if grad_lse is None else grad_lse.float().contiguous()
-        empty = None
-        if clears:
-            empty = self._empty_rows(q, grad, lse, value)
-            q, grad = q.masked_fill(empty, 0.0), grad.masked_fill(empty, 0.0)
-            lse = lse.masked_fill(empty[..., 0], -torch.inf)
-        of = BackwardPass(q, k, v, out, lse, level, delta, grad, grad_lse, dq, dk, dv)
-        whole = bool(any(found))  # sums over rows and columns are not cut
-        kind = (wanted, grad_lse is None, *like((q, k, v, out, grad, *tables.values())))
-        tensors = self._tensors(q, k, v, tables) | of.named()
-        for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
-            buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
-            sums_of = {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
-            make = functools.partial(gradient_stage, self, stage, of, tables, wanted, whole)
-            self._start(stage, kind, {**tensors, **sums_of}, scale, make)
-            for node, total in zip(lookups, buffers, strict=True):
-                value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
-        if found.pairs:
-            more = {"do_ptr": grad, "level_ptr": level, "delta_ptr": delta, **strides("do", grad)}
-            pull_pairs(self, found.pairs, (q, k, v), tables, value, sums, scale, more)
-        if empty is not None and grad_lse is not None and self.program.normalizer.sink is not None:
-            # Of a query that keeps no key the log-sum-exp is the sink's logit, which has that gradient.
-            delta = torch.where(empty[..., 0], -grad_lse, delta)
-        return dq, dk, dv, delta
-
-    def _lookups(self, wanted: frozenset[str]) -> tuple[ScoreLookups, bool]:
-        """What gets gradients by ``wanted`` inputs, and whether rows that keep nothing are cleared."""
-        spec = KernelSpec(self.text_program, self.binding.batched, None, wanted)
-        return score_lookups(spec), clears_empty_rows(spec) and not self.every_query_keeps_a_key
-
-    def _empty_rows(self, q: Tensor, grad: Tensor, lse: Tensor, value: Values) -> Tensor:
-        """Which queries keep no key, (B, H, Nq, 1). Beside a sink the log-sum-exp tells that only nearly: there, those
-        to whose keys next to no weight is left, and which hold what is no number or infinite, in q or in the gradient.
-        Finite ones are no harm where they keep nothing, and may keep something."""
-        empty, sink = (lse == -torch.inf)[..., None], self.program.normalizer.sink
-        if sink is None:
-            return empty
-        logit = value.of(sink)
-        near = (lse[..., None] - logit).abs() <= 1e-6 * logit.abs().clamp(min=1.0)
-        return empty | (near & logit.isfinite() & ~(_is_finite(q) & _is_finite(grad)))
 
     def _outside(self, tables: Mapping[str, Tensor], device: torch.device) -> Values:
         """What is left to torch. Tables of the binding are copied to the device once."""
@@ -412,9 +346,3 @@ class Entry:
         if key not in self._memory:
             self._memory[key] = make()
         return cast("_T", self._memory[key])
-
-
-def _is_finite(x: Tensor) -> Tensor:
-    """Whether all numbers of a token are, (B, H, N, 1)."""
-    low, high = x.aminmax(dim=-1, keepdim=True)
-    return low.isfinite() & high.isfinite()
