@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from maskc.backends.triton.ahead import compile_together
 from maskc.backends.triton.cached import lists_pay
-from maskc.backends.triton.launch import Prepared, addresses_of, on_device, pad, strides, table_arguments
+from maskc.backends.triton.launch import Job, Prepared, addresses_of, on_device, pad, strides, table_arguments
 from maskc.backends.triton.spec import Form, Kernel
 from maskc.tiles.runs import concatenated_ranges
 
@@ -112,17 +113,31 @@ class Decoder:
         }
         tile = replace(chosen, q_tile=sharing.q_tile)
         parts, merge = kernels
-        self._parts = Prepared(parts, (sharing.tiles * sharing.splits, 1, 1), every, tile, q.device)
-        self._merge = Prepared(merge, (sharing.tiles, 1, 1), every, tile, q.device)
+        self._kernels = (
+            Prepared(parts, (sharing.tiles * sharing.splits, 1, 1), every, tile, q.device),
+            Prepared(merge, (sharing.tiles, 1, 1), every, tile, q.device),
+        )
 
     def start(self, tensors: Mapping[str, Tensor], scale: float) -> None:
         """Start both on the current stream. ``tensors``: those that calls bring, by the names of arguments."""
+        every, floats = self._complete(tensors), {"scale": scale}
+        addresses = addresses_of(every)
+        jobs = [kernel.job(every, floats) for kernel in self._kernels if addresses[1] not in kernel.codes]
+        if len(jobs) > 1:
+            compile_together(jobs)
+        for kernel in self._kernels:
+            kernel.start_at(addresses, every, floats)
+
+    def jobs(self, tensors: Mapping[str, Tensor], scale: float) -> list[Job]:
+        """Both, to be compiled for such tensors."""
+        every = self._complete(tensors)
+        return [kernel.job(every, {"scale": scale}) for kernel in self._kernels]
+
+    def _complete(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a call, and those for what the parts leave."""
         parts = torch.empty(self._shape, dtype=torch.float32, device=self._device)
         lses = torch.empty(self._shape[:4], dtype=torch.float32, device=self._device)
-        every = {**tensors, "part_ptr": parts, "lse_ptr": lses}
-        addresses, floats = addresses_of(every), {"scale": scale}
-        for kernel in (self._parts, self._merge):
-            kernel.start_at(addresses, every, floats)
+        return {**tensors, "part_ptr": parts, "lse_ptr": lses}
 
 
 def cache_arguments(k: Tensor, v: Tensor, table: Tensor | None) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
-from maskc.backends.triton.decode import decodes, entry_decoder
+from maskc.backends.triton.ahead import compile_together
+from maskc.backends.triton.decode import Decoder, decodes, entry_decoder
 from maskc.backends.triton.expressions import table_name
 from maskc.backends.triton.gradients import kernel_gradients
 from maskc.backends.triton.launch import (
     DevicePlan,
+    Job,
     Prepared,
     at_once,
     grid_of,
@@ -35,7 +38,7 @@ from maskc.backends.triton.pull import Values
 from maskc.backends.triton.ready import ReadyStage, like
 from maskc.backends.triton.spec import Form, Kernel, KernelSpec, read_tables, specialised
 from maskc.backends.triton.stages import kernel_of
-from maskc.backends.triton.tune import Choice, choose
+from maskc.backends.triton.tune import Ahead, Choice, choose
 from maskc.ir.program import OUTPUT
 from maskc.tiles.budget import BUDGET
 
@@ -131,7 +134,7 @@ class Entry:
             def make(chosen: Config) -> ReadyStage:
                 return self._forward_stage(chosen, q, k, v, out, tables)
 
-            self._start("forward", like((q, k, v, *floats)), tensors, scale, make)
+            self._stage("forward", like((q, k, v, *floats)), tensors, scale, make).start(tensors, scale)
         return out, lse, plain
 
     def _forward_stage(
@@ -156,25 +159,30 @@ class Entry:
         named = {table_name(n, self.program.params): x.contiguous() for n, x in tables.items() if x.numel()}
         return {"q_ptr": q, "k_ptr": k, "v_ptr": v, **named}
 
-    def _start(
+    def _stage(
         self,
         stage: str,
         kind: Like,
-        tensors: dict[str, Tensor],
+        tensors: Mapping[str, Tensor],
         scale: float,
         make: Callable[[Config], ReadyStage],
-    ) -> None:
-        """Start a stage, which is made ready once for tensors of a kind. ``make``: it, with a configuration."""
+    ) -> ReadyStage:
+        """A stage, which is made ready once for tensors of a kind. ``make``: it, with a configuration."""
         ready = self._memory.get(("ready", stage, kind))
         if ready is None:
 
             def made(chosen: Config) -> ReadyStage:
                 return self._remembered(("launch", chosen, stage, kind), lambda: make(chosen))
 
+            def start(chosen: Config) -> None:
+                made(chosen).start(dict(tensors), scale)
+
+            def ahead(configs: Sequence[Config]) -> None:
+                _compile_ahead(lambda chosen: made(chosen).jobs(dict(tensors), scale), configs)
+
             q, k, v = (tensors[f"{name}_ptr"] for name in "qkv")
-            chosen = self._config(stage, q, k, v, lambda chosen: made(chosen).start(dict(tensors), scale))
-            ready = self._memory["ready", stage, kind] = made(chosen)
-        ready.start(tensors, scale)
+            ready = self._memory["ready", stage, kind] = made(self._config(stage, q, k, v, start, ahead))
+        return ready
 
     def _prepared(
         self,
@@ -204,11 +212,17 @@ class Entry:
         tensors = self._tensors(q, k, v, tables) | {"out_ptr": out, "plain_ptr": plain, "whole_ptr": lse}
         kind = like((q, k, v, *tables.values()))
 
-        def start(chosen: Config) -> None:
+        def ready(chosen: Config) -> Decoder:
             key = ("launch", chosen, "decode", kind)
-            self._remembered(key, lambda: entry_decoder(self, chosen, tensors, tables)).start(tensors, float(scale))
+            return self._remembered(key, lambda: entry_decoder(self, chosen, tensors, tables))
 
-        start(self._config("decode", q, k, v, start))
+        def start(chosen: Config) -> None:
+            ready(chosen).start(tensors, float(scale))
+
+        def ahead(configs: Sequence[Config]) -> None:
+            _compile_ahead(lambda chosen: ready(chosen).jobs(tensors, scale), configs)
+
+        start(self._config("decode", q, k, v, start, ahead))
         return out, lse, plain
 
     def backward(
@@ -290,15 +304,19 @@ class Entry:
             **{"RAGGED_Q": b.q_len % plan.config.q_tile != 0, "RAGGED_K": b.k_len % plan.config.k_tile != 0},
         }
 
-    def _config(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Config:
-        """The configuration of a stage; ``start`` launches its kernel with one."""
+    def _config(
+        self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None], ahead: Ahead | None = None
+    ) -> Config:
+        """The configuration of a stage; ``start`` launches its kernel with one, ``ahead`` compiles it with some."""
         if stage in self.configs:
             return self.configs[stage]
         key = ("choice", stage, q.shape[:2], k.shape[1], q.shape[3], v.shape[3], q.dtype, q.device)
-        return self._remembered(key, lambda: self._chosen(stage, q, k, v, start)).config
+        return self._remembered(key, lambda: self._chosen(stage, q, k, v, start, ahead)).config
 
-    def _chosen(self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None]) -> Choice:
-        found = choose(self, stage, q, k, v, start)
+    def _chosen(
+        self, stage: str, q: Tensor, k: Tensor, v: Tensor, start: Callable[[Config], None], ahead: Ahead | None
+    ) -> Choice:
+        found = choose(self, stage, q, k, v, start, ahead=ahead)
         lost = {trial.config for trial in found.trials} - {found.config}
         for key in [key for key in self._memory if key[0] in ("device", "launch") and key[1] in lost]:
             del self._memory[key]
@@ -346,3 +364,12 @@ class Entry:
         if key not in self._memory:
             self._memory[key] = make()
         return cast("_T", self._memory[key])
+
+
+def _compile_ahead(jobs_of: Callable[[Config], list[Job]], configs: Sequence[Config]) -> None:
+    """Compile what kernels with these configurations take, but for what cannot be made ready."""
+    jobs: list[Job] = []
+    for each in configs:
+        with contextlib.suppress(Exception):  # which is raised where it is started
+            jobs += jobs_of(each)
+    compile_together(jobs)

@@ -11,7 +11,7 @@ import torch
 from maskc.backends.triton.backward import ScoreLookups, clears_empty_rows, score_lookups
 from maskc.backends.triton.launch import steady, strides
 from maskc.backends.triton.pulling import pull_pairs
-from maskc.backends.triton.ready import ReadyStage, like
+from maskc.backends.triton.ready import ReadyStage, like, start_together
 from maskc.backends.triton.spec import KernelSpec
 
 if TYPE_CHECKING:
@@ -81,13 +81,19 @@ def kernel_gradients(
     whole = bool(any(found))  # sums over rows and columns are not cut
     kind = (wanted, grad_lse is None, *like((q, k, v, out, grad, *tables.values())))
     tensors = entry._tensors(q, k, v, tables) | of.named()
+    stages, totals = [], []
     for stage, lookups, extent in (("dq", found.rows, q.shape[2]), ("dkv", found.columns, k.shape[2])):
         buffers = [torch.zeros((*q.shape[:2], extent), device=q.device) for _ in lookups]
-        sums_of = {f"table_{i}_ptr": x for i, x in enumerate(buffers)}
+        given = {**tensors, **{f"table_{i}_ptr": x for i, x in enumerate(buffers)}}
         make = functools.partial(_gradient_stage, entry, stage, of, tables, wanted, whole)
-        entry._start(stage, kind, {**tensors, **sums_of}, scale, make)
-        for node, total in zip(lookups, buffers, strict=True):
-            value.pull(node, total[..., None] if stage == "dq" else total[:, :, None], sums)
+        stages.append((entry._stage(stage, kind, given, scale, make), given))
+        totals += [
+            (node, total[..., None] if stage == "dq" else total[:, :, None])
+            for node, total in zip(lookups, buffers, strict=True)
+        ]
+    start_together(stages, scale)
+    for node, total in totals:
+        value.pull(node, total, sums)
     if found.pairs:
         more = {"do_ptr": grad, "level_ptr": level, "delta_ptr": delta, **strides("do", grad)}
         pull_pairs(entry, found.pairs, (q, k, v), tables, value, sums, scale, more)

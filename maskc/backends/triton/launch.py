@@ -26,10 +26,12 @@ __all__ = [
     "Alignment",
     "DevicePlan",
     "Grid",
+    "Job",
     "Prepared",
     "addresses_of",
     "at_once",
     "capturing",
+    "current",
     "current_stream",
     "default_config",
     "grid_of",
@@ -186,13 +188,29 @@ def steady(*tensors: Tensor) -> bool:
     return all(x.shape[0] == 1 or x.stride(2) <= x.stride(0) for x in tensors)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A kernel, how many instances it has, and what they are started with."""
+
+    kernel: Kernel
+    grid: Grid
+    values: Mapping[str, Any]
+    config: Config
+    device: torch.device
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return {a.name: self.values[a.name] for a in self.kernel.arguments}
+
+
 def launch(kernel: Kernel, grid: Grid, values: Mapping[str, Any], chosen: Config, device: torch.device) -> Any:
     """Start the instances of ``kernel`` on the current stream of ``device``. Returns what Triton compiled for such
     arguments; None if nothing was."""
     if 0 in grid:
         return None
     function = load_kernel(kernel, interpret=interpreting())
-    given = {a.name: values[a.name] for a in kernel.arguments}
+    given = Job(kernel, grid, values, chosen, device).given
     with current(device):
         return function[grid](**given, num_warps=chosen.warps, num_stages=chosen.stages)
 
@@ -211,6 +229,11 @@ class Prepared:
     Triton looks at every argument of every call to find the code that it compiled for such ones, which takes longer
     than many a kernel runs. What it finds depends on integers, dtypes and the alignment of addresses alone. So here
     it is asked once for each alignment, and what it gave is started from then on.
+
+    Attributes:
+        grid: how many instances there are.
+        codes: what was compiled, by how addresses are aligned: how it is started, with what, and the places of what
+            calls bring.
     """
 
     def __init__(
@@ -220,11 +243,15 @@ class Prepared:
         self._shared = {a.name: shared[a.name] for a in kernel.arguments if a.name in shared}
         self._tensors = [a.name for a in kernel.arguments if a.name not in shared and a.kind != "float"]
         self._streams: set[int] = set()
-        self._codes: dict[Alignment, tuple[Callable[..., Any], list[Any], list[tuple[int, str]]]] = {}
+        self.codes: dict[Alignment, tuple[Callable[..., Any], list[Any], list[tuple[int, str]]]] = {}
 
     def start(self, tensors: Mapping[str, Tensor], floats: Mapping[str, float]) -> None:
         """Start it on the current stream. Of ``tensors`` and ``floats`` it takes the arguments that it has."""
         self.start_at(addresses_of({name: tensors[name] for name in self._tensors}), tensors, floats)
+
+    def job(self, tensors: Mapping[str, Tensor], floats: Mapping[str, float]) -> Job:
+        """What is started with such tensors, to be compiled before."""
+        return Job(self._kernel, self.grid, {**self._shared, **tensors, **floats}, self._chosen, self._device)
 
     def start_at(
         self, addresses: tuple[dict[str, int], Alignment], tensors: Mapping[str, Tensor], floats: Mapping[str, float]
@@ -232,12 +259,12 @@ class Prepared:
         """``start``, with the addresses of all tensors: for several kernels of the same ones."""
         stream = used_here(self._shared, self._streams, self._device)
         places_of, aligned = addresses
-        found = self._codes.get(aligned)
+        found = self.codes.get(aligned)
         if found is None:
             values = {**self._shared, **tensors, **floats}
             code = launch(self._kernel, self.grid, values, self._chosen, self._device)
             if code is not None:
-                self._codes[aligned] = (code[self.grid], *self._arguments(code))
+                self.codes[aligned] = (code[self.grid], *self._arguments(code))
             return
         run, arguments, places = found
         arguments = arguments.copy()

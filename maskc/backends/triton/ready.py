@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from maskc.backends.triton.ahead import compile_together
 from maskc.backends.triton.join import prepared_join
-from maskc.backends.triton.launch import Prepared, addresses_of
+from maskc.backends.triton.launch import Job, Prepared, addresses_of
 from maskc.backends.triton.shares import Joint, share_buffers
 
-__all__ = ["Like", "ReadyStage", "like"]
+__all__ = ["Like", "ReadyStage", "like", "start_together"]
 
 Tensor = torch.Tensor
 #: What kernels are made for of the tensors of a call: shapes, strides, dtypes and a device.
@@ -48,21 +49,26 @@ class ReadyStage:
     def start(self, tensors: dict[str, Tensor], scale: float) -> None:
         """Start all on the current stream. ``tensors``: those that a call brings, by the names of arguments; those
         that are needed beside them are added."""
+        start_together([(self, tensors)], scale)
+
+    def complete(self, tensors: dict[str, Tensor]) -> None:
+        """Add what kernels need beside the tensors that a call brings."""
         device = tensors["q_ptr"].device
         tensors["poisoned"] = torch.empty(self._instances, dtype=torch.int32, device=device)
-        tensors |= share_buffers(self.joint, self.programs, self.tile, device, **self.widths)
-        addresses, floats = addresses_of(tensors), {"scale": scale}
-        for kernel in self.kernels:
-            kernel.start_at(addresses, tensors, floats)
         if self.joint is not None:
-            self._join(self.joint, tensors)
+            tensors |= share_buffers(self.joint, self.programs, self.tile, device, **self.widths)
+
+    def jobs(self, tensors: dict[str, Tensor], scale: float) -> list[Job]:
+        """All kernels, to be compiled for such tensors; to these it adds what ``complete`` does."""
+        self.complete(tensors)
+        return [kernel.job(tensors, {"scale": scale}) for kernel in self.kernels]
 
     @property
     def _instances(self) -> int:
         x, y, z = self.kernels[0].grid
         return x * y * z
 
-    def _join(self, joint: Joint, tensors: Mapping[str, Tensor]) -> None:
+    def join(self, joint: Joint, tensors: Mapping[str, Tensor]) -> None:
         """Join what the shares of rows left, in a fixed order, in the tensors (B, H, N, width) that it belongs to."""
         more = {"part_lse_ptr": tensors["share_lse_ptr"], "lse_ptr": tensors["lse_ptr"]} if self.averages else {}
         for name, width in self.widths.items():
@@ -72,3 +78,21 @@ class ReadyStage:
             if name not in self._joins:
                 self._joins[name] = prepared_join(joint, part, into, self.pack, self.averages)
             self._joins[name].start({"part_ptr": part, "into_ptr": into, **more}, {})
+
+
+def start_together(stages: Sequence[tuple[ReadyStage, dict[str, Tensor]]], scale: float) -> None:
+    """Start stages one after another, with the tensors of each: see ``ReadyStage.start``. What has to be compiled
+    first is compiled side by side."""
+    floats = {"scale": scale}
+    for stage, tensors in stages:
+        stage.complete(tensors)
+    places = [addresses_of(tensors) for _, tensors in stages]
+    each = [(kernel, x, at) for (stage, x), at in zip(stages, places, strict=True) for kernel in stage.kernels]
+    jobs = [kernel.job(tensors, floats) for kernel, tensors, at in each if at[1] not in kernel.codes]
+    if len(jobs) > 1:
+        compile_together(jobs)
+    for (stage, tensors), at in zip(stages, places, strict=True):
+        for kernel in stage.kernels:
+            kernel.start_at(at, tensors, floats)
+        if stage.joint is not None:
+            stage.join(stage.joint, tensors)

@@ -18,6 +18,7 @@ import torch
 import triton
 
 import maskc
+from maskc.backends.triton.ahead import side_by_side
 from maskc.backends.triton.configs import LONG_ROWS, Config, Rows, candidates
 from maskc.backends.triton.launch import capturing, pad, target_of
 from maskc.backends.triton.masks import pair_values
@@ -32,13 +33,28 @@ from maskc.tiles.plan import PARTIAL
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
 
-__all__ = ["Choice", "Trial", "best", "choose", "compare", "device_timer", "predicted_cost", "rows_of", "situation_of"]
+__all__ = [
+    "Ahead",
+    "Choice",
+    "Trial",
+    "best",
+    "choose",
+    "compare",
+    "device_timer",
+    "predicted_cost",
+    "rows_of",
+    "situation_of",
+]
 
 Tensor = torch.Tensor
 #: Seconds that what it is given takes on the device.
 Timer = Callable[[Callable[[], None]], float]
 
+#: Compiles what starting some configurations takes.
+Ahead = Callable[[Sequence[Config]], None]
+
 _ROUNDS = 9
+_KERNELS = 2  # that a configuration has mostly: as many processors as that compile one
 _HOPELESS = 1.5  # times the fastest, each at its best: not measured again
 _MOSTLY_PARTIAL = 0.4  # the share of partial tiles from which on smaller tiles were faster on an H100
 _CLEARLY = 0.98  # of the default's time: only then is another configuration taken
@@ -77,19 +93,22 @@ def compare(
     budget: float,
     clock: Callable[[], float] = time.monotonic,
     rounds: int = _ROUNDS,
+    ahead: Ahead | None = None,
 ) -> tuple[Trial, ...]:
     """Measure configurations in turns, so that a device that grows slower or faster does so for all of them.
 
     The first is the default: what it raises is raised. Others that cannot be started are left out. No round starts
-    once ``budget`` seconds have passed, nor is another configuration tried then.
+    once ``budget`` seconds have passed, nor is another configuration tried then. ``ahead``: compiles some.
     """
-    end = clock() + budget
+    end, batch = clock() + budget, max(1, side_by_side() // _KERNELS)
     times: dict[Config, list[float]] = {}
     why: dict[Config, str] = {}
-    for each in configs:
+    for i, each in enumerate(configs):
         if times and clock() >= end:
             why[each] = "no time left"
             continue
+        if ahead is not None and i and (i - 1) % batch == 0:
+            ahead(configs[i : i + batch])
         try:
             start(each)  # compiles it
             times[each] = [seconds_of(_bound(start, each))]
@@ -127,8 +146,9 @@ def choose(
     *,
     timer: Timer | None = None,
     clock: Callable[[], float] = time.monotonic,
+    ahead: Ahead | None = None,
 ) -> Choice:
-    """The configuration for a stage of a call, as ``entry.autotune`` says.
+    """The configuration for a stage of a call, as ``entry.autotune`` says. ``start``, ``ahead``: as for ``compare``.
 
     "off": the default; "cached": what was measured before, if anything; "on": it is measured now unless it was
     before; "again": in any case. Nothing is measured while a CUDA graph is captured.
@@ -154,7 +174,7 @@ def choose(
     ordered = _ordered(entry, stage, configs, q.device, clock, began + entry.budget / 4)
     seconds_of = timer or device_timer(q.device)
     rest = max(0.0, entry.budget - (clock() - began))
-    trials = compare(ordered, start, seconds_of, budget=rest, clock=clock)
+    trials = compare(ordered, start, seconds_of, budget=rest, clock=clock, ahead=ahead)
     found = best(trials)
     record = Record(situation, found.config, found.seconds, trials[0].seconds)
     store([record])
