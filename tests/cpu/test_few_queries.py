@@ -10,6 +10,7 @@ import pytest
 import maskc
 from maskc.backends.cpu.few import few_queries
 from maskc.tiles.binding import make_binding
+from maskc.tiles.classify import Classifier
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
@@ -74,3 +75,24 @@ def test_many_queries_and_many_keys_are_planned() -> None:
     assert schedules("causal", 9, 40) is None
     assert schedules("causal", 1, 1 << 20) is None
     assert schedules("causal", 1, 1 << 16) is not None
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+def test_where_they_are_planned_no_more_pairs_are_looked_at_than_there_are(
+    queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, seen, points = 1 << 17, [0], Classifier.points
+
+    def counted(self: Classifier, q: Any, k: Any) -> Any:
+        found = points(self, q, k)
+        seen[0] += found.size
+        return found
+
+    monkeypatch.setattr(Classifier, "points", counted)
+    op = maskc.compile("causal & (q - k) % 64 == 0", heads=1, backend="cpu")
+    q, k = torch.randn(1, 1, queries, 8), torch.randn(1, 1, tokens, 8)
+    out = op(q, k, k)
+    kept = k[:, :, 63::64]
+    last = torch.nn.functional.scaled_dot_product_attention(q[:, :, -1:], kept, kept)
+    torch.testing.assert_close(out[:, :, -1:], last)
+    assert 0 < seen[0] <= 4 * queries * tokens

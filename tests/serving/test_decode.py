@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskc
 from maskc.backends import cpu
+from maskc.backends.cpu import decode as decoding
 from maskc.diagnostics import MaskcError
+from maskc.tiles.classify import Classifier
 from tests.serving.calls import CASES, Call, make
 
 
@@ -162,6 +164,36 @@ def test_long_entries_are_not_filled_up_to_longer_ones() -> None:
     op.decode(q, cache, cache, [3, 5, 7, 9])
     for lengths, calls in (([4096, 4000, 3900, 4050], 1), ([4096, 40, 30, 50], 2), ([4096, 40, 4096, 50], 4)):
         assert _kernel_calls(lambda lengths=lengths: op.decode(q, cache, cache, lengths)) == (calls, 0)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_a_planned_step_looks_at_its_keys_a_few_times(monkeypatch: pytest.MonkeyPatch, paged: bool) -> None:
+    """At pairs of the one query, and not of a whole tile of queries; and at each of the ranges of its keys, however
+    many there are, and not at all of them for each."""
+    tokens, stride, size, seen, handed = 1 << 16, 64, 16, Counter[str](), Counter[str]()
+    points, union = Classifier.points, decoding.union
+
+    class Ranges(list[tuple[int, int]]):
+        def __iter__(self) -> Iterator[tuple[int, int]]:
+            for each in super().__iter__():
+                handed["ranges"] += 1
+                yield each
+
+    def counted(self: Classifier, q: Any, k: Any) -> Any:
+        found = points(self, q, k)
+        seen["pairs"] += found.size
+        return found
+
+    monkeypatch.setattr(Classifier, "points", counted)
+    monkeypatch.setattr(decoding, "union", lambda ranges: Ranges(union(ranges)))
+    op = maskc.compile(f"causal & (q - k) % {stride} == 0", heads=1, backend="cpu")
+    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, tokens, 8)
+    pages, table = k.view(-1, size, 1, 8), torch.arange(tokens // size, dtype=torch.int32)[None]
+    out = op.decode(q, pages, pages, [tokens], table) if paged else op.decode(q, k, k, [tokens])
+    kept = k[:, :, stride - 1 :: stride]
+    torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, kept, kept))
+    assert 0 < seen["pairs"] <= 4 * tokens
+    assert handed["ranges"] <= 16 * tokens // stride
 
 
 def test_no_plan_is_remembered_for_a_length() -> None:

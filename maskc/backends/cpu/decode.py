@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -25,6 +27,7 @@ from maskc.tiles.intervals import merged
 __all__ = ["decode"]
 
 Tensor = torch.Tensor
+_Q_TILE = 128
 _K_TILE = 32  # keys a tile where the mask has to be planned: few queries, so that finer costs nothing
 _LITTLE = 1 << 22  # bytes of keys that several cohorts rather copy, to be computed together
 
@@ -89,7 +92,9 @@ def _planned(cohorts: list[Cohort]) -> list[_Part]:
     found = []
     for cohort in cohorts:
         entries = tuple(range(len(cohort.entries)))
-        plan = make_plan(*cohort.one(), k_tile=_K_TILE, budget=cohort.call.compiled.budget)
+        # No more queries a tile than there are: partial tiles are evaluated whole.
+        q_tile = min(_Q_TILE, max(1, cohort.binding.q_len))
+        plan = make_plan(*cohort.one(), q_tile=q_tile, k_tile=_K_TILE, budget=cohort.call.compiled.budget)
         found.append(_Part(cohort, tuple(replace(s, batches=entries) for s in schedule(plan)[0]), len(cohorts) > 1))
     return found
 
@@ -178,12 +183,15 @@ class _Part:
     def _place(self, position: int) -> int:
         if self.viewed:
             return position - self.cohort.start
-        before = 0
-        for a, b in self.ranges:
-            if position < b:
-                break
-            before += b - a
-        return before + position - a
+        ends, shifts = self._shifts
+        return position + shifts[bisect_right(ends, position)]
+
+    @functools.cached_property
+    def _shifts(self) -> tuple[list[int], list[int]]:
+        """Where the ranges end, and how much further in the cache as ``keys`` gives it the positions of each lie.
+        There may be as many ranges as tiles: each place is looked up, and not counted up to."""
+        before = itertools.accumulate((b - a for a, b in self.ranges), initial=0)
+        return [b for _, b in self.ranges], [n - a for n, (a, _) in zip(before, self.ranges, strict=False)]
 
     def _check_pages(self, table: Tensor) -> None:
         size, known, rows = self.call.block_size, self.call.k.shape[0], table.numpy()

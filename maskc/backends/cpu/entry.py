@@ -66,7 +66,9 @@ class Entry:
 
         layout = "none" if self.binding.q_len <= _TILE else self.layout
         program, binding, budget = self.program, self.binding, self.budget
-        return make_plan(program, binding, q_tile=_TILE, k_tile=_TILE, layout=layout, budget=budget)
+        # No more queries a tile than there are: partial tiles are evaluated whole.
+        q_tile = min(_TILE, max(1, binding.q_len))
+        return make_plan(program, binding, q_tile=q_tile, k_tile=_TILE, layout=layout, budget=budget)
 
     @functools.cached_property
     def schedules(self) -> tuple[tuple[Schedule, ...], tuple[Schedule, ...]]:
