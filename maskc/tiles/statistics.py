@@ -16,7 +16,7 @@ from maskc.tiles.liveness import Liveness, survey
 from maskc.tiles.plan import FULL, PARTIAL, Group, Runs
 from maskc.tiles.reach import Reach, reach
 from maskc.tiles.rowsets import row_sets
-from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.runs import row_of_runs
 from maskc.tiles.schedule import schedule, tiles_by_row
 
 if TYPE_CHECKING:
@@ -299,13 +299,13 @@ def tile_counts(runs: Runs) -> tuple[int, int]:
 
 def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:
     """Full tiles by their area, partial ones by evaluation: all of them, or as many as are returned."""
-    full, rows, cols = _full_pairs(plan, group.runs), *_partial_tiles(group.runs)
+    full, (_, partial) = _full_pairs(plan, group.runs), tile_counts(group.runs)
     each = evaluations_of(plan.program, plan.binding, outright=True)
-    if rows.size * plan.q_tile * plan.k_tile * each <= _EXACT_PAIRS:
-        return full + _count(plan, group, rows, cols), 0
-    size = min(max(_LEAST_SAMPLED, _SAMPLED // each), rows.size)
-    chosen = np.random.default_rng(0).choice(rows.size, size, replace=False)
-    return full + round(_count(plan, group, rows[chosen], cols[chosen]) * rows.size / size), size
+    if partial * plan.q_tile * plan.k_tile * each <= _EXACT_PAIRS:
+        return full + _count(plan, group, np.arange(partial)), 0
+    size = min(max(_LEAST_SAMPLED, _SAMPLED // each), partial)
+    chosen = np.random.default_rng(0).choice(partial, size, replace=False)
+    return full + round(_count(plan, group, chosen) * partial / size), size
 
 
 def _full_pairs(plan: TilePlan, runs: Runs) -> int:
@@ -317,14 +317,18 @@ def _full_pairs(plan: TilePlan, runs: Runs) -> int:
     return int((keys * queries).sum())
 
 
-def _partial_tiles(runs: Runs) -> tuple[Array, Array]:
-    """Row and column of every partial tile."""
-    some = runs.kind == PARTIAL
-    length = (runs.end - runs.start)[some].astype(np.int64)
-    return np.repeat(row_of_runs(runs)[some], length), concatenated_ranges(runs.start[some], length)
+def _partial_tiles(runs: Runs, number: Array) -> tuple[Array, Array]:
+    """Row and column of partial tiles by their number, counted row by row. The others are not listed: of a dilation
+    they are half of all tiles, in one run a row."""
+    some = np.flatnonzero(runs.kind == PARTIAL)
+    last = np.cumsum((runs.end - runs.start)[some].astype(np.int64))
+    at = np.searchsorted(last, number, side="right")
+    return row_of_runs(runs)[some[at]], runs.end[some[at]] + number - last[at]
 
 
-def _count(plan: TilePlan, group: Group, rows: Array, cols: Array) -> int:
+def _count(plan: TilePlan, group: Group, number: Array) -> int:
+    """The pairs that some partial tiles keep."""
+    rows, cols = _partial_tiles(group.runs, number)
     step = max(1, (1 << 20) // (plan.q_tile * plan.k_tile))
     kept = (plan.tile_mask(group, rows[i : i + step], cols[i : i + step]).sum() for i in range(0, rows.size, step))
     return int(sum(kept))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from maskc.tiles import make_plan
 from maskc.tiles.advice import union_tiles
 from maskc.tiles.binding import make_binding
 from maskc.tiles.cost import ROUGH, CostModel, features, fit, plan_cost, row_costs
+from maskc.tiles.plan import PARTIAL
 from maskc.tiles.rowsets import merged_intervals, row_sets
-from maskc.tiles.statistics import Statistics, statistics
+from maskc.tiles.statistics import Statistics, _partial_tiles, statistics
 from tests.strategies import bindings, programs
 
 from .corpus import GRIDS, INPUTS, MASKS, grid_case, input_case, plain_case
@@ -159,6 +161,27 @@ def test_a_million_tokens_are_counted_in_closed_form() -> None:
     assert found.useful_pairs == window + beyond
     assert found.liveness is not None
     assert found.liveness.most == w + s
+
+
+def test_partial_tiles_are_found_by_their_number() -> None:
+    (program,) = lower_text("pattern p() { attend causal & ((q - k) % (3 + h) == 0 | k < 40) & (k < 30 | k > 70) }")
+    plan = make_plan(program, make_binding(program, q_len=150, k_len=170, heads=1), q_tile=8, k_tile=8)
+    wanted = np.argwhere(plan.kinds() == PARTIAL)
+    found = _partial_tiles(plan.groups[0].runs, np.arange(len(wanted)))
+    np.testing.assert_array_equal(np.stack(found, axis=1), wanted)
+
+
+def test_no_list_is_made_of_partial_tiles_that_are_sampled() -> None:
+    """Of a dilation by head every tile below the diagonal is partial: one run a row, and 33.6 million tiles here."""
+    (program,) = lower_text("pattern p() { attend causal & (q - k) % (7 + h) == 0 }")
+    plan = make_plan(program, make_binding(program, q_len=1 << 18, k_len=1 << 18, heads=1), q_tile=32, k_tile=32)
+    tracemalloc.start()
+    found = statistics(plan, advise=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.partial == plan.rows * (plan.rows + 1) // 2
+    assert found.sampled > 0
+    assert peak < 100 << 20
 
 
 def test_the_cost_model_is_linear_in_what_is_counted() -> None:
