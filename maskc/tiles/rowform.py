@@ -10,11 +10,13 @@ from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, posto
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
 from maskc.passes.linear import linear, linear_node
-from maskc.passes.rows import Clause, conjuncts, rows
+from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
 
 __all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "operands", "rise", "row_form"]
 
 _Q, _K = Symbol("q"), Symbol("k")
+#: Clauses of a union that are taken as they are written, each solved by itself.
+_MOST_WRITTEN = 256
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class RowForm:
 
 def row_form(mask: Node) -> RowForm | None:
     """The row form of a bound, normalised mask; None if no clause says anything about the key."""
-    clauses = tuple(_solved(c) for c in rows(mask))
+    clauses = tuple(_solved(c) for c in rows(mask, _most_clauses(mask)))
     if any(not (c.bounds.lo or c.bounds.hi or c.digits or c.labels) and c.residual is not TRUE for c in clauses):
         return None
     nodes = [n for c in clauses for n in (*c.bounds.lo, *c.bounds.hi)]
@@ -240,3 +242,10 @@ def rise(node: Node) -> int | None:
         return -(-known[0] // int(factor.value))
     # A remainder does not wrap within a fragment if its argument is one that fragments are cut for.
     return known[0] if node.op == "mod" and _quotient(node.args[0], _Q)[0] > 0 else None
+
+
+def _most_clauses(mask: Node) -> int:
+    """How many clauses a mask may have: as many as it is a union of, if they are not very many. A part that has more
+    would be a residual, which has to be asked about in boxes."""
+    written = len(mask.args) if isinstance(mask, Apply) and mask.op == "or" else 0
+    return max(MAX_CLAUSES, min(written, _MOST_WRITTEN))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskc.ir.evaluate import dense
 from maskc.tiles import make_plan
 
 from .scale import GRIDS, PERIODS, SCATTERED, TOKENS, token_case
@@ -51,3 +52,20 @@ def test_work_grows_as_the_length_does_up_to_8_million_tokens(name: str) -> None
     lengths = [1 << e for e in (14, 17, 20, 23)]
     work = [_work(TOKENS[name], n) for n in lengths]
     assert np.polyfit(np.log(lengths), np.log(work), 1)[0] <= 1.1, work
+
+
+@pytest.mark.parametrize("count", [40, 64])
+def test_unions_of_many_windows_are_solved_window_by_window(count: int) -> None:
+    """By what their edges cost, and not by a look into the tiles of what is behind the first ones."""
+
+    def union(step: int) -> str:
+        return " | ".join(f"q - k >= {step * i} & q - k < {step * i + 1 + i % 4}" for i in range(count))
+
+    n, tile = 304, 8
+    program, binding = token_case(union(5), n)
+    pairs = dense(program, binding, 0, 0).reshape(n // tile, tile, n // tile, tile)
+    wanted = pairs.any(axis=(1, 3)).astype(np.uint8) + pairs.all(axis=(1, 3))
+    np.testing.assert_array_equal(make_plan(program, binding, q_tile=tile, k_tile=tile).kinds(), wanted)
+    work = [_work(union(5000), length) for length in (1 << 19, 1 << 20)]
+    assert work[1] < 4 * work[0]
+    assert work[1] < 200_000 * count
