@@ -16,7 +16,7 @@ from maskc.lower.calls import bind_arguments
 from maskc.lower.comparisons import lower_comparison, lower_member
 from maskc.lower.context import Context
 from maskc.lower.matches import lower_match
-from maskc.lower.scope import FUNCTIONS, ByName, Pair, Scope, did_you_mean, how_to_declare
+from maskc.lower.scope import FUNCTIONS, ByName, Pair, Scope, how_to_call, how_to_declare
 from maskc.lower.spaces import token_coordinate
 from maskc.lower.values import POISON, Coord, Frame, Poison, Table, Value, Valued, both, mask_of
 from maskc.syntax import tree as t
@@ -271,7 +271,7 @@ class Expressions:
         if found is None:
             if scope.find(e.name.id) is not None:
                 return self.ctx.error("E301", f"`{e.name.id}` is no function", e.name.span, "a look-up uses `[...]`")
-            hint = did_you_mean(e.name.id, [*scope.globals.names(), *FUNCTIONS, "size"])
+            hint = how_to_call(e.name.id, scope.globals.names())
             return self.ctx.error("E201", f"nothing is called `{e.name.id}` here", e.name.span, hint)
         item, home = found
         if item.name.id in home.cyclic:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from maskc.diagnostics import Note, Span
 from maskc.lower.context import MAX_PARAMETERS, Context
-from maskc.lower.scope import FUNCTIONS, RESERVED, Globals, did_you_mean
+from maskc.lower.scope import ELSEWHERE, FUNCTIONS, RESERVED, Globals, did_you_mean, how_to_call
 from maskc.syntax import tree as t
 
 __all__ = ["check_definitions", "collect_globals"]
@@ -69,12 +69,13 @@ def _check_names(ctx: Context, d: t.Definition, body: t.Expr, formals: set[str],
         if isinstance(e, t.Call):
             known = e.name.id in FUNCTIONS or e.name.id == "size" or found.find(e.name.id)
             if not known:
-                hint = did_you_mean(e.name.id, [*found.names(), *FUNCTIONS])
+                hint = how_to_call(e.name.id, found.names())
                 ctx.error("E201", f"nothing is called `{e.name.id}` here", e.name.span, hint)
         elif isinstance(e, t.Name) and id(e) not in spared:
             if e.id in bound or e.id in _CORE or found.find(e.id) or e.id in FUNCTIONS:
                 continue
-            hint = did_you_mean(e.id, [*bound, *_CORE, *found.names()]) or f"pass it to `{d.name.id}` as a parameter"
+            hint = ELSEWHERE.get(e.id) or did_you_mean(e.id, [*bound, *_CORE, *found.names()])
+            hint = hint or f"pass it to `{d.name.id}` as a parameter"
             ctx.error("E201", f"nothing is called `{e.id}` here", e.span, hint)
 
 

@@ -11,7 +11,19 @@ from maskc.ir.ops import OPS
 from maskc.lower.values import INDICES, Coord, Valued
 from maskc.syntax import tree as t
 
-__all__ = ["FUNCTIONS", "RESERVED", "Binding", "ByName", "Globals", "Pair", "Scope", "did_you_mean", "how_to_declare"]
+__all__ = [
+    "ELSEWHERE",
+    "FUNCTIONS",
+    "RESERVED",
+    "Binding",
+    "ByName",
+    "Globals",
+    "Pair",
+    "Scope",
+    "did_you_mean",
+    "how_to_call",
+    "how_to_declare",
+]
 
 #: Functions of the core that are written as calls.
 FUNCTIONS = tuple(op.symbol for op in OPS.values() if op.form == "call")
@@ -105,9 +117,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean `{close[0]}`?" if close else None
 
 
+#: What other systems write, and what is written here instead.
+ELSEWHERE = {
+    "q_idx": "the position of the query is called `q`",
+    "kv_idx": "the position of the key is called `k`",
+    "inf": "no score is infinite: `attend` says which pairs are kept",
+    "where": "write `match condition { true: a; else: b }`",
+}
+
+
+def how_to_call(name: str, known: Iterable[str]) -> str | None:
+    """What to do about a function that nothing defines: its form here, or the nearest name, if there is one."""
+    return ELSEWHERE.get(name) or did_you_mean(name, [*known, *FUNCTIONS, "size"])
+
+
 def how_to_declare(name: str, known: Iterable[str]) -> str:
     """What to do about a name that nothing defines: its spelling here, the nearest one, or where to declare it."""
     if INDICES.get(name, name) != name:
         return f"the {name} of a pair is called `{INDICES[name]}`"
     declared = f"`pattern p({name}: int[token]) {{ ... }}`" if len(name) <= _LONG else "the signature of a `pattern`"
-    return did_you_mean(name, known) or f"declare it: an input or parameter in {declared}, an axis or segment by `over`"
+    nearest = ELSEWHERE.get(name) or did_you_mean(name, known)
+    return nearest or f"declare it: an input or parameter in {declared}, an axis or segment by `over`"
