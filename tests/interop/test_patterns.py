@@ -221,6 +221,26 @@ def test_inputs_of_the_pattern_come_with_the_call() -> None:
     torch.testing.assert_close(ours, eager_with(pattern, tokens(), image=image.numpy()), atol=1e-5, rtol=0)
 
 
+def test_a_missing_input_is_asked_for_where_it_can_be_given() -> None:
+    net = with_pattern("pattern p(image: int[token]) { attend causal & same(image) }")
+    with pytest.raises(maskc.MaskcError, match=r'(?s)needs the input .image..*maskc_inputs=\{"image": \.\.\.\}'):
+        net(input_ids=tokens(), use_cache=False)
+
+
+def test_a_pattern_that_no_call_could_run_is_refused_when_it_is_set() -> None:
+    text = "pattern p(window: int, unused: int, layers: int[layer]) { attend sliding_window(window + layers[layer]) }"
+    config = config_of("llama")
+    with pytest.raises(maskc.MaskcError, match=r"(?s)E501.*needs the argument .window..*with_args\(window=\.\.\.\)"):
+        set_pattern(config, text)
+    with pytest.raises(maskc.MaskcError, match=r"with_args\(layers=\.\.\.\)"):
+        set_pattern(config, maskc.parse(text).with_args(window=4))
+    set_pattern(config, maskc.parse(text).with_args(window=4, layers=[0] * config.num_hidden_layers))
+    with torch.no_grad():
+        model_of(config)(input_ids=tokens(), use_cache=False)
+    with pytest.raises(maskc.MaskcError, match="is a pattern for cross-attention"):
+        set_pattern(config, "pattern p over here -> there { attend all }")
+
+
 BART = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
     "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 64, "pad_token_id": 0, "bos_token_id": 1,

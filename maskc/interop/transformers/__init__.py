@@ -52,8 +52,9 @@ def set_pattern(
         sizes: extents of the pattern's segments and axes; all but one, which follows from the length.
 
     The config then also says ``attn_implementation``, so that a process that reads it and has not
-    registered maskc gets an error, not another mask. Raises what ``maskc.parse`` raises, E502 to E504 for sizes, and
-    E702 for a model that does not leave attention to its implementation.
+    registered maskc gets an error, not another mask. Raises what ``maskc.parse`` raises, E501 where an
+    argument is missing, E502 to E504 for sizes, and E702 for a pattern of two sequences and for a model that does not
+    leave attention to its implementation.
     """
     register()
     from maskc.interop.transformers.field import choose
@@ -109,7 +110,26 @@ def _extents(pattern: Pattern) -> tuple[str, ...]:
 
 
 def _spec(pattern: Pattern, sizes: Mapping[str, int]) -> dict[str, Any]:
+    _check_complete(pattern)
     return {**pattern.spec(), **({"sizes": dict(sizes)} if sizes else {})}
+
+
+def _check_complete(pattern: Pattern) -> None:
+    """Refuse what no call of a model could run: a pattern that lacks arguments, and one of two sequences."""
+    from maskc.ir.text import declaration
+    from maskc.tiles.binding import names_read
+    from maskc.tiles.values import fail
+
+    program = pattern.program
+    if program.cross:
+        hint = "leave out `->`: the pattern of a config is for self-attention"
+        raise fail("E702", f"{pattern.name!r} is a pattern for cross-attention", hint)
+    needed = names_read(program, program.roots())
+    for p in program.params:
+        if p.when == "compile" and p.name in needed and p.default is None and p.name not in pattern.args:
+            hint = f"give it with the pattern: maskc.parse(text).with_args({p.name}=...)"
+            hint += f"; it is declared `{declaration(p)}`"
+            raise fail("E501", f"{pattern.name!r} needs the argument {p.name!r}", hint)
 
 
 def _check_sides(config: Any, given: list[str]) -> None:

@@ -19,6 +19,7 @@ from maskc.interop.transformers.field import pattern_of
 from maskc.interop.transformers.handle import MaskHandle, Request
 from maskc.interop.transformers.inputs import (
     bounds_of,
+    check_given,
     documents_of,
     find_documents,
     floats_of,
@@ -163,7 +164,9 @@ def _op_of(request: Request, how: _How, module: str, user: Mapping[str, Any] | N
 def _inputs(op: Op, request: Request, how: _How, user: Mapping[str, Any] | None) -> dict[str, Any]:
     if request.stored is not None and not how.cross and request.k_offset:
         check_dropped(op, request, how.layer or 0, user)
-    return inputs_of(op.program, request, request.k_offset, how.length, user)
+    found = inputs_of(op.program, request, request.k_offset, how.length, user)
+    check_given(op.program, found, sink=how.sink, bias=how.bias)
+    return found
 
 
 def _collects_weights() -> bool:

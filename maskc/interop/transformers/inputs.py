@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from maskc.interop.compose import PREFIX
 from maskc.interop.transformers.handle import Request
 from maskc.ir.nodes import Lookup, postorder
 from maskc.ir.program import Program
+from maskc.ir.text import declaration
+from maskc.tiles.binding import names_read
 from maskc.tiles.values import fail
 
 __all__ = [
     "Bounds",
     "Documents",
     "bounds_of",
+    "check_given",
     "documents_of",
     "find_documents",
     "floats_of",
@@ -148,6 +151,21 @@ def inputs_of(
     if unknown:
         raise fail("E702", f"maskc_inputs holds {unknown}, which the pattern does not declare")
     return found
+
+
+def check_given(program: Program, inputs: Collection[str], *, sink: bool, bias: bool) -> None:
+    """Refuse a call without an input that a fitted program reads, where no layer has it of its own. Raises E501."""
+    own = {sink_name(program) if sink else None, PREFIX + "bias" if bias else None}
+    for name in sorted(_read(program) - set(inputs) - own):
+        hint = f'give it with the call: model(..., maskc_inputs={{"{name}": ...}})'
+        hint += f"; it is declared `{declaration(program.parameter(name))}`"
+        raise fail("E501", f"{program.name!r} needs the input {name!r}", hint)
+
+
+@functools.lru_cache(256)
+def _read(program: Program) -> frozenset[str]:
+    """The inputs that a program reads."""
+    return frozenset(n for n in names_read(program, program.roots()) if program.parameter(n).when == "call")
 
 
 def floats_of(program: Program, sink: torch.Tensor | None, bias: torch.Tensor | None) -> dict[str, torch.Tensor]:
