@@ -1,7 +1,8 @@
 """Tile kinds by subdivision: boxes of tiles are asked about, and only mixed ones are halved.
 
-What is left undecided at single tiles is settled by evaluating points: first a few that are likely to differ, then
-all of them. So a kind is never guessed, and no tile called PARTIAL is in truth full or empty.
+What is left undecided at single tiles is settled by evaluating points: first a few that are likely to differ, then,
+unless it is known of all parts of a tile, all of them. So a kind is never guessed, and no tile called PARTIAL is in
+truth full or empty.
 """
 
 from __future__ import annotations
@@ -126,8 +127,11 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     r, col = tiles.r0, tiles.c0
     kind = np.full(tiles.size, PARTIAL, np.uint8)
     left = np.arange(tiles.size)
-    for u, v in (_few(grid), _outline(grid)):
-        left = left[~_probe(c, grid, r[left], col[left], u, v, budget, rest)]
+    left = left[~_probe(c, grid, r[left], col[left], *_few(grid), budget, rest)]
+    known, found = _by_parts(c, grid, r[left], col[left], budget, rest)
+    kind[left[known]] = found[known]
+    left = left[~known]
+    left = left[~_probe(c, grid, r[left], col[left], *_outline(grid), budget, rest)]
     size = grid.q_tile * grid.k_tile
     batch = max(1, _POINTS // size)
     what = "tiles that have to be evaluated point by point"
@@ -140,6 +144,48 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
         any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
         kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
     return Rectangles(r, r + 1, col, col + 1, kind)
+
+
+_SAMPLE = 64  # tiles that tell whether asking about parts of tiles is worth it
+
+
+def _by_parts(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> tuple[Array, Array]:
+    """Which tiles are known by what their parts are, and their kinds: where a mask speaks of blocks that are smaller
+    than a tile, such as a table by blocks, a part lies within one. Parts of which a sample of tiles knows little are
+    asked about no further."""
+    known, kind = np.zeros(r.size, np.bool_), np.full(r.size, PARTIAL, np.uint8)
+    sample = np.unique(np.linspace(0, r.size - 1, min(r.size, _SAMPLE)).astype(np.int64))
+    for parts in (2, 4, 8):
+        if grid.q_tile % parts or grid.k_tile % parts:
+            break
+        tried, _ = _ask_parts(c, grid, r[sample], col[sample], parts, budget, rest)
+        if 2 * np.count_nonzero(tried) >= sample.size:
+            for first in range(0, r.size, _CHUNK // parts**2):
+                s = slice(first, first + _CHUNK // parts**2)
+                known[s], kind[s] = _ask_parts(c, grid, r[s], col[s], parts, budget, rest)
+            break
+    return known, kind
+
+
+def _ask_parts(
+    c: Classifier, grid: Grid, r: Array, col: Array, parts: int, budget: Budget, rest: int
+) -> tuple[Array, Array]:
+    """As ``_by_parts``, by ``parts`` times ``parts`` parts of each tile."""
+    if not r.size:
+        return np.zeros(0, np.bool_), np.zeros(0, np.uint8)
+    fine = replace(grid, q_tile=grid.q_tile // parts, k_tile=grid.k_tile // parts)
+    u, v = (x.ravel() for x in np.indices((parts, parts)))
+    rows, cols = r[:, None] * parts + u, col[:, None] * parts + v
+    inside = (rows < fine.rows) & (cols < fine.cols)
+    r0, c0 = rows[inside], cols[inside]
+    budget.ask(r0.size, "parts of tiles that are neither full nor empty nor known to be mixed", rest)
+    found = c.classify(fine.boxes(Rectangles(r0, r0 + 1, c0, c0 + 1)))
+    some, gap = np.zeros(inside.shape, np.bool_), np.zeros(inside.shape, np.bool_)
+    some[inside], gap[inside] = found.some, found.gap
+    kept, dropped = (~gap & inside).any(axis=1), (~some & inside).any(axis=1)  # parts that are full; that are empty
+    empty, full = ~some.any(axis=1), ~gap.any(axis=1)
+    kind = np.where(empty, EMPTY, np.where(full, FULL, PARTIAL)).astype(np.uint8)
+    return np.asarray(empty | full | (kept & dropped)), kind
 
 
 def _few(grid: Grid) -> tuple[Array, Array]:

@@ -68,3 +68,18 @@ def test_a_budget_is_not_gone_beyond() -> None:
     with pytest.raises(MaskcError, match=r"about 1e\+02 evaluations of it \(boxes\); the limit is 1e\+02") as error:
         budget.spend(60, "boxes")
     assert error.value.codes == ("E801",)
+
+
+@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize("tokens", [4096, 4000])
+def test_blocks_that_are_smaller_than_a_tile_are_not_looked_at_point_by_point(block: int, tokens: int) -> None:
+    text = "pattern p(n: int, block: int, keep: bool[head, n, n]) { attend keep[h, q // block, k // block] }"
+    n = -(-tokens // block)
+    keep = np.random.default_rng(0).random((1, n, n)) < 0.3 * (block / 128) ** 2
+    program = lower_text(text)[0]
+    binding = make_binding(program, tokens, tokens, heads=1, n=n, block=block, keep=keep)
+    plan = make_plan(program, binding, budget=2_000_000)
+    by_block = np.pad(keep[0], (0, -n % (128 // block)))
+    tiles = by_block.reshape(len(by_block) * block // 128, 128 // block, -1, 128 // block)
+    expected = tiles.any(axis=(1, 3)).astype(np.uint8)  # 128 x 128 tiles, of which none is full
+    np.testing.assert_array_equal(plan.kinds(), expected)
