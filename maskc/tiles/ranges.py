@@ -251,7 +251,8 @@ def mod(boxes: Boxes, x: Range, y: Range) -> Range:
     hi = np.where(within, x.hi - quotient * divisor, divisor - common + residue)
     steady = x.dense & (common == x.modulus)
     full = steady & (x.hi - x.lo >= divisor - common)
-    return Range(lo, hi, common, residue, np.where(within, x.exact, steady), np.where(within, x.dense, full), x.uses)
+    dense = np.where(within, steady | (x.dense & (np.asarray(x.lo) == x.hi)), full)
+    return Range(lo, hi, common, residue, np.where(within, x.exact, steady), dense, x.uses)
 
 
 def _general_remainder(x: Range, y: Range) -> Range:

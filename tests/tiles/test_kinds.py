@@ -146,3 +146,14 @@ def test_a_plan_is_as_large_as_the_boundary(name: str, most: int) -> None:
     runs = make_plan(program, binding).groups[0].runs
     assert runs.start.size <= most
     assert runs.start.dtype == runs.end.dtype == runs.offsets.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "text", ["(2 * q - 2 * k) % 31 == 4", "3 * k % 32 == 4", "6 * q % 9 == 3 & (4 * k - 4 * q) % 10 == 3"]
+)
+@pytest.mark.parametrize("tile", [2, 4, 8])
+def test_steps_that_a_modulus_does_not_share_are_kept_in_mind(text: str, tile: int) -> None:
+    program = lower_text(text)[0]
+    case = program, make_binding(program, 333, 333, heads=1)
+    plan = make_plan(*case, q_tile=tile, k_tile=tile)
+    np.testing.assert_array_equal(plan.kinds(), brute_kinds(*case, tile, tile))
