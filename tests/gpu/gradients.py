@@ -22,6 +22,7 @@ from tests.gpu.interpreted import _difference
 
 Tensor = torch.Tensor
 _CONFIGS = {stage: Config(16, 16, 4, 1) for stage in ("forward", "dq", "dkv", "pairs", "decode")}
+MODELS = Path(__file__).parents[2] / "examples" / "models"
 
 
 def worst(program: Program, binding: Binding, floats: dict[str, Tensor], dim: int = 16, value_dim: int = 16) -> float:
@@ -111,6 +112,27 @@ def gallery(share: int, shares: int) -> dict[str, float]:
         names = [p.name for p in program.params if p.type is Type.FLOAT and p.when == "call" and p.name in case.values]
         floats = {name: torch.from_numpy(np.asarray(case.values[name])).float() for name in names}
         found[formula.key] = worst(program, binding, floats)
+    return found
+
+
+def models(names: list[str], layers: list[int]) -> dict[str, float]:
+    """The differences of models' patterns, with small numbers for large ones, so that 40 tokens tell windows apart."""
+    from maskc.backends import Request
+    from maskc.backends.triton import supports
+    from maskc.setting import make_setting
+
+    found = {}
+    for name in names:
+        program = lower_text((MODELS / f"{name}.mask").read_text(encoding="utf-8"))[0]
+        assert supports(program, Request(device="cpu", needs_grad=True)) is None, name
+        numbers = {p.name: p.default for p in program.params if p.is_scalar and p.type is Type.INT}
+        small = {n: 4 if x is None else 9 for n, x in numbers.items() if x is None or x.value > 9}
+        for layer in layers:
+            made = make_setting([program], heads=4, layer=layer, length=40, values=small, seed=3)
+            binding = made.bind(program)
+            inputs = [p.name for p in program.params if p.type is Type.FLOAT and p.when == "call"]
+            floats = {n: torch.from_numpy(np.asarray(made.values[n])).float() for n in inputs}
+            found[f"{name}, layer {layer}"] = worst(program, binding, floats)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gpu.conftest import Interpreter
+from tests.gpu.conftest import ROOT, Interpreter
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,13 @@ def test_gallery(interpreter: Interpreter, share: int) -> None:
     found = interpreter.call("gradients.gallery", share, 12)
     assert {name: error for name, error in found.items() if not error < 1e-4} == {}
     assert sum(error > 0 for error in found.values()) >= len(found) // 2 > 0
+
+
+MODELS = sorted(path.stem for path in (ROOT / "examples" / "models").glob("*.mask"))
+SOME = ("bigbird_drawn", "gpt_oss", "llama4_packed", "t5_encoder")
+
+
+@pytest.mark.parametrize("name", [n if n in SOME else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+def test_models(interpreter: Interpreter, name: str) -> None:
+    found = interpreter.call("gradients.models", [name], [0] if name in SOME else [0, 3, 5])
+    assert {where: error for where, error in found.items() if not 0 < error < 1e-4} == {}
