@@ -46,6 +46,8 @@ def no_such_name(name: str, known: list[str], spaces: tuple[Space, ...] = ()) ->
         return f'the extents of axes and segments are sizes: sizes={{"{name}": ...}}'
     if name in _SAID_BY_PATTERN:
         return "the pattern itself says which keys are kept, and what becomes of scores"
+    if name == "enable_gqa":
+        return "leave it out: which heads share keys follows from the shapes of q and k"
     return suggestion(name, known) or "it takes none"
 
 
