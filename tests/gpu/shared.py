@@ -10,7 +10,9 @@ from maskc.backends.triton import shares as shares_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.lower import lower_text
+from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
+from tests.gpu.interpreted import _difference
 
 __all__ = ["SHARED", "differences"]
 
@@ -37,7 +39,8 @@ SHARED: dict[str, tuple[str, int, int, int, int, dict[str, tuple[int, ...]], set
 
 
 def differences(name: str) -> dict[str, Any]:
-    """The largest differences between results with rows in shares and without, and which kernels had any."""
+    """The largest differences of results with rows in shares from the reference in float64, relative to the largest
+    element, and which kernels had any."""
     text, queries, keys, heads, kv_heads, shapes, _ = SHARED[name]
     batch = 2 if name == "by head" else 1
     generator = torch.Generator().manual_seed(2)
@@ -48,18 +51,26 @@ def differences(name: str) -> dict[str, Any]:
         torch.randn(batch, h, n, d, generator=generator)
         for h, n, d in ((heads, queries, 32), (kv_heads, keys, 32), (kv_heads, keys, 16), (heads, queries, 16))
     )
+    leaves = [x.double().requires_grad_() for x in (q, k, v, *floats.values())]
+    tables = dict(zip(floats, leaves[3:], strict=True))
+    exact, exact_lse = attention(program, binding, *leaves[:3], scale=0.2, floats=tables)
+    live = torch.zeros(q.shape[:3], dtype=torch.bool) if exact_lse is None else exact_lse > -torch.inf
+    grad_lse = torch.randn(q.shape[:3], generator=generator) * live
+    loss = (exact * grad.double()).sum()
+    if exact_lse is not None:
+        loss = loss + (torch.where(live, exact_lse, 0.0) * grad_lse).sum()
+    wanted = [exact, *torch.autograd.grad(loss, leaves)]
     configs = {stage: Config(16, 16, 4, 1) for stage in ("forward", "dq", "dkv")}
-    results, cut = [], set[str]()
     shares_module._LEAST = 2
-    for workers in (None, 80 * batch):
-        entry = Entry(program, binding, tuple(floats), configs=configs, splits=0, workers=workers)
-        given = (q, k, v, list(floats.values()))
-        out, lse, _ = entry.forward(*given, 0.2)
-        dq, dk, dv, more = entry.backward(*given, out, lse, grad, lse * 0.1, 0.2)
-        results.append([out, lse, dq, dk, dv, *more])
-        cut |= {key[2] for key, ready in entry._memory.items() if key[0] == "launch" and ready.joint is not None}
+    entry = Entry(program, binding, tuple(floats), configs=configs, splits=0, workers=80 * batch)
+    given = (q, k, v, list(floats.values()))
+    out, lse, _ = entry.forward(*given, 0.2)
+    dq, dk, dv, more = entry.backward(*given, out, lse, grad, None if exact_lse is None else grad_lse, 0.2)
+    found = [out, dq, dk, dv, *more]
+    if exact_lse is not None:
+        found, wanted = [*found, lse], [*wanted, exact_lse]
+    ready = [(key[2], x) for key, x in entry._memory.items() if key[0] == "launch"]
     return {
-        "cut": sorted(cut),
-        "differences": [float((a - b).nan_to_num(0.0).abs().max()) for a, b in zip(*results, strict=True)],
-        "empty": bool(torch.equal(results[0][1].isneginf(), results[1][1].isneginf())),
+        "cut": sorted(stage for stage, x in ready if x.joint is not None),
+        "differences": [_difference(a, b) for a, b in zip(found, wanted, strict=True)],
     }
