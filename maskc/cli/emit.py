@@ -42,18 +42,22 @@ def command(
     ] = None,
     dtype: Annotated[Dtype, typer.Option("--dtype", help="Of q, k and v.")] = Dtype.bfloat16,
     arg: o.Args = [],  # noqa: B006
+    batched: Annotated[
+        list[str],
+        typer.Option("--batched", metavar="NAME", help="An input with a batch dimension in front; as often as needed."),
+    ] = [],  # noqa: B006
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to write.")] = "out",
     as_json: o.Json = False,
 ) -> None:
     """Write a pattern's GPU kernels: Triton source, assembly, machine code and what they take of the chip."""
     program = o.program_of(file, name)
-    args = _scalars(program, arg)
-    rows, files = _emitted(program, args, target, dtype.value, dim, value_dim or dim, backward, decode)
+    args, of_entries = _scalars(program, arg), _batched(program, batched)
+    rows, files = _emitted(program, args, of_entries, target, dtype.value, dim, value_dim or dim, backward, decode)
     if standalone:
         from maskc.backends.triton.configs import parse_target
         from maskc.backends.triton.standalone import write_standalone
 
-        files["attention.py"] = write_standalone(program, args, parse_target(target)).encode()
+        files["attention.py"] = write_standalone(program, args, parse_target(target), of_entries).encode()
     _write(Path(out), files)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))
@@ -98,9 +102,28 @@ def _scalars(program: Program, texts: list[str]) -> dict[str, bool | int | float
     return found
 
 
+def _batched(program: Program, names: list[str]) -> frozenset[str]:
+    """The inputs that each batch entry has its own of. Raises E502."""
+    from maskc.ir.nodes import Type
+    from maskc.tiles.values import suggestion
+
+    able = [
+        p.name
+        for p in program.params
+        if p.when == "call" and "batch" not in p.domain
+        if p.type is Type.FLOAT or {"token", "q", "k"}.intersection(p.domain)
+    ]
+    for name in names:
+        if name not in able:
+            hint = suggestion(name, able) or "inputs over token, q or k may have one, and inputs of floats"
+            raise MaskcError(Diagnostic("E502", f"no batch dimension can be in front of {name!r}", hint=hint))
+    return frozenset(names)
+
+
 def _emitted(
     program: Program,
     args: dict[str, bool | int | float],
+    batched: frozenset[str],
     target: str,
     dtype: str,
     dim: int,
@@ -121,7 +144,7 @@ def _emitted(
         raise MaskcError(Diagnostic("E503", f"--target: {error}")) from None
     stages = ("forward", *(["decode", "merge"] if decode else []), *(["dq", "dkv", "pairs"] if backward else []))
     with progress("compiling kernels") as show:
-        kernels = emit(program, args, chip, Shape(dtype, dim, value_dim, page=0), stages, show=show)
+        kernels = emit(program, args, chip, Shape(dtype, dim, value_dim, page=0), stages, batched, show)
     files = {end: content for kernel in kernels for end, content in kernel.files().items()}
     rows = [kernel.row() for kernel in kernels]
     files["resources.json"] = (json.dumps({"target": target, "kernels": rows}, indent=2) + "\n").encode()

@@ -94,3 +94,17 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     found = emit_module.emit(program, {}, target, Shape(), ("forward", "dq"), show=lambda *now: told.append(now))
     assert [each.stage for each in found] == ["forward", "dq"]
     assert told == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_inputs_may_have_a_batch_dimension_in_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "pattern p(doc: int[token], n: int[batch], w: int[head]) { attend same(doc) & q - k < w[h] & k < n[b] }"
+    words = ["emit", text, "--standalone", "--out", str(tmp_path), "--dim", "64", "--batched"]
+    assert run([*words, "doc"]) == 0
+    alone = (tmp_path / "attention.py").read_text()
+    assert "n1_of_in_doc" in alone  # (batch, token)
+    assert 'DOMAINS = {"doc": ["batch", "token"]' in alone
+    for name, hint in (("n", "inputs over token"), ("w", "inputs over token"), ("dco", "did you mean")):
+        assert run([*words, name]) == 1
+        said = capsys.readouterr().err
+        assert "E502" in said
+        assert hint in said

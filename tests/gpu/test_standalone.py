@@ -67,9 +67,8 @@ def kinds_of(kept: Any, q_tile: int, k_tile: int) -> list[list[int]]:
 
 def exact_tiles_of_a_random_mask(data: st.DataObject, path: Path) -> None:
     program, binding = data.draw(programs(scores=False)), data.draw(bindings())
-    assume(not binding.batched)
     try:
-        text = write_standalone(program, binding.args)
+        text = write_standalone(program, binding.args, batched=binding.batched)
     except MaskcError:
         assume(False)
     module = load(text, path)
@@ -346,9 +345,10 @@ assert not [m for m in sys.modules if m.startswith("maskc.")]
 print("done")
 """
 
-#: Cases with nothing that standalone files leave out: inputs with a batch dimension, decoding.
-CORPUS = [n for n, c in CASES.items() if c.splits is None and c.batch == 1 and c.dtype == "float32"]
-FEW = ["causal", "documents", "grid", "by-head", "sink-and-gate", "alibi", "prefix-ragged", "edges", "negative-scale"]
+#: Cases with nothing that standalone files leave out: decoding.
+CORPUS = [n for n, c in CASES.items() if c.splits is None and c.dtype == "float32"]
+FEW = ["causal", "documents-batch", "grid", "by-head", "sink-and-gate", "score-inputs", "prefix-ragged", "edges"]
+FEW += ["negative-scale"]
 GALLERY = ROOT / "examples" / "gallery"
 
 
@@ -361,7 +361,7 @@ def write_case(
     shapes = [(binding.heads, binding.q_len, dims[0]), (kv_heads, binding.k_len, dims[0])]
     shapes.append((kv_heads, binding.k_len, dims[1]))
     tensors = [torch.randn(binding.batch, *shape, generator=generator) for shape in shapes]
-    (tmp_path / f"{name}.py").write_text(write_standalone(program, binding.args))
+    (tmp_path / f"{name}.py").write_text(write_standalone(program, binding.args, batched=binding.batched))
     tables = {n: torch.as_tensor(np.array(x)) for n, x in binding.tables.items()} | floats
     differentiable = specialised(program, binding.args).output is OUTPUT
     options = {"layer": binding.layer, "sizes": dict(binding.sizes), "scale": scale}
@@ -398,11 +398,13 @@ def run_files(wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
 def corpus_case(name: str, tmp_path: Path) -> Any:
     case = CASES[name]
     program = lower_text(case.text)[0]
-    sizes = {"heads": case.heads, "layer": case.layer, "batch": 1, "sizes": case.sizes}
+    sizes = {"heads": case.heads, "layer": case.layer, "batch": case.batch, "sizes": case.sizes}
     values = {n: np.asarray(x) for n, x in case.inputs.items()}
     binding = bind(program, case.q_len, case.k_len, **sizes, values=values)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     floats = {n: torch.randn(shape, generator=generator) for n, shape in case.floats.items()}
+    extra = {n for n, x in floats.items() if x.ndim > len(program.parameter(n).domain)}
+    binding = binding.replace(batched=binding.batched | extra)
     more = {"kv_heads": case.kv_heads, "dims": (case.dim, case.value_dim), "scale": case.scale}
     return write_case(name, program, binding, floats, tmp_path, **more)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from maskc.ir.program import OUTPUT
@@ -96,12 +96,17 @@ def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **mor
 '''
 
 
-def known(program: Program, args: Mapping[str, bool | int | float], names: Sequence[str]) -> list[str]:
-    """Lines of the file that say what its checks compare with. ``names``: the tables and inputs that are read."""
+def known(
+    program: Program, args: Mapping[str, bool | int | float], names: Sequence[str], batched: Collection[str]
+) -> list[str]:
+    """Lines of the file that say what its checks compare with. ``names``: the tables and inputs that are read, of which
+    those of ``batched`` have a batch dimension in front."""
     read = [program.parameter(n) for n in names]
+    axes = {p.name: ("batch", *p.domain) if p.name in batched else p.domain for p in read}
+    domains = {name: [args.get(str(d), d) for d in domain] for name, domain in axes.items()}
     spaces = {"q": program.q_space, "k": program.k_space} if program.cross else {"k": program.k_space}
     lines = ["# What they are indexed by, and of what type they are."]
-    lines.append("DOMAINS = " + json.dumps({p.name: [args.get(str(d), d) for d in p.domain] for p in read}))
+    lines.append("DOMAINS = " + json.dumps(domains))
     lines.append("TYPES = " + json.dumps({p.name: p.type.value for p in read}))
     unread = [p.name for p in program.params if not p.is_scalar and p.name not in names]
     lines += ["# Those that are declared and make no difference.", "UNREAD = " + json.dumps(unread)]

@@ -170,12 +170,18 @@ _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatev
 """
 
 
-def write_standalone(program: Program, args: Mapping[str, bool | int | float], target: Target | None = None) -> str:
-    """The file's text. ``args``: values of the scalar parameters; ``target``: whose tiles it uses.
+def write_standalone(
+    program: Program,
+    args: Mapping[str, bool | int | float],
+    target: Target | None = None,
+    batched: frozenset[str] = frozenset(),
+) -> str:
+    """The file's text. ``args``: values of the scalar parameters; ``target``: whose tiles it uses; ``batched``: inputs
+    that have a batch dimension in front.
 
     Raises MaskcError E702 where the pattern has no kernel.
     """
-    spec = KernelSpec(specialised(program, args), steady=True, cleared=False)
+    spec = KernelSpec(specialised(program, args), batched, steady=True, cleared=False)
     differentiable = spec.program.output is OUTPUT
     try:
         kernels = [write_forward(spec), *([write_dq(spec), write_dkv(spec)] if differentiable else [])]
@@ -184,7 +190,7 @@ def write_standalone(program: Program, args: Mapping[str, bool | int | float], t
         raise MaskcError(Diagnostic("E702", message, hint="change the pattern as the reason says")) from why
     names = read_tables(*spec.program.roots())
     clean = _CLEAN if differentiable and clears_empty_rows(spec) else ""
-    sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program)
+    sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
     example = _example(names, sizes)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
     imports = ["import contextlib", "import math", "from typing import Any"]
@@ -260,11 +266,12 @@ def _tables(
     lines += [f'    ("{stage}", {width}): {value!r},' for (stage, width), value in tiles.items()]
     lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))
-    lines += known(spec.program, args, names)
+    lines += known(spec.program, args, names, spec.batched)
     lines += ["# The extents of axes and segments that must be given.", "SIZES = " + json.dumps(sizes)]
     lines += ["# Whether queries and keys are two sequences.", f"CROSS = {spec.program.cross}"]
-    for word, name in (("BY_HEAD", "h"), ("BY_BATCH", "b")):
-        lines.append(f"{word} = {Symbol(name) in mask}  # whether the mask differs")
+    of_entries = Symbol("b") in mask or any(isinstance(n, Lookup) and n.name in spec.batched for n in mask)
+    for word, differs in (("BY_HEAD", Symbol("h") in mask), ("BY_BATCH", of_entries)):
+        lines.append(f"{word} = {differs}  # whether the mask differs")
     return "\n".join(lines) + "\n"
 
 
@@ -282,8 +289,9 @@ _CALLS = {
 }
 
 
-def torch_function(mask: Node, program: Program) -> str:
-    """The mask as a Python function of positions: tensors of integers, or ranges of them."""
+def torch_function(mask: Node, program: Program, batched: frozenset[str] = frozenset()) -> str:
+    """The mask as a Python function of positions: tensors of integers, or ranges of them. ``batched``: inputs with a
+    batch dimension in front."""
     uses = Counter(c for n in postorder([mask]) for c in n.children)
     texts: dict[Node, str] = {}
     lines = [
@@ -294,7 +302,7 @@ def torch_function(mask: Node, program: Program) -> str:
     loose: dict[Node, bool] = {}
     for node in postorder([mask]):
         loose[node] = node in bound or any(loose[c] for c in node.children)
-        text = _torch_text(node, texts, program)
+        text = _torch_text(node, texts, program, batched)
         if uses[node] > 1 and node.children and not loose[node]:
             name = f"v{len(lines) - 2}"
             lines.append(f"    {name} = {text}")
@@ -312,7 +320,7 @@ def _returned(mask: Node, texts: Mapping[Node, str]) -> list[str]:
     return ["    return (", f"        {first}", *(f"        {OPS[mask.op].symbol} {x}" for x in rest), "    )"]
 
 
-def _torch_text(node: Node, texts: Mapping[Node, str], program: Program) -> str:
+def _torch_text(node: Node, texts: Mapping[Node, str], program: Program, batched: frozenset[str]) -> str:
     if isinstance(node, Const):
         infinite = isinstance(node.value, float) and not isfinite(node.value)
         return f'float("{node.value}")' if infinite else repr(node.value)
@@ -324,6 +332,7 @@ def _torch_text(node: Node, texts: Mapping[Node, str], program: Program) -> str:
         domain = program.parameter(node.name).domain
         pairs = zip(domain, node.indices, strict=True)
         places = [f'{texts[i]} - given["offset"]' if d == "q" else without_brackets(texts[i]) for d, i in pairs]
+        places = ["b", *places] if node.name in batched else places
         return f'element(given["tables"]["{node.name}"], {", ".join(places)})'
     if isinstance(node, Exists):
         return f"some({texts[node.count]}, lambda {node.index.name}: {without_brackets(texts[node.body])})"
