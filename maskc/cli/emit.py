@@ -115,7 +115,9 @@ def _batched(program: Program, names: list[str]) -> frozenset[str]:
     ]
     for name in names:
         if name not in able:
-            hint = suggestion(name, able) or "inputs over token, q or k may have one, and inputs of floats"
+            declared = any(p.name == name for p in program.params)
+            hint = "inputs over token, q or k may have one, and inputs of floats"
+            hint = hint if declared else suggestion(name, able) or hint
             raise MaskcError(Diagnostic("E502", f"no batch dimension can be in front of {name!r}", hint=hint))
     return frozenset(names)
 

@@ -103,7 +103,7 @@ def test_inputs_may_have_a_batch_dimension_in_front(tmp_path: Path, capsys: pyte
     alone = (tmp_path / "attention.py").read_text()
     assert "n1_of_in_doc" in alone  # (batch, token)
     assert 'DOMAINS = {"doc": ["batch", "token"]' in alone
-    for name, hint in (("n", "inputs over token"), ("w", "inputs over token"), ("dco", "there are: doc")):
+    for name, hint in (("n", "inputs over token"), ("w", "inputs over token"), ("dco", "did you mean 'doc'")):
         assert run([*words, name]) == 2
         said = capsys.readouterr().err
         assert "E502" in said
