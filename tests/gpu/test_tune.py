@@ -389,6 +389,16 @@ def test_one_loop_is_for_short_rows_of_whole_tiles(
     assert plans._joins(plan, kernel_plan(plan, by_keys=by_keys), computed) is wanted
 
 
+@pytest.mark.parametrize("w", [[64, 64, 64, 8192], [64, 8192, 8192, 8192]])
+def test_rows_are_short_or_long_over_all_heads(w: list[int]) -> None:
+    """And not over masks, of which both have the same two."""
+    program = lower_text("pattern p(w: int[head]) { attend causal & q - k < w[h] }")[0]
+    binding = bind(program, 16384, 16384, heads=4, layer=0, batch=2, sizes={}, values={"w": w})
+    entry, short = Entry(program, binding, ()), w.count(64) == 3
+    assert plans._joins(entry.plan(64, 64), kernel_plan(entry.plan(64, 64)), False) is short
+    assert tune.rows_of(entry, "dq", Config(64, 64, 4, 2)) == ("short" if short else "long")
+
+
 @pytest.mark.parametrize(
     ("stage", "target", "chosen", "width", "wanted"),
     [

@@ -61,8 +61,14 @@ def _joins(plan: TilePlan, rows: KernelPlan, computed: bool) -> bool:
     before it is needed."""
     if rows.by_keys:
         return computed and plan.q_order.index is None and plan.binding.q_len % plan.q_tile == 0
-    tiles = sum(int((last - first).sum()) for first, last, _ in (rows.full, rows.part))
-    return plan.binding.k_len % plan.k_tile == 0 and tiles * plan.k_tile < LONG_ROWS * rows.row_order.size
+    return plan.binding.k_len % plan.k_tile == 0 and _tiles_a_row(rows) * plan.k_tile < LONG_ROWS
+
+
+def _tiles_a_row(rows: KernelPlan) -> float:
+    """On average, over all heads and batch entries."""
+    copies = np.bincount(rows.plan_of, minlength=rows.row_order.size // max(1, rows.rows))  # of each mask
+    lengths = sum((last - first).reshape(copies.size, -1).sum(axis=1) for first, last, _ in (rows.full, rows.part))
+    return float(lengths @ copies) / max(1, rows.rows * rows.plan_of.size)
 
 
 def workers_of(device: torch.device, chosen: Config) -> int | None:

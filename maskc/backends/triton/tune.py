@@ -186,9 +186,10 @@ def rows_of(entry: Entry, stage: str, chosen: Config) -> Rows:
     plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
     tiles = partial = rows = 0
     for g in plan.groups:
-        lengths = g.runs.end - g.runs.start
-        tiles, partial = tiles + int(lengths.sum()), partial + int(lengths[g.runs.kind == PARTIAL].sum())
-        rows += g.runs.offsets.size - 1
+        lengths, copies = g.runs.end - g.runs.start, len(g.heads) * len(g.batches)
+        tiles += copies * int(lengths.sum())
+        partial += copies * int(lengths[g.runs.kind == PARTIAL].sum())
+        rows += copies * (g.runs.offsets.size - 1)
     if partial > _MOSTLY_PARTIAL * tiles:
         return "masked"
     if plan.q_order.index is not None or plan.k_order.index is not None:
