@@ -232,8 +232,11 @@ def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch
     assert current == [0]
 
 
+@pytest.mark.parametrize("later", [True, False], ids=["in-threads", "at-once"])
 @pytest.mark.parametrize("constants", [True, False], ids=["with-constants", "without"])
-def test_compiled_code_is_started_without_asking_triton_again(constants: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_is_started_without_asking_triton_again(
+    constants: bool, later: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only addresses that are aligned in another way, and other numbers, are Triton's business."""
     asked: list[int] = []
     started: list[Any] = []
@@ -247,9 +250,13 @@ def test_compiled_code_is_started_without_asking_triton_again(constants: bool, m
         def __getitem__(self, grid: tuple[int, int, int]) -> Any:
             return lambda *arguments: started.append((grid, arguments))
 
-    def launch(kernel: Any, grid: Any, values: Any, chosen: Config, device: torch.device) -> Code:
+    class Future:
+        def result(self) -> Code:
+            return Code()
+
+    def launch(kernel: Any, grid: Any, values: Any, chosen: Config, device: torch.device) -> Code | Future:
         asked.append(values["x_ptr"].data_ptr() % 16)
-        return Code()
+        return Future() if later else Code()
 
     monkeypatch.setattr(launch_module, "launch", launch)
     kinds = {"x_ptr": "data", "n": "int", "plan": "int32", "scale": "float", "D": "constexpr"}

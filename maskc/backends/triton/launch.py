@@ -263,6 +263,8 @@ class Prepared:
         if found is None:
             values = {**self._shared, **tensors, **floats}
             code = launch(self._kernel, self.grid, values, self._chosen, self._device)
+            if hasattr(code, "result"):  # where the caller has Triton compile in threads, it stands for the code
+                code = code.result()
             if code is not None:
                 self.codes[aligned] = (code[self.grid], *self._arguments(code))
             return
