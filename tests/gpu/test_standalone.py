@@ -262,6 +262,43 @@ def test_nothing_that_is_given_is_dropped_silently(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("params", "sink", "score", "learned"),
+    [
+        ("sink: float[head]", "sink[h]", "s", '"sink"'),
+        ("sink: float[head]", "sink[h] * 2.0", "s", "None"),
+        ("sink: float[head]", "sink[h]", "s * sink[h]", "None"),
+        ("sink: float[layer, head]", "sink[layer, h]", "s", "None"),
+    ],
+)
+def test_sinks_by_head_get_a_gradient(params: str, sink: str, score: str, learned: str) -> None:
+    """Where nothing else reads them."""
+    text = f"pattern p({params}) {{ attend causal\n score {score}\n normalize softmax(sink = {sink}) }}"
+    file = write_standalone(lower_text(text)[0], {})
+    assert f"\nLEARNED = {learned}  # gets" in file
+    assert ("Differentiable in q, k, v and sink." in file) is (learned != "None")
+
+
+def test_inputs_that_decide_about_no_tile_leave_the_plan(tmp_path: Path) -> None:
+    text = "pattern p(doc: int[token], slope: float[head]) { attend same(doc)\n score s * slope[h] }"
+    module = load(write_standalone(lower_text(text)[0], {}), tmp_path / "slopes.py")
+    doc, slope = torch.arange(64) // 20, torch.ones(1)
+
+    def plan() -> Any:
+        given = {"q_len": 64, "k_len": 64, "offset": 0, "layer": 0, "heads": 1, "tables": {"doc": doc, "slope": slope}}
+        return module.plan(given, 1, 1, 16, 16, torch.device("cpu"), False)
+
+    first = plan()
+    slope += 1.0
+    assert plan() is first
+    assert module.read("slope", slope) is slope
+    kept = module.read("doc", doc)
+    assert kept.dtype == torch.int32
+    assert module.read("doc", doc) is kept
+    doc += 1
+    assert module.read("doc", doc)[0] == 1
+
+
+@pytest.mark.parametrize(
     ("space", "good", "bad"),
     [
         ("grid(y, x)", ({"x": 4}, {"x": 3, "y": 4}, {"x": 12}), ({"x": 5}, {"x": 3, "y": 3}, {"x": 0}, {"x": -4})),
@@ -335,7 +372,8 @@ for name in json.load(open("names.json")):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     leaves = [x.requires_grad_(given["differentiable"]) for x in given["tensors"]]
-    out = module.attention(*leaves, **given["options"], **given["tables"])
+    leaves += [x.requires_grad_() for n, x in given["tables"].items() if n == "sink" and given["differentiable"]]
+    out = module.attention(*leaves[:3], **given["options"], **given["tables"])
     result = [out.detach()]
     if given["differentiable"]:
         out.square().sum().backward()
@@ -369,7 +407,9 @@ def write_case(
     torch.save(given, tmp_path / f"{name}.pt")
     exact = [x.double().requires_grad_(differentiable) for x in tensors]
     factor = dims[0] ** -0.5 if scale is None else scale
-    wanted, _ = attention(program, binding, *exact, scale=factor, floats={n: x.double() for n, x in floats.items()})
+    tables = {n: x.double().requires_grad_(differentiable and n == "sink") for n, x in floats.items()}
+    wanted, _ = attention(program, binding, *exact, scale=factor, floats=tables)
+    exact += [x for x in tables.values() if x.requires_grad]
     if not differentiable:
         return [wanted]
     wanted.square().sum().backward()
@@ -412,6 +452,11 @@ def corpus_case(name: str, tmp_path: Path) -> Any:
 @pytest.mark.parametrize("names", [FEW, pytest.param(CORPUS, marks=pytest.mark.slow)], ids=["few", "all"])
 def test_corpus_without_maskc(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {name: corpus_case(name, tmp_path) for name in names}
+    sinks = lower_text("pattern p(sink: float[head]) { attend window(9) & q > 2\n normalize softmax(sink = sink[h]) }")[
+        0
+    ]
+    binding = bind(sinks, 40, 40, heads=4, layer=0, batch=2, sizes={}, values={"sink": [0.0] * 4})
+    wanted["learned"] = write_case("learned", sinks, binding, {"sink": torch.randn(4)}, tmp_path, kv_heads=2)
     found = run_files(wanted, tmp_path, monkeypatch)
     assert {n: x for n, x in found.items() if not x < 1e-5} == {}
 

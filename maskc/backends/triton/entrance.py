@@ -57,7 +57,7 @@ def check(q, k, v, layer, sizes, tables):
         if not adds_up(extents[side], parts, sizes):
             raise ValueError(f"{sizes} do not make up {extents[side]} tokens")
     if torch.is_grad_enabled():
-        asking = [name for name, x in given[3 if DIFFERENTIABLE else 0:] if x.requires_grad]
+        asking = [n for n, x in given[3 if DIFFERENTIABLE else 0:] if x.requires_grad and n != LEARNED]
         if asking:
             raise ValueError(f"no gradient is computed of {', '.join(asking)}: detach, or call under torch.no_grad()")
 
@@ -119,7 +119,9 @@ def _parts(space: Space) -> list[list[str]]:
     return [[extent.name for extent in segment.extents] for segment in space.segments]
 
 
-def entrance(program: Program) -> str:
-    """The functions of the file that are called from outside."""
-    call = "Attention.apply(q, k, v, scale, given)" if program.output is OUTPUT else "forward(q, k, v, scale, given)[0]"
+def entrance(program: Program, learned: bool) -> str:
+    """The functions of the file that are called from outside. ``learned``: whether an input gets a gradient."""
+    sink = 'given["tables"][LEARNED]' if learned else "None"
+    call = f"Attention.apply(q, k, v, {sink}, scale, given)"
+    call = call if program.output is OUTPUT else "forward(q, k, v, scale, given)[0]"
     return _CHECKS + _ATTENTION.format(offset="0" if program.cross else "k_len - q_len", call=call)

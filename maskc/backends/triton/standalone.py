@@ -53,7 +53,7 @@ import triton.language as tl
 
 '''
 
-_GRADIENTS = "Differentiable in q, k and v."
+_GRADIENTS = "Differentiable in {names}."
 _NO_GRADIENTS = "Not differentiable: the gradient of the output expression is not part of this file."
 
 _RUN = '''
@@ -63,7 +63,7 @@ _plans = {}
 
 def plan(given, batch, heads, q_tile, k_tile, device, by_keys):
     """The tiles of every mask as the kernels read them; the plans used last are kept."""
-    tables = tuple(given["tables"].values())
+    tables = tuple(given["tables"][name] for name in MASKED)
     kept = not any(t.is_inference() for t in tables)  # else nobody could tell that one was changed
     scalars = tuple((n, x) for n, x in given.items() if n != "tables")
     versions = tuple((id(t), t._version) for t in tables) if kept else ()
@@ -77,14 +77,26 @@ def plan(given, batch, heads, q_tile, k_tile, device, by_keys):
     for name, x in found.items():
         if torch.is_tensor(x):
             found[name] = x.to(device, torch.int32).contiguous()
-    for name, table in given["tables"].items():
-        found[TABLES[name]] = readable(name, table)
-        found.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(found[TABLES[name]].shape)})
     if kept:
         while len(_plans) >= 32:
             del _plans[next(iter(_plans))]
         _plans[key] = tables, found  # with the tables, so that nothing else gets their identity
     return found
+
+
+_read = {}
+
+
+def read(name, table):
+    """``readable``, kept until the table changes."""
+    if table.is_inference():
+        return readable(name, table)
+    key = (name, id(table), table._version)
+    if key not in _read:
+        while len(_read) >= 64:
+            del _read[next(iter(_read))]
+        _read[key] = table, readable(name, table)
+    return _read[key][1]
 
 
 def readable(name, table):
@@ -108,6 +120,9 @@ def run(kernel, stage, heads, given, values, q, v):
         q_tile, k_tile = 16, 16
     found = plan(given, q.shape[0], q.shape[1], q_tile, k_tile, q.device, stage == "dkv")
     values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee"}
+    for name, table in given["tables"].items():
+        values[TABLES[name]] = read(name, table)
+        values.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(values[TABLES[name]].shape)})
     values.update({"heads": q.shape[1], "group": q.shape[1] // values["k_ptr"].shape[1]})
     values["AT_ONCE"] = max(256, warps * WARP * 16 // q.element_size())
     values.update({"RAGGED_Q": given["q_len"] % q_tile != 0, "RAGGED_K": given["k_len"] % k_tile != 0})
@@ -142,7 +157,7 @@ class Attention(torch.autograd.Function):
     """Forward and backward, as torch wants them."""
 
     @staticmethod
-    def forward(ctx, q, k, v, scale, given):
+    def forward(ctx, q, k, v, learned, scale, given):
         out, lse = forward(q, k, v, scale, given)
         # Tables too, so that torch refuses those that are changed before the backward pass.
         tables = [t for t in given["tables"].values() if not t.is_inference()]
@@ -161,8 +176,15 @@ class Attention(torch.autograd.Function):
         values |= {{"dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv, "scale": ctx.scale}}
         run(attention_dq, "dq", q.shape[1], ctx.given, values, q, v)
         run(attention_dkv, "dkv", k.shape[1], ctx.given, values, q, v)
-        return dq, dk, dv, None, None
-'''
+{learned}'''
+
+_NONE_LEARNED = """        return dq, dk, dv, None, None, None
+"""
+_LEARNED = """        # The sink's share of the weights; it has no value.
+        sink = ctx.given["tables"][LEARNED]
+        share = torch.where(lse == -math.inf, 0.0, (sink.float()[:, None] - lse).exp())
+        return dq, dk, dv, -(share * delta).sum((0, 2)).to(sink.dtype), None, None
+"""
 
 _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatever it holds.
         empty = (lse == -math.inf)[..., None]
@@ -190,6 +212,8 @@ def write_standalone(
         raise MaskcError(Diagnostic("E702", message, hint="change the pattern as the reason says")) from why
     names = read_tables(*spec.program.roots())
     clean = _CLEAN if differentiable and clears_empty_rows(spec) else ""
+    learned = _learned(spec) if differentiable else None
+    gradients = _GRADIENTS.format(names="q, k and v" if learned is None else f"q, k, v and {learned}")
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
     example = _example(names, sizes)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
@@ -198,19 +222,28 @@ def write_standalone(
         origin_of(program, args),
         _HEADER.format(
             example=example,
-            gradients=_GRADIENTS if differentiable else _NO_GRADIENTS,
+            gradients=gradients if differentiable else _NO_GRADIENTS,
             imports="\n".join(imports) + "\n\n",
         ),
-        CONSTANTS + "\n" + _tables(spec, args, names, sizes, target or Target("cuda", 90)),
+        CONSTANTS + "\n" + _tables(spec, args, names, sizes, learned, target or Target("cuda", 90)),
         "\n\n" + "\n\n".join(text for key, text in HELPERS.items() if key in helpers),
         *("\n\n" + kernel.function + "\n" for kernel in kernels),
         "\n\n" + function,
         "\n\n" + _planning(function),
         _RUN,
-        _BACKWARD.format(clean=clean) if differentiable else "",
-        entrance(spec.program),
+        _BACKWARD.format(clean=clean, learned=_NONE_LEARNED if learned is None else _LEARNED) if differentiable else "",
+        entrance(spec.program, learned is not None),
     ]
     return "".join(parts)
+
+
+def _learned(spec: KernelSpec) -> str | None:
+    """The input that gets a gradient beside q, k and v: logits of sinks by head, which nothing else reads."""
+    program, sink = spec.program, spec.program.normalizer.sink
+    if not isinstance(sink, Lookup) or sink.indices != (Symbol("h"),) or sink.name in spec.batched:
+        return None
+    p, others = program.parameter(sink.name), read_tables(program.mask, program.score)
+    return sink.name if p.when == "call" and p.domain == ("head",) and sink.name not in others else None
 
 
 #: Arguments of ``attention`` that a table may be called like.
@@ -253,6 +286,7 @@ def _tables(
     args: Mapping[str, bool | int | float],
     names: tuple[str, ...],
     sizes: tuple[str, ...],
+    learned: str | None,
     target: Target,
 ) -> str:
     mask = list(postorder([spec.program.mask]))
@@ -266,6 +300,9 @@ def _tables(
     lines += [f'    ("{stage}", {width}): {value!r},' for (stage, width), value in tiles.items()]
     lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))
+    lines.append("# Those that decide which tiles are live.")
+    lines.append("MASKED = " + json.dumps(read_tables(spec.program.mask)))
+    lines.append(f"LEARNED = {learned and json.dumps(learned)}  # gets a gradient, too")
     lines += known(spec.program, args, names, spec.batched)
     lines += ["# The extents of axes and segments that must be given.", "SIZES = " + json.dumps(sizes)]
     lines += ["# Whether queries and keys are two sequences.", f"CROSS = {spec.program.cross}"]
