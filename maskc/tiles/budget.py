@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ __all__ = [
     "PROBES",
     "PROOF",
     "Budget",
+    "Outdone",
     "Watch",
     "evaluations_of",
     "operations_of",
@@ -112,12 +114,21 @@ def _too_hard(whole: int, limit: int, what: str, each: int) -> Diagnostic:
 _PLANNING, _PROVING = Measure(evaluations_of, 1, _too_much), Measure(operations_of, _PLAIN, _too_hard)
 
 
+class Outdone(Exception):
+    """A plan is given up: it has at least ``tiles`` that are computed, which is more than another one has in all."""
+
+    def __init__(self, tiles: int) -> None:
+        super().__init__(tiles)
+        self.tiles = tiles
+
+
 @dataclass(eq=False)
 class Budget:
     """What planning may spend, in evaluations of the mask or as ``measure`` says; ``spend`` and ``evaluate`` raise E801
     before they go beyond.
 
     ``before``: what was spent before this budget, for ``watch``; ``each``: what an evaluation of the mask counts as.
+    ``most``: how many tiles to compute, over all heads and batch entries, are too many for the plan to be of use.
     """
 
     limit: int
@@ -126,20 +137,30 @@ class Budget:
     spent: int = 0
     each: int = 1
     measure: Measure = _PLANNING
+    most: float = math.inf
     _began: int = 0
     _later: int = 0
+    _copies: int = 1
+    _tiles: int = 0
 
-    def begin(self, later: int) -> None:
-        """A mask is planned next, and then so many more, which are taken to cost as much."""
+    def begin(self, later: int, copies: int = 1, tiles: int = 0) -> None:
+        """A mask is planned next, and then so many more, which are taken to cost as much. ``copies`` heads and batch
+        entries have it; those before it have ``tiles`` to compute."""
         self._began, self._later = self.spent, later
+        self._copies, self._tiles = copies, tiles
 
-    def spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
-        """Work beside evaluations of the mask. ``tiles`` are still to be decided when this is spent, and ``points``
-        to be evaluated."""
-        self._spend(cost * self.measure.plain, what, tiles, points)
+    def found(self, tiles: int) -> None:
+        """The mask has so many tiles to compute, at least, and is not done. Raises Outdone where that is too many."""
+        if (least := self._tiles + self._copies * tiles) >= self.most:
+            raise Outdone(least)
 
-    def _spend(self, cost: int, what: str, tiles: int = 0, points: int = 0) -> None:
-        whole = self.spent + cost + tiles * (2 * self._box + PROBES * self.each) + points * self.each
+    def spend(self, cost: int, what: str, tiles: int = 0, points: int = 0, more: int = 0) -> None:
+        """Work beside evaluations of the mask. ``tiles`` are still to be decided when this is spent, ``points`` to be
+        evaluated, and ``more`` of the same work to be done, by what was done."""
+        self._spend(cost * self.measure.plain, what, tiles, points, more * self.measure.plain)
+
+    def _spend(self, cost: int, what: str, tiles: int = 0, points: int = 0, more: int = 0) -> None:
+        whole = self.spent + cost + tiles * (2 * self._box + PROBES * self.each) + points * self.each + more
         if self.spent + cost > self.limit:
             raise MaskcError(self.measure.refusal(whole, self.limit, what, self.each))
         self.spent += cost

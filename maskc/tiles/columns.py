@@ -16,7 +16,7 @@ import numpy.typing as npt
 from maskc.tiles.budget import Budget
 from maskc.tiles.runs import concatenated_ranges
 
-__all__ = ["Columns", "columns_of_keys", "columns_of_labels"]
+__all__ = ["Columns", "SharedLabels", "columns_of_keys", "shared_labels"]
 
 Array = npt.NDArray[Any]
 _BAND = 64  # rows of tiles that labels are compared for at once
@@ -75,16 +75,16 @@ def columns_of_keys(passes: Array, tile: int) -> Columns:
     return Columns(starts.size, np.append(0, count), start, end, whole, True)
 
 
-def columns_of_labels(
+def shared_labels(
     q_label: Array,
     k_label: Array,
     starts: Array,
     tile: int,
     reach: tuple[Array, Array] | None = None,
     budget: Budget | None = None,
-) -> Columns | None:
-    """The runs of ``q_label == k_label``: labels of the queries that are present, of which stretches begin at
-    ``starts``, and of the keys. Rows are those stretches.
+) -> SharedLabels | None:
+    """What there is to find the runs of ``q_label == k_label``: labels of the queries that are present, of which
+    stretches begin at ``starts``, and of the keys. Rows are those stretches.
 
     ``reach``: the first key tile that is asked about in each row, and the one after the last; by default, all are.
     None if ``budget`` does not suffice: where there are very many tiles.
@@ -95,31 +95,66 @@ def columns_of_labels(
     # Rows with a label that all key tiles have are all alike.
     alike = ((join.q_bits & np.bitwise_and.reduce(join.k_bits, axis=1)[:, None]) != 0).any(axis=0) & (q.only < 0)
     lo, hi = (np.zeros(q.tiles, np.int64), np.full(q.tiles, k.tiles)) if reach is None else reach
-    rows = np.flatnonzero(~alike & (hi > lo))
-    bands = [rows[i : i + _BAND] for i in range(0, rows.size, _BAND)]
-    hulls = [(int(lo[r].min()), int(hi[r].max())) for r in bands]
+    found = SharedLabels(join, alike, lo, hi)
     if budget is not None:
-        cost = join.work(rows, sum(r.size * (b - a) for r, (a, b) in zip(bands, hulls, strict=True))) // _UNIT
+        cost = found.work() // _UNIT
         if not budget.affords_beside(cost):
             return None
         budget.spend(cost, "labels that tiles share")
-    parts = [_runs(join.kinds(r, a, b)) for r, (a, b) in zip(bands, hulls, strict=True)]
-    count = alike.astype(np.int64)
-    count[rows] = np.concatenate([p[0] for p in parts]) if parts else 0
-    offsets = np.append(0, np.cumsum(count))
-    start, end, whole = np.zeros(offsets[-1], np.int64), np.full(offsets[-1], k.tiles), np.zeros(offsets[-1], np.bool_)
-    if parts:
-        at = concatenated_ranges(offsets[rows], count[rows])
-        start[at] = np.concatenate([p[1] + a for p, (a, _) in zip(parts, hulls, strict=True)])
-        end[at] = np.concatenate([p[2] + a for p, (a, _) in zip(parts, hulls, strict=True)])
-        whole[at] = np.concatenate([p[3] for p in parts])
-    return Columns(k.tiles, offsets, start, end, whole, False)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class SharedLabels:
+    """The columns of labels that are equal at the query and the key, found for some rows at a time: over all rows they
+    may be millions. ``alike``: rows that share a label with every key tile; ``lo`` and ``hi``: as ``reach``."""
+
+    join: _Join
+    alike: Array
+    lo: Array
+    hi: Array
+
+    def work(self) -> int:
+        """What finding all takes, in nanoseconds."""
+        rows, bands = self._bands(0, self.join.q.tiles)
+        return self.join.work(rows, sum(r.size * (b - a) for r, a, b in bands))
+
+    @property
+    def runs(self) -> int:
+        """How many runs a row has, or more, on average."""
+        return int(min(self.join.runs // max(1, self.join.q.tiles), self.join.k.tiles // 2)) + 1
+
+    def rows(self, first: int, last: int) -> Columns:
+        """Those of some rows, counted from the first of them."""
+        k_tiles = self.join.k.tiles
+        rows, bands = self._bands(first, last)
+        parts = [_runs(self.join.kinds(r, a, b)) for r, a, b in bands]
+        count = self.alike[first:last].astype(np.int64)
+        rows = rows - first
+        count[rows] = np.concatenate([p[0] for p in parts]) if parts else 0
+        offsets = np.append(0, np.cumsum(count))
+        start, whole = np.zeros(offsets[-1], np.int64), np.zeros(offsets[-1], np.bool_)
+        end = np.full(offsets[-1], k_tiles)
+        if parts:
+            at = concatenated_ranges(offsets[rows], count[rows])
+            start[at] = np.concatenate([p[1] + a for p, (_, a, _) in zip(parts, bands, strict=True)])
+            end[at] = np.concatenate([p[2] + a for p, (_, a, _) in zip(parts, bands, strict=True)])
+            whole[at] = np.concatenate([p[3] for p in parts])
+        return Columns(k_tiles, offsets, start, end, whole, False)
+
+    def _bands(self, first: int, last: int) -> tuple[Array, list[tuple[Array, int, int]]]:
+        """The rows that have to be looked at, and bands of them with the key tiles that each reaches."""
+        lo, hi = self.lo, self.hi
+        rows = first + np.flatnonzero(~self.alike[first:last] & (hi[first:last] > lo[first:last]))
+        bands = [rows[i : i + _BAND] for i in range(0, rows.size, _BAND)]
+        return rows, [(r, int(lo[r].min()), int(hi[r].max())) for r in bands]
 
 
 @dataclass(frozen=True, eq=False)
 class _Join:
     """Tiles of queries and of keys, and which labels they have: those that are often met as bits, 64 a word, the
-    others by the list of their key tiles (``k_tiles`` from ``first`` on, ``rare`` of them for each entry of ``q``)."""
+    others by the list of their key tiles (``k_tiles`` from ``first`` on, ``rare`` of them for each entry of ``q``).
+    ``runs``: those of the key tiles of each label of each tile of queries, in all."""
 
     q: _Side
     k: _Side
@@ -128,6 +163,7 @@ class _Join:
     k_tiles: Array
     first: Array
     rare: Array
+    runs: int
 
     @staticmethod
     def of(q: _Side, k: _Side, labels: int) -> _Join:
@@ -136,8 +172,12 @@ class _Join:
         often = np.flatnonzero(count > limit)
         often = often[np.argsort(-count[often], kind="stable")]
         rare = np.where(count[q.label] <= limit, count[q.label], 0)
-        k_tiles = k.tile[np.argsort(k.label, kind="stable")]
-        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, np.cumsum(count) - count, rare)
+        by_label = np.argsort(k.label, kind="stable")
+        k_tiles, label = k.tile[by_label], k.label[by_label]
+        starts = np.append(True, (label[1:] != label[:-1]) | (k_tiles[1:] != k_tiles[:-1] + 1))
+        runs = int(np.bincount(label[starts], minlength=labels)[q.label].sum())
+        first = np.cumsum(count) - count
+        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, first, rare, runs)
 
     def work(self, rows: Array, tiles: int) -> int:
         """What comparing some rows with so many tiles costs, in nanoseconds."""

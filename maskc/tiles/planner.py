@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.nodes import Lookup, Param, postorder
 from maskc.ir.program import Program
 from maskc.tiles.analysis import analyse
-from maskc.tiles.budget import BUDGET, OWN_MASKS, Budget, Watch, within_memory
+from maskc.tiles.budget import BUDGET, OWN_MASKS, Budget, Outdone, Watch, within_memory
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.groups import Members, members
@@ -135,7 +136,7 @@ class _Job:
         groups: list[Group] = []
         self.budget.each = self.each
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
-            self.budget.begin(later)
+            self.budget.begin(later, sum(len(h) * len(b) for h, b in products), _computed(groups))
             if groups:  # The first is what was asked for at least.
                 self.budget.spend(_NEXT, OWN_MASKS)
             groups += self.groups(products, layout)
@@ -175,36 +176,50 @@ class _Job:
     def _best(self, found: list[Layout], free: bool) -> TilePlan:
         """The plan in the best of some orders; if ``free``, the tokens' own where none is much better."""
         limit = min(_TRIALS, self.budget.limit) if free else 2 * self.budget.limit
-        tokens, *plans = self._trials([None, *found], limit) if free else [None, *self._trials(found, limit)]
+        plans = self._trials(found, limit)
         tried = [(plan, each) for plan, each in zip(plans, found, strict=True) if plan is not None]
+        most = LEAST_GAIN * min((_executed(plan) for plan, _ in tried), default=math.inf)
+        tokens = self._trial(None, limit // 2, most) if free else None
         left_out = ", ".join(each.name for plan, each in zip(plans, found, strict=True) if plan is None)
         left_out = left_out and f"not tried, since planning in it takes too long: {left_out}"
         if not tried:
-            return self.plan(None, left_out) if tokens is None else _named(tokens, left_out)
+            return _named(tokens, left_out) if isinstance(tokens, TilePlan) else self.plan(None, left_out)
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
         reason = _reason(tokens, tried, free) + (left_out and f" ({left_out})")
-        if tokens is not None and _executed(tokens) < LEAST_GAIN * _executed(best):
+        if isinstance(tokens, TilePlan) and _executed(tokens) < most:
             return _named(tokens, f"no order has at least {LEAST_GAIN} times fewer tiles: {chosen.name} has {reason}")
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
 
-    def _trials(self, layouts: Iterable[Layout | None], left: int) -> list[TilePlan | None]:
+    def _trials(self, layouts: Iterable[Layout], left: int) -> list[TilePlan | None]:
         """Plans in some orders. Together they cost no more than ``left``, and each no more than half of what is left
         of that; None for those that would."""
-        whole, plans = self.budget, list[TilePlan | None]()
+        plans = list[TilePlan | None]()
         for each in layouts:
-            self.budget = Budget(left // 2, whole.watch, whole.before)
-            try:
-                plans.append(self.plan(each, ""))
-            except MaskcError:
-                plans.append(None)
-            left -= self.budget.spent
-            whole.before += self.budget.spent
-        self.budget = whole
+            before = self.budget.before
+            found = self._trial(each, left // 2)
+            plans.append(found if isinstance(found, TilePlan) else None)
+            left -= self.budget.before - before
         return plans
 
+    def _trial(self, layout: Layout | None, limit: int, most: float = math.inf) -> TilePlan | int | None:
+        """The plan in an order; None if it costs more than ``limit``; where it is given up because it has ``most``
+        tiles to compute, or more, how many it has at least."""
+        whole = self.budget
+        self.budget = Budget(limit, whole.watch, whole.before, most=most)
+        try:
+            return self.plan(layout, "")
+        except Outdone as e:
+            return e.tiles
+        except MaskcError:
+            return None
+        finally:
+            whole.before += self.budget.spent
+            self.budget = whole
 
-#: What trying orders of the tokens may cost together, in evaluations of the mask: a few seconds.
+
+#: What trying orders of the tokens may cost together, in evaluations of the mask, and half as much again for their own
+#: order: a few seconds. That one comes last: once another is known to be much better, it need not be planned in full.
 _TRIALS = 100_000_000
 _NO_ORDER = "the mask suggests no order of the tokens"
 _FEW_QUERIES = "for a single row of tiles, gathering the keys costs more than it saves"
@@ -215,19 +230,24 @@ def _named(plan: TilePlan, reason: str) -> TilePlan:
     return replace(plan, q_order=Order(reason=reason), k_order=Order(reason=reason))
 
 
-def _reason(tokens: TilePlan | None, tried: list[tuple[TilePlan, Layout]], compared: bool) -> str:
-    """The tiles of the best order, of the tokens' own, and of the others tried."""
+def _reason(tokens: TilePlan | int | None, tried: list[tuple[TilePlan, Layout]], compared: bool) -> str:
+    """The tiles of the best order, of the tokens' own (a number: at least so many), and of the others tried."""
     first, *rest = sorted(tried, key=lambda t: _executed(t[0]))
     own = " (the tokens' own order takes too long to plan)" if compared else ""
     if tokens is not None:
-        own = f" instead of {_executed(tokens):,} in the tokens' own order"
+        number = f"at least {tokens:,}" if isinstance(tokens, int) else f"{_executed(tokens):,}"
+        own = f" instead of {number} in the tokens' own order"
     others = ", ".join(f"{layout.name} {_executed(plan):,}" for plan, layout in rest)
     return f"{_executed(first[0]):,} tiles{own}" + (f" (also tried: {others})" if others else "")
 
 
 def _executed(plan: TilePlan) -> int:
     """Tiles that are computed, over all heads and batch entries."""
-    return sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in plan.groups)
+    return _computed(plan.groups)
+
+
+def _computed(groups: Sequence[Group]) -> int:
+    return sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in groups)
 
 
 #: Tiles a row that rows may leave undecided; with more, boxes that span many rows are the better way.

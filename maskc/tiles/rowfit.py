@@ -13,7 +13,7 @@ from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
 from maskc.ir.ops import apply, conjunction
 from maskc.tiles.budget import OPERATIONS, Budget
 from maskc.tiles.classify import Classifier
-from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
+from maskc.tiles.columns import Columns, SharedLabels, columns_of_keys, shared_labels
 from maskc.tiles.grid import Grid
 from maskc.tiles.rowform import RowForm, Solved, cuts_of
 
@@ -92,7 +92,7 @@ def columns_of(
     starts: Array,
     reach: Callable[[Solved], tuple[Array, Array]],
     budget: Budget,
-) -> Columns | None:
+) -> Columns | SharedLabels | None:
     """The key tiles that a clause's condition on the key passes, or that share a label with each fragment. ``reach``:
     the key tiles that each fragment of queries may meet. None if there is no such condition, or if comparing labels
     takes too long. Raises MaskcError E801."""
@@ -106,4 +106,4 @@ def columns_of(
     queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
     q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
     k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
-    return columns_of_labels(q_label, k_label, starts, grid.k_tile, reach(clause), budget)
+    return shared_labels(q_label, k_label, starts, grid.k_tile, reach(clause), budget)

@@ -21,7 +21,7 @@ from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
 from maskc.tiles.budget import BOX_COST, INTERVAL_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
-from maskc.tiles.columns import Columns
+from maskc.tiles.columns import Columns, SharedLabels
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.ranges import Boxes, Range
@@ -38,7 +38,8 @@ _MOST_ENTRIES = 1 << 23  # intervals; with more, boxes are the better way
 def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[Rectangles, Rectangles] | None:
     """What row intervals decide: FULL and PARTIAL rectangles, and the rectangles that are still unknown.
 
-    None if there would be too many intervals, or labels that take too long to compare. Raises MaskcError E801.
+    None if there would be too many intervals, or labels that take too long to compare. Raises MaskcError E801, and
+    Outdone.
     """
     form, bounds = fitted(c, form, grid)
     starts, row = _fragments(form, grid, bounds)
@@ -51,21 +52,30 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
         return None
     parts: list[tuple[Rectangles, Rectangles]] = []
     step = max(_LEAST, _AT_ONCE // sum((_intervals(x, grid) for x in form.clauses), start=1))
+    listed = sum(x.runs for x in columns if isinstance(x, SharedLabels))
+    if listed:
+        step = min(step, max(_LEAST_LISTED, _RUNS // listed))
+    area = 0
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
     for a, b in itertools.pairwise(edges):
         if a < b:
             there = [None if x is None else x.rows(a, b) for x in columns]
             some = _Fragments(c, grid, starts[a:b], ends[a:b], bounds)
-            found = _decide(some, form, there, row[a:b], budget)
+            found = _decide(some, form, there, row[a:b], budget, row.size - b)
             if found is None:
                 return None
             parts.append(found)
+            area += found[0].area
+            if b < row.size:
+                budget.found(area)
     return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])
 
 
 #: Intervals that are looked at together: few enough to stay within the cache.
 _AT_ONCE = 1 << 16
 _LEAST = 1 << 11  # fragments, which may have far fewer intervals: a step takes some milliseconds whatever it does
+#: Runs of scattered labels that are found together, and the fragments that always are: those take longer.
+_RUNS, _LEAST_LISTED = 1 << 18, 64
 
 
 def _intervals(clause: Solved, grid: Grid) -> int:
@@ -75,9 +85,9 @@ def _intervals(clause: Solved, grid: Grid) -> int:
 
 
 def _decide(
-    fragments: _Fragments, form: RowForm, columns: list[Columns | None], row: Array, budget: Budget
+    fragments: _Fragments, form: RowForm, columns: list[Columns | None], row: Array, budget: Budget, left: int
 ) -> tuple[Rectangles, Rectangles] | None:
-    """What some whole rows of tiles are; ``row`` is the tile row of each fragment."""
+    """What some whole rows of tiles are; ``row`` is the tile row of each fragment, and ``left`` are to come."""
     parts = []
     if budget.each > 1:  # else the bounds of the clauses cost no more than the intervals that they make
         budget.evaluate(row.size * BOX_COST, "bounds of intervals of keys")
@@ -85,7 +95,8 @@ def _decide(
         entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:
             return None
-        budget.spend(entries.owner.size * INTERVAL_COST, "intervals of keys")
+        cost = entries.owner.size * INTERVAL_COST
+        budget.spend(cost, "intervals of keys", more=cost * left // row.size)
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
         found = decide_rows(Entries.join(parts), fragments.grid)

@@ -11,7 +11,7 @@ from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
-from maskc.tiles.columns import Columns, columns_of_keys, columns_of_labels
+from maskc.tiles.columns import Columns, columns_of_keys, shared_labels
 from maskc.tiles.plan import FULL, PARTIAL
 
 from .test_kinds import compare
@@ -49,10 +49,13 @@ def test_tiles_that_share_a_label(kind: str, tile: int) -> None:
     rng = np.random.default_rng(tile)
     q_label, k_label = _labels(kind, 301, rng), _labels(kind, 333, rng)
     starts = np.unique(np.append(0, rng.integers(0, 301, 20)))
-    columns = columns_of_labels(q_label, k_label, starts, tile)
-    assert columns is not None
-    found = _dense(columns, starts.size)
+    shared = shared_labels(q_label, k_label, starts, tile)
+    assert shared is not None
+    found = _dense(shared.rows(0, starts.size), starts.size)
     equal = q_label[:, None] == k_label
+    some = [_dense(shared.rows(a, b), b - a) for a, b in ((0, 5), (5, 5), (5, 6), (6, starts.size))]
+    np.testing.assert_array_equal(np.concatenate(some), found)
+    assert shared.runs >= sum(np.count_nonzero(np.diff(row, prepend=0)[row > 0]) for row in found) // starts.size
     for i, rows in enumerate(np.split(equal, starts[1:])):
         for j in range(found.shape[1]):
             part = rows[:, j * tile : (j + 1) * tile]
@@ -65,11 +68,11 @@ def test_labels_are_compared_only_where_it_is_asked(kind: str) -> None:
     q_label, k_label = _labels(kind, 3000, rng), _labels(kind, 3200, rng)
     starts = np.arange(0, 3000, 16)
     lo, hi = np.sort(rng.integers(0, 201, (2, starts.size)), axis=0)
-    whole = columns_of_labels(q_label, k_label, starts, 16)
-    part = columns_of_labels(q_label, k_label, starts, 16, (lo, hi))
+    whole = shared_labels(q_label, k_label, starts, 16)
+    part = shared_labels(q_label, k_label, starts, 16, (lo, hi))
     assert whole is not None
     assert part is not None
-    wide, narrow = _dense(whole, starts.size), _dense(part, starts.size)
+    wide, narrow = (_dense(x.rows(0, starts.size), starts.size) for x in (whole, part))
     for r in range(starts.size):
         np.testing.assert_array_equal(wide[r, lo[r] : hi[r]], narrow[r, lo[r] : hi[r]])
 
@@ -133,9 +136,9 @@ def test_comparing_labels_is_counted_and_left_where_it_takes_too_long() -> None:
     rng, starts, spent = np.random.default_rng(0), np.arange(0, 1 << 14, 128), list[int]()
     for many in (40, 200, 4000):  # of 40 labels, each tile has one that all have
         labels, budget, small = rng.integers(0, many, 1 << 14), Budget(1 << 30), Budget(100)
-        assert columns_of_labels(labels, labels, starts, 128, None, budget) is not None
+        assert shared_labels(labels, labels, starts, 128, None, budget) is not None
         spent.append(budget.spent)
-        assert (columns_of_labels(labels, labels, starts, 128, None, small) is None) == (many > 40)
+        assert (shared_labels(labels, labels, starts, 128, None, small) is None) == (many > 40)
         assert small.spent == 0
     assert spent[0] == 0
     assert spent[2] > 4 * spent[1] > 4 * 128**2 * 8 // 48

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -10,8 +13,9 @@ from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense
 from maskc.ir.program import Program
 from maskc.lower import lower_text
-from maskc.tiles import make_plan
+from maskc.tiles import columns, make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.layouts.suggest import LEAST_GAIN
 from maskc.tiles.plan import PARTIAL, TilePlan
 
 from .corpus import GRIDS, grid_case, input_case, plain_case
@@ -95,3 +99,33 @@ def test_an_order_that_does_not_help_is_not_taken() -> None:
 def test_an_unknown_layout() -> None:
     with pytest.raises(MaskcError, match="E502"):
         make_plan(*plain_case("causal", 10, 10), layout="diagonal")
+
+
+def test_the_tokens_own_order_is_not_planned_in_full_where_another_is_much_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = lower_text("pattern p(doc: int[token]) { attend same(doc) }")[0]
+    n = 1 << 16
+    doc = np.random.default_rng(0).permutation(n) // 64
+    binding, rows = make_binding(program, n, n, doc=doc), []
+    kinds = columns._Join.kinds
+    monkeypatch.setattr(columns._Join, "kinds", lambda self, r, a, b: rows.append(r.size) or kinds(self, r, a, b))
+    plan = make_plan(program, binding, q_tile=32, k_tile=32, layout="auto")
+    assert sum(rows) < n // 32 // 4  # of the rows of tiles in the tokens' own order
+    found = re.fullmatch(r"4,096 tiles instead of at least ([\d,]+) in the tokens' own order", plan.q_order.reason)
+    assert plan.q_order.name == "sorted:doc" and found
+    full = make_plan(program, binding, q_tile=32, k_tile=32)
+    assert LEAST_GAIN * tiles(plan) <= int(found[1].replace(",", "")) < tiles(full)
+    assert sum(rows) > n // 32
+
+
+def test_runs_of_scattered_labels_are_found_some_at_a_time() -> None:
+    program = lower_text("pattern p(doc: int[token]) { attend same(doc) }")[0]
+    n = 1 << 16
+    binding = make_binding(program, n, n, doc=np.random.default_rng(0).permutation(n) // 32)
+    tracemalloc.start()
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, binding, q_tile=32, k_tile=32, budget=1 << 24)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 26, peak  # all of them at once: 149 MiB
