@@ -83,8 +83,8 @@ def command(
     with progress("planning") as watch:
         plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, layout=layout, budget=limit, watch=watch)
     seconds = time.perf_counter() - start
-    with progress("looking for advice"):
-        found = statistics(plan, head_dim, value_dim=value_dim, workers=workers)
+    with progress("counting, and looking for advice") as watch:
+        found = statistics(plan, head_dim, value_dim=value_dim, workers=workers, watch=watch)
     with progress("following layers") as watch:
         stack = None if layers is None else _stack(plan, layers, limit, watch)
     if as_json:

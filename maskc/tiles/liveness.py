@@ -20,9 +20,10 @@ from maskc.tiles.runs import row_of_runs
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["Liveness", "last_queries", "liveness", "survey"]
+__all__ = ["Liveness", "Seen", "Survey", "last_of", "last_queries", "liveness", "survey"]
 
 Array = npt.NDArray[Any]
+_AT_ONCE = 1 << 16  # positions that are looked at together: few enough to stay within the cache
 
 
 @dataclass(frozen=True)
@@ -56,79 +57,138 @@ def liveness(plan: TilePlan, group: Group | None = None) -> Liveness:
 def survey(plan: TilePlan, groups: Sequence[Group]) -> tuple[Liveness, list[Liveness], Array]:
     """The liveness of groups whose heads share one cache, of the batch entry that needs most, and of each group; and
     the last key that each query sees under any of them (-1: none; as exact as the liveness)."""
-    entries = sorted({b for g in groups for b in g.batches}) or [0]
-    alike = {tuple(i for i, g in enumerate(groups) if b in g.batches) for b in entries}
-    unseen = _Seen(np.full(plan.binding.k_len, -1, np.int64), np.full(plan.binding.q_len, -1, np.int64), True)
-    together = dict.fromkeys(alike, unseen)
-    each: list[Liveness] = []
+    found = Survey(plan, groups)
     runs, seen = None, None
-    for i, g in enumerate(groups):
+    each: list[Liveness] = []
+    for g in groups:
         if seen is None or g.runs is not runs:  # Groups that hold the same runs have the same mask.
-            runs, seen = g.runs, _Seen(*last_queries(plan, g))
-        each.append(_counted(plan, seen))
-        for which in alike:
-            if i in which:
-                together[which] = together[which].joined(seen)
-    every = functools.reduce(_Seen.joined, together.values(), unseen)
-    return max((_counted(plan, x) for x in together.values()), key=lambda x: x.most), each, every.furthest
+            runs, seen = g.runs, Seen(*last_queries(plan, g))
+        each.append(found.add(seen))
+    return found.together(), each, found.furthest()
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """The last query of each key, the last key of each query, and whether these are exact."""
 
     last: Array
     furthest: Array
     exact: bool
 
-    def joined(self, other: _Seen) -> _Seen:
-        last, furthest = np.maximum(self.last, other.last), np.maximum(self.furthest, other.furthest)
-        return _Seen(last, furthest, self.exact and other.exact)
+
+class Survey:
+    """The liveness of groups, one after another, and of all of them together."""
+
+    def __init__(self, plan: TilePlan, groups: Sequence[Group]) -> None:
+        self._plan, self._births = plan, _Births.of(plan)
+        entries = sorted({b for g in groups for b in g.batches}) or [0]
+        # Batch entries whose heads are in the same groups need the same.
+        alike = {tuple(i for i, g in enumerate(groups) if b in g.batches) for b in entries}
+        self._together = {which: self._unseen() for which in alike}
+        self._added = 0
+        self._last: tuple[Seen, Liveness] | None = None
+
+    def _unseen(self) -> Seen:
+        b = self._plan.binding
+        return Seen(np.full(b.k_len, -1, np.int64), np.full(b.q_len, -1, np.int64), True)
+
+    def add(self, seen: Seen) -> Liveness:
+        """That of the next group by itself."""
+        if self._last is None or self._last[0] is not seen:
+            self._last = seen, _counted(self._births, seen)
+        for which, found in self._together.items():
+            if self._added in which:
+                self._together[which] = _joined(found, seen)
+        self._added += 1
+        return self._last[1]
+
+    def together(self) -> Liveness:
+        """That of the batch entry that needs most."""
+        return max((_counted(self._births, x) for x in self._together.values()), key=lambda x: x.most)
+
+    def furthest(self) -> Array:
+        """The last key that each query sees under any of the groups."""
+        return functools.reduce(_joined, self._together.values(), self._unseen()).furthest
 
 
-def _counted(plan: TilePlan, seen: _Seen) -> Liveness:
-    b = plan.binding
-    count = _live(seen.last, b.q_len, b.offset, b.cross)
+def _joined(into: Seen, other: Seen) -> Seen:
+    """Both, in the arrays of the first."""
+    np.maximum(into.last, other.last, out=into.last)
+    np.maximum(into.furthest, other.furthest, out=into.furthest)
+    return Seen(into.last, into.furthest, into.exact and other.exact)
+
+
+@dataclass(frozen=True, eq=False)
+class _Births:
+    """What is the same for all groups of a plan: the absolute position of each query, at which query from the first on
+    each key is there, and how many keys are there at each query."""
+
+    offset: int
+    cross: bool
+    query: Array
+    born: Array
+    there: Array
+
+    @staticmethod
+    def of(plan: TilePlan) -> _Births:
+        b = plan.binding
+        query = np.arange(b.offset, b.offset + b.q_len)
+        if b.cross:
+            return _Births(b.offset, True, query, np.zeros(b.k_len, np.int64), np.full(b.q_len, b.k_len))
+        born = np.maximum(np.arange(b.k_len) - b.offset, 0)
+        return _Births(b.offset, False, query, born, np.minimum(query + 1, b.k_len))
+
+    def live(self, last: Array) -> Array:
+        """How many keys are live at each query, given the last query of each key (absolute; -1: none)."""
+        # A key that no query sees once it is there is taken to die when it is born.
+        dies = last - (self.offset - 1)
+        np.maximum(dies, self.born, out=dies)
+        count = np.bincount(dies, minlength=self.query.size)[: self.query.size]
+        np.cumsum(count, out=count)
+        return np.asarray(np.subtract(self.there, count, out=count))
+
+
+def _counted(births: _Births, seen: Seen) -> Liveness:
+    count = births.live(seen.last)
     at = int(count.argmax()) if count.size else 0
     return Liveness(
         most=int(count[at]) if count.size else 0,
-        at=b.offset + at,
+        at=births.offset + at,
         at_end=int(count[-1]) if count.size else 0,
-        never_seen=int((seen.last < 0).sum()),
+        never_seen=int(np.count_nonzero(seen.last < 0)),
         exact=seen.exact,
-        causal=b.cross or bool((seen.furthest <= b.offset + np.arange(b.q_len)).all()),
+        causal=births.cross or bool((seen.furthest <= births.query).all()),
     )
-
-
-def _live(last: Array, q_len: int, offset: int, cross: bool) -> Array:
-    """How many keys are live at each query, given the last query of each key (absolute; -1: none)."""
-    born = np.zeros(last.size, np.int64) if cross else np.maximum(np.arange(last.size) - offset, 0)
-    dies = last - offset + 1
-    kept = dies > born
-    change = np.bincount(born[kept], minlength=q_len + 1) - np.bincount(dies[kept], minlength=q_len + 1)
-    return np.cumsum(change)[:q_len]
 
 
 def last_queries(plan: TilePlan, group: Group) -> tuple[Array, Array, bool]:
     """For every key the last query that sees it, and for every query the last key that it sees (absolute positions,
     -1 where there is none, int64), and whether that is exact: by tiles either may come out too large."""
+    sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
+    return last_of(plan, group, sets.ranges() if sets is not None and sets.all_ranges else None)
+
+
+def last_of(plan: TilePlan, group: Group, every: list[KeyRanges] | None) -> tuple[Array, Array, bool]:
+    """``last_queries`` of a mask that keeps some ranges; None: it cannot be written as such."""
     b = plan.binding
-    sets = row_sets(plan.program, b, group.heads[0], group.batches[0])
-    if sets is None or not sets.all_ranges:
+    if every is None:
         return _by_tiles(plan, group)
     last, furthest = np.full(b.k_len, -1, np.int64), np.full(b.q_len, -1, np.int64)
-    for ranges in sets.ranges():
-        np.maximum(furthest, ranges.last_key(), out=furthest)
+    for i, ranges in enumerate(every):
+        furthest = np.maximum(furthest, ranges.last_key(), out=furthest) if i else ranges.last_key()
         _raise(last, ranges, b.offset)
     return last, furthest, True
 
 
 def _raise(last: Array, ranges: KeyRanges, offset: int) -> None:
-    some = np.flatnonzero(ranges.end > ranges.start)
-    if not some.size:
+    start, end, query = ranges.start, ranges.end, np.arange(offset, offset + ranges.start.size)
+    some = end > start
+    if not some.all():
+        start, end, query = start[some], end[some], query[some]
+    if not query.size:
         return
     size = last.size if ranges.order is None else ranges.order.size
-    found = _latest(ranges.start[some], ranges.end[some], some + offset, size)
+    found = _latest(start, end, query, size)
     if ranges.order is None:
         np.maximum(last, found, out=last)
     else:
@@ -138,9 +198,7 @@ def _raise(last: Array, ranges: KeyRanges, offset: int) -> None:
 def _latest(start: Array, end: Array, value: Array, size: int) -> Array:
     """For every position the last of the rising ``value`` whose range ``start`` to ``end`` holds it; else -1."""
     if (start[1:] >= start[:-1]).all() and (end[1:] >= end[:-1]).all():
-        # Ranges move on: the last one that has started is the only one that may hold a position still.
-        at = np.searchsorted(start, np.arange(size), side="right") - 1
-        return np.where((at >= 0) & (end[at] > np.arange(size)), value[at], -1)
+        return _latest_moving(start, end, value, size)
     # Each range is two overlapping ones of a power of two; wide ones hand down to those half as wide.
     level = np.frexp((end - start).astype(np.float64))[1] - 1
     above: Array | None = None
@@ -158,6 +216,20 @@ def _latest(start: Array, end: Array, value: Array, size: int) -> Array:
         above = layer
     assert above is not None
     return above
+
+
+def _latest_moving(start: Array, end: Array, value: Array, size: int) -> Array:
+    """``_latest`` of ranges that move on: the last one that has started alone may hold a position still."""
+    found = np.empty(size, np.int64)
+    edges = np.arange(0, size + _AT_ONCE, _AT_ONCE)
+    began = np.searchsorted(start, edges)
+    for first, a, b in zip(edges[:-1].tolist(), began[:-1].tolist(), began[1:].tolist(), strict=True):
+        position = np.arange(first, min(first + _AT_ONCE, size))
+        at = np.full(position.size, a - 1)
+        at[start[a:b] - first] = np.arange(a, b)  # of equal places the last one stays
+        np.maximum.accumulate(at, out=at)
+        found[first : first + position.size] = np.where((at >= 0) & (end[at] > position), value[at], -1)
+    return found
 
 
 def _by_tiles(plan: TilePlan, group: Group) -> tuple[Array, Array, bool]:

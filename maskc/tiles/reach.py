@@ -151,9 +151,10 @@ def _by_matrices(cycle: list[Array], level: str, unit: int, keys: int) -> Reach:
 def _sets(plan: TilePlan) -> list[RowSets] | None:
     """The rules of all distinct heads, in the first batch entry, if all are ranges."""
     found = []
+    shared: dict[Any, Any] = {}
     for group in plan.groups:
         if 0 in group.batches:
-            sets = row_sets(plan.program, plan.binding, group.heads[0], 0)
+            sets = row_sets(plan.program, plan.binding, group.heads[0], 0, shared)
             if sets is None or not sets.all_ranges:
                 return None
             found.append(sets)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy.typing as npt
 
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import evaluate
-from maskc.ir.nodes import TRUE, Node
+from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, postorder
 from maskc.ir.program import Program
 from maskc.tiles.rules import DigitRange, Rule, rules_of
 
@@ -39,11 +41,11 @@ class KeyRanges:
 
     def last_key(self) -> Array:
         """The greatest key of each query, -1 where there is none. Keys rise along each range."""
-        some = self.end > self.start
-        at = np.where(some, self.end - 1, 0)
-        if self.order is not None:
-            at = self.order[at] if self.order.size else at
-        return np.where(some, at, -1)
+        at = self.end - 1
+        at[self.end <= self.start] = -1
+        if self.order is None or not self.order.size:
+            return at
+        return np.where(at >= 0, self.order[at], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +70,18 @@ class _Rows:
         return _Rows(self.lo[at], self.hi[at], tuple(x[at] for x in self.labels), digits)
 
 
-def row_sets(program: Program, binding: Binding, head: int = 0, batch: int = 0) -> RowSets | None:
-    """The mask of one head and one batch entry as rules to count with; None if it cannot be written as such."""
+def row_sets(
+    program: Program, binding: Binding, head: int = 0, batch: int = 0, shared: dict[Any, Any] | None = None
+) -> RowSets | None:
+    """The mask of one head and one batch entry as rules to count with; None if it cannot be written as such.
+
+    ``shared``: where the orders of keys are kept that do not depend on the head or the batch entry, for the next ones
+    of the same program and binding.
+    """
     rules = rules_of(program, binding)
     if rules is None or sum(not r.is_interval for r in rules) > _MOST_OVERLAPS:
         return None
-    sets = RowSets(program, binding, rules, head, batch)
+    sets = RowSets(program, binding, rules, head, batch, {} if shared is None else shared)
     return sets if sets.digits_nest() else None
 
 
@@ -86,6 +94,7 @@ class RowSets:
     rules: tuple[Rule, ...]
     head: int
     batch: int
+    shared: dict[Any, _Index]
 
     @property
     def all_ranges(self) -> bool:
@@ -94,16 +103,29 @@ class RowSets:
 
     def counts(self) -> Array:
         """How many keys each query keeps, int64 (q_len,)."""
-        parts = [self._counts(first, min(first + _CHUNK, self.binding.q_len)) for first in self._chunks()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return _joined([self._counts(rows, n) for rows, n in self._rows_of_all()])
 
     def ranges(self) -> list[KeyRanges]:
         """One for each rule; needs ``all_ranges``."""
-        found = []
-        for i, rule in enumerate(self.rules):
-            rows = self._rows(rule, 0, self.binding.q_len)
-            found.append(KeyRanges(self._index((i,)).order, *self._index((i,)).range(rows.labels, rows.lo, rows.hi)))
-        return found
+        return self._put_together([self._ranges(rows) for rows, _ in self._rows_of_all()])
+
+    def counts_and_ranges(self) -> tuple[Array, list[KeyRanges]]:
+        """Both; needs ``all_ranges``. Rules are evaluated once."""
+        counts, found = [], []
+        for rows, n in self._rows_of_all():
+            ranges = self._ranges(rows)
+            counts.append(ranges[0][1] - ranges[0][0] if len(rows) == 1 else self._counts(rows, n))
+            found.append(ranges)
+        return _joined(counts), self._put_together(found)
+
+    def _ranges(self, rows: list[_Rows]) -> list[tuple[Array, Array]]:
+        return [self._index((i,)).range(r.labels, r.lo, r.hi) for i, r in enumerate(rows)]
+
+    def _put_together(self, parts: list[list[tuple[Array, Array]]]) -> list[KeyRanges]:
+        return [
+            KeyRanges(self._index((i,)).order, *(_joined([p[i][end] for p in parts]) for end in (0, 1)))
+            for i in range(len(self.rules))
+        ]
 
     def digits_nest(self) -> bool:
         """Whether digits can be counted: each period divides the next larger digit's stride."""
@@ -115,8 +137,11 @@ class RowSets:
         places = sorted({(d.stride, d.modulus) for r in ranged for d in r.digits}, key=lambda p: -p[0] * p[1])
         return all(a[0] % (b[0] * b[1]) == 0 for a, b in itertools.pairwise(places))
 
-    def _chunks(self) -> range:
-        return range(0, self.binding.q_len, _CHUNK)
+    def _rows_of_all(self) -> Iterator[tuple[list[_Rows], int]]:
+        """All rules, for some queries at a time, and for how many."""
+        for first in range(0, self.binding.q_len, _CHUNK):
+            last = min(first + _CHUNK, self.binding.q_len)
+            yield [self._rows(r, first, last) for r in self.rules], last - first
 
     # Evaluation
 
@@ -148,32 +173,45 @@ class RowSets:
             hi = np.minimum(hi, self._query_values(node, q))
         return _Digit(d.stride, d.modulus, lo, np.maximum(lo, hi))
 
-    @functools.cached_property
-    def _indices(self) -> dict[tuple[int, ...], _Index]:
-        return {}
-
     def _index(self, which: tuple[int, ...]) -> _Index:
         """The order of the keys for the rules ``which`` together."""
         if which not in self._indices:
             rules = [self.rules[i] for i in which]
-            keeps = [self._key_values(r.keep) for r in rules if r.keep is not TRUE]
-            labels = [self._key_values(key).astype(np.int64) for r in rules for key, _ in r.equal]
-            keep = functools.reduce(np.logical_and, keeps) if keeps else None
-            self._indices[which] = _Index.of(self.binding.k_len, keep, labels)
+            keeps, labels = [r.keep for r in rules if r.keep is not TRUE], [key for r in rules for key, _ in r.equal]
+            own = any(self._is_own(node) for node in (*keeps, *labels))
+            name = (tuple(keeps), tuple(labels), (self.head, self.batch) if own else ())
+            found = self.shared.get(name)
+            if found is None:
+                values = [self._key_values(node).astype(np.int64) for node in labels]
+                keep = functools.reduce(np.logical_and, [self._key_values(x) for x in keeps]) if keeps else None
+                found = _Index.of(self.binding.k_len, keep, values)
+                if not own:
+                    self.shared[name] = found
+            self._indices[which] = found
         return self._indices[which]
+
+    @functools.cached_property
+    def _indices(self) -> dict[tuple[int, ...], _Index]:
+        return {}
+
+    def _is_own(self, node: Node) -> bool:
+        """Whether an expression may differ between heads or batch entries."""
+        below = list(postorder([node]))
+        return any(isinstance(n, Lookup) and n.name in self.binding.batched for n in below) or not (
+            {n.name for n in below if isinstance(n, Symbol)} <= {"q", "k", "layer"}
+        )
 
     # Counting
 
-    def _counts(self, first: int, last: int) -> Array:
-        plain = [self._rows(r, first, last) for r in self.rules if r.is_interval]
-        special = [i for i, r in enumerate(self.rules) if not r.is_interval]
-        if not special:
-            return interval_counts([(r.lo, r.hi) for r in plain], last - first)
-        rows = {i: self._rows(self.rules[i], first, last) for i in special}
-        if not plain and len(special) == 1:
-            only = rows[special[0]]
-            return self._met((special[0],), [only], only.lo, only.hi)
-        return self._overlaid(plain, rows, last - first)
+    def _counts(self, every: list[_Rows], n: int) -> Array:
+        plain = [x for r, x in zip(self.rules, every, strict=True) if r.is_interval]
+        rows = {i: every[i] for i, r in enumerate(self.rules) if not r.is_interval}
+        if not rows:
+            return interval_counts([(r.lo, r.hi) for r in plain], n)
+        if not plain and len(rows) == 1:
+            ((special, only),) = rows.items()
+            return self._met((special,), [only], only.lo, only.hi)
+        return self._overlaid(plain, rows, n)
 
     def _overlaid(self, plain: list[_Rows], special: dict[int, _Rows], n: int) -> Array:
         """Rows are cut where any rule starts or ends; between the cuts the same rules apply."""
@@ -220,13 +258,18 @@ class RowSets:
 @dataclass(frozen=True, eq=False)
 class _Index:
     """Keys sorted by their labels, and ranges of them. ``before[k]``: how many kept keys are below ``k``;
-    ``key``: rank of the labels times ``width`` plus the position, sorted."""
+    ``key``: rank of the labels times ``width`` plus the position, sorted.
+
+    ``stretches``, where the kept keys of every rank are one stretch of the kept keys: for each rank its first key's
+    place among the kept keys, how many it has, and its first key's place in the order.
+    """
 
     order: Array | None
     before: Array | None = None
     values: tuple[Array, ...] = ()
     key: Array | None = None
     width: int = 0
+    stretches: tuple[Array, Array, Array] | None = None
 
     @staticmethod
     def of(k_len: int, keep: Array | None, labels: list[Array]) -> _Index:
@@ -240,23 +283,66 @@ class _Index:
             distinct, inverse = _ranked(label[kept])
             values.append(distinct)
             rank = rank * distinct.size + inverse
-        key = rank * (k_len + 1) + kept
         # Keys rise already: a stable sort by rank is enough, and fast where there are few ranks.
         small = int(rank.max(initial=0)) < 1 << 16
         order = np.argsort(rank.astype(np.uint16) if small else rank, kind="stable")
+        ranks = math.prod(x.size for x in values)
+        stretches = _stretches(rank, order, ranks) if ranks <= 4 * k_len else None
+        if stretches is not None:
+            before = None if keep is None else np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
+            return _Index(kept[order], before, tuple(values), None, k_len + 1, stretches)
+        key = rank * (k_len + 1) + kept
         return _Index(kept[order], None, tuple(values), key[order], k_len + 1)
 
     def range(self, labels: tuple[Array, ...], lo: Array, hi: Array) -> tuple[Array, Array]:
-        if self.key is None:
-            return (lo, hi) if self.before is None else (self.before[lo], self.before[hi])
+        if self.before is not None:
+            lo, hi = self.before[lo], self.before[hi]
+        if not self.values:
+            return lo, hi
         rank, known = np.zeros(lo.size, np.int64), np.ones(lo.size, np.bool_)
         for distinct, label in zip(self.values, labels, strict=True):
-            at = np.minimum(np.searchsorted(distinct, label), max(distinct.size - 1, 0))
-            known &= (distinct[at] == label) if distinct.size else False
+            at, there = _among(distinct, label)
+            known &= there
             rank = rank * distinct.size + at
+        if self.stretches is not None:
+            first, count, place = (x[rank] if x.size else 0 for x in self.stretches)
+            start, end = (place + np.clip(x - first, 0, count) for x in (lo, hi))
+            return np.where(known, start, 0), np.where(known, end, 0)
+        assert self.key is not None
         start = np.searchsorted(self.key, rank * self.width + lo)
         end = np.searchsorted(self.key, rank * self.width + hi)
         return np.where(known, start, 0), np.where(known, end, 0)
+
+
+def _stretches(rank: Array, order: Array, ranks: int) -> tuple[Array, Array, Array] | None:
+    """See ``_Index``; None where the keys of some rank are in several stretches."""
+    count = np.bincount(rank, minlength=ranks)
+    place = np.cumsum(count) - count
+    some = np.flatnonzero(count)
+    first = np.zeros(ranks, np.int64)
+    first[some] = order[place[some]]
+    apart = order[place[some] + count[some] - 1] - first[some] + 1 > count[some]
+    return None if apart.any() else (first, count, place)
+
+
+def _among(distinct: Array, label: Array) -> tuple[Array, Array]:
+    """The place of each label among distinct ones in order, and whether it is there; labels mostly come in runs."""
+    new = np.append(True, label[1:] != label[:-1])[: label.size]
+    runs = np.flatnonzero(new)
+    if 8 * runs.size < label.size:
+        length = np.diff(runs, append=label.size)
+        at, there = _found(distinct, label[runs])
+        return np.repeat(at, length), np.repeat(there, length)
+    return _found(distinct, label)
+
+
+def _found(distinct: Array, label: Array) -> tuple[Array, Array]:
+    at = np.minimum(np.searchsorted(distinct, label), max(distinct.size - 1, 0))
+    return at, distinct[at] == label if distinct.size else np.zeros(label.size, np.bool_)
+
+
+def _joined(parts: list[Array]) -> Array:
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 def _ranked(label: Array) -> tuple[Array, Array]:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.tiles.advice import Advice, advice
-from maskc.tiles.budget import evaluations_of
+from maskc.tiles.budget import Watch, evaluations_of
 from maskc.tiles.cost import ROUGH, CostModel, dense_cost, plan_cost
-from maskc.tiles.liveness import Liveness, survey
+from maskc.tiles.liveness import Liveness, Seen, Survey, last_of
 from maskc.tiles.plan import FULL, PARTIAL, Group, Runs
 from maskc.tiles.reach import Reach, reach
 from maskc.tiles.rowsets import row_sets
@@ -174,6 +174,7 @@ def statistics(
     value_dim: int | None = None,
     workers: int = WORKERS,
     model: CostModel = ROUGH,
+    watch: Watch | None = None,
 ) -> Statistics:
     """The statistics of a plan. Counting useful pairs may evaluate some partial tiles.
 
@@ -183,12 +184,11 @@ def statistics(
         advise: whether to plan alternatives, and to say which are better.
         workers: how many rows are computed at once, for the balance.
         model: what tiles cost.
+        watch: called with the number of groups of heads that are counted, and of all groups and the advice.
     """
     value_dim = head_dim if value_dim is None else value_dim
-    groups, known = _groups(plan)
+    groups, known, live, furthest = _groups(plan, watch)
     b, cost = plan.binding, plan_cost(plan, model)
-    live, each, furthest = survey(plan, plan.groups) if b.q_len and groups else (None, [], np.zeros(0, np.int64))
-    groups = [dataclasses.replace(g, live_keys=x.most) for g, x in zip(groups, each, strict=True)] if each else groups
     useful = sum(g.copies * g.useful_pairs for g in groups)
     executed = sum(g.copies * g.executed_pairs for g in groups)
     found = Statistics(
@@ -227,15 +227,35 @@ def statistics(
     return dataclasses.replace(found, advice=tuple(advice(plan, found, furthest, model))) if advise else found
 
 
-def _groups(plan: TilePlan) -> tuple[list[GroupStatistics], list[GroupStatistics]]:
-    """The figures of every group, and of every mask: groups that hold the same runs have the same mask."""
+def _groups(
+    plan: TilePlan, watch: Watch | None
+) -> tuple[list[GroupStatistics], list[GroupStatistics], Liveness | None, Array]:
+    """The figures of every group, and of every mask: groups that hold the same runs have the same mask. And the
+    liveness of all together, with the last key that each query sees."""
     known: dict[int, GroupStatistics] = {}
-    groups = []
+    groups: list[GroupStatistics] = []
+    survey = Survey(plan, plan.groups) if plan.binding.q_len and plan.groups else None
+    shared: dict[Any, Any] = {}
+    runs, seen = None, None
     for g in plan.groups:
-        if id(g.runs) not in known:
-            known[id(g.runs)] = _group(plan, g)
-        groups.append(dataclasses.replace(known[id(g.runs)], heads=g.heads, batches=g.batches))
-    return groups, list(known.values())
+        if watch is not None:
+            watch(len(groups), len(plan.groups) + 1)
+        if runs is not g.runs or seen is None:
+            sets = row_sets(plan.program, plan.binding, g.heads[0], g.batches[0], shared)
+            counts, ranges = sets.counts_and_ranges() if sets is not None and sets.all_ranges else (None, None)
+            if id(g.runs) not in known:
+                counts = sets.counts() if sets is not None and counts is None else counts
+                known[id(g.runs)] = _group(plan, g, counts)
+            if survey is not None:
+                runs, seen = g.runs, Seen(*last_of(plan, g, ranges))
+        found = known[id(g.runs)]
+        live = survey.add(seen).most if survey is not None and seen is not None else 0
+        groups.append(dataclasses.replace(found, heads=g.heads, batches=g.batches, live_keys=live))
+    if watch is not None:
+        watch(len(groups), len(plan.groups) + 1)
+    if survey is None:
+        return groups, list(known.values()), None, np.zeros(0, np.int64)
+    return groups, list(known.values()), survey.together(), survey.furthest()
 
 
 def _speedup(dense: float, cost: float) -> float:
@@ -250,13 +270,12 @@ def _area(plan: TilePlan) -> int:
     return min(plan.q_tile, max(1, plan.binding.q_len)) * plan.k_tile
 
 
-def _group(plan: TilePlan, group: Group) -> GroupStatistics:
+def _group(plan: TilePlan, group: Group, counts: Array | None) -> GroupStatistics:
+    """``counts``: how many keys each query keeps, None where only the tiles tell."""
     full, partial = tile_counts(group.runs)
     each = tiles_by_row(group.runs)
-    sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
     blind = first = None
-    if sets is not None:
-        counts = sets.counts()
+    if counts is not None:
         useful, sampled = int(counts.sum()), 0
         at = np.flatnonzero(counts == 0)
         blind, first = int(at.size), plan.binding.offset + int(at[0]) if at.size else None

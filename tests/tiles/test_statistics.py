@@ -20,8 +20,8 @@ from maskc.tiles.advice import union_tiles
 from maskc.tiles.binding import make_binding
 from maskc.tiles.cost import ROUGH, CostModel, features, fit, plan_cost, row_costs
 from maskc.tiles.plan import PARTIAL
-from maskc.tiles.rowsets import merged_intervals, row_sets
-from maskc.tiles.statistics import Statistics, _partial_tiles, statistics
+from maskc.tiles.rowsets import RowSets, _Index, merged_intervals, row_sets
+from maskc.tiles.statistics import Statistics, _groups, _partial_tiles, statistics
 from tests.strategies import bindings, programs
 
 from .corpus import GRIDS, INPUTS, MASKS, grid_case, input_case, plain_case
@@ -259,3 +259,52 @@ def test_tiles_of_two_masks_together(first: str, second: str) -> None:
     plans = [make_plan(*plain_case(name, 150, 170), q_tile=16, k_tile=16) for name in (first, second)]
     together = int(((plans[0].kinds() > 0) | (plans[1].kinds() > 0)).sum())
     assert union_tiles(plans[0].groups[0].runs, plans[1].groups[0].runs, plans[0].cols) == together
+
+
+def _many_heads(text: str, tokens: int, heads: int) -> tuple[Program, Binding]:
+    program = lower_text(f"pattern p(w: int[head], doc: int[token], mark: bool[token]) {{ attend {text} }}")[0]
+    doc, mark = np.arange(tokens) // 100 * 7 % 64, np.arange(tokens) % 5 > 0
+    return program, make_binding(program, tokens, tokens, heads=heads, w=10 * np.arange(heads) + 50, doc=doc, mark=mark)
+
+
+@pytest.mark.parametrize(
+    ("text", "orders"),
+    [("same(doc) & q - k < w[h]", 1), ("same(doc) & mark[k] | k > q + w[h]", 2), ("doc[k] < w[h] & causal", 6)],
+)
+def test_rules_are_evaluated_once_and_orders_of_keys_are_shared(
+    monkeypatch: pytest.MonkeyPatch, text: str, orders: int
+) -> None:
+    """By all heads, where they do not depend on them."""
+    case, evaluated, ordered = _many_heads(text, 6000, 6), list[object](), list[object]()
+    rows, of = RowSets._rows, _Index.of
+    monkeypatch.setattr(RowSets, "_rows", lambda self, r, a, b: evaluated.append(r) or rows(self, r, a, b))
+    monkeypatch.setattr(_Index, "of", staticmethod(lambda *args: ordered.append(args) or of(*args)))
+    plan = make_plan(*case)
+    found = _groups(plan, None)[0]
+    assert len(found) == 6
+    assert len(evaluated) == 6 * len(row_sets(*case).rules)  # type: ignore[union-attr]
+    assert len(ordered) == orders
+    for g in found:
+        assert g.useful_pairs == dense(*case, g.heads[0]).sum()
+
+
+def test_labels_in_stretches_are_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by each query, nor are the queries of each key."""
+    case, searched = _many_heads("causal & same(doc) & q - k < w[h]", 6400, 4), list[int]()
+    search = np.searchsorted
+    monkeypatch.setattr(np, "searchsorted", lambda a, v, **o: searched.append(np.size(v)) or search(a, v, **o))
+    _groups(make_plan(*case), None)
+    assert sum(searched) < 4 * 6400 // 10
+
+
+def test_groups_are_counted_one_after_another_and_said_to_be() -> None:
+    case, seen = _many_heads("causal & q - k < w[h]", 1000, 5), list[tuple[int, int]]()
+    statistics(make_plan(*case), watch=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 6) for i in range(6)]
+    tracemalloc.start()
+    for heads in (4, 32):  # a head holds 16 bytes a token and more, if all are held
+        tracemalloc.reset_peak()
+        _groups(make_plan(*_many_heads("causal & same(doc) & q - k < w[h]", 1 << 14, heads)), None)
+        peak = tracemalloc.get_traced_memory()[1]
+        assert peak < 250 * (1 << 14), peak
+    tracemalloc.stop()
