@@ -46,15 +46,24 @@ def merged(bounds: Sequence[tuple[Any, Any]], k_len: int) -> Bounds:
     """
     if not bounds:
         return np.zeros((0, 0), np.int64), np.zeros((0, 0), np.int64)
+    if len(bounds) == 1:
+        return _single(*(np.asarray(x, dtype=np.int64).clip(0, k_len) for x in bounds[0]))
     lo = np.stack([np.asarray(a, dtype=np.int64) for a, _ in bounds]).clip(0, k_len)
     hi = np.stack([np.asarray(b, dtype=np.int64) for _, b in bounds]).clip(0, k_len)
     lo, hi = np.where(hi > lo, (lo, hi), k_len + 1)  # the empty ones last
-    if len(lo) > 1:
-        lo, hi = _merged_sorted(lo, hi, k_len + 1)
+    lo, hi = _merged_sorted(lo, hi, k_len + 1)
     empty = lo > k_len
     lo[empty], hi[empty] = 0, 0
     some = ~empty.all(axis=1)
     return lo[some], hi[some]
+
+
+def _single(lo: Array, hi: Array) -> Bounds:
+    """One interval a query, as ``merged`` returns it; in place."""
+    empty = hi <= lo
+    lo[empty], hi[empty] = 0, 0
+    rows = 0 if empty.all() else 1
+    return lo[None][:rows], hi[None][:rows]
 
 
 def _merged_sorted(lo: Array, hi: Array, past: int) -> Bounds:

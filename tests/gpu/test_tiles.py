@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -140,3 +142,29 @@ def test_groups_with_one_mask_share_its_runs(by_keys: bool) -> None:
     found = kernel_plan(plan, by_keys=by_keys)
     assert found.plan_of.tolist() == [0, 1, 0, 0, 1, 0]
     assert found.full[0].size == 4
+
+
+def test_full_tiles_are_listed_in_the_width_that_kernels_read() -> None:
+    """Where rows have two full runs, their tiles are most of a dense mask's: nothing of that size is wider."""
+    program, n = lower_text("q - k > 1000 | k - q > 5000")[0], 1 << 15
+    plan = make_plan(program, Binding(n, n, heads=1, batch=1), q_tile=8, k_tile=8)
+    tracemalloc.start()
+    found = kernel_plan(plan).full[2]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None
+    assert found.dtype == np.int32
+    assert found.size > 1 << 23
+    assert peak < found.nbytes + (1 << 24), peak
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 7, 1 << 18])
+def test_tiles_are_listed_some_at_a_time(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(tiles_module, "_AT_ONCE", at_once)
+    kinds = []
+    for seed, rows in ((0, 5), (1, 0), (2, 9)):
+        start = np.random.default_rng(seed).integers(0, 40, 3 * rows)
+        kinds.append((np.arange(rows).repeat(3), start, start + 1 + start % 4, rows))
+    expected = [np.arange(a, b) for _, start, end, _ in kinds for a, b in zip(start, end, strict=True)]
+    found = tiles_module._listed(kinds, sum(x.size for x in expected))
+    np.testing.assert_array_equal(found, np.concatenate(expected))

@@ -7,6 +7,7 @@ A ragged tile at the end counts as partial, so that the loop over full tiles nee
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +41,8 @@ PARTIAL_WORK = 1.5
 MAX_TILES = 1 << 28
 #: Tiles that are sorted at most to make one list of two, which takes a tenth of a second.
 _MOST_JOINED = 1 << 20
+#: Tiles that are listed together, but for the last run of them.
+_AT_ONCE = 1 << 18
 #: A line of the schedule, in int32: the row of tiles, ends of its runs of full and of partial tiles (excluded), from
 #: which number on partial tiles are how much further, the share of the row. As much as one access to memory brings.
 RECORD, FULL_ENDS, PART_ENDS, PART_SKIP, SHARE = 8, (1, 2), (3, 4), (5, 6), 7
@@ -241,8 +244,21 @@ def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:
             Diagnostic("E801", f"the mask has {int(last[-1]):,} separate tiles to list", hint="use larger tiles")
         )
     first = np.concatenate([[0], last[:-1]])
-    tiles = [concatenated_ranges(start, end - start) for _, start, end, _ in kinds]
-    return first.astype(np.int32), last.astype(np.int32), _concatenate(tiles)
+    return first.astype(np.int32), last.astype(np.int32), _listed(kinds, int(last[-1]))
+
+
+def _listed(kinds: list[_Kind], total: int) -> Array:
+    """The tiles of all runs, one after another: they may be very many, so that only some are 64 bits wide at a time."""
+    out, at = np.empty(total, np.int32), 0
+    for _, start, end, _ in kinds:
+        length = end - start
+        last = np.cumsum(length)
+        cuts = np.searchsorted(last, np.arange(_AT_ONCE, int(length.sum()), _AT_ONCE))
+        for a, b in itertools.pairwise([0, *cuts.tolist(), length.size]):
+            some = concatenated_ranges(start[a:b], length[a:b])
+            out[at : at + some.size] = some
+            at += some.size
+    return out
 
 
 def _work(full: _Kind, part: _Kind) -> Array:
