@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,9 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
     parts: list[tuple[Rectangles, Rectangles]] = []
-    step = max(_LEAST, _AT_ONCE // sum((_intervals(x, grid) for x in form.clauses), start=1))
+    each = 1 + sum(_intervals(x, grid, reach) for x in form.clauses)
     listed = sum(x.runs for x in columns if isinstance(x, SharedLabels))
-    if listed:
-        step = min(step, max(_LEAST_LISTED, _RUNS // listed))
+    step = max(_FEWEST, min(max(_LEAST, _AT_ONCE // each), _MOST_AT_ONCE // max(each, listed)))
     area = 0
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
     for a, b in itertools.pairwise(edges):
@@ -74,14 +73,17 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
 #: Intervals that are looked at together: few enough to stay within the cache.
 _AT_ONCE = 1 << 16
 _LEAST = 1 << 11  # fragments, which may have far fewer intervals: a step takes some milliseconds whatever it does
-#: Runs of scattered labels that are found together, and the fragments that always are: those take longer.
-_RUNS, _LEAST_LISTED = 1 << 18, 64
+#: Where fragments have very many, fewer are looked at together, since memory goes by them; but always some.
+_MOST_AT_ONCE, _FEWEST = 1 << 18, 64
 
 
-def _intervals(clause: Solved, grid: Grid) -> int:
-    """About how many intervals of keys a clause has for a query."""
+def _intervals(clause: Solved, grid: Grid, reach: Callable[[Solved], tuple[Array, Array]]) -> int:
+    """About how many intervals of keys a clause has for a fragment: one for each cycle of digits that it reaches."""
     cycles = [d.stride * d.modulus for d in clause.digits]
-    return 1 + (grid.k_len // min(cycles) if cycles and min(cycles) > grid.k_tile else 0)
+    if not cycles or min(cycles) <= grid.k_tile:
+        return 1
+    lo, hi = reach(clause)
+    return 1 + int(np.maximum(hi - lo, 0).mean() * grid.k_tile) // min(cycles)
 
 
 def _decide(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -83,3 +85,14 @@ def test_blocks_that_are_smaller_than_a_tile_are_not_looked_at_point_by_point(bl
     tiles = by_block.reshape(len(by_block) * block // 128, 128 // block, -1, 128 // block)
     expected = tiles.any(axis=(1, 3)).astype(np.uint8)  # 128 x 128 tiles, of which none is full
     np.testing.assert_array_equal(plan.kinds(), expected)
+
+
+def test_what_is_refused_is_not_held_first() -> None:
+    """Each row of tiles has thousands of intervals: they are found for some rows at a time."""
+    program, n = lower_text("q // 16 % 2 == k // 16 % 2")[0], 1 << 17
+    tracemalloc.start()
+    with pytest.raises(MaskcError, match=r"E801.*about 1e\+09 .*intervals of keys"):
+        make_plan(program, make_binding(program, n, n), q_tile=16, k_tile=16, budget=1 << 25)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 27, peak

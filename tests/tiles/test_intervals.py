@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.intervals import key_intervals
 from maskc.tiles.plan import Group, TilePlan
 
 from .corpus import GRIDS, INPUTS, MASKS, grid_case, input_case, plain_case
@@ -127,3 +130,15 @@ def test_a_plan_without_its_intervals_is_still_small() -> None:
     np.testing.assert_array_equal(found[0][1], np.arange(1, (1 << 20) + 1))
     assert plan.nbytes == before < 2 << 20
     assert "_intervals" not in plan.__getstate__()
+
+
+def test_one_interval_a_query_takes_little_memory() -> None:
+    program, n = lower_text("causal & q - k < 100")[0], 1 << 19
+    plan = make_plan(program, make_binding(program, n, n))
+    tracemalloc.start()
+    found = key_intervals(plan, plan.groups[0])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None
+    assert len(found) == 1
+    assert peak < 56 * n, peak  # two bounds, as they are solved, clipped and in 32 bits
