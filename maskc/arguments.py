@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from maskc.diagnostics import fail
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-__all__ = ["expect", "integer", "integers", "mapping_of", "shown"]
+__all__ = ["expect", "integer", "mapping_of", "shown"]
 
 _LONGEST = 40  # characters of a value that a message shows; a longer one is named by its type
 _BITS = 128  # of an integer that a message writes out: Python refuses to write those of thousands of digits
@@ -63,22 +59,3 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     if most is not None and number > most:
         raise fail("E504", f"{name} must be at most {most}, not {shown(number)}")
     return number
-
-
-def integers(name: str, value: Any) -> npt.NDArray[np.int64]:
-    """Integers out of a sequence, an array or a tensor. Raises E503, E504 where one does not fit 64 bits, E505."""
-    import numpy as np
-
-    from maskc.tiles.values import to_numpy
-
-    if isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value):
-        raise fail("E503", f"{name}: expected integers, found Booleans")
-    if isinstance(value, str | bytes) or value is None:
-        raise fail("E503", f"{name}: expected integers, found {shown(value)}")
-    array = to_numpy(name, value)
-    if array.size and array.dtype.kind not in "iu":
-        kinds = {"b": "Booleans", "f": "floats", "U": "strings"}
-        raise fail("E503", f"{name}: expected integers, found {kinds[array.dtype.kind]}")
-    if array.size and array.dtype == np.uint64 and int(array.max()) >= 1 << 63:
-        raise fail("E504", f"{name}: {int(array.max())} does not fit 64 bits")
-    return array.astype(np.int64)

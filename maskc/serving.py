@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import torch
 
-from maskc.arguments import integers, mapping_of, shown
+from maskc.arguments import mapping_of, shown
 from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
@@ -29,7 +29,7 @@ from maskc.tensors import (
 )
 from maskc.tiles.binding import bind, positions
 from maskc.tiles.extents import check_extents
-from maskc.tiles.values import declaration, fail
+from maskc.tiles.values import declaration, fail, integers
 
 if TYPE_CHECKING:
     from maskc.backends import Backend

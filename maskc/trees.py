@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maskc.arguments import integers, shown
+from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError, fail
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ def _index(graph: Any, nodes: Sequence[Hashable] | None) -> dict[Hashable, int]:
 
 
 def _parent_list(tree: Any) -> list[int]:
+    from maskc.tiles.values import integers
+
     found = integers("tree", list(tree) if isinstance(tree, Iterable) and not hasattr(tree, "ndim") else tree)
     if found.ndim != 1:
         raise MaskcError(Diagnostic("E505", f"tree: expected the parent of each token, (N,), found {found.shape}"))

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.generic]
 
-__all__ = ["declaration", "fail", "is_torch", "no_such_name", "scalar_value", "suggestion", "table_value", "to_numpy"]
+__all__ = [
+    "declaration",
+    "fail",
+    "integers",
+    "is_torch",
+    "no_such_name",
+    "scalar_value",
+    "suggestion",
+    "table_value",
+    "to_numpy",
+]
 
 _INT64 = np.iinfo(np.int64)
 _KINDS = {Type.INT: "iu", Type.BOOL: "b", Type.FLOAT: "fiu"}
@@ -186,3 +196,18 @@ def _remedy(p: Parameter, array: Array) -> str | None:
     if p.type is Type.INT and array.dtype.kind == "b":
         return "declare it as bool, or convert to integers"
     return None
+
+
+def integers(name: str, value: Any) -> npt.NDArray[np.int64]:
+    """Integers out of a sequence, an array or a tensor. Raises E503, E504 where one does not fit 64 bits, E505."""
+    if isinstance(value, list | tuple) and any(isinstance(x, bool | np.bool_) for x in value):
+        raise fail("E503", f"{name}: expected integers, found Booleans")
+    if isinstance(value, str | bytes) or value is None:
+        raise fail("E503", f"{name}: expected integers, found {shown(value)}")
+    array = to_numpy(name, value)
+    if array.size and array.dtype.kind not in "iu":
+        kinds = {"b": "Booleans", "f": "floats", "U": "strings"}
+        raise fail("E503", f"{name}: expected integers, found {kinds[array.dtype.kind]}")
+    if array.size and array.dtype == np.uint64 and int(array.max()) >= 1 << 63:
+        raise fail("E504", f"{name}: {int(array.max())} does not fit 64 bits")
+    return array.astype(np.int64)
