@@ -5,32 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from maskc.diagnostics import Diagnostic, MaskcError
+from maskc.ir.evaluate import evaluate
 from maskc.ir.interval import Interval, intervals, ranges_under
 from maskc.ir.nodes import Const, Exists, Lookup, Node, Param, Symbol, postorder
 from maskc.ir.schedule import free_indices
+from maskc.ir.size import MAX_ALTERNATIVES, too_many
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = [
-    "FEWER",
-    "MAX_ALTERNATIVES",
-    "MAX_WRITTEN",
-    "alternatives",
-    "check_alternatives",
-    "constant_cases",
-    "most_cases",
-    "too_many",
-    "written_out",
-]
-
-MAX_ALTERNATIVES = 4096
-#: Operators and operands of every ``any`` written out, together: bringing as many to their normal form takes seconds.
-MAX_WRITTEN = 16384
-#: What to do where there are more.
-FEWER = "use a table or an input of the chosen keys, or fewer alternatives"
+__all__ = ["alternatives", "check_alternatives", "constant_cases", "most_cases", "written_out"]
 
 
 def alternatives(node: Node, count: Callable[[Node], int | float]) -> int | float:
@@ -97,16 +82,6 @@ def _most(count: Node, bounds: Interval, program: Program, binding: Binding) -> 
         return bounds[1]
     import numpy as np
 
-    from maskc.ir.evaluate import evaluate
-
     zero, h = np.zeros((), np.int64), np.arange(max(1, binding.heads))[:, None]
     b = np.arange(binding.batch if names & binding.batched else 1)
     return int(np.max(evaluate(count, binding, q=zero, k=zero, h=h, b=b, params=program.params), initial=0))
-
-
-def too_many(written: bool = False) -> MaskcError:
-    """E508: of alternatives, or of what is ``written`` out of them."""
-    what = f"more than {MAX_ALTERNATIVES} alternatives in all"
-    if written:
-        what = f"alternatives of more than {MAX_WRITTEN} operators and operands in all"
-    return MaskcError(Diagnostic("E508", f"`any` has {what}", hint=FEWER))

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskc.ir.alternatives import MAX_ALTERNATIVES, too_many
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type
 from maskc.ir.ops import OPS
 from maskc.ir.program import Parameter, Program
-from maskc.ir.schedule import Schedule, free_indices, schedule
+from maskc.ir.schedule import Schedule, schedule
+from maskc.ir.size import MAX_ALTERNATIVES, too_many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from maskc.ir.binding import Binding
 
-__all__ = ["dense", "evaluate", "free_indices", "kept"]
+__all__ = ["dense", "evaluate", "kept"]
 
 #: An array of the module in use: ``numpy.ndarray`` or ``torch.Tensor``.
 Array = Any

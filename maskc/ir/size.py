@@ -6,7 +6,18 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import postorder
 from maskc.ir.program import Program
 
-__all__ = ["MAX_NODES", "MAX_NODE_DEPTH", "MAX_PRINTED", "TOO_DEEP", "check_depth", "size_problem"]
+__all__ = [
+    "FEWER",
+    "MAX_ALTERNATIVES",
+    "MAX_NODES",
+    "MAX_NODE_DEPTH",
+    "MAX_PRINTED",
+    "MAX_WRITTEN",
+    "TOO_DEEP",
+    "check_depth",
+    "size_problem",
+    "too_many",
+]
 
 #: Nodes of a program as written, each once. The largest of the examples have 160; some analyses take time by the
 #: square of the number.
@@ -19,6 +30,12 @@ MAX_NODE_DEPTH = 150
 #: Characters, about, of a program's text: twice as many as are read.
 MAX_PRINTED = 1 << 17
 
+#: Cases that an ``any`` looks at, those within others multiplied.
+MAX_ALTERNATIVES = 4096
+#: Operators and operands of every ``any`` written out, together: bringing as many to their normal form takes seconds.
+MAX_WRITTEN = 16384
+#: What to do where there are more.
+FEWER = "use a table or an input of the chosen keys, or fewer alternatives"
 TOO_DEEP = "use a table or an input in place of a long chain of operators or cases"
 
 
@@ -43,3 +60,11 @@ def check_depth(program: Program) -> None:
 def _too_deep(program: Program) -> Diagnostic:
     message = f"operators of {program.name!r} stand more than {MAX_NODE_DEPTH} deep within one another"
     return Diagnostic("E103", message, hint=TOO_DEEP)
+
+
+def too_many(written: bool = False) -> MaskcError:
+    """E508: of alternatives, or of what is ``written`` out of them."""
+    what = f"more than {MAX_ALTERNATIVES} alternatives in all"
+    if written:
+        what = f"alternatives of more than {MAX_WRITTEN} operators and operands in all"
+    return MaskcError(Diagnostic("E508", f"`any` has {what}", hint=FEWER))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.evaluate import free_indices
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.ops import OPS
 from maskc.ir.program import OUTPUT, SCORE, SOFTMAX, Parameter, Program, Segment, Space
+from maskc.ir.schedule import free_indices
 from maskc.ir.size import MAX_PRINTED
 
 __all__ = [

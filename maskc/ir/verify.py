@@ -47,7 +47,7 @@ def _roots(program: Program) -> Iterator[tuple[str, Node, Type, frozenset[str]]]
 
 
 def _check_symbols(what: str, root: Node, allowed: frozenset[str]) -> None:
-    from maskc.ir.evaluate import free_indices
+    from maskc.ir.schedule import free_indices
 
     for node in postorder([root]):
         if isinstance(node, Symbol) and node.name in SYMBOLS and node.name not in allowed:

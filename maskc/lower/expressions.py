@@ -6,11 +6,10 @@ import functools
 from collections.abc import Callable
 
 from maskc.ir import nodes as ir
-from maskc.ir.alternatives import FEWER, MAX_ALTERNATIVES
 from maskc.ir.nodes import Const, Node, Size, Symbol, Type, index_symbol, postorder
 from maskc.ir.ops import apply, conjunction, disjunction, flat_length, negation
 from maskc.ir.program import Parameter
-from maskc.ir.size import MAX_NODES
+from maskc.ir.size import FEWER, MAX_ALTERNATIVES, MAX_NODES
 from maskc.lower import operators as ops
 from maskc.lower.calls import bind_arguments
 from maskc.lower.comparisons import lower_comparison, lower_member

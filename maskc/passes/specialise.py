@@ -6,18 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskc.ir.alternatives import (
-    MAX_ALTERNATIVES,
-    MAX_WRITTEN,
-    alternatives,
-    constant_cases,
-    too_many,
-    written_out,
-)
+from maskc.ir.alternatives import alternatives, constant_cases, written_out
 from maskc.ir.nodes import Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.ops import disjunction
 from maskc.ir.program import Parameter, Program
 from maskc.ir.rewrite import map_program, rebuild, substitute
+from maskc.ir.size import MAX_ALTERNATIVES, MAX_WRITTEN, too_many
 from maskc.passes import normalise
 from maskc.passes.fold import fold_node
 

@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.alternatives import MAX_ALTERNATIVES
 from maskc.ir.binding import Binding
-from maskc.ir.evaluate import evaluate, free_indices, kept
+from maskc.ir.evaluate import evaluate, kept
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
 from maskc.ir.program import Parameter
-from maskc.ir.schedule import outside_exists
+from maskc.ir.schedule import free_indices, outside_exists
+from maskc.ir.size import MAX_ALTERNATIVES
 from maskc.tiles import ranges
 from maskc.tiles.budget import Budget
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.ir.binding import Binding
-from maskc.ir.evaluate import evaluate, free_indices
+from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Const, Lookup, Node, Symbol, postorder
 from maskc.ir.program import Program
+from maskc.ir.schedule import free_indices
 from maskc.tiles.inputs import row_classes
 from maskc.tiles.values import fail
 

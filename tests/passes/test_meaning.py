@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskc.diagnostics import MaskcError
-from maskc.ir.alternatives import MAX_WRITTEN, constant_cases, written_out
+from maskc.ir.alternatives import constant_cases, written_out
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.interval import intervals, ranges_under
 from maskc.ir.nodes import postorder
 from maskc.ir.ops import disjunction
 from maskc.ir.program import Program
+from maskc.ir.size import MAX_WRITTEN
 from maskc.ir.verify import verify
 from maskc.lower import lower_text
 from maskc.passes import PIPELINE, Pass, normalise
