@@ -59,6 +59,7 @@ def make_setting(
     k: int | None = None,
     head: int = 0,
     heads: int | None = None,
+    usual_heads: int = 1,
     layer: int = 0,
     sizes: Mapping[str, int] | None = None,
     values: Mapping[str, Any] | None = None,
@@ -68,13 +69,14 @@ def make_setting(
 ) -> Setting:
     """Values for all ``programs`` alike, made up from ``seed`` where ``values`` gives none.
 
-    ``head``: one that there must be. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
+    ``head``: one that there must be. ``usual_heads``: how many there are if neither ``heads`` nor a table of
+    ``values`` tells. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
     ``sizes`` do not tell. In cross-attention there are as many queries as the sizes tell, unless ``q`` is given; else
     as many as keys. ``batch``: number of batch entries, None for that of the inputs, or 1. Raises MaskcError E502
     (no program declares one of ``sizes``) and E504.
     """
     given = dict(values or {})
-    heads = heads or max([head + 1, *_given_heads(programs, given)])
+    heads = heads or max([head + 1, *(_given_heads(programs, given) or [usual_heads])])
     if head >= heads:
         raise MaskcError(Diagnostic("E504", f"there is no head {head} among {heads}", hint="heads count from 0"))
     from maskc.tiles.binding import check_limits

@@ -53,7 +53,7 @@ def command(
     from maskc.cli.values import setting
 
     program = o.program_of(file, name)
-    given = setting([program], q=q, k=k, head=1, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
+    given = setting([program], q=q, k=k, heads=heads, usual_heads=2, layer=layer, sizes=size, args=arg, seed=seed)
     trial = try_op(
         program,
         given,

@@ -392,5 +392,16 @@ def test_run_compares_with_the_reference(maskc: Any, write: Any) -> None:
     assert set(data["errors"]) == {"output", "lse", "grad q", "grad k", "grad v", "grad bias"}
     assert max(data["errors"].values()) < 1e-4
     assert maskc("run", "r.mask", "--q", "8", "--backend", "none-such").code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "heads"), [([], 2), (["--heads", "1"], 1), (["--arg", "w=[3]"], 1), (["--arg", "w=[3, 4, 5]"], 3)]
+)
+def test_a_run_has_the_heads_asked_for(maskc: Any, write: Any, words: list[str], heads: int) -> None:
+    pytest.importorskip("torch")
+    file = write("w.mask", "pattern w(w: int[head]) {\n    attend causal & q - k < w[h]\n}\n")
+    result = maskc("run", file, "--q", "8", "--dim", "4", "--json", *words)
+    assert result.code == 0
+    assert json.loads(result.out)["q_shape"] == [1, heads, 8, 4]
     found = Trial("cpu", (), (), 1.0, 1.0, {"output": float("inf"), "lse": 0.5})
     assert found.data()["errors"] == {"output": None, "lse": 0.5}
