@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -100,3 +103,17 @@ def test_png_panels_are_written(tmp_path: object) -> None:
     path = Path(str(tmp_path)) / "a" / "b.png"
     save_png([panel, panel], path, title="$both$")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize("lengths", [(0, 0), (0, 9)])
+def test_png_panels_of_no_pairs_are_written_without_a_warning(tmp_path: Path, lengths: tuple[int, int]) -> None:
+    pytest.importorskip("matplotlib")
+    from maskc.picture.panels import mask_panels
+    from maskc.picture.png import save_png
+
+    (program,) = lower_text("causal")
+    panels = mask_panels(program, make_binding(program, *lengths))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_png(panels, tmp_path / "nothing.png")
+    assert (tmp_path / "nothing.png").exists()
