@@ -10,7 +10,9 @@ from maskc.cli.checking import check_files
 
 
 def command(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Pattern files; - for standard input.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Pattern files, or masks in quotes; - for standard input.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there are warnings, too.")] = False,
 ) -> None:

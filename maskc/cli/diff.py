@@ -9,11 +9,15 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.style import plain
+from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from maskc.cli.compare import Difference
     from maskc.ir.program import Program
+
+#: The longest sequence looked at, where nobody says another.
+LONGEST = 4200
 
 
 def command(
@@ -34,8 +38,11 @@ def command(
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
     up_to: Annotated[
-        int, typer.Option("--up-to", min=1, max=o.MAX_COMPARED, help="Longest sequence looked at.")
-    ] = 4200,
+        int | None,
+        typer.Option(
+            "--up-to", min=1, max=o.MAX_COMPARED, help="Longest sequence looked at.", show_default=str(LONGEST)
+        ),
+    ] = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
@@ -43,8 +50,11 @@ def command(
     one."""
     from maskc.cli.compare import compare
 
+    if up_to is not None and (size or q is not None or k is not None):
+        hint = "leave it out, or --q, --k and --size, so that many lengths are looked at"
+        raise MaskcError(Diagnostic("E503", "--up-to is for many lengths, and one is given", hint=hint))
     a, b = o.programs_of((first, name_a, "--name-a"), (second, name_b, "--name-b"))
-    found = compare(a, b, q=q, k=k, heads=heads, layers=layers, sizes=size, args=arg, up_to=up_to, seed=seed)
+    found = compare(a, b, q=q, k=k, heads=heads, layers=layers, sizes=size, args=arg, up_to=up_to or LONGEST, seed=seed)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, **found.data()}))
     else:

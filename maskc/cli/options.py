@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Args",
+    "EnoughHeads",
     "File",
     "Head",
     "Heads",
@@ -52,9 +53,14 @@ Keys = Annotated[
 ]
 Layer = Annotated[int, typer.Option("--layer", min=0, max=MAX_LAYERS - 1, help="The layer.")]
 Head = Annotated[int, typer.Option("--head", min=0, max=MAX_HEADS - 1, help="The query head.")]
-Heads = Annotated[
+#: Of a command that looks at one head, or some, by ``--head``.
+EnoughHeads = Annotated[
     int | None,
     typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.", show_default="enough for --head"),
+]
+Heads = Annotated[
+    int | None,
+    typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.", show_default="1, or as --arg says"),
 ]
 Sizes = Annotated[
     list[str], typer.Option("--size", metavar="AXIS=N", help="Extent of a grid axis or segment; may be repeated.")

@@ -36,7 +36,7 @@ def command(
     q: o.Queries = None,
     k: o.Keys = None,
     head: Annotated[str, typer.Option("--head", help="The query head: a number, several as 0,2, or all.")] = "0",
-    heads: o.Heads = None,
+    heads: o.EnoughHeads = None,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006

@@ -34,7 +34,7 @@ def command(
     q: o.Queries = None,
     k: o.Keys = None,
     head: o.Head = 0,
-    heads: o.Heads = None,
+    heads: o.EnoughHeads = None,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006

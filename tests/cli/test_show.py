@@ -184,6 +184,20 @@ def test_diff_looks_next_to_the_numbers_of_the_programs(maskc: Any, write: Any) 
     assert maskc("diff", a, b, "--up-to", "500").code == 0
 
 
+@pytest.mark.parametrize("fixed", ["--q=4", "--k=4", "--size=y=4"])
+def test_diff_refuses_a_longest_length_where_there_is_one_length(maskc: Any, fixed: str) -> None:
+    result = maskc("diff", "causal & all", "sliding_window(7)", "--up-to", "500", fixed)
+    assert (result.code, result.out) == (2, "")
+    assert "error[E503]: --up-to is for many lengths" in result.err
+
+
+@pytest.mark.parametrize("command", ["show", "why", "plan", "prove", "run", "tune"])
+def test_help_names_no_option_that_a_command_lacks(maskc: Any, command: str) -> None:
+    text = maskc(command, "--help").out
+    declared = set(re.findall(r"^\W{1,8}(?:-\w,)?(--[a-z-]+)", text, re.M)) | {"--arg", "--input"}
+    assert set(re.findall(r"--[a-z][a-z-]*", text)) <= declared
+
+
 def test_diff_proves_masks_equal_under_their_arguments(maskc: Any, write: Any) -> None:
     a = write("a.mask", "sliding_window(128)\n")
     b = write("b.mask", "pattern other(left: int = 127) { attend 0 <= q - k <= left }\n")
