@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 def command(
     file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A pattern file to measure; - for standard input.")
+        str | None, typer.Argument(metavar="FILE", help="A pattern file, or a mask in quotes; - for standard input.")
     ] = None,
     name: o.Name = None,
     q: o.Queries = None,
@@ -86,16 +87,22 @@ def _exchange(export: Path | None, import_: Path | None, as_json: bool) -> None:
             raise MaskcError(Diagnostic("E003", f"cannot read {import_}: {error.strerror}")) from None
         except ValueError as error:
             raise MaskcError(Diagnostic("E503", f"{import_} is no file of `maskc tune --export`: {error}")) from None
-        typer.echo(f"{store(records)} of {len(records)} results taken over")
+        stored = store(records)
+        _say({"taken_over": stored}, records, as_json, f"{stored} of {len(records)} results taken over")
         return
     records = known_records()
     if export is not None:
         write_file(export, dump_records(records), "give another file: --export FILE")
-        typer.echo(f"{len(records)} results in {in_line(str(export))}")
+        _say({"file": str(export)}, records, as_json, f"{len(records)} results in {in_line(str(export))}")
     elif as_json:
         typer.echo(dump_records(records).rstrip())
     else:
         typer.echo(plain("\n".join(table([_known(r) for r in records]))) if records else "nothing has been measured")
+
+
+def _say(found: dict[str, Any], records: Sequence[Record], as_json: bool, text: str) -> None:
+    """What became of ``records``: ``found`` beside their number as JSON, or ``text``."""
+    typer.echo(json.dumps({"maskc": 1, "results": len(records), **found}) if as_json else text)
 
 
 def _content(path: Path) -> bytes:

@@ -334,6 +334,13 @@ def test_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(["tune", "--list", "--export", "x.json"]) == 2
     assert run(["tune", "--list"]) == 0
     assert "nothing has been measured" in capsys.readouterr().out
+    out = str(tmp_path / "out.json")
+    assert run(["tune", "--export", out, "--json"]) == run(["tune", "--import", out, "--json"]) == 0
+    written, taken = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (written, taken) == (
+        {"maskc": 1, "results": 0, "file": out},
+        {"maskc": 1, "results": 0, "taken_over": 0},
+    )
     if not torch.cuda.is_available():
         (tmp_path / "a.mask").write_text("causal")
         assert run(["tune", str(tmp_path / "a.mask")]) == 2
