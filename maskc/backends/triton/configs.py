@@ -145,6 +145,18 @@ _BY_ROWS: dict[tuple[Rows, str, int], Config] = {
     ("masked", "forward", 128): Config(64, 32, 4, 3),
     ("masked", "dkv", 128): Config(64, 64, 4, 2),
 }
+#: For exact products of float32 on NVIDIA's chips, by stage and the head dimension up to which: these are no matter of
+#: matrix units, and operands go through registers. What spills nothing; larger tiles spill kilobytes a thread.
+_EXACT: dict[tuple[str, int], Config] = {
+    ("forward", 64): Config(64, 32, 8, 2),
+    ("forward", 128): Config(32, 64, 8, 2),
+    ("dq", 64): Config(32, 32, 8, 2),
+    ("dq", 128): Config(16, 32, 8, 2),
+    ("dkv", 64): Config(32, 64, 8, 2),
+    ("dkv", 128): Config(32, 32, 8, 2),
+}
+#: Dtypes of 32 bits; the second one is the first with products of fewer bits.
+_WIDE = ("float32", "tf32")
 #: Architectures without a row of their own use that of another.
 _LIKE: dict[int | str, int | str] = {86: 80, 89: 80, 103: 100, 120: 80, 121: 80}
 
@@ -216,8 +228,8 @@ def config(
 ) -> Config:
     """The configuration for ``stage`` ("forward", "decode", "dq", "dkv" or "pairs"); target None: the interpreter.
 
-    ``pair_values``: values that mask and score compute of a pair. Where they are many, tiles are smaller, so
-    that registers do not spill. ``kind``: of the plan's rows.
+    ``dtype``: "tf32" for float32 with products of tf32. ``pair_values``: values that mask and score compute of a pair.
+    Where they are many, tiles are smaller, so that registers do not spill. ``kind``: of the plan's rows.
     """
     if target is None:
         return _SMALL
@@ -225,14 +237,16 @@ def config(
     if rows is None:
         rows = _TABLE["gfx942" if target.kind == "hip" else 90 if int(target.arch) >= 90 else 80]
     wanted = 64 if head_dim <= 64 else 128 if head_dim <= 128 else 256
-    if dtype == "float32":
+    if dtype in _WIDE:
         wanted = min(256, 2 * wanted)
     if stage == "decode":
         # Fastest on an H100; where shared memory is small, as many stages as fit.
         return Config(16, 64 if wanted < 256 else 32, 4, 3 if shared_memory(target) > 1 << 17 else 2)
-    if dtype == "float32" and head_dim > 128 and stage != "pairs":  # as wide as 16 bits and 512, which has no row
+    if dtype in _WIDE and head_dim > 128 and stage != "pairs":  # as wide as 16 bits and 512, which has no row
         side = 16 if shared_memory(target) < 1 << 17 else 32
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
+    if dtype == "float32" and target.kind == "cuda" and stage != "pairs":
+        return _EXACT[stage, 64 if head_dim <= 64 else 128]
     if rows is _TABLE[90] and pair_values < 8 and (kind, stage, wanted) in _BY_ROWS:
         return _BY_ROWS[kind, stage, wanted]
     steps = rows[stage, wanted]
@@ -262,7 +276,7 @@ def candidates(
     default = config(stage, target, width, dtype, pair_values, kind)
     if target is None:
         return _INTERPRETED
-    size = 4 if dtype == "float32" else 2
+    size = 4 if dtype in _WIDE else 2
     others = [c for c in _OTHERS.get(stage, ()) if fits(c, stage, target, head_dim, value_dim, size)]
     return tuple(dict.fromkeys([default, *others]))
 

@@ -155,6 +155,7 @@ def choose(
     """
     values = pair_values(entry.text_program, None)
     name = str(q.dtype).removeprefix("torch.")
+    name = "tf32" if name == "float32" and entry.precision == "tf32" else name
     target = target_of(q.device)
     dims = pad(q.shape[3]), pad(v.shape[3])
     kinds: tuple[Rows, ...] = ("usual",) if stage in ("decode", "pairs") else get_args(Rows)
