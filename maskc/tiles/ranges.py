@@ -198,6 +198,21 @@ def without_nan(lo: Any, hi: Any) -> tuple[Any, Any]:
     return np.where(bad, -np.inf, lo), np.where(bad, np.inf, hi)
 
 
+def _unbounded(x: Range) -> Any:
+    """Where nothing is known of a float, so that it may be NaN: what may be NaN has no bound on either side."""
+    if np.asarray(x.lo).dtype.kind != "f":
+        return np.False_
+    return np.isinf(x.lo) & np.isinf(x.hi) & (np.asarray(x.lo) < x.hi)
+
+
+def _open(bad: Any, x: Range) -> Range:
+    """``x``, without bounds where its value may be NaN."""
+    if not np.any(bad):
+        return x
+    lo, hi, sure = np.where(bad, -np.inf, x.lo), np.where(bad, np.inf, x.hi), np.logical_not(bad)
+    return replace(x, lo=lo, hi=hi, exact=x.exact & sure, dense=x.dense & sure)
+
+
 def floordiv(boxes: Boxes, x: Range, y: Range) -> Range:
     if not _is_scalar(y):
         return _general_quotient(x, y)
@@ -276,22 +291,24 @@ def absolute(boxes: Boxes, x: Range) -> Range:
     crosses = (x.lo < 0) & (x.hi > 0)
     low, high = np.minimum(np.abs(x.lo), np.abs(x.hi)), np.maximum(np.abs(x.lo), np.abs(x.hi))
     if np.asarray(x.lo).dtype.kind == "f":
-        return Range(np.where(crosses, 0.0, low), high, exact=x.exact & np.logical_not(crosses), uses=x.uses)
+        found = Range(np.where(crosses, 0.0, low), high, exact=x.exact & np.logical_not(crosses), uses=x.uses)
+        return _open(_unbounded(x), found)
     steady = x.dense & (x.modulus <= 1)
     return Range(np.where(crosses, 0, low), high, 1, 0, x.exact & (steady | np.logical_not(crosses)), steady, x.uses)
 
 
 def extremum(which: Callable[[Any, Any], Any], x: Range, y: Range) -> Range:
-    """The smaller or the greater of two."""
+    """The smaller or the greater of two; NaN if one of them is."""
+    bad = _unbounded(x) | _unbounded(y)
     first, second = (x, y) if which is np.minimum else (y, x)
-    if np.all(first.hi <= second.lo):
+    if np.all(first.hi <= second.lo) and not np.any(bad):
         return x
-    if np.all(second.hi <= first.lo):
+    if np.all(second.hi <= first.lo) and not np.any(bad):
         return y
     apart = _apart(x, y)
     steady = apart & x.dense & y.dense & (x.modulus <= 1) & (y.modulus <= 1)
     lo, hi = which(x.lo, y.lo), which(x.hi, y.hi)
-    return Range(lo, hi, exact=apart & x.exact & y.exact, dense=steady, uses=_uses(x, y))
+    return _open(bad, Range(lo, hi, exact=apart & x.exact & y.exact, dense=steady, uses=_uses(x, y)))
 
 
 def choice(is_true: Any, is_false: Any, x: Range, y: Range, uses: frozenset[str]) -> Range:
@@ -336,7 +353,9 @@ def floating(op: str, x: Range) -> Range:
             wide = (np.full_like(lo, -1.0), np.full_like(hi, 1.0))
     known = np.asarray(x.lo) == x.hi
     lo, hi = without_nan(np.where(known, lo, wide[0]), np.where(known, hi, wide[1]))
-    return Range(lo, hi, exact=known & np.isfinite(lo), uses=x.uses)
+    # Of an infinite number a sine or a cosine is NaN.
+    bad = _unbounded(x) if op in _RISING else ~(np.isfinite(x.lo) & np.isfinite(x.hi))
+    return _open(bad, Range(lo, hi, exact=known & np.isfinite(lo), uses=x.uses))
 
 
 def _float_quotient(x: Range, y: Range) -> Range:

@@ -167,6 +167,30 @@ def test_plans_are_kept_until_an_input_changes(tmp_path: Path) -> None:
     assert len(module._plans) <= 32
 
 
+MAYBE_NAN = [
+    "log2(t[q]) <= u[k]",
+    "t[q] / t[k] <= u[q]",
+    "t[q] - t[k] <= u[k]",
+    "min(log2(t[q]), 3.0) <= 3.0",
+    "max(t[q] - t[k], 0.0) >= 0.0",
+    "abs(sin(t[q])) >= 0.0",
+    "sigmoid(log(t[k])) >= 0.0 | u[q] < u[k]",
+    "(match q % 2 { 0: log2(t[q]); else: 1.0 }) <= u[q]",
+]
+
+
+@pytest.mark.parametrize("mask", MAYBE_NAN)
+def test_comparisons_of_what_may_be_no_number_are_left_open(mask: str, tmp_path: Path) -> None:
+    """They are false of a NaN, also where every number would satisfy them."""
+    program = lower_text(f"pattern p(t: float[token], u: float[token]) {{ attend {mask} }}")[0]
+    t = np.where(np.arange(40) % 8 < 6, np.linspace(-2, 2, 40), np.inf).astype(np.float32)
+    u = np.where(np.arange(40) < 24, np.inf, -np.inf).astype(np.float32)
+    binding = bind(program, 40, 40, heads=1, layer=0, batch=1, sizes={}, values={"t": t, "u": u})
+    module = load(write_standalone(program, {}), tmp_path / "maybe.py")
+    found = module.tile_kinds(module.mask, given_of(binding), 0, 0, TILE, TILE, torch.device("cpu"))
+    assert found.tolist() == kinds_of(dense(program, binding, 0, 0), TILE, TILE)
+
+
 @pytest.mark.parametrize("name", ["causal", "grid", "sink-and-gate", "hash", "edges", "float-mask", "by-head"])
 def test_files_are_clean_python(name: str, tmp_path: Path) -> None:
     text = write_standalone(lower_text(CASES[name].text)[0], {})

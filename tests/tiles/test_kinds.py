@@ -157,3 +157,25 @@ def test_steps_that_a_modulus_does_not_share_are_kept_in_mind(text: str, tile: i
     case = program, make_binding(program, 333, 333, heads=1)
     plan = make_plan(*case, q_tile=tile, k_tile=tile)
     np.testing.assert_array_equal(plan.kinds(), brute_kinds(*case, tile, tile))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "max(t[q] - t[k], 0.0) >= 0.0",
+        "min(t[q] - t[k], 3.0) < 4.0",
+        "abs(t[q] - t[k]) >= 0.0",
+        "max(log2(t[q]), -1.0) >= -1.0 & k <= q",
+        "abs(sin(t[q])) >= 0.0",
+        "cos(t[k]) < 2.0",
+        "sigmoid(log(t[k])) >= -1.0",
+        "tanh(t[q] - t[k]) > -2.0",
+        "~(max(t[q] / t[k], 1.0) < 0.0)",
+    ],
+)
+def test_what_may_be_no_number_satisfies_no_comparison_for_sure(mask: str) -> None:
+    """Bounds of a function hold for numbers, and a NaN is none: it compares false."""
+    program = lower_text(f"pattern p(t: float[token]) {{ attend {mask} }}")[0]
+    t = np.where(np.arange(80) % 16 < 12, np.linspace(-2, 2, 80), np.inf)
+    t[:40:5] *= -1
+    compare(program, make_binding(program, 80, 80, t=t), 4, 4)

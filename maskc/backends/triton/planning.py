@@ -16,18 +16,19 @@ __all__ = ["Range", "plan_tiles", "tile_kinds"]
 
 class Range:
     """Bounds, elementwise: a number is at least ``low`` and at most ``high``. Of a truth value, ``low`` says whether
-    it holds everywhere, and ``high`` whether it may hold somewhere."""
+    it holds everywhere, and ``high`` whether it may hold somewhere. Bounds that are NaN leave every comparison open:
+    those of what may be NaN."""
 
     def __init__(self, low: Any, high: Any) -> None:
         self.low, self.high = low, high
 
     def __add__(self, other: Any) -> Range:
         o = ranged(other)
-        return Range(self.low + o.low, self.high + o.high)
+        return unknown(self.low + o.low, self.high + o.high)
 
     def __sub__(self, other: Any) -> Range:
         o = ranged(other)
-        return Range(self.low - o.high, self.high - o.low)
+        return unknown(self.low - o.high, self.high - o.low)
 
     def __rsub__(self, other: Any) -> Range:
         return ranged(other) - self
@@ -38,7 +39,7 @@ class Range:
     def __mul__(self, other: Any) -> Range:
         o = ranged(other)
         ends = [a * b for a in (self.low, self.high) for b in (o.low, o.high)]
-        return Range(least(*ends), greatest(*ends))
+        return unknown(least(*ends), greatest(*ends))
 
     def __lt__(self, other: Any) -> Range:
         o = ranged(other)
@@ -75,7 +76,7 @@ class Range:
         return Range(tensor(self.low) | o.low, tensor(self.high) | o.high)
 
     def __truediv__(self, other: Any) -> Range:
-        return Range(-float("inf"), float("inf"))
+        return Range(float("nan"), float("nan"))
 
     __radd__, __rmul__, __rand__, __ror__ = __add__, __mul__, __and__, __or__
     __rtruediv__ = __pow__ = __rpow__ = __truediv__
@@ -85,6 +86,16 @@ class Range:
 def ranged(x: Any) -> Range:
     """As a range; of a number that is known, from itself to itself."""
     return x if isinstance(x, Range) else Range(x, x)
+
+
+def unknown(low: Any, high: Any) -> Range:
+    """From ``low`` to ``high``; of what is infinite on both sides, or NaN on one, nothing is known: it may be NaN."""
+    low, high = on_one_device(low, high)
+    if not low.is_floating_point():
+        return Range(low, high)
+    bad = ~(low > -float("inf")) & ~(high < float("inf"))
+    bad = bad | low.isnan() | high.isnan()
+    return Range(torch.where(bad, float("nan"), low), torch.where(bad, float("nan"), high))
 
 
 def tensor(x: Any) -> Any:
@@ -198,7 +209,7 @@ def floor(x: Any) -> Any:
 
 def by_torch(function: Any, x: Any) -> Any:
     """A function of floats; of a range nothing is said."""
-    return Range(-float("inf"), float("inf")) if isinstance(x, Range) else function(tensor(x))
+    return Range(float("nan"), float("nan")) if isinstance(x, Range) else function(tensor(x))
 
 
 def some(count: int, body: Any) -> Any:
