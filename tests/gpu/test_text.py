@@ -48,6 +48,14 @@ def test_loop_over_full_tiles_says_nothing_of_the_mask() -> None:
     assert "q_pos" not in full
 
 
+def test_least_and_greatest_float_are_nan_where_one_is() -> None:
+    """As everywhere else; Triton's own, and those of integers, say nothing of it."""
+    text = text_of("pattern p(t: float[token]) { attend max(t[q], t[k]) >= 0.0\n score min(max(s, -5.0), 5.0) }")
+    assert "tl.minimum(tl.maximum(score, (-5.0), tl.PropagateNan.ALL), 5.0, tl.PropagateNan.ALL)" in text
+    assert re.search(r"tl.maximum\(t_\w+, t_\w+, tl.PropagateNan.ALL\)", text)
+    assert "PropagateNan" not in text_of("max(q % 7, k % 5) < min(q, k) % 11")
+
+
 def test_division_is_corrected_only_where_it_must_be() -> None:
     assert "floordiv(" not in text_of("q // 7 == k // 7")
     assert ">> 3" in text_of("(q - k) // 8 == 2 & q // 5 == 1")

@@ -228,6 +228,8 @@ class Expressions:
         operands = [self._text(a, block) for a in node.args]
         if node.type is Type.INT and node.op != "select" and not fits_int32(self._bounds[node]):
             operands = [self._wide(a, t) for a, t in zip(node.args, operands, strict=True)]
+        if node.op in ("min", "max") and node.type is Type.FLOAT:
+            return SPELLING[f"{node.op} of floats"](*operands)
         return SPELLING[node.op](*operands)
 
     def _wide(self, node: Node, text: str) -> str:

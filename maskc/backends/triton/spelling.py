@@ -17,14 +17,16 @@ def _call(name: str) -> Callable[..., str]:
     return lambda *operands: f"{name}({', '.join(operands)})"
 
 
-def _nested(name: str) -> Callable[..., str]:
+def _nested(name: str, more: str = "") -> Callable[..., str]:
     def spell(first: str, *rest: str) -> str:
         for operand in rest:
-            first = f"{name}({first}, {operand})"
+            first = f"{name}({first}, {operand}{more})"
         return first
 
     return spell
 
+
+_NAN = ", tl.PropagateNan.ALL"
 
 #: Text of an operator applied to operands that are atoms or bracketed. The integer operators ``floordiv`` and
 #: ``mod`` have a row for operands that may be negative; ``hash`` and ``pow`` are written by the emitter.
@@ -45,6 +47,9 @@ SPELLING: dict[str, Callable[..., str]] = {
     "neg": lambda a: f"(-{a})",
     "min": _nested("tl.minimum"),
     "max": _nested("tl.maximum"),
+    # By default Triton's give the other number where one is NaN.
+    "min of floats": _nested("tl.minimum", _NAN),
+    "max of floats": _nested("tl.maximum", _NAN),
     "abs": _call("tl.abs"),
     "select": _call("tl.where"),
     "exp": _call("tl.exp"),
