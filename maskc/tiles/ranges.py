@@ -125,9 +125,9 @@ def add(boxes: Boxes, x: Range, y: Range) -> Range:
     apart = _apart(x, y)
     modulus = math.gcd(x.modulus, y.modulus)
     same_step = x.modulus == y.modulus or 0 in (x.modulus, y.modulus)
-    lo, hi = x.lo + y.lo, x.hi + y.hi
-    if np.asarray(lo).dtype.kind == "i":
-        lo, hi = _guard(lo, hi)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        lo, hi = x.lo + y.lo, x.hi + y.hi
+    lo, hi = _guard(lo, hi) if np.asarray(lo).dtype.kind == "i" else without_nan(lo, hi)
     return Range(
         lo,
         hi,

@@ -10,7 +10,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense
 from maskc.ir.program import Program
 from maskc.lower import lower_text
-from maskc.tiles import make_plan
+from maskc.tiles import make_plan, ranges
 from maskc.tiles.binding import make_binding
 from maskc.tiles.plan import PARTIAL
 
@@ -179,3 +179,13 @@ def test_what_may_be_no_number_satisfies_no_comparison_for_sure(mask: str) -> No
     t = np.where(np.arange(80) % 16 < 12, np.linspace(-2, 2, 80), np.inf)
     t[:40:5] *= -1
     compare(program, make_binding(program, 80, 80, t=t), 4, 4)
+
+
+def test_a_sum_of_which_one_bound_is_no_number_has_none() -> None:
+    boxes = ranges.Boxes(*(np.zeros(1, np.int64) for _ in range(6)), np.ones(1, bool))
+    one, other = (
+        ranges.Range(np.array([np.inf]), np.array([np.inf])),
+        ranges.Range(np.array([-np.inf]), np.array([0.5])),
+    )
+    found = ranges.apply_op(boxes, "min", [ranges.apply_op(boxes, "add", [one, other]), ranges.constant(-2.0)])
+    assert [float(found.lo[0]), float(found.hi[0])] == [-np.inf, np.inf]
