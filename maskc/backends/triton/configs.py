@@ -150,10 +150,16 @@ _BY_ROWS: dict[tuple[Rows, str, int], Config] = {
 _EXACT: dict[tuple[str, int], Config] = {
     ("forward", 64): Config(64, 32, 8, 2),
     ("forward", 128): Config(32, 64, 8, 2),
+    ("forward", 256): Config(16, 16, 8, 2),
+    ("decode", 64): Config(16, 16, 4, 2),
+    ("decode", 128): Config(16, 16, 4, 2),
+    ("decode", 256): Config(16, 16, 8, 2),
     ("dq", 64): Config(32, 32, 8, 2),
     ("dq", 128): Config(16, 32, 8, 2),
+    ("dq", 256): Config(16, 16, 8, 2),
     ("dkv", 64): Config(32, 64, 8, 2),
     ("dkv", 128): Config(32, 32, 8, 2),
+    ("dkv", 256): Config(16, 16, 8, 2),
 }
 #: Dtypes of 32 bits; the second one is the first with products of fewer bits.
 _WIDE = ("float32", "tf32")
@@ -237,6 +243,8 @@ def config(
     if rows is None:
         rows = _TABLE["gfx942" if target.kind == "hip" else 90 if int(target.arch) >= 90 else 80]
     wanted = 64 if head_dim <= 64 else 128 if head_dim <= 128 else 256
+    if dtype == "float32" and target.kind == "cuda" and stage != "pairs":
+        return _EXACT[stage, wanted]
     if dtype in _WIDE:
         wanted = min(256, 2 * wanted)
     if stage == "decode":
@@ -245,8 +253,6 @@ def config(
     if dtype in _WIDE and head_dim > 128 and stage != "pairs":  # as wide as 16 bits and 512, which has no row
         side = 16 if shared_memory(target) < 1 << 17 else 32
         return Config(16, side, 4, 1) if stage == "dkv" else Config(side, 16, 4, 1)
-    if dtype == "float32" and target.kind == "cuda" and stage != "pairs":
-        return _EXACT[stage, 64 if head_dim <= 64 else 128]
     if rows is _TABLE[90] and pair_values < 8 and (kind, stage, wanted) in _BY_ROWS:
         return _BY_ROWS[kind, stage, wanted]
     steps = rows[stage, wanted]
