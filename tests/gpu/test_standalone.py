@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from maskc.backends.triton.configs import Config, config, parse_target
 from maskc.backends.triton.spec import specialised
 from maskc.backends.triton.standalone import write_standalone
 from maskc.diagnostics import MaskcError
@@ -300,6 +301,17 @@ def test_sinks_by_head_get_a_gradient(params: str, sink: str, score: str, learne
     file = write_standalone(lower_text(text)[0], {})
     assert f"\nLEARNED = {learned}  # gets" in file
     assert ("Differentiable in q, k, v and sink." in file) is (learned != "None")
+
+
+@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:120"])
+def test_tiles_are_those_of_the_dtype(target: str, tmp_path: Path) -> None:
+    """Those of 16 bits would spill kilobytes a thread, or not fit."""
+    chip = parse_target(target)
+    module = load(write_standalone(lower_text("causal")[0], {}, chip), tmp_path / "tiles.py")
+    for tiles, dtype in ((module.TILES, "bfloat16"), (module.TILES_OF_FLOAT32, "float32")):
+        for (stage, width), found in tiles.items():
+            assert Config(*found) == config(stage, chip, width, dtype)
+    assert module.TILES != module.TILES_OF_FLOAT32
 
 
 def test_inputs_that_decide_about_no_tile_leave_the_plan(tmp_path: Path) -> None:

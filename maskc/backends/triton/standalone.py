@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import json
 import re
 from collections import Counter
@@ -115,7 +116,8 @@ def run(kernel, stage, heads, given, values, q, v):
     """Start a kernel on all rows (or columns) of tiles of ``heads`` heads."""
     dims = {"D": q.shape[3], "DV": v.shape[3]}
     dims.update({f"{n}_PAD": max(16, 1 << (d - 1).bit_length()) for n, d in dims.items()})
-    q_tile, k_tile, warps, stages = TILES[stage, min(w for w in (64, 128, 256) if w >= max(dims.values()))]
+    tiles = TILES_OF_FLOAT32 if q.dtype == torch.float32 else TILES
+    q_tile, k_tile, warps, stages = tiles[stage, min(w for w in (64, 128, 256) if w >= max(dims.values()))]
     if q.device.type == "cpu":
         q_tile, k_tile = 16, 16
     found = plan(given, q.shape[0], q.shape[1], q_tile, k_tile, q.device, stage == "dkv")
@@ -213,7 +215,7 @@ def write_standalone(
     names = read_tables(*spec.program.roots())
     clean = _CLEAN if differentiable and clears_empty_rows(spec) else ""
     learned = _learned(spec) if differentiable else None
-    gradients = _GRADIENTS.format(names="q, k and v" if learned is None else f"q, k, v and {learned}")
+    gradients = _GRADIENTS.format(names="q, k and v" if learned is None else f"q, k, v and {json.dumps(learned)[1:-1]}")
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
     example = _example(names, sizes)
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
@@ -290,15 +292,17 @@ def _tables(
     target: Target,
 ) -> str:
     mask = list(postorder([spec.program.mask]))
-    tiles = {}
-    for stage in ("forward", "dq", "dkv"):
-        for width in (64, 128, 256):
-            c = config(stage, target, width, "bfloat16")
-            tiles[stage, width] = (c.q_tile, c.k_tile, c.warps, c.stages)
     lines = ["# Threads of a warp.", f"WARP = {target.warp_size}"]
-    lines += ["# Queries and keys a tile, warps and pipeline stages, by kernel and head dimension.", "TILES = {"]
-    lines += [f'    ("{stage}", {width}): {value!r},' for (stage, width), value in tiles.items()]
-    lines += ["}", "# The pattern's tables and inputs, and what the kernels call them."]
+    lines.append(
+        "# Queries and keys a tile, warps and pipeline stages, by kernel and head dimension; for 16 bits, and for 32."
+    )
+    for name, dtype in (("TILES", "bfloat16"), ("TILES_OF_FLOAT32", "float32")):
+        lines.append(f"{name} = {{")
+        for stage, width in itertools.product(("forward", "dq", "dkv"), (64, 128, 256)):
+            c = config(stage, target, width, dtype)
+            lines.append(f'    ("{stage}", {width}): {(c.q_tile, c.k_tile, c.warps, c.stages)!r},')
+        lines.append("}")
+    lines.append("# The pattern's tables and inputs, and what the kernels call them.")
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))
     lines.append("# Those that decide which tiles are live.")
     lines.append("MASKED = " + json.dumps(read_tables(spec.program.mask)))
