@@ -20,7 +20,7 @@ from maskc.tiles.runs import row_of_runs
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["Liveness", "Seen", "Survey", "last_of", "last_queries", "liveness", "survey"]
+__all__ = ["Liveness", "Seen", "Survey", "last_of", "last_queries", "liveness"]
 
 Array = npt.NDArray[Any]
 _AT_ONCE = 1 << 16  # positions that are looked at together: few enough to stay within the cache
@@ -51,20 +51,14 @@ class Liveness:
 def liveness(plan: TilePlan, group: Group | None = None) -> Liveness:
     """Liveness under the mask of one group, or (by default) of all heads together: then of the batch entry that
     needs most. Keys are counted in their own order, whatever the plan's layout."""
-    return survey(plan, plan.groups if group is None else (group,))[0]
-
-
-def survey(plan: TilePlan, groups: Sequence[Group]) -> tuple[Liveness, list[Liveness], Array]:
-    """The liveness of groups whose heads share one cache, of the batch entry that needs most, and of each group; and
-    the last key that each query sees under any of them (-1: none; as exact as the liveness)."""
+    groups = plan.groups if group is None else (group,)
     found = Survey(plan, groups)
     runs, seen = None, None
-    each: list[Liveness] = []
     for g in groups:
         if seen is None or g.runs is not runs:  # Groups that hold the same runs have the same mask.
             runs, seen = g.runs, Seen(*last_queries(plan, g))
-        each.append(found.add(seen))
-    return found.together(), each, found.furthest()
+        found.add(seen)
+    return found.together()
 
 
 @dataclass(frozen=True, eq=False)
