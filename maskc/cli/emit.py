@@ -57,7 +57,7 @@ def command(
         from maskc.backends.triton.configs import parse_target
         from maskc.backends.triton.standalone import write_standalone
 
-        files["attention.py"] = write_standalone(program, args, parse_target(target), of_entries).encode()
+        files["attention.py"] = write_standalone(program, args, parse_target(target), of_entries, decode).encode()
     _write(Path(out), files)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))

@@ -7,6 +7,9 @@ what they leave, and does what a query alone decides: sink and output.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 from maskc.backends.decoding import key_ranges
 from maskc.backends.triton.expressions import Block, Expressions, table_name
 from maskc.backends.triton.forward import kind_of, weight_lines
@@ -147,7 +150,7 @@ def write_cached(spec: KernelSpec) -> Kernel:
     args = [*_arguments(tensors, integers, spec, used), *_ints("group", "capacity", "pages", "table_sb", "table_sn")]
     args += [Argument("scale", "float"), *_ints(*(f"{t}_s{axis}" for t in "qkv" for axis in "bhnd"))]
     args += [Argument(name, "constexpr") for name in ("PAGE", "STARTED")]
-    return assemble("attention_cached", "Attention over caches.", args, lines, ["visible", *used.helpers])
+    return assemble("attention_cached", "Attention over caches.", args, _read(lines), ["visible", *used.helpers])
 
 
 def _body(spec: KernelSpec, used: Expressions, before: Block, full: bool) -> list[str]:
@@ -179,6 +182,15 @@ def _rows(spec: KernelSpec, used: Expressions) -> list[str]:
     sizes = [f"    {name} = tl.load({name}_of + b)" for name in used.used if name.startswith("size_")]
     head = _HEAD.strip("\n") + "\n" + _ROWS + (_CROSS if spec.program.cross else _ONE_SEQUENCE) + _REST
     return [*_text(head), *sizes]
+
+
+def _read(lines: list[str]) -> list[str]:
+    """The lines but for those of ``_ROWS`` and ``_REST`` whose value no other line reads."""
+    count = Counter(word for line in lines for word in set(re.findall(r"\w+", line)))
+    return [line for line in lines if not any(line.startswith(f"    {n} = ") and count[n] == 1 for n in _MAYBE_READ)]
+
+
+_MAYBE_READ = ("k_end", "offset", "q_len", "q_pos", "d", "dv", "h")
 
 
 def _arguments(
@@ -256,7 +268,7 @@ def write_merge(spec: KernelSpec) -> Kernel:
     tensors += [("out_ptr", "data"), *([] if program.output is OUTPUT else [("plain_ptr", "data")])]
     args = _arguments(tensors, ["lengths"], spec, used)
     args += _ints(*(f"o_s{axis}" for axis in "bhnd"))
-    return assemble("attention_merge", "The results of splits, joined.", args, lines, used.helpers)
+    return assemble("attention_merge", "The results of splits, joined.", args, _read(lines), used.helpers)
 
 
 def _output(spec: KernelSpec, used: Expressions, before: Block) -> list[str]:

@@ -17,31 +17,63 @@ _CHECKS = '''
 
 def check(q, k, v, layer, sizes, tables):
     """Raise a TypeError or a ValueError for what does not fit together, before a kernel reads it."""
-    missing = sorted({*DOMAINS} - {*tables}) + sorted({*SIZES} - {*sizes})
-    if missing:
-        raise TypeError(f"attention() needs {', '.join(missing)}")
-    names = {name for parts in SPACES.values() for part in parts for name in part}
-    unknown = sorted({*tables} - {*DOMAINS, *UNREAD}) + sorted({*sizes} - names)
-    if unknown:
-        raise TypeError(f"attention() takes no {', '.join(unknown)}: scalar arguments are part of this file")
-    given = [("q", q), ("k", k), ("v", v), *((name, tables[name]) for name in DOMAINS)]
-    others = [f"{name!r} ({type(x).__name__})" for name, x in given if not torch.is_tensor(x)]
-    if others:
-        raise TypeError(f"expected tensors, found {', '.join(others)}")
+    check_names("attention", sizes, tables)
+    check_tensors({"q": q, "k": k, "v": v} | {name: tables[name] for name in DOMAINS})
     found = f"found q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if not q.dim() == k.dim() == v.dim() == 4 or q.shape[::3] != k.shape[::3] or k.shape[:3] != v.shape[:3]:
         raise ValueError(f"expected q (B, H, Nq, D), k (B, Hk, Nk, D) and v (B, Hk, Nk, Dv), {found}")
-    dims = q.shape[3], v.shape[3]
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1] or min(dims) == 0 or max(dims) > 256:
-        raise ValueError(f"expected query heads in groups of key heads, and 1 to 256 dimensions, {found}")
+    check_heads(q, k.shape[1], v.shape[3], found)
     if not CROSS and q.shape[2] > k.shape[2]:
         raise ValueError(f"queries are the last tokens of the keys: there cannot be more of them, {found}")
+    check_dtypes(q, k, v)
+    check_tables(q, {"k": k.shape[2], "token": k.shape[2]}, layer, tables)
+    for side, parts in SPACES.items():
+        length = q.shape[2] if side == "q" else k.shape[2]
+        if not adds_up(length, parts, sizes):
+            raise ValueError(f"{sizes} do not make up {length} tokens")
+    asking = [name for name, x in (*({} if DIFFERENTIABLE else {"q": q, "k": k, "v": v}).items(), *tables.items())
+              if name != LEARNED and x.requires_grad]
+    if asking and torch.is_grad_enabled():
+        raise ValueError(f"no gradient is computed of {', '.join(asking)}: detach, or call under torch.no_grad()")
+
+
+def check_names(function, sizes, tables):
+    """That what the pattern reads is given, and nothing else."""
+    missing = sorted({*DOMAINS} - {*tables}) + sorted({*SIZES} - {*sizes})
+    if missing:
+        raise TypeError(f"{function}() needs {', '.join(missing)}")
+    names = {name for parts in SPACES.values() for part in parts for name in part}
+    unknown = sorted({*tables} - {*DOMAINS, *UNREAD}) + sorted({*sizes} - names)
+    if unknown:
+        raise TypeError(f"{function}() takes no {', '.join(unknown)}: scalar arguments are part of this file")
+
+
+def check_tensors(given):
+    """That they are tensors."""
+    others = [f"{name!r} ({type(x).__name__})" for name, x in given.items() if not torch.is_tensor(x)]
+    if others:
+        raise TypeError(f"expected tensors, found {', '.join(others)}")
+
+
+def check_heads(q, kv_heads, value_dim, found):
+    """Numbers of heads and of dimensions."""
+    dims = q.shape[3], value_dim
+    if kv_heads == 0 or q.shape[1] % kv_heads or min(dims) == 0 or max(dims) > 256:
+        raise ValueError(f"expected query heads in groups of key heads, and 1 to 256 dimensions, {found}")
+
+
+def check_dtypes(q, k, v):
+    """That they agree, also in the device."""
     kinds = {(x.dtype, x.device) for x in (q, k, v)}
     if len(kinds) > 1 or q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise ValueError("expected q, k and v of one dtype, float16, bfloat16 or float32, on one device")
+
+
+def check_tables(q, tokens, layer, tables):
+    """Shapes, dtypes and devices of tables and inputs; ``tokens``: the extents of tokens and keys that are known."""
     if layer < 0:
         raise ValueError(f"expected the number of a layer, found {layer}")
-    extents = {"q": q.shape[2], "k": k.shape[2], "token": k.shape[2], "head": q.shape[1], "batch": q.shape[0]}
+    extents = {"q": q.shape[2], "head": q.shape[1], "batch": q.shape[0], **tokens}
     for name, domain in DOMAINS.items():
         table = tables[name]
         wanted = [extents.get(d, d) for d in domain]
@@ -53,13 +85,6 @@ def check(q, k, v, layer, sizes, tables):
         kind = "float" if table.is_floating_point() else "bool" if table.dtype == torch.bool else "int"
         if kind != TYPES[name] or table.is_complex():
             raise ValueError(f"expected {name!r} of a dtype that is {TYPES[name]}, found {table.dtype}")
-    for side, parts in SPACES.items():
-        if not adds_up(extents[side], parts, sizes):
-            raise ValueError(f"{sizes} do not make up {extents[side]} tokens")
-    if torch.is_grad_enabled():
-        asking = [n for n, x in given[3 if DIFFERENTIABLE else 0:] if x.requires_grad and n != LEARNED]
-        if asking:
-            raise ValueError(f"no gradient is computed of {', '.join(asking)}: detach, or call under torch.no_grad()")
 
 
 def adds_up(length, parts, sizes):

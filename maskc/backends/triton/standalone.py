@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from maskc.backends.triton import planning
 from maskc.backends.triton.backward import clears_empty_rows, write_dkv, write_dq
+from maskc.backends.triton.cached import lists_pay, write_cached, write_merge
 from maskc.backends.triton.configs import Target, config
 from maskc.backends.triton.entrance import entrance, known
 from maskc.backends.triton.expressions import Unsupported, table_name, without_brackets
@@ -22,6 +23,8 @@ from maskc.backends.triton.forward import write_forward
 from maskc.backends.triton.origin import origin_of
 from maskc.backends.triton.spec import KernelSpec, read_tables, specialised
 from maskc.backends.triton.spelling import HELPERS
+from maskc.backends.triton.standalone_decode import DECODE
+from maskc.backends.triton.weights import is_softmax
 from maskc.backends.triton.writer import CONSTANTS
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Size, Symbol, postorder
@@ -38,7 +41,7 @@ _HEADER = '''"""Attention under one pattern, by Triton kernels that skip every t
 Written by maskc. Needs torch and triton, and nothing else.
 
     out = attention(q, k, v{example})
-
+{decode}
 q is (batch, heads, queries, dim), k and v are (batch, key heads, keys, dim). {gradients}
 With TRITON_INTERPRET=1 it runs on the CPU, slowly. Which tiles are live is found when lengths or inputs are
 new, and kept: a first call takes one evaluation of the mask for each tile, and one for each pair of the tiles
@@ -54,6 +57,8 @@ import triton.language as tl
 
 '''
 
+_DECODE_CALL = """    out = decode(q, k_cache, v_cache, lengths{example})
+"""
 _GRADIENTS = "Differentiable in {names}."
 _NO_GRADIENTS = "Not differentiable: the gradient of the output expression is not part of this file."
 
@@ -112,19 +117,30 @@ def readable(name, table):
     return table.to(dtype).contiguous()
 
 
-def run(kernel, stage, heads, given, values, q, v):
-    """Start a kernel on all rows (or columns) of tiles of ``heads`` heads."""
+def table_values(given):
+    """The arguments of kernels that are tables, and their extents."""
+    values = {}
+    for name, table in given["tables"].items():
+        values[TABLES[name]] = read(name, table)
+        values.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(values[TABLES[name]].shape)})
+    return values
+
+
+def tile_of(stage, q, v):
+    """Head dimensions, and queries and keys a tile, warps and pipeline stages."""
     dims = {"D": q.shape[3], "DV": v.shape[3]}
     dims.update({f"{n}_PAD": max(16, 1 << (d - 1).bit_length()) for n, d in dims.items()})
     tiles = TILES_OF_FLOAT32 if q.dtype == torch.float32 else TILES
     q_tile, k_tile, warps, stages = tiles[stage, min(w for w in (64, 128, 256) if w >= max(dims.values()))]
-    if q.device.type == "cpu":
-        q_tile, k_tile = 16, 16
+    return dims, (16, 16, warps, stages) if q.device.type == "cpu" else (q_tile, k_tile, warps, stages)
+
+
+def run(kernel, stage, heads, given, values, q, v):
+    """Start a kernel on all rows (or columns) of tiles of ``heads`` heads."""
+    dims, (q_tile, k_tile, warps, stages) = tile_of(stage, q, v)
     found = plan(given, q.shape[0], q.shape[1], q_tile, k_tile, q.device, stage == "dkv")
     values = {**given, **values, **dims, **found, "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee"}
-    for name, table in given["tables"].items():
-        values[TABLES[name]] = read(name, table)
-        values.update({f"n{i}_of_{TABLES[name]}": n for i, n in enumerate(values[TABLES[name]].shape)})
+    values |= table_values(given)
     values.update({"heads": q.shape[1], "group": q.shape[1] // values["k_ptr"].shape[1]})
     values["AT_ONCE"] = max(256, warps * WARP * 16 // q.element_size())
     values.update({"RAGGED_Q": given["q_len"] % q_tile != 0, "RAGGED_K": given["k_len"] % k_tile != 0})
@@ -143,15 +159,23 @@ def run(kernel, stage, heads, given, values, q, v):
         with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
             kernel[grid](**arguments, num_warps=warps, num_stages=stages)
 
+'''
+
+_FORWARD = '''
 
 def forward(q, k, v, scale, given):
     """Output and log-sum-exp (0 where there is no softmax)."""
-    out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
+{few}    out = torch.empty((*q.shape[:3], v.shape[3]), dtype=q.dtype, device=q.device)
     lse = torch.zeros(q.shape[:3], dtype=torch.float32, device=q.device)
-    values = {"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "plain_ptr": torch.empty_like(out), "lse_ptr": lse}
-    run(attention_forward, "forward", q.shape[1], given, {**values, "scale": scale}, q, v)
+    values = {{"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "plain_ptr": torch.empty_like(out), "lse_ptr": lse}}
+    run(attention_forward, "forward", q.shape[1], given, {{**values, "scale": scale}}, q, v)
     return out, lse
 '''
+
+_FEW = """    if q.shape[2] <= 16 and k.shape[2] >= 1024:  # too few rows to keep a GPU busy
+        lengths = torch.full(q.shape[:1], k.shape[2], dtype=torch.int32, device=q.device)
+        return run_cached(q, k, v, lengths, None, None, scale, given)
+"""
 
 _BACKWARD = '''
 
@@ -199,9 +223,10 @@ def write_standalone(
     args: Mapping[str, bool | int | float],
     target: Target | None = None,
     batched: frozenset[str] = frozenset(),
+    decode: bool = False,
 ) -> str:
     """The file's text. ``args``: values of the scalar parameters; ``target``: whose tiles it uses; ``batched``: inputs
-    that have a batch dimension in front.
+    that have a batch dimension in front; ``decode``: whether it holds the kernels of decoding, and starts them.
 
     Raises MaskcError E702 where the pattern has no kernel.
     """
@@ -209,6 +234,7 @@ def write_standalone(
     differentiable = spec.program.output is OUTPUT
     try:
         kernels = [write_forward(spec), *([write_dq(spec), write_dkv(spec)] if differentiable else [])]
+        kernels += [write_cached(spec), write_merge(spec)] if decode else []
     except Unsupported as why:
         message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
         raise MaskcError(Diagnostic("E702", message, hint="change the pattern as the reason says")) from why
@@ -218,23 +244,27 @@ def write_standalone(
     gradients = _GRADIENTS.format(names="q, k and v" if learned is None else f"q, k, v and {json.dumps(learned)[1:-1]}")
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
     example = _example(names, sizes)
+    stages = ("forward", "dq", "dkv", *(("decode",) if decode else ()))
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
     imports = ["import contextlib", "import math", "from typing import Any"]
     parts = [
         origin_of(program, args),
         _HEADER.format(
             example=example,
+            decode=_DECODE_CALL.format(example=example) if decode else "",
             gradients=gradients if differentiable else _NO_GRADIENTS,
             imports="\n".join(imports) + "\n\n",
         ),
-        CONSTANTS + "\n" + _tables(spec, args, names, sizes, learned, target or Target("cuda", 90)),
+        CONSTANTS + "\n" + _tables(spec, args, names, sizes, learned, target or Target("cuda", 90), stages),
         "\n\n" + "\n\n".join(text for key, text in HELPERS.items() if key in helpers),
         *("\n\n" + kernel.function + "\n" for kernel in kernels),
         "\n\n" + function,
         "\n\n" + _planning(function),
         _RUN,
+        _FORWARD.format(few=_FEW if decode and not lists_pay(spec.program) else ""),
         _BACKWARD.format(clean=clean, learned=_NONE_LEARNED if learned is None else _LEARNED) if differentiable else "",
         entrance(spec.program, learned is not None),
+        DECODE if decode else "",
     ]
     return "".join(parts)
 
@@ -249,7 +279,7 @@ def _learned(spec: KernelSpec) -> str | None:
 
 
 #: Arguments of ``attention`` that a table may be called like.
-_TAKEN = ("scale", "layer", "sizes", "tables")
+_TAKEN = ("scale", "layer", "sizes", "tables", "block_table", "start", "return_lse")
 
 
 def _example(names: Sequence[str], sizes: Sequence[str]) -> str:
@@ -290,6 +320,7 @@ def _tables(
     sizes: tuple[str, ...],
     learned: str | None,
     target: Target,
+    stages: tuple[str, ...],
 ) -> str:
     mask = list(postorder([spec.program.mask]))
     lines = ["# Threads of a warp.", f"WARP = {target.warp_size}"]
@@ -298,7 +329,7 @@ def _tables(
     )
     for name, dtype in (("TILES", "bfloat16"), ("TILES_OF_FLOAT32", "float32")):
         lines.append(f"{name} = {{")
-        for stage, width in itertools.product(("forward", "dq", "dkv"), (64, 128, 256)):
+        for stage, width in itertools.product(stages, (64, 128, 256)):
             c = config(stage, target, width, dtype)
             lines.append(f'    ("{stage}", {width}): {(c.q_tile, c.k_tile, c.warps, c.stages)!r},')
         lines.append("}")
@@ -309,6 +340,7 @@ def _tables(
     lines.append(f"LEARNED = {learned and json.dumps(learned)}  # gets a gradient, too")
     lines += known(spec.program, args, names, spec.batched)
     lines += ["# The extents of axes and segments that must be given.", "SIZES = " + json.dumps(sizes)]
+    lines += ["# Whether weights are normalised by a softmax.", f"SOFTMAX = {is_softmax(spec)}"]
     lines += ["# Whether queries and keys are two sequences.", f"CROSS = {spec.program.cross}"]
     of_entries = Symbol("b") in mask or any(isinstance(n, Lookup) and n.name in spec.batched for n in mask)
     for word, differs in (("BY_HEAD", Symbol("h") in mask), ("BY_BATCH", of_entries)):
