@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskc import nn, trees  # noqa: F401
-    from maskc.compiler import check_assertions, compile, dense_mask, load, parse
+    from maskc.compiler import check_assertions, compile, dense_mask, export, load, parse
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
@@ -35,6 +35,7 @@ __all__ = [
     "check_assertions",
     "compile",
     "dense_mask",
+    "export",
     "from_spec",
     "load",
     "make_binding",
@@ -53,6 +54,7 @@ _HOMES = {
     "check_assertions": "maskc.compiler",
     "compile": "maskc.compiler",
     "dense_mask": "maskc.compiler",
+    "export": "maskc.compiler",
     "from_spec": "maskc.spec",
     "load": "maskc.compiler",
     "make_binding": "maskc.tiles.binding",

@@ -418,6 +418,17 @@ _ROWS = (
         "  help: install it with: pip install 'maskc[plot]'",
     ),
     ErrorRow(
+        "E704",
+        "the format cannot say this mask",
+        "Other engines take masks of some kinds only: one stretch of keys a query, two hidden stretches a key, one "
+        "mask for all heads. The message says what does not fit, and of which token. A pattern that does more than "
+        "attend is refused too: the engine would drop the rest silently.",
+        'maskc.export("causal & (sinks(4) | sliding_window(9))", "varlen", 64)',
+        "error[E704]: 'mask' cannot be said: FlashAttention lets a query see consecutive keys alone, and query 13 "
+        "keeps 2 stretches of keys\n"
+        "  help: another format may be able to (docs/exports.md), and maskc's own kernels are",
+    ),
+    ErrorRow(
         "E801",
         "planning would cost too much",
         "Deciding which tiles are empty, partial or full would take more time or memory than the message says. Use "

@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 import maskc
-from maskc.cli import check, diff, emit, explain, fmt, import_, ir, plan, prove, run_, show, spec, tune, why
+from maskc.cli import check, diff, emit, explain, export, fmt, import_, ir, plan, prove, run_, show, spec, tune, why
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import Diagnostic, MaskcError
 
@@ -28,6 +28,7 @@ COMMANDS: tuple[tuple[str, Callable[..., Any]], ...] = (
     ("spec", spec.command),
     ("import", import_.command),
     ("emit", emit.command),
+    ("export", export.command),
     ("tune", tune.command),
     ("explain", explain.command),
 )

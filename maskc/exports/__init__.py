@@ -1,0 +1,137 @@
+"""Masks as other engines want them: arrays that say exactly the same, or a refusal that says why there are none.
+
+A format is one module and a row of ``FORMATS``. Nothing but the mask is exported: a pattern that changes scores or
+outputs is refused, since the engine would drop it silently.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from maskc.diagnostics import Diagnostic, MaskcError, fail
+from maskc.exports.stretches import Unfit
+from maskc.ir.nodes import Symbol
+from maskc.ir.program import OUTPUT
+from maskc.tiles import make_plan
+from maskc.tiles.budget import BUDGET, within_memory
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from maskc.ir.binding import Binding
+    from maskc.ir.program import Program
+
+__all__ = ["FORMATS", "Export", "Format", "export_mask"]
+
+
+class Format(NamedTuple):
+    """How masks are handed to an engine. ``call``: the Python that does it, with arrays and options by name."""
+
+    engine: str
+    call: str
+
+
+#: By name; each is a function of that name in the module of that name.
+FORMATS: dict[str, Format] = {
+    "varlen": Format(
+        "FlashAttention, and torch.nn.attention.varlen",
+        "flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, "
+        "window_size=window_size)",
+    ),
+    "flashmask": Format("FlashMask", "flashmask_attention(q, k, v, startend_row_indices, causal=causal)"),
+    "magi": Format(
+        "MagiAttention",
+        "flex_flash_attn_func(q, k, v, q_ranges, k_ranges, max_seqlen_q, max_seqlen_k, attn_type_map)",
+    ),
+    "flashinfer": Format(
+        "FlashInfer",
+        "BlockSparseAttentionWrapper(workspace).plan(indptr, indices, M, N, R, C, num_qo_heads, num_kv_heads, "
+        "head_dim, mask=mask)",
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """A mask in a format.
+
+    Attributes:
+        format: its name, a key of ``FORMATS``.
+        arrays: int32, and bool for masks of blocks, by the names that the engine gives them.
+        options: numbers and truth values of the call, by name.
+    """
+
+    format: str
+    arrays: Mapping[str, npt.NDArray[np.generic]]
+    options: Mapping[str, Any]
+
+    def tensors(self, device: Any = None) -> dict[str, Any]:
+        """The arrays as torch tensors, and the options."""
+        import torch
+
+        return {**{n: torch.from_numpy(x).to(device) for n, x in self.arrays.items()}, **self.options}
+
+
+def export_mask(
+    program: Program,
+    binding: Binding,
+    to: str,
+    *,
+    kv_heads: int | None = None,
+    q_tile: int = 128,
+    k_tile: int = 128,
+    budget: int = BUDGET,
+) -> Export:
+    """The mask of a program under a binding in the format ``to``.
+
+    Args:
+        kv_heads: number of key heads, by default as many as query heads; where masks differ by head.
+        q_tile, k_tile: queries and keys a block, where the format has blocks.
+        budget: what planning may cost, as of ``make_plan``.
+
+    Raises MaskcError: E503 for another format, E504 for numbers of heads, E704 where the format cannot say the mask,
+    and E801 where planning takes too much.
+    """
+    if to not in FORMATS:
+        from maskc.tiles.values import suggestion
+
+        hint = suggestion(to, FORMATS) or "see docs/exports.md"
+        raise fail("E503", f"there is no format {to!r}; there are: {', '.join(FORMATS)}", hint)
+    keys = binding.heads if kv_heads is None else kv_heads
+    if keys < 1 or binding.heads % keys:
+        raise fail("E504", f"{binding.heads} query heads cannot share {keys} key heads", "give a divisor of them")
+    engine = FORMATS[to].engine
+    dropped = _beside_the_mask(program)
+    if dropped:
+        message = f"{engine} would get the mask of {program.name!r} alone, and drop {dropped}"
+        raise MaskcError(
+            Diagnostic("E704", message, hint="export a pattern that only attends, and give the rest there")
+        )
+    with within_memory("the export"):
+        plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, budget=budget)
+        try:
+            arrays, options = getattr(importlib.import_module(f"maskc.exports.{to}"), to)(plan, keys)
+        except Unfit as why:
+            raise MaskcError(Diagnostic("E704", f"{program.name!r} cannot be said: {why}", hint=_HINT)) from None
+    return Export(to, arrays, options)
+
+
+_HINT = "another format may be able to (docs/exports.md), and maskc's own kernels are"
+
+
+def _beside_the_mask(program: Program) -> str:
+    """What a pattern does but keep pairs; empty if nothing."""
+    parts = []
+    if program.score is not Symbol("s"):
+        parts.append("its score")
+    if program.normalizer.kind != "softmax":
+        parts.append(f"its normaliser, {program.normalizer.kind}")
+    elif program.normalizer.sink is not None:
+        parts.append("its sink")
+    if program.output is not OUTPUT:
+        parts.append("its output")
+    return " and ".join(parts)

@@ -1,0 +1,109 @@
+"""FlashMask: for each key the one or two stretches of queries that do not see it.
+
+What ``startend_row_indices`` (batch, key heads or 1, keys, 1, 2 or 4) mean is taken from the docstring of
+``paddle.nn.functional.flashmask_attention`` (arXiv 2410.01359) and from the dense masks that its tests make of them.
+With ``causal`` a query sees no later key, both counted from the end; then one number is the first query from which on
+the key is hidden, and two are the first and the last (excluded). Without, two numbers hide the queries from the first
+on and those up to the second, and four hide two stretches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maskc.exports.stretches import Unfit, queries_of_keys
+
+if TYPE_CHECKING:
+    from maskc.tiles.plan import TilePlan
+
+__all__ = ["flashmask"]
+
+Array = npt.NDArray[Any]
+_NOT_SAID = "FlashMask hides at most two stretches of queries from a key"
+
+
+def flashmask(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays, and options of the call. Raises Unfit."""
+    b, groups = plan.binding, list({id(g.runs): g for g in plan.groups}.values())
+    hidden = {}
+    for group in groups:
+        try:
+            hidden[id(group.runs)] = _hidden(queries_of_keys(plan, group, 3), b.q_len)
+        except Unfit as why:
+            raise Unfit(f"{_NOT_SAID}: {why}") from None
+    # A key that is later than a query, both counted from the end.
+    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len)
+    below = {runs: _below(*found, diagonal, b.q_len) for runs, found in hidden.items()}
+    causal = all(x is not None for x in below.values())
+    bounds = {runs: x for runs, x in below.items() if x is not None}
+    if not causal:
+        bounds = {runs: _both(*found, b.q_len) for runs, found in hidden.items()}
+    # The last query of a stretch need not be said where it is the last one of all.
+    short = all((x[:, 1] == b.q_len).all() if causal else _to_the_ends(x, b.q_len) for x in bounds.values())
+    columns = ([0] if causal else [0, 3]) if short else ([0, 1] if causal else [0, 1, 2, 3])
+    heads = _heads(plan, kv_heads)
+    every = [[bounds[id(plan.group_of(h, i).runs)][:, columns] for h in heads] for i in range(b.batch)]
+    found = np.stack([np.stack(x) for x in every]).astype(np.int32)
+    return {"startend_row_indices": found}, {"causal": causal}
+
+
+def _heads(plan: TilePlan, kv_heads: int) -> list[int]:
+    """A query head for each key head; one if all have the same mask. Raises Unfit where those of a group differ."""
+    b = plan.binding
+    runs = [[id(plan.group_of(h, i).runs) for i in range(b.batch)] for h in range(b.heads)]
+    if all(x == runs[0] for x in runs):
+        return [0]
+    group = b.heads // kv_heads
+    for h in range(b.heads):
+        if runs[h] != runs[h // group * group]:
+            raise Unfit(
+                f"FlashMask has one mask for each key head, and those of heads {h // group * group} and {h} differ"
+            )
+    return list(range(0, b.heads, group))
+
+
+def _hidden(kept: tuple[Array, Array], q_len: int) -> tuple[Array, Array]:
+    """What lies around the stretches, empty ones last: two stretches at most. Raises Unfit."""
+    first, last = kept
+    there = last > first
+    first, last = np.where(there, first, q_len), np.where(there, last, q_len)
+    zero, end = np.zeros((1, first.shape[1]), np.int64), np.full((1, first.shape[1]), q_len)
+    start, stop = np.concatenate([zero, last]), np.concatenate([first, end])
+    order = np.argsort(stop <= start, axis=0, kind="stable")
+    start, stop = np.take_along_axis(start, order, 0), np.take_along_axis(stop, order, 0)
+    more = (stop[2:] > start[2:]).any(0)
+    if more.any():
+        raise Unfit(f"from key {int(np.argmax(more))} more are hidden")
+    start, stop = np.where(stop > start, (start, stop), q_len)
+    missing = np.full((max(0, 2 - len(start)), start.shape[1]), q_len)
+    return np.concatenate([start[:2], missing]), np.concatenate([stop[:2], missing])
+
+
+def _below(start: Array, stop: Array, diagonal: Array, q_len: int) -> Array | None:
+    """The stretch that is hidden below the diagonal, (keys, 2), if what is above it is hidden; else None."""
+    above = (start[0] == 0) & (stop[0] >= diagonal) | (diagonal == 0)
+    start = np.maximum(start, diagonal)
+    left = stop > start
+    if not above.all() or left.all(0).any():
+        return None
+    which = np.argmax(left, axis=0)[None]
+    first, last = (np.take_along_axis(x, which, 0)[0] for x in (start, stop))
+    some = left.any(0)
+    return np.stack([np.where(some, first, q_len), np.where(some, last, q_len)], 1)
+
+
+def _both(start: Array, stop: Array, q_len: int) -> Array:
+    """Lower and upper stretch, (keys, 4). A single one is the upper if it starts with the first query."""
+    alone = start[1] == q_len
+    upper = ~alone | (start[0] == 0) & (stop[0] < q_len)
+    lower = np.where(~alone, (start[1], stop[1]), np.where(upper, q_len, (start[0], stop[0])))
+    above = np.where(upper, (start[0], stop[0]), 0)
+    return np.stack([*lower, *above], 1)
+
+
+def _to_the_ends(bounds: Array, q_len: int) -> bool:
+    """Whether each lower stretch ends with the last query, and each upper one starts with the first."""
+    return bool((bounds[:, 1] == q_len).all() and (bounds[:, 2] == 0).all())
