@@ -69,9 +69,7 @@ def _with_pair(clause: Solved, scattered: Mapping[str, Type]) -> Solved:
     same = [_pair(name, scattered[name]) for name in clause.labels if name in scattered]
     if not same:
         return clause
-    pair = clause.pair
-    if pair is None and clause.keep is TRUE:
-        pair = same.pop(0)
+    pair = same.pop(0) if clause.pair is None else clause.pair
     rest = [clause.residual, *(apply("eq", *x) for x in same)]
     return replace(
         clause,
@@ -93,17 +91,26 @@ def columns_of(
     reach: Callable[[Solved], tuple[Array, Array]],
     budget: Budget,
 ) -> Columns | SharedLabels | None:
-    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment. ``reach``:
-    the key tiles that each fragment of queries may meet. None if there is no such condition, or if comparing labels
-    takes too long. Raises MaskcError E801."""
+    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment, of queries
+    and keys that its conditions admit. ``reach``: the key tiles that each fragment of queries may meet. None if there
+    is no such condition, or if comparing labels takes too long. Raises MaskcError E801."""
     if clause.keep is TRUE and clause.pair is None:
         return None
     keys = np.arange(grid.k_len, dtype=np.int64)
-    if clause.keep is not TRUE:
-        budget.spend(grid.k_len * (1 + c.size_of(clause.keep) // OPERATIONS), "conditions on the key")
-        return columns_of_keys(c.points_of(clause.keep, keys, "k"), grid.k_tile)
-    assert clause.pair is not None
+    kept = _holds(c, clause.keep, keys, "k", budget)
+    if clause.pair is None:
+        return columns_of_keys(np.asarray(kept), grid.k_tile)
     queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
+    admitted = _holds(c, clause.guard, queries, "q", budget), kept
     q_label = c.points_of(clause.pair[0], queries, "q").astype(np.int64, copy=False)
     k_label = c.points_of(clause.pair[1], keys, "k").astype(np.int64, copy=False)
-    return shared_labels(q_label, k_label, starts, grid.k_tile, reach(clause), budget)
+    return shared_labels(q_label, k_label, starts, grid.k_tile, reach(clause), budget, admitted)
+
+
+def _holds(c: Classifier, condition: Node, at: Array, name: str, budget: Budget) -> Array | bool:
+    """Whether a condition on the query or on the key alone holds, at each of some of them."""
+    if condition is TRUE:
+        return True
+    of = "conditions on the key" if name == "k" else "conditions on the query"
+    budget.spend(at.size * (1 + c.size_of(condition) // OPERATIONS), of)
+    return c.points_of(condition, at, name)

@@ -113,7 +113,7 @@ def _solved(clause: Clause) -> Solved:
     pair = None
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
         rest, keep = rest + keep, []
-    elif pairs and not keep:
+    elif pairs:
         part, pair = next(iter(pairs.items()))
         rest.remove(part)
     guards, keeps, residual = (conjunction(x) for x in (guard, keep, rest))
