@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bind",
+    "by_call",
     "check_limits",
     "check_shape",
     "make_binding",
@@ -218,8 +219,16 @@ def _arrays(
 def _missing(program: Program, p: Parameter) -> Diagnostic:
     what = "the argument" if p.when == "compile" else "the input"
     when = "when compiling" if p.when == "compile" else "with the call"
-    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`"
+    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`{by_call(p)}"
     return Diagnostic("E501", f"{program.name!r} needs {what} {p.name!r}", hint=hint)
+
+
+def by_call(p: Parameter) -> str:
+    """What a hint about an argument adds where each call may give its own: it can be a table by the batch entry."""
+    if p.is_scalar or p.when == "call" or "layer" in p.domain:
+        return ""
+    domain = ", ".join(map(str, ("batch", *p.domain)))
+    return f"; what differs from call to call is declared by batch entry: `{p.type.value}[{domain}]`"
 
 
 def _batch_size(program: Program, arrays: Mapping[str, Array]) -> int:
