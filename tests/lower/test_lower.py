@@ -86,6 +86,15 @@ def test_enumerations_and_inputs() -> None:
     np.testing.assert_array_equal(mask(text, m=m, id=i), expected)
 
 
+@pytest.mark.parametrize("signature", ["many: int, t: int[many]", "t: int[many], many: int"])
+def test_an_extent_is_declared_before_its_table_or_after_it(signature: str) -> None:
+    text = f"pattern p({signature}) {{ attend any(i in 0..many: q - k == t[i]) }}"
+    i = np.arange(12)
+    expected = (i[:, None] == i) | (i[:, None] == i + 5)
+    np.testing.assert_array_equal(mask(text, many=2, t=[0, 5]), expected)
+    assert errors(f"pattern p({signature.replace('many: int', 'many: float')}) {{ attend all }}") == ("E201",)
+
+
 def test_scalar_enumeration() -> None:
     text = "pattern p(mode: {full, local} = local) { attend match mode { full: all; local: self } }"
     np.testing.assert_array_equal(mask(text), Q == K)
