@@ -10,7 +10,7 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.alternatives import check_alternatives
 from maskc.ir.binding import MAX_BATCH, MAX_HEADS, MAX_LAYERS, Binding
 from maskc.ir.interval import MAX_TOKENS, check_overflow
-from maskc.ir.nodes import Lookup, Node, Param, postorder
+from maskc.ir.nodes import Lookup, Node, Param, Type, postorder
 from maskc.ir.program import Parameter, Program
 from maskc.tiles.extents import find_extents
 from maskc.tiles.inputs import extremes
@@ -224,8 +224,11 @@ def _missing(program: Program, p: Parameter) -> Diagnostic:
 
 
 def by_call(p: Parameter) -> str:
-    """What a hint about an argument adds where each call may give its own: it can be a table by the batch entry."""
-    if p.is_scalar or p.when == "call" or "layer" in p.domain:
+    """What a hint about an argument adds where each call may give its own: it can be a table by the batch entry, and
+    one of floats always is given by calls."""
+    if p.type is Type.FLOAT:
+        return "" if p.when == "call" else f"; what is learned or differs from call to call is `{p.name}: float[1]`"
+    if p.labels or p.when == "call" or "layer" in p.domain:
         return ""
     domain = ", ".join(map(str, ("batch", *p.domain)))
     return f"; what differs from call to call is declared by batch entry: `{p.type.value}[{domain}]`"
