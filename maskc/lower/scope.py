@@ -126,6 +126,7 @@ ELSEWHERE = {
     "where": "write `match condition { true: a; else: b }`",
     "document": "write `same(doc)`, with `doc: int[token]` in the signature",
     "tril": "write `causal`",
+    "default": "the last case is `else: ...`",
     **dict.fromkeys(("full", "bidirectional"), "every pair is kept by `all`"),
     **dict.fromkeys(("q_len", "kv_len", "seq_len", "seqlen", "len"), "lengths are called `size(q)` and `size(k)`"),
     "clamp": "write `min(max(x, low), high)`",

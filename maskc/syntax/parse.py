@@ -247,6 +247,10 @@ def _is_all(tokens: list[tk.Token]) -> bool:
 
 def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic | None:
     """`x = 3`, `a if b else c`: what people write who come from Python, beside single words."""
+    if token is not None and token.type == "EQUAL" and source.text[token.end_pos : token.end_pos + 1] == ">":
+        span = Span(source, token.start_pos, token.end_pos + 1)
+        hint = "a case is written `0: causal`; at least is `>=`"
+        return Diagnostic("E105", "`=>` is not written like this here", span, hint)
     if token is not None and token.type == "EQUAL" and before and before.kind in ("PLUS", "MINUS", "TIMES"):
         span = Span(source, before.span.start, token.end_pos)
         return Diagnostic("E105", "nothing is assigned", span, "write the new score or output: `score s + 1`")
