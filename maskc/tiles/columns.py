@@ -16,7 +16,7 @@ import numpy.typing as npt
 from maskc.tiles.budget import Budget
 from maskc.tiles.runs import concatenated_ranges
 
-__all__ = ["Columns", "SharedLabels", "columns_of_keys", "shared_labels"]
+__all__ = ["Columns", "SharedLabels", "columns_of_keys", "joint_labels", "shared_labels"]
 
 Array = npt.NDArray[Any]
 _BAND = 64  # rows of tiles that labels are compared for at once
@@ -73,6 +73,15 @@ def columns_of_keys(passes: Array, tile: int) -> Columns:
     some, every = np.logical_or.reduceat(passes, starts), np.logical_and.reduceat(passes, starts)
     count, start, end, whole = _runs((some.astype(np.uint8) + every)[None, :])
     return Columns(starts.size, np.append(0, count), start, end, whole, True)
+
+
+def joint_labels(q_labels: list[Array], k_labels: list[Array]) -> tuple[Array, Array]:
+    """One label of each query and of each key that is equal where all of theirs are."""
+    joint = np.concatenate([q_labels[0], k_labels[0]])
+    for q, k in zip(q_labels[1:], k_labels[1:], strict=True):
+        one, other = (np.unique(x, return_inverse=True)[1].reshape(-1) for x in (joint, np.concatenate([q, k])))
+        joint = one * (int(other.max()) + 1) + other
+    return joint[: q_labels[0].size], joint[q_labels[0].size :]
 
 
 def shared_labels(
