@@ -241,7 +241,8 @@ _ROWS = (
         "argument missing",
         "The pattern declares a parameter without a default, or an input, and the call does not give it.",
         'maskc.compile("pattern p(n: int) { attend sliding_window(n) }", heads=1)',
-        "error[E501]: 'p' needs the argument 'n'\n  help: give n=... when compiling; it is declared `n: int`",
+        "error[E501]: 'p' needs the argument 'n'\n  help: give n=... when compiling; it is declared `n: int`; what "
+        "differs from call to call is declared by batch entry: `int[batch]`",
     ),
     ErrorRow(
         "E502",

@@ -10,7 +10,7 @@ import torch
 from maskc.ir.nodes import Type
 from maskc.ir.program import Parameter
 from maskc.tensors import check_float_input, check_hidden_input
-from maskc.tiles.binding import bind, mask_roots, names_read, positions
+from maskc.tiles.binding import bind, by_call, mask_roots, names_read, positions
 from maskc.tiles.values import fail, no_such_name
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class CallInputs:
                 hint = no_such_name(name, names, (self._program.q_space, self._program.k_space))
                 raise fail("E502", f"{name_of!r} takes no input called {name!r}", hint)
             if p.when == "compile":
-                raise fail("E502", f"{name!r} is an argument of {name_of!r}, no input", "give it to compile")
+                hint = f"give it to compile{by_call(p)}"
+                raise fail("E502", f"{name!r} is an argument of {name_of!r}, no input", hint)
         floats: dict[str, torch.Tensor] = {}
         for p in self._floats:
             if p.name in given:

@@ -90,7 +90,8 @@ def test_phrases_of_flexattention_keep_the_same_pairs() -> None:
         "top": torch.randint(0, n // w, (1, 1, n // w, 2)),
     }
     doc, offset = torch.arange(n) // 5, torch.tensor([0, 5, 10])
-    values = {"doc": doc, "start": offset[doc], "prefix": torch.tensor([6]), **blocks}
+    image = torch.tensor([-1, 3, 3, -1, -1, 5, 5, 5, -1, 3, -1, -1])
+    values = {"doc": doc, "start": offset[doc], "image": image, "prefix": torch.tensor([6]), **blocks}
     for theirs, ours, declared in rows:
 
         def mask_mod(b: object, h: object, q: object, k: object, theirs: str = theirs) -> object:

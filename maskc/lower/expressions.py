@@ -206,8 +206,11 @@ class Expressions:
             )
         if len(indices) != len(domain):
             wanted = ", ".join(str(d) for d in domain) if isinstance(base, Table) else "one token"
+            hint = f"it is indexed by [{wanted}]"
+            if not isinstance(base, Table):
+                hint += "; that it is the batch entry's own goes without saying"
             message = f"this takes {len(domain)} index{'es' if len(domain) > 1 else ''}, and got {len(indices)}"
-            return self.ctx.error("E302", message, e.span, f"it is indexed by [{wanted}]")
+            return self.ctx.error("E302", message, e.span, hint)
 
         def read(*vs: Valued) -> Valued:
             plain = [ops.as_value(self.ctx, v, i.span, "an index") for v, i in zip(vs, e.indices, strict=True)]

@@ -86,7 +86,8 @@ class _Matcher:
         for case in arm.cases:
             if len(case) != len(subjects):
                 message = f"this case has {len(case)} value{'' if len(case) == 1 else 's'} for {len(subjects)} matched"
-                self.ctx.error("E204", message, arm.span)
+                hint = "alternatives are joined by `|`: `0 | 3: ...`" if len(subjects) == 1 else None
+                self.ctx.error("E204", message, arm.span, hint)
                 return None
             cells = [self.cell(c, s) for c, s in zip(case, subjects, strict=True)]
             if any(c is None for c in cells):

@@ -73,7 +73,7 @@ def as_mask(ctx: Context, value: Valued, span: Span, what: str = "this") -> Node
     if isinstance(plain, Poison):
         return None
     if plain.type is not Type.BOOL:
-        hint = "compare it with something: `... == 0`" if plain.type is Type.INT else None
+        hint = "compare it with something: `... != 0`" if plain.type is Type.INT else None
         ctx.error("E301", f"{what} must be a mask, and this is {plain.kind}", span, hint)
         return None
     return mask_of(plain)
@@ -89,8 +89,11 @@ def as_coord(ctx: Context, value: Valued, span: Span) -> Coord | None:
     if isinstance(value, Value):
         ctx.error("E301", "a coordinate is an integer for each token, and this is a float", span, INTEGERS)
     elif isinstance(value, Table):
-        domain = ", ".join(str(d) for d in value.parameter.domain)
-        ctx.error("E301", f"a coordinate is a function of one token, and this is a table over [{domain}]", span)
+        p = value.parameter
+        domain = ", ".join(str(d) for d in p.domain)
+        own = [d for d in p.domain if d != "batch"]  # what is by token may come for each batch entry
+        hint = f"declare it by `{own[0]}` alone: a call may give one row a batch entry" if own == ["token"] else None
+        ctx.error("E301", f"a coordinate is a function of one token, and this is a table over [{domain}]", span, hint)
     return None
 
 

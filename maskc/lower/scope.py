@@ -10,6 +10,7 @@ from maskc.ir.nodes import Node, Symbol
 from maskc.ir.ops import OPS
 from maskc.lower.values import INDICES, Coord, Valued
 from maskc.syntax import tree as t
+from maskc.syntax.tokens import FOREIGN
 
 __all__ = [
     "ELSEWHERE",
@@ -123,6 +124,17 @@ ELSEWHERE = {
     "kv_idx": "the position of the key is called `k`",
     "inf": "no score is infinite: `attend` says which pairs are kept",
     "where": "write `match condition { true: a; else: b }`",
+    "document": "write `same(doc)`, with `doc: int[token]` in the signature",
+    "tril": "write `causal`",
+    "default": "the last case is `else: ...`",
+    **dict.fromkeys(("full", "bidirectional"), "every pair is kept by `all`"),
+    **dict.fromkeys(("q_len", "kv_len", "seq_len", "seqlen", "len"), "lengths are called `size(q)` and `size(k)`"),
+    "clamp": "write `min(max(x, low), high)`",
+    "ceil": "write `-floor(-x)`",
+    "round": "write `floor(x + 0.5)`",
+    "int": "a float is made an integer by `floor`",
+    "bool": "a number is made a mask by a comparison: `x != 0`",
+    **{word: f"write `{here}`" for word, here in FOREIGN.items() if word.isalpha()},
 }
 
 

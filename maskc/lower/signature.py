@@ -17,7 +17,7 @@ _TYPES = {"int": Type.INT, "float": Type.FLOAT, "bool": Type.BOOL}
 def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bool) -> tuple[Parameter, ...]:
     """Every parameter that could be understood; the rest is reported."""
     made: dict[str, Parameter] = {}
-    scalars: set[str] = set()
+    scalars = {p.name.id for p in params if p.type.name and p.type.name.id == "int" and not p.type.domain}
     for p in params:
         if p.name.id in RESERVED:
             ctx.reserved(p.name.id, "cannot be a parameter", p.name.span)
@@ -33,13 +33,11 @@ def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bo
             ctx.error("E301", "queries and keys are separate sequences here", p.type.span, hint)
             continue
         made[p.name.id] = declared
-        if declared.is_scalar and declared.type is Type.INT and not declared.labels:
-            scalars.add(p.name.id)
     return tuple(made.values())
 
 
 def lower_parameter(ctx: Context, p: t.ParameterDecl, scalars: set[str] | None) -> Parameter | None:
-    """One declaration. ``scalars``: integer parameters before it, which may be extents; None: not checked again."""
+    """One declaration. ``scalars``: integer parameters, which may be extents; None: not checked again."""
     labels = tuple(n.id for n in p.type.labels)
     ctx.at_most(MAX_LABELS, len(labels), "values of an enumeration", p.name.span, "use an integer")
     if len(set(labels)) < len(labels):

@@ -42,6 +42,8 @@ _PYTHON = re.compile(
 _GOES_ON = "an operator, or the end of the line"
 #: With which words a statement of a pattern starts.
 _STATEMENTS = ("attend", "let", "score", "normalize", "output", "assert")
+#: What a statement makes anew, by its word: the name of the old.
+_NEW = {"SCORE": "s", "OUTPUT": "o"}
 
 
 class _Tokens(Lexer):
@@ -226,13 +228,32 @@ def _problem(
         hint = "a statement ends at the end of its line, or at `;`"
     elif token is not None and token.type == "LBRACE" and "$END" in kinds:
         hint = "a pattern is written `pattern name { attend ... }`"
+    elif token is not None and before is not None and before.kind == "IN":
+        hint = "expected a range, as in `x in 0..8`, or a segment; of several values, `x == 1 | x == 4`"
+    elif token is not None and before is not None and before.kind in _NEW and str(token) in (before.text, "="):
+        hint = f"what follows is the new {before.text}, of which `{_NEW[before.kind]}` is the old one"
+    elif token is not None and token.type == "COLON" and _is_all(tokens):
+        hint = "that all of them fit is `~any(i in 0..n: ~mask)`"
     elif wanted == "`:`" and before is not None and before.kind == "NAME":
         hint = f"expected `:` and a type, as in `{before.text}: int`"
     return Diagnostic("E101", f"{what} cannot stand here{after}", span, hint)
 
 
+def _is_all(tokens: list[tk.Token]) -> bool:
+    """Whether `all(i in` stands there, which is `any` of other languages' other half."""
+    kinds = [t.kind for t in tokens]
+    return any(t.text == "all" and kinds[i + 1 : i + 4] == ["LPAR", "NAME", "IN"] for i, t in enumerate(tokens))
+
+
 def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic | None:
     """`x = 3`, `a if b else c`: what people write who come from Python, beside single words."""
+    if token is not None and token.type == "EQUAL" and source.text[token.end_pos : token.end_pos + 1] == ">":
+        span = Span(source, token.start_pos, token.end_pos + 1)
+        hint = "a case is written `0: causal`; at least is `>=`"
+        return Diagnostic("E105", "`=>` is not written like this here", span, hint)
+    if token is not None and token.type == "EQUAL" and before and before.kind in ("PLUS", "MINUS", "TIMES"):
+        span = Span(source, before.span.start, token.end_pos)
+        return Diagnostic("E105", "nothing is assigned", span, "write the new score or output: `score s + 1`")
     if token is not None and token.type == "EQUAL" and before and before.text not in tk.KEYWORDS:
         span = Span(source, token.start_pos, token.end_pos)
         return Diagnostic("E105", "`=` gives a value to an argument; it does not compare", span, "use `==` to compare")

@@ -101,8 +101,11 @@ def too_deep(span: Span) -> Diagnostic:
     return Diagnostic("E103", f"this is nested more than {MAX_DEPTH} deep", span, hint)
 
 
-def _instead(character: str) -> str | None:
-    """What to write instead of a character that is no part of the language."""
+def _instead(text: str) -> str | None:
+    """What to write instead of a character that is no part of the language, the first of ``text``."""
+    character = text[0]
+    if character == "." and text[1:].isidentifier():
+        return "there are no modules and no methods: write `tanh(x)`, `abs(x)`"
     if character in _REMEDIES:
         return _REMEDIES[character]
     if unicodedata.category(character) == "Mn":
@@ -131,7 +134,7 @@ class _Tokenizer:
         while at < len(text) and len(self.errors) < 20:
             m = _TOKEN.match(text, at)
             if m is None:
-                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1, _instead(text[at]))
+                self.error("E102", f"{text[at]!r} is no part of the language", at, at + 1, _instead(text[at : at + 2]))
                 at += 1
                 continue
             self.take(str(m.lastgroup), m.group(), at)

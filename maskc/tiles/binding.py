@@ -10,7 +10,7 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.alternatives import check_alternatives
 from maskc.ir.binding import MAX_BATCH, MAX_HEADS, MAX_LAYERS, Binding
 from maskc.ir.interval import MAX_TOKENS, check_overflow
-from maskc.ir.nodes import Lookup, Node, Param, postorder
+from maskc.ir.nodes import Lookup, Node, Param, Type, postorder
 from maskc.ir.program import Parameter, Program
 from maskc.tiles.extents import find_extents
 from maskc.tiles.inputs import extremes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bind",
+    "by_call",
     "check_limits",
     "check_shape",
     "make_binding",
@@ -218,8 +219,19 @@ def _arrays(
 def _missing(program: Program, p: Parameter) -> Diagnostic:
     what = "the argument" if p.when == "compile" else "the input"
     when = "when compiling" if p.when == "compile" else "with the call"
-    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`"
+    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`{by_call(p)}"
     return Diagnostic("E501", f"{program.name!r} needs {what} {p.name!r}", hint=hint)
+
+
+def by_call(p: Parameter) -> str:
+    """What a hint about an argument adds where each call may give its own: it can be a table by the batch entry, and
+    one of floats always is given by calls."""
+    if p.type is Type.FLOAT:
+        return "" if p.when == "call" else f"; what is learned or differs from call to call is `{p.name}: float[1]`"
+    if p.labels or p.when == "call" or "layer" in p.domain:
+        return ""
+    domain = ", ".join(map(str, ("batch", *p.domain)))
+    return f"; what differs from call to call is declared by batch entry: `{p.type.value}[{domain}]`"
 
 
 def _batch_size(program: Program, arrays: Mapping[str, Array]) -> int:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from maskc.tiles.budget import Budget
 from maskc.tiles.runs import concatenated_ranges
 
-__all__ = ["Columns", "SharedLabels", "columns_of_keys", "shared_labels"]
+__all__ = ["Columns", "SharedLabels", "columns_of_keys", "joint_labels", "shared_labels"]
 
 Array = npt.NDArray[Any]
 _BAND = 64  # rows of tiles that labels are compared for at once
@@ -75,6 +75,15 @@ def columns_of_keys(passes: Array, tile: int) -> Columns:
     return Columns(starts.size, np.append(0, count), start, end, whole, True)
 
 
+def joint_labels(q_labels: list[Array], k_labels: list[Array]) -> tuple[Array, Array]:
+    """One label of each query and of each key that is equal where all of theirs are."""
+    joint = np.concatenate([q_labels[0], k_labels[0]])
+    for q, k in zip(q_labels[1:], k_labels[1:], strict=True):
+        one, other = (np.unique(x, return_inverse=True)[1].reshape(-1) for x in (joint, np.concatenate([q, k])))
+        joint = one * (int(other.max()) + 1) + other
+    return joint[: q_labels[0].size], joint[q_labels[0].size :]
+
+
 def shared_labels(
     q_label: Array,
     k_label: Array,
@@ -82,14 +91,16 @@ def shared_labels(
     tile: int,
     reach: tuple[Array, Array] | None = None,
     budget: Budget | None = None,
+    admitted: tuple[Array | bool, Array | bool] = (True, True),
 ) -> SharedLabels | None:
     """What there is to find the runs of ``q_label == k_label``: labels of the queries that are present, of which
-    stretches begin at ``starts``, and of the keys. Rows are those stretches.
+    stretches begin at ``starts``, and of the keys. Rows are those stretches. Queries and keys that are not
+    ``admitted`` share no label with any.
 
     ``reach``: the first key tile that is asked about in each row, and the one after the last; by default, all are.
     None if ``budget`` does not suffice: where there are very many tiles.
     """
-    q_rank, k_rank = _ranks(q_label, k_label)
+    q_rank, k_rank = _ranks(q_label, k_label, *admitted)
     q, k = _Side.of(q_rank, starts), _Side.of(k_rank, np.arange(0, k_rank.size, tile))
     join = _Join.of(q, k, int(max(q_rank.max(), k_rank.max())) + 1)
     # Rows with a label that all key tiles have are all alike.
@@ -200,16 +211,18 @@ class _Join:
         return found
 
 
-def _ranks(q_label: Array, k_label: Array) -> tuple[Array, Array]:
-    """Labels as small numbers: one for all labels of keys that no query has."""
+def _ranks(q_label: Array, k_label: Array, q_admitted: Array | bool, k_admitted: Array | bool) -> tuple[Array, Array]:
+    """Labels as small numbers: one for all keys that no query has the label of or that are not admitted, and another
+    for all queries that are not."""
     every = np.concatenate([q_label, k_label])
     low, span = int(every.min()), int(every.max()) - int(every.min())
     ranks: Array = every - low if span < 4 * every.size else np.unique(every, return_inverse=True)[1].reshape(-1)
     q, k = ranks[: q_label.size], ranks[q_label.size :]
     other = int(ranks.max()) + 1
-    wanted = np.zeros(other, np.bool_)
+    q = np.where(q_admitted, q, other + 1)
+    wanted = np.zeros(other + 2, np.bool_)
     wanted[q] = True
-    return q, np.where(wanted[k], k, other)
+    return q, np.where(wanted[k] & k_admitted, k, other)
 
 
 @dataclass(frozen=True, eq=False)

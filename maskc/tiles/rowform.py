@@ -44,15 +44,15 @@ class Digit:
 
 @dataclass(frozen=True)
 class Solved:
-    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, a label
-    of the query that equals one of the key, conditions on the query and on the key, and what is left to test.
+    """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, labels
+    of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
     ``period``: besides, ``q - k`` has a certain remainder modulo that, which any so many differences have once; 0: not.
     """
 
     bounds: Bounds
     digits: tuple[Digit, ...]
     labels: tuple[str, ...]
-    pair: tuple[Node, Node] | None
+    pairs: tuple[tuple[Node, Node], ...]
     guard: Node
     keep: Node
     residual: Node
@@ -110,14 +110,11 @@ def _solved(clause: Clause) -> Solved:
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
     places = tuple(Digit(*place, b, differences.get(place)) for place, b in ordered)
     pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
-    pair = None
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
-        rest, keep = rest + keep, []
-    elif pairs and not keep:
-        part, pair = next(iter(pairs.items()))
-        rest.remove(part)
+        rest, keep, pairs = rest + keep, [], {}
+    rest = [part for part in rest if part not in pairs]
     guards, keeps, residual = (conjunction(x) for x in (guard, keep, rest))
-    return Solved(Bounds(lo, hi), places, tuple(labels), pair, guards, keeps, residual)
+    return Solved(Bounds(lo, hi), places, tuple(labels), tuple(pairs.values()), guards, keeps, residual)
 
 
 def _equal_label(part: Node) -> str | None:

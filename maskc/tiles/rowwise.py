@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,11 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     ends = np.append(starts[1:], grid.q_len)
     reach = _Fragments(c, grid, starts, ends, bounds).reach
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
-    if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
+    if any(x.pairs and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
+    # Which queries and keys have a label at all is settled with the tiles that share one.
+    settled = (x if not x.pairs else replace(x, guard=TRUE, keep=TRUE) for x in form.clauses)
+    form = replace(form, clauses=tuple(settled))
     parts: list[tuple[Rectangles, Rectangles]] = []
     each = 1 + sum(_intervals(x, grid, reach) for x in form.clauses)
     listed = sum(x.runs for x in columns if isinstance(x, SharedLabels))

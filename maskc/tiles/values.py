@@ -50,6 +50,10 @@ def suggestion(name: str, known: Mapping[str, object] | list[str] | tuple[str, .
 _SAID_BY_PATTERN = ("attn_mask", "block_mask", "causal", "is_causal", "mask", "mask_mod", "score_mod", "window_size")
 
 
+#: Arguments of others that compile for one length, or one device.
+_SAID_BY_CALL = ("BLOCK_SIZE", "Q_LEN", "KV_LEN", "device", "seq_len", "max_seq_len")
+
+
 def no_such_name(name: str, known: list[str], spaces: tuple[Space, ...] = ()) -> str:
     """The hint for an argument or input that a pattern does not declare. ``spaces``: those of the pattern."""
     if name in {e.name for space in spaces for s in space.segments for e in s.extents}:
@@ -58,6 +62,8 @@ def no_such_name(name: str, known: list[str], spaces: tuple[Space, ...] = ()) ->
         return "the pattern itself says which keys are kept, and what becomes of scores"
     if name == "enable_gqa":
         return "leave it out: which heads share keys follows from the shapes of q and k"
+    if name in _SAID_BY_CALL:
+        return "leave it out: lengths and the device follow from q and k of each call"
     return suggestion(name, known) or "it takes none"
 
 
@@ -117,10 +123,19 @@ def scalar_value(p: Parameter, value: Any) -> bool | int | float:
         return _label(p, value)
     if isinstance(value, str) or value is None:
         raise fail("E503", f"{declaration(p)}: expected {_wanted(p)}, found {shown(value)}")
+    if p.type is Type.FLOAT and is_torch(value) and _is_learned(value):
+        hint = f"declare it as a table, `{p.name}: float[1]`, and read `{p.name}[0]`; or give {p.name}.item()"
+        raise fail("E503", f"{declaration(p)}: the value requires a gradient, which an argument does not receive", hint)
     array = to_numpy(p.name, value)
     if array.ndim:
         raise fail("E505", f"{declaration(p)}: expected one value, found an array of shape {array.shape}")
     return typed(p, array).item()  # type: ignore[no-any-return]
+
+
+def _is_learned(value: Any) -> bool:
+    import torch
+
+    return bool(torch.is_grad_enabled() and value.requires_grad)
 
 
 def table_value(p: Parameter, value: Any) -> Array:

@@ -86,6 +86,15 @@ def test_enumerations_and_inputs() -> None:
     np.testing.assert_array_equal(mask(text, m=m, id=i), expected)
 
 
+@pytest.mark.parametrize("signature", ["many: int, t: int[many]", "t: int[many], many: int"])
+def test_an_extent_is_declared_before_its_table_or_after_it(signature: str) -> None:
+    text = f"pattern p({signature}) {{ attend any(i in 0..many: q - k == t[i]) }}"
+    i = np.arange(12)
+    expected = (i[:, None] == i) | (i[:, None] == i + 5)
+    np.testing.assert_array_equal(mask(text, many=2, t=[0, 5]), expected)
+    assert errors(f"pattern p({signature.replace('many: int', 'many: float')}) {{ attend all }}") == ("E201",)
+
+
 def test_scalar_enumeration() -> None:
     text = "pattern p(mode: {full, local} = local) { attend match mode { full: all; local: self } }"
     np.testing.assert_array_equal(mask(text), Q == K)
@@ -359,6 +368,23 @@ def test_any_program_lowers_or_is_diagnosed(text: str, statement: str) -> None:
         ("pattern p { attend causal; score s - inf }", "`attend` says which pairs are kept"),
         ("pattern p { attend causal; score where(q == k, s, s + 1) }", "write `match condition { true: a; else: b }`"),
         ("causal on y", "an axis or segment by `over`"),
+        ("causal & True", "write `true`"),
+        ("document & causal", "`same(doc)`"),
+        ("match h { 0, 3: causal; else: all }", "joined by `|`"),
+        ("match h { 0: causal; default: all }", "`else: ...`"),
+        ("match h { 0 => causal; else: all }", "a case is written `0: causal`"),
+        ("pattern p(doc: int[token]) { attend doc[b, q] == doc[b, k] }", "the batch entry's own"),
+        ("k < seq_len - 4", "`size(k)`"),
+        ("k < clamp(q, 0, 4)", "`min(max(x, low), high)`"),
+        ("torch.tanh(q) > 0", "no modules and no methods"),
+        ("pattern p { attend causal; score 2. * s }", "a float has a digit on either side of its point"),
+        ("q - k in [1, 4]", "`x == 1 | x == 4`"),
+        ("causal & all(i in 0..4: q - k != i)", "`~any(i in 0..n: ~mask)`"),
+        ("causal & q % 2", "`... != 0`"),
+        ("pattern p { attend causal; score = s + 1 }", "the new score, of which `s` is the old one"),
+        ("pattern p { attend causal; score score + 1 }", "the new score, of which `s` is the old one"),
+        ("pattern p { attend causal; score s += 1 }", "`score s + 1`"),
+        ("pattern p(doc: int[batch, token]) { attend same(doc) }", "declare it by `token` alone"),
         ("causal on token / 64", "`//` divides integers"),
         ("sliding_window(1e3)", "write a whole number"),
         ("pattern p(b: int) { attend causal }", "choose another name"),

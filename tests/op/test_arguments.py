@@ -111,6 +111,23 @@ def test_tensors_of_other_kinds(backend: str) -> None:
     refused("E511", "expected a float dtype, found torch.complex64", lambda: bias(q, k, v, bias=[1j, 2j]))
 
 
+def test_a_scalar_that_is_learned_is_a_table() -> None:
+    """As an argument it once was taken for its value, without a gradient."""
+    q, k, v = tensors()
+    learned = torch.tensor([0.5], requires_grad=True)
+    text = "pattern p(x: float) { attend causal; score s * x }"
+    refused("E503", "the value requires a gradient", lambda: maskc.compile(text, heads=q.shape[1], x=learned[0]))
+    refused(
+        "E501", "what is learned or differs from call to call is `x: float[1]`", lambda: maskc.compile(text, heads=2)
+    )
+    fixed = maskc.compile(text, heads=q.shape[1], x=learned[0].detach())(q, k, v)
+    op = maskc.compile("pattern p(x: float[1]) { attend causal; score s * x[0] }", heads=q.shape[1])
+    out = op(q, k, v, x=learned)
+    torch.testing.assert_close(out, fixed)
+    (grad,) = torch.autograd.grad(out.square().sum(), learned)
+    assert grad.abs() > 0
+
+
 def test_a_scale_is_a_number() -> None:
     op = maskc.compile("causal", heads=2)
     q, k, v = tensors()

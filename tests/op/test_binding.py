@@ -68,7 +68,9 @@ def test_the_batch_follows_from_the_inputs(program):
     [
         ({"doc": None}, "E501", "needs the input 'doc'"),
         ({"table": None}, "E501", "needs the argument 'table'"),
+        ({"table": None}, "E501", "what differs from call to call is declared by batch entry: `int[batch, head]`"),
         ({"dock": [1]}, "E502", "did you mean 'doc'?"),
+        ({"device": "cuda"}, "E502", "lengths and the device follow from q and k"),
         ({"is_causal": True}, "E502", "the pattern itself says which keys are kept"),
         ({"enable_gqa": True}, "E502", "follows from the shapes"),
         ({"w": 1.5}, "E503", "expected an integer, found 1.5\n  help: give a whole number"),

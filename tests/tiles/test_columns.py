@@ -95,11 +95,17 @@ CONDITIONS = {
     "labels or a window": "causal & (same(lab) | sliding_window(90))",
     "labels in documents": "same(doc) & same(lab)",
     "two kinds of labels": "same(lab) & same(other)",
+    "three kinds of labels": "same(lab) & same(other) & hash(q) % 4 == hash(k, 1) % 4 & (causal | mark[k])",
     "labels that differ": "lab[q] != lab[k] & causal",
     "labels of others": "causal & lab[k] == other[q // 2] + 1",
     "marks of both": "mark[q] & mark[k] & causal",
     "marks or a window": "sliding_window(60) | global(mark)",
     "marks and labels": "mark[k] & same(lab) | mark[q] & causal",
+    "marks and labels of both": "mark[q] & mark[k] & same(lab) & (causal | lab[q] > 2)",
+    "labels that some have": "same(doc) & (causal | lab[q] > 1 & same(lab))",
+    "labels at a distance that some have": "lab[q] != 0 & same(lab) & other[q] > 0 & 20 < q - k < 200 | mark[q] & self",
+    "labels of others that some have": "lab[k] == other[q // 2] + 1 & mark[q] & hash(k) % 3 != 0",
+    "periods of labels that some have": "(q - k) % 7 == 1 & same(lab) & lab[k] > 1 & mark[q]",
     "marks in documents": "same(doc) & mark[k] & causal",
     "marks of queries in a window": "mark[q] & sliding_window(200)",
     "marks equal": "mark[q] == mark[k] & causal",
@@ -156,15 +162,24 @@ def test_a_label_that_is_no_number_equals_nothing() -> None:
         ("causal & same(doc)", {"doc": 8}),
         ("causal & same(doc)", {"doc": 1000}),
         ("causal & (same(doc) | sliding_window(256))", {"doc": 64}),
+        ("causal & doc[q] // 9 == doc[k] // 9 & doc[q] % 7 == doc[k] % 7", {"doc": 1000}),
+        ("causal | same(doc) & doc[q] >= 0", {"doc": -8}),
+        ("causal & same(doc) & doc[q] != -1 & doc[k] != -1", {"doc": -8}),
         ("causal & mark[k]", {"mark": 0.9}),
         ("sliding_window(500) | global(mark)", {"mark": 0.0001}),
     ],
 )
 def test_scattered_inputs_take_few_evaluations(text: str, given: dict[str, Any]) -> None:
-    """At 131,072 tokens there are 1,048,576 tiles, nearly all of which hold a kept and a dropped pair."""
+    """At 131,072 tokens there are 1,048,576 tiles, nearly all of which hold a kept and a dropped pair.
+
+    ``doc``: how many labels are drawn from; if negative, they are of pictures, one a thousand tokens, and text has -1.
+    """
     n, rng = 1 << 17, np.random.default_rng(0)
     ((name, amount),) = given.items()
-    values: Any = rng.integers(0, amount, n) if name == "doc" else rng.random(n) < amount
+    pictures = np.where(np.arange(n) % 1000 < 256, np.arange(n) // 1000, -1)
+    values: Any = rng.random(n) < amount
+    if name == "doc":
+        values = rng.integers(0, amount, n) if amount > 0 else pictures
     program = lower_text(f"pattern p({name}: {'int' if name == 'doc' else 'bool'}[token]) {{ attend {text} }}")[0]
     binding = make_binding(program, n, n, heads=1, batch=1, sizes=None, **{name: values})
     plan = make_plan(program, binding, budget=5_000_000)
