@@ -94,7 +94,8 @@ def _decoded(text: str) -> Mapping[str, Any]:
         return json.loads(text, parse_constant=_no_constant)  # type: ignore[no-any-return]
     except (ValueError, RecursionError) as error:
         reason = str(error) or "nested too deeply"
-        raise _malformed(f"not JSON: {reason}", "a spec is a JSON object, as `to_spec` writes it") from None
+        hint = "a spec is a JSON object: maskc.parse(text).spec() makes one of a pattern's text"
+        raise _malformed(f"not JSON: {reason}", hint) from None
 
 
 def _no_constant(name: str) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+import maskc
+
 torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
@@ -183,3 +185,51 @@ def test_compiled_by_torch() -> None:
     finally:
         torch.compiler.reset()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def exported(net: Any, shapes: Any = None, **call: Any) -> Any:
+    """The graph of a model, of a batch of any size by default."""
+    batch = {0: torch.export.Dim("batch", min=2)}
+    shapes = shapes or {name: batch if isinstance(x, torch.Tensor) else None for name, x in call.items()}
+    with torch.no_grad():
+        return torch.export.export(net, (), call, dynamic_shapes=shapes, strict=False).module()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
+def test_exported_with_a_mask(kind: str) -> None:
+    """The graph takes any padding: which one it was made with does not count."""
+    eager, ours = (model_of(config_of(kind, 2), how) for how in ("eager", "maskc"))
+    net = exported(ours, input_ids=tokens(), attention_mask=torch.ones(2, N, dtype=torch.long), use_cache=False)
+    for ids, mask in ((tokens(), left_padded()), (tokens(3), left_padded().flip(1)[[0, 1, 0]])):
+        call: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        with torch.no_grad():
+            found, expected = net(**call).logits, eager(**call).logits
+        torch.testing.assert_close(found[mask.bool()], expected[mask.bool()], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt_oss"])
+def test_exported_with_positions(kind: str) -> None:
+    """The graph takes any documents, each of which is as if it were alone."""
+    eager, ours = (model_of(config_of(kind, 2), how) for how in ("eager", "maskc"))
+    ids, cut = tokens(), 9
+    one = torch.arange(N).expand(2, -1)
+    packed = torch.cat([one[:, :cut], one[:, : N - cut]], 1)
+    net = exported(ours, input_ids=ids, position_ids=one, use_cache=False)
+    with torch.no_grad():
+        found = net(input_ids=ids, position_ids=packed, use_cache=False).logits
+        expected = torch.cat([eager(input_ids=x, use_cache=False).logits for x in (ids[:, :cut], ids[:, cut:])], 1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_exported_for_any_length() -> None:
+    shapes = {"input_ids": {1: torch.export.Dim("length", min=4)}, "use_cache": None}
+    with pytest.raises(maskc.MaskcError, match="any number of tokens"):
+        exported(pair("llama")[1], shapes, input_ids=tokens(), use_cache=False)
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_shapes_alone(mask: bool) -> None:
+    """On the device "meta" there are no values to look at, of masks and positions neither."""
+    net, ids = model_of(config_of("llama")).to("meta"), tokens().to("meta")
+    more = {"attention_mask": left_padded().to("meta")} if mask else {}
+    assert net(input_ids=ids, **more).logits.shape == (2, N, 64)

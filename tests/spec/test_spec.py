@@ -152,6 +152,7 @@ def nested(depth):
     ("spec", "code", "words"),
     [
         ("{", "E601", "not JSON"),
+        ("sliding_window(8)", "E601", "maskc.parse(text).spec()"),
         ("[]", "E601", "found a list"),
         ("null", "E601", "found nothing"),
         (nested(100_000), "E601", "malformed spec"),

@@ -23,6 +23,7 @@ from maskc.interop.transformers.inputs import (
     documents_of,
     find_documents,
     floats_of,
+    has_values,
     inputs_of,
     real_keys,
 )
@@ -126,7 +127,7 @@ def attend(
 
 
 def _all_real(attention_mask: torch.Tensor, count: int) -> bool:
-    return attention_mask.shape[1] >= count and bool(attention_mask.all())
+    return attention_mask.shape[1] >= count and has_values(attention_mask) and bool(attention_mask.all())
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ class Request:
     masked: bool = False
     remembered: dict[Any, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if any(isinstance(n, torch.SymInt) for n in (self.q_len, self.k_len)):
+            hint = 'export it for one number, or with attn_implementation="sdpa"; the batch may be of any size'
+            raise fail("E702", "torch.export of a model for any number of tokens", hint)
+
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self.remembered:
             self.remembered[key] = make()

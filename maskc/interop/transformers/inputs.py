@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_torchdynamo_exporting
 
 from maskc.interop.compose import PREFIX
 from maskc.interop.transformers.handle import Request
@@ -25,6 +26,7 @@ __all__ = [
     "documents_of",
     "find_documents",
     "floats_of",
+    "has_values",
     "inputs_of",
     "real_keys",
     "sink_name",
@@ -39,6 +41,12 @@ class Documents:
 
     doc: torch.Tensor
     position: torch.Tensor
+
+
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can be looked at: not on the device "meta", nor while ``torch.export`` makes a graph for any
+    values. What depends on values is then an input of the op, as if they asked for it."""
+    return not (tensor.is_meta or is_torchdynamo_exporting())
 
 
 def documents_of(request: Request) -> Documents | None:
@@ -75,8 +83,9 @@ def _documents(request: Request, positions: Any) -> Documents | None:
     if positions.ndim != 2 or positions.shape[1] != request.q_len or not positions.numel():
         return None  # positions of other kinds, as those of pictures, say nothing about documents
     steps = positions.diff(dim=1) != 1
-    # Together, so that a device is waited for only once.
-    behind, restarts = torch.stack([(positions[:, 0] < past).any(), steps.any()]).tolist()
+    behind, restarts = False, True
+    if has_values(positions):  # together, so that a device is waited for only once
+        behind, restarts = torch.stack([(positions[:, 0] < past).any(), steps.any()]).tolist()
     if past and behind:
         raise fail(
             "E702",
@@ -100,7 +109,7 @@ def real_keys(request: Request, start: int, length: int) -> torch.Tensor | None:
         real = request.real[:, start : start + length]
         missing = length - real.shape[1]
         real = torch.nn.functional.pad(real, (0, missing)) if missing > 0 else real
-        return None if bool(real.all()) else real
+        return None if has_values(real) and bool(real.all()) else real
 
     found: torch.Tensor | None = request.remember(("real", start, length), find)
     return found
@@ -112,6 +121,8 @@ def bounds_of(request: Request, start: int, length: int) -> Bounds | None:
     def find() -> Bounds | None:
         real = real_keys(request, start, length)
         assert real is not None
+        if not has_values(real):
+            return None
         count, first = real.sum(1), real.int().argmax(1)
         last = torch.where(count > 0, length - real.flip(1).int().argmax(1), first)
         return (first, last) if bool((last - first == count).all()) else None
