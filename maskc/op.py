@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["Op"]
 
 _KINDS = 256  # of calls that an op has checked, and remembers
+_OWN = {"scale", "return_lse", "sizes", "inputs"}  # what calls take beside tensors: inputs so named are in ``inputs``
 
 
 class Op:
@@ -302,8 +303,13 @@ class Op:
         return (out, lse) if return_lse else out
 
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
-        """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names."""
-        return {**self._inputs, **mapping_of("inputs", inputs), **more}
+        """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names. Raises
+        E501 for one that a call can only have taken for its own argument."""
+        found = {**self._inputs, **mapping_of("inputs", inputs), **more}
+        for name in sorted(_OWN & self.call_inputs.read - found.keys()):
+            hint = f"give inputs={{{name!r}: ...}} with the call: it has an argument of its own called {name}"
+            raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", hint)
+        return found
 
     def bind(
         self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any

@@ -6,6 +6,7 @@ from maskc.ir.nodes import Apply, Const, Exists, Node, Type, postorder
 from maskc.ir.ops import OPS, apply, negation
 from maskc.ir.program import Program
 from maskc.ir.rewrite import map_program, rewrite, substitute
+from maskc.ir.size import MAX_WRITTEN
 from maskc.passes.fold import branches, operators
 from maskc.passes.linear import Linear, bound_node, bound_of, linear, linear_node, order_key
 from maskc.passes.negate import inward, truths
@@ -46,14 +47,43 @@ def choices(node: Node) -> Node | None:
 
 
 def sums(node: Node) -> Node | None:
-    """Sums of integers collect equal terms: ``q + 2 - k - q`` is ``2 - k``."""
+    """Sums of integers collect equal terms: ``q + 2 - k - q`` is ``2 - k``; and digits, as ``_joined`` does."""
     if not (isinstance(node, Apply) and node.op in ("add", "sub", "neg", "mul") and node.type is Type.INT):
         return None
     if node.op == "mul" and not any(isinstance(a, Const) for a in node.args):
         # A product of two factors that vary: nothing to collect, but they stand in order.
         ordered = sorted(node.args, key=order_key)
         return apply("mul", *ordered)
-    return linear_node(linear(node))
+    form = linear(node)
+    return linear_node(_joined(form) or form)
+
+
+def _joined(form: Linear) -> Linear | None:
+    """``k % 80 + k // 80 % 48 * 80`` is ``k % 3840``: two neighbouring digits of one number are one digit, which the
+    place within a frame is, say. None where the sum has no such two."""
+    digits = [(atom, factor, *digit) for atom, factor in form.terms if (digit := _digit(atom))]
+    for low, factor, number, n in digits:
+        for high, other, quotient, m in digits:
+            if other != factor * n or len(quotient.terms) != 1 or n * m > MAX_WRITTEN:
+                continue
+            ((atom, once),) = quotient.terms
+            if once != 1 or not (isinstance(atom, Apply) and atom.op == "floordiv" and atom.args[1] is Const(n)):
+                continue
+            # The number may have an offset: (k + c) // n is spelt (k + c % n) // n + c // n.
+            whole = linear(atom.args[0]).plus(Linear((), quotient.constant * n))
+            apart = number.plus(whole, -1)
+            if not apart.terms and apart.constant % n == 0:
+                joined = apply("mod", linear_node(whole), Const(n * m))
+                return form.plus(Linear(((low, factor), (high, other))), -1).plus(Linear(((joined, factor),)))
+    return None
+
+
+def _digit(node: Node) -> tuple[Linear, int] | None:
+    """``x`` and ``n`` of ``x % n``."""
+    if not (isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const)):
+        return None
+    n = int(node.args[1].value)
+    return (linear(node.args[0]), n) if n > 0 and node.type is Type.INT else None
 
 
 def quotients(node: Node) -> Node | None:

@@ -45,6 +45,7 @@ def save_png(panels: Sequence[Panel], path: str | Path, *, title: str = "", them
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, panel in zip(axes.flat, panels, strict=False):
         _panel(axis, panel, paper, int(theme == "dark"))
+        _ticks(axis, panel, side)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
     _legend(figure, panels, paper, int(theme == "dark"))
@@ -75,6 +76,18 @@ def _panel(axis: Any, panel: Panel, paper: tuple[str, ...], side: int) -> None:
         axis.set_title(_plain(panel.title), fontsize=8, color=paper[1], pad=10)
     _tiles(axis, panel, paper[3])
     _stripes(axis, panel, side)
+
+
+def _ticks(axis: Any, panel: Panel, side: float) -> None:
+    """Whole positions, no more than fit: matplotlib takes every label for three characters wide."""
+    from matplotlib.ticker import MaxNLocator
+
+    # About three quarters of a panel are plot, which is narrower where there are more queries than keys. At 7 points a
+    # digit is 4.5 points wide.
+    width = 54 * side * min(1.0, max(panel.k_len, 1) / max(panel.q_len, 1))
+    fit = int(width / (4.5 * len(str(panel.k_len)) + 8))
+    axis.xaxis.set_major_locator(MaxNLocator(max(1, min(9, fit)), integer=True, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _tiles(axis: Any, panel: Panel, color: str) -> None:

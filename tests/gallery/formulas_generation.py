@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -329,3 +330,98 @@ def along_track(c: Here, q: int, k: int) -> bool:
 @formula("video/trajectory_attention", *VIDEOS)
 def temporal(c: Here, q: int, k: int) -> bool:
     return (q - k) % (c.size("y") * c.size("x")) == 0
+
+
+def in_frame(c: Here, position: int) -> tuple[int, int]:
+    """The frame, and the place within it."""
+    return divmod(position, c.size("y") * c.size("x"))
+
+
+@formula(
+    "video/sparse_videogen",
+    case(
+        3 + 40, heads=2, batch=2, sizes={"text": 3, "t": 4, "y": 2, "x": 5}, width=1,
+        temporal=[[True, False], [False, False]], batched=["temporal"],
+    ),
+    case(
+        1 + 36, heads=2, sizes={"text": 1, "t": 6, "y": 3, "x": 2}, near=2, width=0,
+        temporal=[[False, True]], batched=["temporal"],
+    ),
+)  # fmt: skip
+def sparse_videogen(c: Here, q: int, k: int) -> bool:
+    text = c.size("text")
+    if q < text or k < text + c.size("y") * c.size("x"):
+        return True
+    (frame, place), (other, there) = in_frame(c, q - text), in_frame(c, k - text)
+    return abs(place - there) <= c["width"] if c["temporal"][c.h] else abs(frame - other) <= c.get("near", 1)
+
+
+@formula(
+    "video/radial_attention",
+    case(88, sizes={"t": 11, "y": 2, "x": 4}),
+    case(54, sizes={"t": 18, "y": 1, "x": 3}, sink=False),
+    case(40, sizes={"t": 40, "y": 1, "x": 1}, sink=False),
+    case(72, sizes={"t": 36, "y": 2, "x": 1}),
+)
+def radial_attention(c: Here, q: int, k: int) -> bool:
+    (frame, place), (other, there) = in_frame(c, q), in_frame(c, k)
+    tokens, apart = c.size("y") * c.size("x"), abs(frame - other)
+    decay = 2 ** int(math.log2(max(apart, 1)))
+    near = decay <= tokens and abs(place - there) + 1 <= tokens / decay
+    diagonal = apart % math.ceil(decay / tokens) == 0 and place == there
+    return near or diagonal or (other == 0 and c.get("sink", True))
+
+
+@formula(
+    "video/vsa",
+    case(
+        5 * 4 * 6, heads=2, batch=2, sizes={"t": 5, "y": 4, "x": 6}, cubes=4, chosen=bools(1, 2, 2, 4, 4),
+        batched=["chosen"],
+    ),
+    case(
+        3 * 4 * 5, sizes={"t": 3, "y": 4, "x": 5}, cubes=12, chosen=bools(2, 1, 1, 12, 12),
+        batched=["chosen"], cube_t=2, cube_y=2, cube_x=2,
+    ),
+)  # fmt: skip
+def vsa(c: Here, q: int, k: int) -> bool:
+    def number(position: int) -> int:
+        steps = [c.get(f"cube_{axis}", 4) for axis in "tyx"]
+        at = divide(position, c.size("y"), c.size("x"))
+        cubes = [[range(i, i + n) for i in range(0, c.size(axis), n)] for axis, n in zip("tyx", steps, strict=True)]
+        every = list(itertools.product(*cubes))
+        return next(i for i, cube in enumerate(every) if all(p in r for p, r in zip(at, cube, strict=True)))
+
+    return bool(c["chosen"][c.h][number(q)][number(k)])
+
+
+def scales(*sides: int) -> list[int]:
+    return [i for i, side in enumerate(sides) for _ in range(side * side)]
+
+
+@formula(
+    "generation/var",
+    case(55, level=scales(1, 2, 3, 4, 5)),
+    case(25, 55, level=scales(1, 2, 3, 4, 5)),
+    case(40, batch=2, level=[scales(1, 2, 3, 1, 5), scales(2, 6)], batched=["level"]),
+)
+def var(c: Here, q: int, k: int) -> bool:
+    return k < sum(level <= c["level"][q] for level in c["level"])  # a prefix that ends with the query's scale
+
+
+@formula(
+    "generation/mar",
+    case(4 + 30, sizes={"start": 4, "y": 5, "x": 6}, known=bools(1, 34)),
+    case(1 + 28, sizes={"start": 1, "y": 4, "x": 7}, known=bools(2, 2, 29), batch=2, batched=["known"]),
+)
+def encoder(c: Here, q: int, k: int) -> bool:
+    return k < c.size("start") or bool(c["known"][k])
+
+
+@formula(
+    "generation/mar",
+    case(4 + 30, sizes={"start": 4, "y": 5, "x": 6}, rank=np.random.default_rng(1).permutation(34)),
+    case(1 + 28, sizes={"start": 1, "y": 4, "x": 7}, rank=ints(2, 0, 6, 2, 29), batch=2, batched=["rank"]),
+)
+def random_order(c: Here, q: int, k: int) -> bool:
+    start = c.size("start")
+    return k < start or (q >= start and c["rank"][k] <= c["rank"][q])

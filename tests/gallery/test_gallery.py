@@ -106,7 +106,9 @@ def tile_kinds(mask: np.ndarray) -> np.ndarray:
 PAIRS = [pytest.param(f, case, id=f"{f.key}-{i}") for f in FORMULAS for i, case in enumerate(f.cases)]
 
 
-@pytest.mark.parametrize(("section", "count"), [("static masks and sparsity", 74), ("classics", 34)])
+@pytest.mark.parametrize(
+    ("section", "count"), [("static masks and sparsity", 74), ("classics", 34), ("visual generation", 5)]
+)
 def test_every_system_has_one_file(section: str, count: int) -> None:
     rows = sections()[section]
     assert len(set(rows)) == len(rows) == count

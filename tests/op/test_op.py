@@ -72,6 +72,18 @@ def test_names_that_are_parameters_of_the_call_go_into_inputs():
     torch.testing.assert_close(doubled, op(q, k, v, scale=2 * 8**-0.5, inputs={"scale": [1.0, 1.0]}))
 
 
+@pytest.mark.parametrize("name", ["scale", "return_lse", "sizes", "inputs"])
+def test_an_input_that_a_call_takes_for_its_own_argument_is_told(name: str):
+    op = compiled(f"pattern p({name}: int[token]) {{ attend causal on {name} }}")
+    q, k, v = tensors()
+    values = torch.tensor([0, 1, 1, 2, 2, 2])
+    more = {} if name == "inputs" else {name: values}
+    with pytest.raises(MaskcError, match=rf"E501.* needs the input '{name}'\n.*inputs={{'{name}': ...}}"):
+        op(q, k, v, **more)
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=values <= values[:, None])
+    torch.testing.assert_close(op(q, k, v, inputs={name: values}), wanted)
+
+
 def test_a_mask_may_read_a_float_input():
     op = compiled("pattern p(gate: float[k]) { attend gate[k] > 0.5 }")
     q, k, v = tensors(batch=2)

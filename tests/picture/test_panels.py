@@ -162,7 +162,8 @@ def test_signs_of_a_legend_can_be_told_apart(unicode: bool) -> None:
     assert all(s[0].isascii() for s in _SIGNS.values())
 
 
-def test_the_legend_of_a_png_fits(tmp_path: Any) -> None:
+def png_of(panels: list[Any], path: Any, **more: Any) -> Any:
+    """The figure that is written to ``path``."""
     figure = pytest.importorskip("matplotlib.figure")
     from maskc.picture.png import save_png
 
@@ -173,16 +174,35 @@ def test_the_legend_of_a_png_fits(tmp_path: Any) -> None:
         save(self, *args, **more)
         found.append(self)
 
-    program = lowered("causal & sliding_window(8)")
-    panel = reach_panel(program, [make_binding(program, 64, 64)] * 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figure.Figure, "savefig", keep)
-        save_png([panel], tmp_path / "reach.png", title="reach")
+        save_png(panels, path, **more)
     (drawn,) = found
+    return drawn
+
+
+def test_the_legend_of_a_png_fits(tmp_path: Any) -> None:
+    program = lowered("causal & sliding_window(8)")
+    panel = reach_panel(program, [make_binding(program, 64, 64)] * 6)
+    drawn = png_of([panel], tmp_path / "reach.png", title="reach")
     (legend,) = drawn.legends
     box = legend.get_window_extent()
     assert box.x1 <= drawn.bbox.x1
     assert box.x0 >= 0
+
+
+@pytest.mark.parametrize("length", [3, 40, 1000, 115_456, 16_777_216])
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_labels_of_positions_in_a_png_are_whole_and_stand_apart(tmp_path: Any, length: int, heads: int) -> None:
+    program = lowered("causal")
+    (panel,) = mask_panels(program, make_binding(program, length, length))
+    drawn = png_of([panel] * heads, tmp_path / "labels.png")
+    drawn.canvas.draw()  # Writing measured its letters at another resolution.
+    for axis in drawn.axes[:heads]:
+        labels = [t for t in axis.get_xticklabels() if 0 <= t.get_position()[0] <= length]
+        boxes = [t.get_window_extent() for t in labels]
+        assert len(labels) > 1 and all(t.get_text().isdigit() for t in labels)
+        assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
 
 
 def test_reach_counts_layers() -> None:

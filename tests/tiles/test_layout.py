@@ -74,6 +74,26 @@ def test_scattered_labels_are_sorted() -> None:
     assert tiles(plan) == 10 * 4
 
 
+@pytest.mark.parametrize(
+    ("mask", "most"),
+    [
+        ("causal on rank", 20 * 21 // 2),
+        ("rank[k] < rank[q]", 20 * 21 // 2),
+        ("window(40, 40) on rank", 20 * 5),
+        ("same(rank // 64)", 10 * 4),
+        ("causal & (sliding_window(2) on rank // 32)", 20 * 2),
+    ],
+)
+def test_scattered_ranks_are_sorted(mask: str, most: int) -> None:
+    program = lower_text(f"pattern p(rank: int(0..)[token]) {{ attend {mask} }}")[0]
+    rank = np.random.default_rng(0).permutation(640)
+    binding = make_binding(program, 640, 640, rank=rank)
+    plan = check(program, binding, 32, 32, "auto")
+    assert plan.q_order.name == "sorted:rank"
+    assert tiles(plan) <= most
+    assert make_plan(program, make_binding(program, 640, 640, rank=np.arange(640)), layout="auto").q_order.index is None
+
+
 @pytest.mark.parametrize("name", GRIDS)
 def test_blocks(name: str) -> None:
     check(*grid_case(name), 24, 16, "blocks")

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from maskc.ir.evaluate import dense
+from maskc.lower import lower_text
 from maskc.tiles import make_plan
+from maskc.tiles.binding import make_binding
+from maskc.tiles.plan import EMPTY
 
 from .scale import GRIDS, PERIODS, SCATTERED, TOKENS, token_case
 
@@ -69,3 +72,29 @@ def test_unions_of_many_windows_are_solved_window_by_window(count: int) -> None:
     work = [_work(union(5000), length) for length in (1 << 19, 1 << 20)]
     assert work[1] < 4 * work[0]
     assert work[1] < 200_000 * count
+
+
+def test_a_window_on_the_place_within_a_frame_is_planned_at_a_million_tokens() -> None:
+    """``y * size(x) + x`` is one digit of the position, and no sum of two that has to be looked at box by box."""
+    text = "pattern p() over grid(t, y, x) { let place = y * size(x) + x; attend window(64, 64) on place }"
+    program, sizes = lower_text(text)[0], {"t": 256, "y": 48, "x": 80}
+    plan = make_plan(program, make_binding(program, 983_040, 983_040, sizes=sizes))
+    tiles = 48 * 80 // 128  # of a frame: each sees the part of itself, and of its neighbours, that is near
+    assert (plan.stats.full, plan.stats.partial) == (0, 256 * 256 * (3 * tiles - 2))
+
+
+@pytest.mark.parametrize("text", [0, 3, 96])
+def test_places_within_frames_behind_a_text(text: int) -> None:
+    source = (
+        "pattern p() over text ++ grid(t, y, x) { let place = y * size(x) + x; attend window(2, 1) on place | same(t) }"
+    )
+    program, n = lower_text(source)[0], text + 5 * 4 * 6
+    binding = make_binding(program, n, n, sizes={"text": text, "t": 5, "y": 4, "x": 6})
+    at = np.arange(n) - text
+    place, frame = at % 24, at // 24
+    apart = place[:, None] - place
+    want = (at >= 0)[:, None] & (at >= 0) & ((apart >= -1) & (apart <= 2) | (frame[:, None] == frame))
+    plan = make_plan(program, binding, q_tile=8, k_tile=4)
+    padded = np.pad(want, ((0, -n % 8), (0, -n % 4))).reshape(-(-n // 8), 8, -(-n // 4), 4).any((1, 3))
+    assert np.array_equal(dense(program, binding, 0, 0), want)
+    assert np.array_equal(plan.kinds(0) != EMPTY, padded)

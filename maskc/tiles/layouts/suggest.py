@@ -158,14 +158,11 @@ def _unsorted(c: Classifier, label: str) -> MaskcError:
 
 
 def _labels(c: Classifier) -> list[str]:
-    """Per-token inputs that are compared between the query and the key, the same for all batch entries."""
-    found = set()
-    for node in postorder([c.mask]):
-        if isinstance(node, Apply) and node.op == "eq" and all(isinstance(a, Lookup) for a in node.args):
-            a, b = node.args
-            assert isinstance(a, Lookup)
-            assert isinstance(b, Lookup)
-            places = {i for x in (a, b) for i in x.indices}
-            if a.name == b.name and a.name not in c.binding.batched and places == {Symbol("q"), Symbol("k")}:
-                found.add(a.name)
-    return sorted(found & {*_per_token(c)})
+    """Per-token inputs that are compared between the query and the key, the same for all batch entries: labels that
+    are equal (``same(doc)``), and ranks that are in order (``causal on rank``) or close to one another."""
+    known, found = {*_per_token(c)}, set[str]()
+    for node in postorder([c.mask]) if known else ():
+        if isinstance(node, Apply) and node.op in ("eq", "lt", "le"):
+            read = {(n.name, n.indices[0]) for n in postorder([node]) if isinstance(n, Lookup) and n.name in known}
+            found |= {name for name, place in read if place == Symbol("q") and (name, Symbol("k")) in read}
+    return sorted(found)
