@@ -44,12 +44,18 @@ MAX_SEED = 2**32 - 1
 MAX_DIM = 1 << 16
 #: The longest sequence that ``diff`` looks at, pair by pair: a mask of 2**32 pairs takes minutes.
 MAX_COMPARED = 1 << 16
+#: And where nobody says another.
+LONGEST = 4200
 
 Queries = Annotated[
-    int | None, typer.Option("--q", min=0, max=MAX_LENGTH, help="Number of queries.", show_default="256, or --k")
+    int | None,
+    typer.Option("--q", min=0, max=MAX_LENGTH, help="Number of queries.", show_default="256, or as --k or --arg says"),
 ]
 Keys = Annotated[
-    int | None, typer.Option("--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as many as queries")
+    int | None,
+    typer.Option(
+        "--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as --arg says, or as many as queries"
+    ),
 ]
 Layer = Annotated[int, typer.Option("--layer", min=0, max=MAX_LAYERS - 1, help="The layer.")]
 Head = Annotated[int, typer.Option("--head", min=0, max=MAX_HEADS - 1, help="The query head.")]

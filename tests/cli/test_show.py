@@ -58,6 +58,34 @@ def test_show_takes_inputs_from_files(maskc: Any, write: Any, tmp_path: Path) ->
     ]
 
 
+CROSS = "pattern x(left: int[q], right: int[k], other: int[k]) over dec -> enc { attend left[q] == right[k] & other[k] == 0 }\n"
+
+
+def test_inputs_say_the_length(maskc: Any, write: Any) -> None:
+    two, cross = write("two.mask", HEADS), write("cross.mask", CROSS)
+    doc = ("--arg", "doc=[0, 0, 1, 1, 1]")
+    assert "5 queries x 5 keys" in maskc("show", two, *doc).out
+    assert "5 queries x 5 keys" in maskc("show", two, "--arg", "doc=[[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]").out
+    assert "2 queries x 5 keys" in maskc("show", two, *doc, "--q", "2").out
+    assert "of 3" in maskc("show", two, *doc, "--arg", "width=[1, 2, 3]").out
+    assert maskc("why", two, "4", "3", *doc).code == 0
+    assert "error[E505]" in maskc("show", two, *doc, "--k", "4").err
+    assert "proved for 5 queries" in maskc("prove", two, "--claim", "k <= q", *doc).out
+    assert "5 queries x 5 keys" in maskc("plan", two, *doc).out
+    assert "q [1, 2, 5, 64]" in maskc("run", two, *doc).out
+    assert "5 queries x 5 keys" in maskc("diff", two, "causal & same(0)", *doc).out
+    assert "error[E503]" in maskc("diff", two, "causal & same(0)", *doc, "--up-to", "9").err
+    assert "2 queries x 3 keys" in maskc("show", cross, "--arg", "left=[0, 1]", "--arg", "right=[0, 1, 0]").out
+    assert "2 queries x 2 keys" in maskc("show", cross, "--arg", "left=[0, 1]").out
+    assert "3 queries x 3 keys" in maskc("show", cross, "--arg", "right=[0, 1, 1]").out
+
+
+def test_inputs_of_unlike_lengths_are_named(maskc: Any, write: Any) -> None:
+    result = maskc("show", write("cross.mask", CROSS), "--arg", "right=[0, 1]", "--arg", "other=[0, 1, 2]")
+    assert result.code == 2
+    assert "error[E505]: right is for 2 keys, other for 3" in result.err
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
