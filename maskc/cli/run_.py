@@ -48,7 +48,8 @@ def command(
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
-    """Run the op on random tensors, forward and backward, and compare it with the reference in float64."""
+    """Run the op on random tensors, forward and backward, and compare it with the reference in float64: at every query,
+    or at some of them where there are many pairs."""
     from maskc.cli.trial import tolerance, try_op
     from maskc.cli.values import setting
 
@@ -78,7 +79,15 @@ def command(
 
 def _print(trial: Trial, bound: float) -> None:
     typer.echo(f"q {list(trial.q_shape)}, k and v {list(trial.k_shape)}, backend {trial.backend}")
-    typer.echo(f"forward {1e3 * trial.forward_s:.1f} ms, backward {1e3 * trial.backward_s:.1f} ms (one call, not warm)")
+    backward = "" if trial.backward_s is None else f", backward {1e3 * trial.backward_s:.1f} ms"
+    typer.echo(f"forward {1e3 * trial.forward_s:.1f} ms{backward} (one call, not warm)")
     typer.echo(f"largest error against the reference in float64, relative to the largest value (at most {bound:g}):")
     for what, error in trial.errors.items():
         typer.echo(f"  {what:<10} {error:.2e}  {'ok' if error <= bound else 'TOO LARGE'}")
+    queries = trial.q_shape[2]
+    if trial.compared < queries:
+        typer.echo(
+            f"compared at {trial.compared:,} of {queries:,} queries, over all keys; gradients are of these alone"
+        )
+    if trial.not_given:
+        typer.echo(f"not compared: {' and '.join(trial.not_given)}, which {trial.backend} does not give here")
