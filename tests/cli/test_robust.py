@@ -352,3 +352,9 @@ def test_what_was_made_up_for_a_comparison_is_said(maskc: Any, write: Any) -> No
     assert result.out.endswith("made-up mark and w (seed 0); that is no proof for others\n")
     result = maskc("diff", *files, "--up-to", "6", "--arg", "w=[0, 0, 0, 0]")
     assert result.out.endswith("made-up mark (seed 0); that is no proof for others\n")
+
+
+@pytest.mark.parametrize("option", [["--q", "5"], ["--arg", "w=3"], ["--backward"], ["--seed", "0"], ["--name", "x"]])
+@pytest.mark.parametrize("what", [["--list"], ["--list", "--json"], ["--export", "out.json"], ["--import", "in.json"]])
+def test_options_of_a_call_choose_no_results(maskc: Any, option: list[str], what: list[str]) -> None:
+    _refused(maskc("tune", *what, *option), "E503", f"{option[0]} is for a pattern FILE")
