@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Args",
+    "Batch",
     "EnoughHeads",
     "File",
     "Head",
@@ -56,6 +57,10 @@ Keys = Annotated[
     typer.Option(
         "--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as --arg says, or as many as queries"
     ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, max=MAX_DIM, help="Batch entries.", show_default="as --arg says, or 1"),
 ]
 Layer = Annotated[int, typer.Option("--layer", min=0, max=MAX_LAYERS - 1, help="The layer.")]
 Head = Annotated[int, typer.Option("--head", min=0, max=MAX_HEADS - 1, help="The query head.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -38,7 +38,7 @@ def command(
         typer.Option("--kv-heads", min=1, max=MAX_HEADS, help="Number of key heads.", show_default="as --heads"),
     ] = None,
     dim: Annotated[int, typer.Option("--dim", min=1, max=o.MAX_DIM, help="Head dimension.")] = 64,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=o.MAX_DIM, help="Batch entries.")] = 1,
+    batch: o.Batch = None,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
@@ -54,13 +54,15 @@ def command(
     from maskc.cli.values import setting
 
     program = o.program_of(file, name)
-    given = setting([program], q=q, k=k, heads=heads, usual_heads=2, layer=layer, sizes=size, args=arg, seed=seed)
+    more: dict[str, Any] = {"q": q, "k": k, "heads": heads, "layer": layer, "batch": batch, "seed": seed}
+    given = setting([program], usual_heads=2, sizes=size, args=arg, **more)
+    note(given.made_up)
     trial = try_op(
         program,
         given,
         kv_heads=kv_heads or given.heads,
         dim=dim,
-        batch=batch,
+        batch=given.bind(program).batch,
         backend=backend,
         dtype=dtype.value,
         device=device,
@@ -72,7 +74,6 @@ def command(
         data = {"maskc": 1, "pattern": program.name, "ok": good, "tolerance": bound, **trial.data()}
         typer.echo(json.dumps(data))
     else:
-        note(given.made_up)
         _print(trial, bound)
     raise typer.Exit(0 if good else 1)
 

@@ -37,7 +37,7 @@ def command(
         int | None,
         typer.Option("--kv-heads", min=1, max=MAX_HEADS, help="Number of key heads.", show_default="as --heads"),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=o.MAX_DIM, help="Batch entries.")] = 1,
+    batch: o.Batch = None,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
@@ -70,9 +70,10 @@ def command(
     from maskc.cli.values import setting
 
     program = o.program_of(file, name)
-    given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
-    note([] if as_json else given.made_up)
-    shape = (batch, kv_heads or given.heads, dim)
+    more: dict[str, Any] = {"q": q, "k": k, "heads": heads, "layer": layer, "batch": batch, "seed": seed}
+    given = setting([program], sizes=size, args=arg, **more)
+    note(given.made_up)
+    shape = (given.bind(program).batch, kv_heads or given.heads, dim)
     found = _measured(program, given, shape, dtype.value, backward, seconds, again, quiet=as_json)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "kernels": [_data(c) for c in found]}))

@@ -453,6 +453,23 @@ def test_a_run_has_the_heads_asked_for(maskc: Any, write: Any, words: list[str],
     assert found.data()["errors"] == {"output": None, "lse": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("words", "batch"),
+    [
+        ([], 1),
+        (["--batch", "2"], 2),
+        (["--arg", "n=[3, 5, 8]"], 3),
+        (["--arg", "n=[2, 1]", "--arg", "doc=[[0, 0], [0, 1]]"], 2),
+    ],
+)
+def test_a_run_has_the_batch_entries_asked_for(maskc: Any, write: Any, words: list[str], batch: int) -> None:
+    pytest.importorskip("torch")
+    file = write("n.mask", "pattern n(n: int[batch], doc: int[token]) {\n    attend k < n[b] & same(doc)\n}\n")
+    result = maskc("run", file, "--dim", "4", "--json", *words)
+    assert result.code == 0
+    assert json.loads(result.out)["q_shape"][0] == batch
+
+
 def test_a_long_run_compares_some_queries(maskc: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from maskc.cli import trial
