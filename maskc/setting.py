@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Parameter, Program, Segment, Space
 
-__all__ = ["MAX_HEADS", "MAX_LAYERS", "MAX_LENGTH", "MAX_MADE_UP", "Setting", "given_lengths", "make_setting"]
+__all__ = [
+    "MAX_HEADS",
+    "MAX_LAYERS",
+    "MAX_LENGTH",
+    "MAX_MADE_UP",
+    "Setting",
+    "check_sizes",
+    "given_lengths",
+    "make_setting",
+]
 
 #: Queries or keys at most.
 MAX_LENGTH = MAX_TOKENS
@@ -84,7 +93,7 @@ def make_setting(
     from maskc.tiles.binding import check_limits
 
     extents = dict(sizes or {})
-    _check_names(programs, extents)
+    check_sizes(programs, extents)
     told = [n for n in (_sized(program.k_space, extents) for program in programs) if n]
     k_len = k if k is not None else q if q is not None else told[0] if told else length
     check_limits(q_len=k_len if q is None else q, k_len=k_len, heads=heads, layer=layer)
@@ -113,7 +122,7 @@ def _size_names(program: Program) -> tuple[str, ...]:
     return tuple(e.name for space in (program.q_space, program.k_space) for s in space.segments for e in s.extents)
 
 
-def _check_names(programs: Sequence[Program], sizes: Mapping[str, int]) -> None:
+def check_sizes(programs: Sequence[Program], sizes: Mapping[str, int]) -> None:
     """Every size must be one of some program. Raises E502."""
     from maskc.tiles.values import fail, suggestion
 

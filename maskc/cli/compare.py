@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from maskc.cli.options import LONGEST, MAX_COMPARED
-from maskc.cli.values import parse_values, setting
+from maskc.cli.values import parse_sizes, parse_values, setting
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Const, Lookup, postorder
 from maskc.ir.program import Program
-from maskc.setting import Setting, given_lengths
+from maskc.setting import Setting, check_sizes, given_lengths
 from maskc.tiles.budget import BUDGET, Budget, evaluations_of
 from maskc.varying import varying
 
@@ -82,6 +82,11 @@ class _Search:
         """Whether sizes, lengths or inputs are given, so that there is one length to try."""
         values = parse_values(self.programs, self.args)
         return bool(self.sizes) or given_lengths(self.programs, values, self.q, self.k) != (None, None)
+
+    def check_names(self) -> None:
+        """Raises E502 for an argument or a size that neither program has, E003 and E503 for what cannot be read."""
+        parse_values(self.programs, self.args)
+        check_sizes(self.programs, parse_sizes(self.sizes))
 
     def setting(self, length: int | None, layer: int) -> Setting:
         return setting(
@@ -171,6 +176,7 @@ def compare(
     if up_to is not None and search.is_fixed:
         hint = "leave it out, or --q, --k, --size and inputs, so that many lengths are looked at"
         raise MaskcError(Diagnostic("E503", "--up-to is for many lengths, and one is given", hint=hint))
+    search.check_names()
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
     lengths = _lengths(search, up_to or LONGEST)

@@ -358,3 +358,8 @@ def test_what_was_made_up_for_a_comparison_is_said(maskc: Any, write: Any) -> No
 @pytest.mark.parametrize("what", [["--list"], ["--list", "--json"], ["--export", "out.json"], ["--import", "in.json"]])
 def test_options_of_a_call_choose_no_results(maskc: Any, option: list[str], what: list[str]) -> None:
     _refused(maskc("tune", *what, *option), "E503", f"{option[0]} is for a pattern FILE")
+
+
+@pytest.mark.parametrize("words", [["--arg", "widnow=3"], ["--size", "y=3"]])
+def test_names_that_equal_patterns_do_not_have(maskc: Any, write: Any, words: list[str]) -> None:
+    _refused(maskc("diff", write("c.mask", CAUSAL), "c.mask", *words), "E502")
