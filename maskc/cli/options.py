@@ -102,9 +102,9 @@ def program_of(file: str, name: str | None = None, option: str = "--name") -> Pr
 
 def programs_of(first: tuple[str, str | None, str], second: tuple[str, str | None, str]) -> tuple[Program, Program]:
     """Two programs that are compared, each as ``program_of`` takes it."""
-    if first[0] == second[0] == "-":
-        hint = "give a file, or a mask in quotes, for one of the two"
-        raise MaskcError(Diagnostic("E503", "standard input can be read once only", hint=hint))
+    from maskc.cli.checking import read_once
+
+    read_once((first[0], second[0]))
     return program_of(*first), program_of(*second)
 
 
