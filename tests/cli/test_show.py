@@ -99,6 +99,7 @@ def test_inputs_of_unlike_lengths_are_named(maskc: Any, write: Any) -> None:
         (["--arg", "window=2", "--input", " window=3"], "E503"),
         (["--size", "y=2", "--size", "y=3"], "E503"),
         (["--arg", "window=@missing.json"], "E003"),
+        (["--arg", "window=@"], "E503"),
         (["--size", "y=many"], "E503"),
         (["--head", "first"], "E503"),
     ],
