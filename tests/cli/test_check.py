@@ -146,6 +146,12 @@ def test_help_lists_every_command(maskc: Any) -> None:
         assert maskc(name, "--help").code == 0
 
 
+def test_help_breaks_lines_at_the_edge_only(maskc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert "Exit code 0 if no difference is found, 1 if there is one." in maskc("--help").out
+    assert "as the planner finds live tiles, so that a million tokens" in maskc("prove", "--help").out
+
+
 def test_an_environment_variable_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
     from maskc import knobs
 
