@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.ir.program import Parameter, Program, Segment, Space
 
-__all__ = ["MAX_HEADS", "MAX_LAYERS", "MAX_LENGTH", "MAX_MADE_UP", "Setting", "make_setting"]
+__all__ = [
+    "MAX_HEADS",
+    "MAX_LAYERS",
+    "MAX_LENGTH",
+    "MAX_MADE_UP",
+    "Setting",
+    "check_sizes",
+    "given_lengths",
+    "make_setting",
+]
 
 #: Queries or keys at most.
 MAX_LENGTH = MAX_TOKENS
@@ -70,19 +79,21 @@ def make_setting(
     """Values for all ``programs`` alike, made up from ``seed`` where ``values`` gives none.
 
     ``head``: one that there must be. ``usual_heads``: how many there are if neither ``heads`` nor a table of
-    ``values`` tells. ``length``: of the sequence if neither ``q`` nor ``k`` is given and
-    ``sizes`` do not tell. In cross-attention there are as many queries as the sizes tell, unless ``q`` is given; else
-    as many as keys. ``batch``: number of batch entries, None for that of the inputs, or 1. Raises MaskcError E502
-    (no program declares one of ``sizes``) and E504.
+    ``values`` tells. ``q`` and ``k`` are as many as the inputs among ``values`` have, where neither says otherwise.
+    ``length``: of the sequence if none of these and no ``sizes`` tell. In cross-attention there are as many queries as
+    the sizes tell, unless ``q`` or an input does; else as many as keys. ``batch``: number of batch entries, None for
+    that of the inputs, or 1. Raises MaskcError E502 (no program declares one of ``sizes``), E504, and E505 where
+    inputs have unlike lengths.
     """
     given = dict(values or {})
-    heads = heads or max([head + 1, *(_given_heads(programs, given) or [usual_heads])])
+    q, k = given_lengths(programs, given, q, k)
+    heads = heads or max([head + 1, *([n for _, n in _given_extents(programs, given, {"head"})] or [usual_heads])])
     if head >= heads:
         raise MaskcError(Diagnostic("E504", f"there is no head {head} among {heads}", hint="heads count from 0"))
     from maskc.tiles.binding import check_limits
 
     extents = dict(sizes or {})
-    _check_names(programs, extents)
+    check_sizes(programs, extents)
     told = [n for n in (_sized(program.k_space, extents) for program in programs) if n]
     k_len = k if k is not None else q if q is not None else told[0] if told else length
     check_limits(q_len=k_len if q is None else q, k_len=k_len, heads=heads, layer=layer)
@@ -111,7 +122,7 @@ def _size_names(program: Program) -> tuple[str, ...]:
     return tuple(e.name for space in (program.q_space, program.k_space) for s in space.segments for e in s.extents)
 
 
-def _check_names(programs: Sequence[Program], sizes: Mapping[str, int]) -> None:
+def check_sizes(programs: Sequence[Program], sizes: Mapping[str, int]) -> None:
     """Every size must be one of some program. Raises E502."""
     from maskc.tiles.values import fail, suggestion
 
@@ -126,18 +137,42 @@ def _check_names(programs: Sequence[Program], sizes: Mapping[str, int]) -> None:
         raise fail("E502", f"sizes: {which} or axis {name!r}", hint)
 
 
-def _given_heads(programs: Sequence[Program], values: Mapping[str, Any]) -> list[int]:
-    """How many heads the given tables speak of."""
+def given_lengths(
+    programs: Sequence[Program], values: Mapping[str, Any], q: int | None = None, k: int | None = None
+) -> tuple[int | None, int | None]:
+    """``q`` and ``k``, or how many queries and keys the inputs among ``values`` are for; None where nothing tells.
+    Raises E505 where inputs do not agree."""
+    if q is None:
+        q = _agreed(_given_extents(programs, values, {"q"}), "queries")
+    if k is None:
+        k = _agreed(_given_extents(programs, values, {"k", "token"}), "keys")
+    return q, k
+
+
+def _agreed(found: Sequence[tuple[str, int]], what: str) -> int | None:
+    """The one extent of what was found, if anything was. Raises E505 where there are several."""
+    for name, count in found[1:]:
+        if count != found[0][1]:
+            message = f"{found[0][0]} is for {found[0][1]} {what}, {name} for {count}"
+            raise MaskcError(Diagnostic("E505", message, hint="give inputs of one length"))
+    return found[0][1] if found else None
+
+
+def _given_extents(
+    programs: Sequence[Program], values: Mapping[str, Any], domains: Container[str]
+) -> list[tuple[str, int]]:
+    """The names of the given tables over one of ``domains``, each with its extent."""
     import numpy as np
 
     found = []
-    for p in (p for program in programs for p in program.params if "head" in p.domain and p.name in values):
+    for p in (p for program in programs for p in program.params if p.domain and p.name in values):
         try:
             shape = np.shape(values[p.name])
         except ValueError:  # Lists of unlike lengths: what binds them says so.
             continue
-        if len(shape) == len(p.domain):
-            found.append(shape[p.domain.index("head")])
+        if len(shape) in (len(p.domain), len(p.domain) + 1):  # There may be a batch dimension in front.
+            extents = zip(p.domain, shape[-len(p.domain) :], strict=True)
+            found += [(p.name, int(extent)) for domain, extent in extents if domain in domains]
     return found
 
 

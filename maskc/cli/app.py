@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,8 +55,13 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_version)
     for name, function in COMMANDS:
-        app.command(name)(function)
+        app.command(name, help=_paragraphs(function.__doc__ or ""))(function)
     return app
+
+
+def _paragraphs(text: str) -> str:
+    """A docstring whose lines end where its paragraphs do: where the others end, the help would break them too."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
 
 
 def _version(

@@ -12,7 +12,7 @@ from typing import Any
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
 
-__all__ = ["check", "check_files", "is_plain", "is_text", "run_plain", "source_of"]
+__all__ = ["check", "check_files", "is_plain", "is_text", "read_once", "run_plain", "source_of"]
 
 _FLAGS = ("--json", "--strict")
 _TEXT = re.compile(r"[\s()&|~<>={}]")
@@ -28,7 +28,11 @@ def is_plain(words: Sequence[str]) -> bool:
 
 def run_plain(words: Sequence[str]) -> int:
     """The command without typer; the exit code."""
-    return check_files([w for w in words if w not in _FLAGS], "--json" in words, "--strict" in words)
+    try:
+        return check_files([w for w in words if w not in _FLAGS], "--json" in words, "--strict" in words)
+    except MaskcError as error:
+        report(error.diagnostics)
+        return exit_code(error)
 
 
 def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -> Source:
@@ -41,7 +45,11 @@ def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -
     if may_be_text and is_text(file):
         return Source(file)
     if file != "-":
-        word = f"; a mask of one word goes in brackets: '({file})'" if file.isidentifier() else ""
+        word = (
+            f"; a mask of one word goes in brackets: '({file})'"
+            if file.isidentifier() and not os.path.exists(file)
+            else ""
+        )
         return read_source(file, hint or (_FILE_OR_TEXT + word if may_be_text and not file.endswith(".mask") else None))
     # By way of the file descriptor's name, so that the bounds and checks are those of any file.
     source = read_source("/dev/stdin")
@@ -53,6 +61,13 @@ def is_text(file: str) -> bool:
     a combination has them. What ends in `.mask`, or is there, is a file."""
     readable = all(c.isprintable() or c in "\n\t" for c in file)
     return bool(_TEXT.search(file)) and readable and not file.endswith(".mask") and not os.path.exists(file)
+
+
+def read_once(files: Sequence[str]) -> None:
+    """Raises E503 where standard input is among ``files`` twice: the second time there would be nothing in it."""
+    if files.count("-") > 1:
+        hint = "give files for all but one"
+        raise MaskcError(Diagnostic("E503", "standard input can be read once only", hint=hint))
 
 
 def check(file: str) -> tuple[tuple[Diagnostic, ...], int]:
@@ -67,6 +82,7 @@ def check(file: str) -> tuple[tuple[Diagnostic, ...], int]:
 
 def check_files(files: Sequence[str], as_json: bool, strict: bool) -> int:
     """Print what is wrong with the files, as text or as JSON; the exit code."""
+    read_once(files)
     results = [(file, *check(file)) for file in files]
     if as_json:
         listed = [{"file": f, "ok": code == 0, "diagnostics": [_plain(d) for d in found]} for f, found, code in results]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from maskc.cli.options import MAX_COMPARED
-from maskc.cli.values import parse_values, setting
+from maskc.cli.options import LONGEST, MAX_COMPARED
+from maskc.cli.values import parse_sizes, parse_values, setting
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.nodes import Const, Lookup, postorder
 from maskc.ir.program import Program
-from maskc.setting import Setting
+from maskc.setting import Setting, check_sizes, given_lengths
 from maskc.tiles.budget import BUDGET, Budget, evaluations_of
 from maskc.varying import varying
 
@@ -79,8 +79,14 @@ class _Search:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether sizes or lengths are given, so that there is one length to try."""
-        return bool(self.sizes) or self.q is not None or self.k is not None
+        """Whether sizes, lengths or inputs are given, so that there is one length to try."""
+        values = parse_values(self.programs, self.args)
+        return bool(self.sizes) or given_lengths(self.programs, values, self.q, self.k) != (None, None)
+
+    def check_names(self) -> None:
+        """Raises E502 for an argument or a size that neither program has, E003 and E503 for what cannot be read."""
+        parse_values(self.programs, self.args)
+        check_sizes(self.programs, parse_sizes(self.sizes))
 
     def setting(self, length: int | None, layer: int) -> Setting:
         return setting(
@@ -156,19 +162,24 @@ def compare(
     layers: int = 8,
     sizes: Sequence[str] = (),
     args: Sequence[str] = (),
-    up_to: int = 4200,
+    up_to: int | None = None,
     seed: int = 0,
 ) -> Comparison:
     """Compare the meaning of two programs, with the same arguments and inputs by name.
 
     First by their normal forms; then pair by pair, on all short sequences and on longer ones next to
-    the numbers in the programs, up to ``up_to``; or for ``q`` queries and ``k`` keys, if one is given.
-    Raises MaskcError if arguments are missing, and E801 where masks are so large that this takes too long.
+    the numbers in the programs, up to ``up_to``; or at one length, if ``q``, ``k``, sizes or inputs tell
+    it. Raises MaskcError if arguments are missing, E503 for ``up_to`` beside one length, and E801 where
+    masks are so large that this takes too long.
     """
+    search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET), q, k)
+    if up_to is not None and search.is_fixed:
+        hint = "leave it out, or --q, --k, --size and inputs, so that many lengths are looked at"
+        raise MaskcError(Diagnostic("E503", "--up-to is for many lengths, and one is given", hint=hint))
+    search.check_names()
     if _same_form(a, b):
         return Comparison(True, True, "equal: both have the same normal form")
-    search = _Search((a, b), heads, sizes, args, seed, Budget(BUDGET), q, k)
-    lengths = _lengths(search, up_to)
+    lengths = _lengths(search, up_to or LONGEST)
     if _same_bound_form(a, b, search, lengths[0]):
         return Comparison(True, True, "equal: with these arguments, both have the same normal form")
     spoken = varying(a, [a.mask]) | varying(b, [b.mask])

@@ -9,15 +9,11 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.style import plain
-from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from maskc.cli.compare import Difference
     from maskc.ir.program import Program
-
-#: The longest sequence looked at, where nobody says another.
-LONGEST = 4200
 
 
 def command(
@@ -27,11 +23,17 @@ def command(
     name_b: Annotated[str | None, typer.Option("--name-b", help="Which pattern of B.")] = None,
     q: Annotated[
         int | None,
-        typer.Option("--q", min=0, max=o.MAX_COMPARED, help="Number of queries.", show_default="many lengths, or --k"),
+        typer.Option(
+            "--q",
+            min=0,
+            max=o.MAX_COMPARED,
+            help="Number of queries.",
+            show_default="many lengths, or as --k or --arg says",
+        ),
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("--k", min=0, max=o.MAX_COMPARED, help="Number of keys.", show_default="as many as --q"),
+        typer.Option("--k", min=0, max=o.MAX_COMPARED, help="Number of keys.", show_default="as --arg says, or as --q"),
     ] = None,
     heads: Annotated[int, typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.")] = 4,
     layers: Annotated[int, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Number of layers looked at.")] = 8,
@@ -40,7 +42,7 @@ def command(
     up_to: Annotated[
         int | None,
         typer.Option(
-            "--up-to", min=1, max=o.MAX_COMPARED, help="Longest sequence looked at.", show_default=str(LONGEST)
+            "--up-to", min=1, max=o.MAX_COMPARED, help="Longest sequence looked at.", show_default=str(o.LONGEST)
         ),
     ] = None,
     seed: o.Seed = 0,
@@ -50,11 +52,8 @@ def command(
     one."""
     from maskc.cli.compare import compare
 
-    if up_to is not None and (size or q is not None or k is not None):
-        hint = "leave it out, or --q, --k and --size, so that many lengths are looked at"
-        raise MaskcError(Diagnostic("E503", "--up-to is for many lengths, and one is given", hint=hint))
     a, b = o.programs_of((first, name_a, "--name-a"), (second, name_b, "--name-b"))
-    found = compare(a, b, q=q, k=k, heads=heads, layers=layers, sizes=size, args=arg, up_to=up_to or LONGEST, seed=seed)
+    found = compare(a, b, q=q, k=k, heads=heads, layers=layers, sizes=size, args=arg, up_to=up_to, seed=seed)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, **found.data()}))
     else:

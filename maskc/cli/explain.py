@@ -25,7 +25,7 @@ def command(
     rows = [_row(code) for code in codes] if codes else list(ERRORS.values())
     if as_json:
         fields = [{"code": r.code, "title": r.title, "explanation": r.explanation, "example": r.example} for r in rows]
-        typer.echo(json.dumps(fields, indent=2))
+        typer.echo(json.dumps({"maskc": 1, "codes": fields}, indent=2))
     elif codes:
         typer.echo("\n\n".join(explain(row, colored(sys.stdout)) for row in rows))
     else:

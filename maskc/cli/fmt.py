@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from maskc.cli.checking import source_of
+from maskc.cli.checking import read_once, source_of
 from maskc.cli.files import replace_file
 from maskc.cli.style import exit_code, in_line, plain, report
 from maskc.diagnostics import MaskcError
@@ -24,6 +24,7 @@ def command(
     diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change.")] = False,
 ) -> None:
     """Format pattern files in place (standard input to standard output)."""
+    read_once(files)
     changed, code = 0, 0
     for file in files:
         try:

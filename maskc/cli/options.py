@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Args",
+    "Batch",
     "EnoughHeads",
     "File",
     "Head",
@@ -44,12 +45,22 @@ MAX_SEED = 2**32 - 1
 MAX_DIM = 1 << 16
 #: The longest sequence that ``diff`` looks at, pair by pair: a mask of 2**32 pairs takes minutes.
 MAX_COMPARED = 1 << 16
+#: And where nobody says another.
+LONGEST = 4200
 
 Queries = Annotated[
-    int | None, typer.Option("--q", min=0, max=MAX_LENGTH, help="Number of queries.", show_default="256, or --k")
+    int | None,
+    typer.Option("--q", min=0, max=MAX_LENGTH, help="Number of queries.", show_default="256, or as --k or --arg says"),
 ]
 Keys = Annotated[
-    int | None, typer.Option("--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as many as queries")
+    int | None,
+    typer.Option(
+        "--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as --arg says, or as many as queries"
+    ),
+]
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch", min=1, max=MAX_DIM, help="Batch entries.", show_default="as --arg says, or 1"),
 ]
 Layer = Annotated[int, typer.Option("--layer", min=0, max=MAX_LAYERS - 1, help="The layer.")]
 Head = Annotated[int, typer.Option("--head", min=0, max=MAX_HEADS - 1, help="The query head.")]
@@ -91,9 +102,9 @@ def program_of(file: str, name: str | None = None, option: str = "--name") -> Pr
 
 def programs_of(first: tuple[str, str | None, str], second: tuple[str, str | None, str]) -> tuple[Program, Program]:
     """Two programs that are compared, each as ``program_of`` takes it."""
-    if first[0] == second[0] == "-":
-        hint = "give a file, or a mask in quotes, for one of the two"
-        raise MaskcError(Diagnostic("E503", "standard input can be read once only", hint=hint))
+    from maskc.cli.checking import read_once
+
+    read_once((first[0], second[0]))
     return program_of(*first), program_of(*second)
 
 

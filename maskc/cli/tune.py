@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    ctx: typer.Context,
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="A pattern file, or a mask in quotes; - for standard input.")
     ] = None,
@@ -36,7 +37,7 @@ def command(
         int | None,
         typer.Option("--kv-heads", min=1, max=MAX_HEADS, help="Number of key heads.", show_default="as --heads"),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, max=o.MAX_DIM, help="Batch entries.")] = 1,
+    batch: o.Batch = None,
     layer: o.Layer = 0,
     size: o.Sizes = [],  # noqa: B006
     arg: o.Args = [],  # noqa: B006
@@ -60,6 +61,8 @@ def command(
 
     if sum([file is not None, listed, export is not None, import_ is not None]) != 1:
         raise typer.BadParameter("give one of: a pattern FILE, --list, --export OUT.json, --import IN.json")
+    if file is None:
+        _refuse_idle(ctx)
     backend_row("triton").load()  # says what to do where the package is missing
     if file is None:
         _exchange(export, import_, as_json)
@@ -67,14 +70,24 @@ def command(
     from maskc.cli.values import setting
 
     program = o.program_of(file, name)
-    given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg, seed=seed)
-    note([] if as_json else given.made_up)
-    shape = (batch, kv_heads or given.heads, dim)
+    more: dict[str, Any] = {"q": q, "k": k, "heads": heads, "layer": layer, "batch": batch, "seed": seed}
+    given = setting([program], sizes=size, args=arg, **more)
+    note(given.made_up)
+    shape = (given.bind(program).batch, kv_heads or given.heads, dim)
     found = _measured(program, given, shape, dtype.value, backward, seconds, again, quiet=as_json)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "kernels": [_data(c) for c in found]}))
     else:
         typer.echo("\n".join(table([_row(c) for c in found])))
+
+
+def _refuse_idle(ctx: typer.Context) -> None:
+    """Raises E503 for options of a call where none is measured: whoever gives one believes that it chooses results."""
+    for p in ctx.command.params:
+        source = ctx.get_parameter_source(str(p.name))
+        if p.name not in ("listed", "export", "import_", "as_json") and source is not None and source.name != "DEFAULT":
+            hint = "leave it out: --list, --export and --import are of all that is known"
+            raise MaskcError(Diagnostic("E503", f"{p.opts[0]} is for a pattern FILE", hint=hint))
 
 
 def _exchange(export: Path | None, import_: Path | None, as_json: bool) -> None:

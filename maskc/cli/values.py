@@ -109,6 +109,8 @@ def _load(path: str) -> Any:
 
 
 def _read(path: str) -> Any:
+    if not path:
+        raise MaskcError(Diagnostic("E503", "expected the name of a file after `@`", hint="as in --arg doc=@doc.npy"))
     try:
         if path.endswith(".npy"):
             return _load(path)

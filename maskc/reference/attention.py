@@ -8,7 +8,7 @@ whatever: not even a NaN or an infinity in its key, value or query reaches a res
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Symbol
-from maskc.reference.mask import kept_pairs, pairs_at_once, points, row_chunks
+from maskc.reference.mask import indices, kept_pairs, pairs_at_once, points, row_chunks
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
@@ -37,6 +37,7 @@ def attention(
     *,
     scale: float,
     floats: Mapping[str, Tensor] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Output and log-sum-exp.
 
@@ -48,9 +49,10 @@ def attention(
         v: (B, Hkv, Nk, Dv).
         scale: factor of the dot products.
         floats: float inputs, which receive gradients; they go before those of ``binding``.
+        rows: the queries to compute, counted from the first one present; all by default.
 
     Returns:
-        The output (B, Hq, Nq, Dv) in the dtype of ``q``, and the log-sum-exp (B, Hq, Nq) of the
+        For these queries: the output (B, Hq, Nq, Dv) in the dtype of ``q``, and the log-sum-exp (B, Hq, Nq) of the
         modified scores, in natural base, the sink's term included; None where the normaliser has
         none (sigmoid, relu). Computed in float32, or in float64 if ``q`` is. A query that keeps no
         key gets 0, before the output expression, and minus infinity (with a sink: its logit).
@@ -62,13 +64,13 @@ def attention(
     chunk = functools.partial(_rows, program, binding, dict(floats or {}), scale, clean)
     # With non-finite values pairs are listed one by one, a whole vector each.
     pairs = pairs_at_once(program)
-    chunks = list(row_chunks(binding, pairs if clean else max(1, pairs // 32)))
+    chunks = list(row_chunks(binding, pairs if clean else max(1, pairs // 32), rows))
     again = torch.is_grad_enabled() and len(chunks) > 1
     outs: list[Tensor] = []
     lses: list[Tensor | None] = []
-    for rows in chunks:
-        query = q[:, :, rows.start : rows.stop].to(dtype)
-        given = (rows, query, key, value)
+    for some in chunks:
+        query = q.index_select(2, indices(some, q.device)).to(dtype)
+        given = (some, query, key, value)
         out, lse = checkpoint(chunk, *given, use_reentrant=False) if again else chunk(*given)
         outs.append(out.to(q.dtype))
         lses.append(lse)
@@ -95,7 +97,7 @@ def _rows(
     floats: dict[str, Tensor],
     scale: float,
     clean: bool,
-    rows: range,
+    rows: Sequence[int],
     q: Tensor,
     k: Tensor,
     v: Tensor,

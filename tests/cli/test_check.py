@@ -133,7 +133,7 @@ def test_explain(maskc: Any) -> None:
     assert result.out.startswith("E201: unknown name\n")
     assert "example.mask:1:1: error[E201]" in result.out
     assert maskc("explain", "E999").code == 2
-    assert len(maskc("explain").out.splitlines()) == len(json.loads(maskc("explain", "--json").out))
+    assert len(maskc("explain").out.splitlines()) == len(json.loads(maskc("explain", "--json").out)["codes"])
 
 
 def test_help_lists_every_command(maskc: Any) -> None:
@@ -144,6 +144,12 @@ def test_help_lists_every_command(maskc: Any) -> None:
     for name, _ in COMMANDS:
         assert f" {name} " in shown.out
         assert maskc(name, "--help").code == 0
+
+
+def test_help_breaks_lines_at_the_edge_only(maskc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert "Exit code 0 if no difference is found, 1 if there is one." in maskc("--help").out
+    assert "as the planner finds live tiles, so that a million tokens" in maskc("prove", "--help").out
 
 
 def test_an_environment_variable_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:

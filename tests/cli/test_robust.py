@@ -352,3 +352,27 @@ def test_what_was_made_up_for_a_comparison_is_said(maskc: Any, write: Any) -> No
     assert result.out.endswith("made-up mark and w (seed 0); that is no proof for others\n")
     result = maskc("diff", *files, "--up-to", "6", "--arg", "w=[0, 0, 0, 0]")
     assert result.out.endswith("made-up mark (seed 0); that is no proof for others\n")
+
+
+@pytest.mark.parametrize("option", [["--q", "5"], ["--arg", "w=3"], ["--backward"], ["--seed", "0"], ["--name", "x"]])
+@pytest.mark.parametrize("what", [["--list"], ["--list", "--json"], ["--export", "out.json"], ["--import", "in.json"]])
+def test_options_of_a_call_choose_no_results(maskc: Any, option: list[str], what: list[str]) -> None:
+    _refused(maskc("tune", *what, *option), "E503", f"{option[0]} is for a pattern FILE")
+
+
+@pytest.mark.parametrize("words", [["--arg", "widnow=3"], ["--size", "y=3"]])
+def test_names_that_equal_patterns_do_not_have(maskc: Any, write: Any, words: list[str]) -> None:
+    _refused(maskc("diff", write("c.mask", CAUSAL), "c.mask", *words), "E502")
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"], ["fmt"], ["fmt", "--check"], ["diff"]])
+def test_standard_input_is_read_once(maskc: Any, words: list[str]) -> None:
+    _refused(maskc(*words, "-", "-"), "E503", "standard input can be read once only")
+
+
+def test_a_directory_is_no_mask_of_one_word(maskc: Any, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    result = maskc("show", "masks")
+    assert "cannot read masks: Is a directory" in result.err
+    assert "in brackets" not in result.err
+    assert "in brackets: '(causal)'" in maskc("show", "causal").err

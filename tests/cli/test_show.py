@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -58,6 +59,37 @@ def test_show_takes_inputs_from_files(maskc: Any, write: Any, tmp_path: Path) ->
     ]
 
 
+CROSS = """pattern x(left: int[q], right: int[k], other: int[k]) over dec -> enc {
+    attend left[q] == right[k] & other[k] == 0
+}
+"""
+
+
+def test_inputs_say_the_length(maskc: Any, write: Any) -> None:
+    two, cross = write("two.mask", HEADS), write("cross.mask", CROSS)
+    doc = ("--arg", "doc=[0, 0, 1, 1, 1]")
+    assert "5 queries x 5 keys" in maskc("show", two, *doc).out
+    assert "5 queries x 5 keys" in maskc("show", two, "--arg", "doc=[[0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]").out
+    assert "2 queries x 5 keys" in maskc("show", two, *doc, "--q", "2").out
+    assert "of 3" in maskc("show", two, *doc, "--arg", "width=[1, 2, 3]").out
+    assert maskc("why", two, "4", "3", *doc).code == 0
+    assert "error[E505]" in maskc("show", two, *doc, "--k", "4").err
+    assert "proved for 5 queries" in maskc("prove", two, "--claim", "k <= q", *doc).out
+    assert "5 queries x 5 keys" in maskc("plan", two, *doc).out
+    assert "q [1, 2, 5, 64]" in maskc("run", two, *doc).out
+    assert "5 queries x 5 keys" in maskc("diff", two, "causal & same(0)", *doc).out
+    assert "error[E503]" in maskc("diff", two, "causal & same(0)", *doc, "--up-to", "9").err
+    assert "2 queries x 3 keys" in maskc("show", cross, "--arg", "left=[0, 1]", "--arg", "right=[0, 1, 0]").out
+    assert "2 queries x 2 keys" in maskc("show", cross, "--arg", "left=[0, 1]").out
+    assert "3 queries x 3 keys" in maskc("show", cross, "--arg", "right=[0, 1, 1]").out
+
+
+def test_inputs_of_unlike_lengths_are_named(maskc: Any, write: Any) -> None:
+    result = maskc("show", write("cross.mask", CROSS), "--arg", "right=[0, 1]", "--arg", "other=[0, 1, 2]")
+    assert result.code == 2
+    assert "error[E505]: right is for 2 keys, other for 3" in result.err
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -67,6 +99,7 @@ def test_show_takes_inputs_from_files(maskc: Any, write: Any, tmp_path: Path) ->
         (["--arg", "window=2", "--input", " window=3"], "E503"),
         (["--size", "y=2", "--size", "y=3"], "E503"),
         (["--arg", "window=@missing.json"], "E003"),
+        (["--arg", "window=@"], "E503"),
         (["--size", "y=many"], "E503"),
         (["--head", "first"], "E503"),
     ],
@@ -419,3 +452,69 @@ def test_a_run_has_the_heads_asked_for(maskc: Any, write: Any, words: list[str],
     assert json.loads(result.out)["q_shape"] == [1, heads, 8, 4]
     found = Trial("cpu", (), (), 1.0, 1.0, {"output": float("inf"), "lse": 0.5})
     assert found.data()["errors"] == {"output": None, "lse": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("words", "batch"),
+    [
+        ([], 1),
+        (["--batch", "2"], 2),
+        (["--arg", "n=[3, 5, 8]"], 3),
+        (["--arg", "n=[2, 1]", "--arg", "doc=[[0, 0], [0, 1]]"], 2),
+    ],
+)
+def test_a_run_has_the_batch_entries_asked_for(maskc: Any, write: Any, words: list[str], batch: int) -> None:
+    pytest.importorskip("torch")
+    file = write("n.mask", "pattern n(n: int[batch], doc: int[token]) {\n    attend k < n[b] & same(doc)\n}\n")
+    result = maskc("run", file, "--dim", "4", "--json", *words)
+    assert result.code == 0
+    assert json.loads(result.out)["q_shape"][0] == batch
+
+
+def test_a_long_run_compares_some_queries(maskc: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    from maskc.cli import trial
+
+    text = "pattern r(bias: float[q, 8], doc: int[token]) {\n    attend causal & same(doc)\n"
+    text += "    score s + bias[q, q - k]\n}\n"
+    words = ("run", write("r.mask", text), "--q", "300", "--k", "320", "--dim", "8", "--kv-heads", "1")
+    assert json.loads(maskc(*words, "--json").out)["queries_compared"] == 300
+    monkeypatch.setattr(trial, "_COMPARED", 2 * 320 * 40)
+    data = json.loads(maskc(*words, "--json").out)
+    assert (data["ok"], data["queries_compared"], data["not_compared"]) == (True, 40, [])
+    assert set(data["errors"]) == {"output", "lse", "grad q", "grad k", "grad v", "grad bias"}
+    assert "compared at 40 of 300 queries" in maskc(*words).out
+
+
+def test_the_queries_compared_are_spread_and_drawn() -> None:
+    from maskc.cli.trial import rows_compared
+
+    assert rows_compared(100, 1, 0) == range(100)
+    rows = rows_compared(1 << 20, 1 << 18, 0)
+    assert (rows[0], rows[-1], rows) == (0, (1 << 20) - 1, sorted({*rows}))
+    assert max(b - a for a, b in itertools.pairwise(rows)) <= (1 << 20) // 60
+    assert rows != rows_compared(1 << 20, 1 << 18, 1)
+    assert len(rows_compared(1 << 20, 1 << 30, 0)) == 16
+
+
+def test_a_backend_runs_what_it_can(maskc: Any) -> None:
+    torch = pytest.importorskip("torch")
+    import maskc as library
+    from maskc.cli.trial import _abilities
+
+    op = library.compile("causal & sinks(4)", heads=2, backend="flex")
+    assert _abilities(op, torch.zeros(1, 2, 8, 64), 2) == ("flex", False, False)
+    result = maskc("run", "causal & sinks(4)", "--backend", "flex", "--dtype", "float64")
+    assert result.code == 2
+    assert "error[E702]" in result.err
+    found = Trial("flex", (1, 2, 8, 64), (1, 2, 8, 64), 1.0, None, {"output": 0.0}, 8, ("lse", "gradients"))
+    assert found.data()["not_compared"] == ["lse", "gradients"]
+
+
+@pytest.mark.slow
+def test_a_run_of_flex_says_what_was_not_compared(maskc: Any) -> None:
+    pytest.importorskip("torch")
+    result = maskc("run", "causal & sinks(4)", "--backend", "flex", "--q", "64")
+    assert result.code == 0
+    assert "output" in result.out
+    assert "not compared: lse and gradients" in result.out

@@ -184,10 +184,30 @@ def test_chunks_of_rows_change_nothing(monkeypatch):
     whole = run()
     chunks = []
     original = attention.row_chunks
-    monkeypatch.setattr(attention, "row_chunks", lambda b, n: chunks.extend(original(b, 2 * 2 * 9 * 4)) or chunks[-3:])
+    monkeypatch.setattr(attention, "row_chunks", lambda b, *_: chunks.extend(original(b, 2 * 2 * 9 * 4)) or chunks[-3:])
     for a, b in zip(run(), whole, strict=True):
         torch.testing.assert_close(a, b)
     assert [len(c) for c in chunks] == [4, 4, 1]
+
+
+def test_some_queries_alone():
+    from maskc.checked import reference_at
+
+    op = maskc.compile("causal & (sliding_window(3) | sinks(1))", heads=4)
+    q, k, v = tensors(batch=2, heads=4, kv_heads=2, q_len=9, k_len=11, seed=5)
+    rows = [0, 3, 4, 8]
+    out, lse = reference_at(op, rows, {}, q, k, v)
+    grad = torch.randn(2, 4, 9, 32, dtype=torch.float64)
+    grad[:, :, [1, 2, 5, 6, 7]] = 0
+    key, value = (x.repeat_interleave(2, dim=1) for x in (k, v))
+    mask = window_mask(9, 11, 3, 1)
+    wanted = F.scaled_dot_product_attention(q, key, value, attn_mask=mask)
+    scores = (q @ key.transpose(2, 3) / math.sqrt(32)).masked_fill(~mask, -torch.inf)
+    torch.testing.assert_close(out, wanted[:, :, rows])
+    torch.testing.assert_close(lse, scores.logsumexp(-1)[:, :, rows])
+    found = torch.autograd.grad(out, (q, k, v), grad[:, :, rows])
+    for x, y in zip(found, torch.autograd.grad(wanted, (q, k, v), grad), strict=True):
+        torch.testing.assert_close(x, y)
 
 
 def test_half_precision_computes_in_float32():
