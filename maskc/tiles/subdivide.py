@@ -29,6 +29,8 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     """The rectangles of FULL and PARTIAL tiles within ``start`` (by default, everywhere)."""
     stack = [_coarse(grid) if start is None else start]
     total = stack[0].area
+    if start is None:
+        _sample(c, grid, budget)
     done, leaves = _Heap(grid), _Heap(grid)
     decided = 0
     while stack:
@@ -38,7 +40,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.ask(boxes.size, "boxes that are neither full nor empty", total - decided)
+        budget.ask(boxes.size, _BOXES, total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform
@@ -55,6 +57,28 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     return done.take()
 
 
+#: Tiles, drawn at random, that tell what all of them take at least; and by how much the share of those that stay
+#: undecided may be lower than among them: by Hoeffding's inequality, one time in 10^12.
+_DRAWN, _ERROR = 1 << 12, 0.06
+
+
+def _sample(c: Classifier, grid: Grid, budget: Budget) -> None:
+    """Raises E801 where so large a share of the tiles is undecided by itself, and thus within any box, that asking
+    about these alone goes beyond the budget: it would only be found out after all that the budget allows. The sample
+    takes little of that and is not counted, so that nothing is refused for it."""
+    total = grid.rows * grid.cols
+    if budget.affords_boxes(total) or not budget.affords_boxes(_MARGIN * _DRAWN):
+        return
+    draw = np.random.default_rng(0)
+    r, col = draw.integers(grid.rows, size=_DRAWN), draw.integers(grid.cols, size=_DRAWN)
+    found = c.classify(grid.boxes(Rectangles(r, r + 1, col, col + 1)))
+    share = np.count_nonzero(found.some & found.gap & ~(found.hit & found.miss)) / _DRAWN - _ERROR
+    if not budget.affords_boxes(least := int(share * total)):
+        budget.ask(least, _BOXES)
+
+
+_MARGIN = 64  # times what a sample costs that there has to be
+_BOXES = "boxes that are neither full nor empty"
 _LEAVES = 1 << 17  # undecided tiles that are settled together
 
 

@@ -10,8 +10,11 @@ import pytest
 from maskc.diagnostics import MaskcError
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
+from maskc.tiles import subdivide as subdivide_module
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
+from maskc.tiles.classify import Classifier, Verdict
+from maskc.tiles.ranges import Boxes
 
 from .corpus import MASKS, brute_kinds, input_case, plain_case
 
@@ -85,6 +88,45 @@ def test_blocks_that_are_smaller_than_a_tile_are_not_looked_at_point_by_point(bl
     tiles = by_block.reshape(len(by_block) * block // 128, 128 // block, -1, 128 // block)
     expected = tiles.any(axis=(1, 3)).astype(np.uint8)  # 128 x 128 tiles, of which none is full
     np.testing.assert_array_equal(plan.kinds(), expected)
+
+
+REFUSED = [
+    "hash(q, k) % 2 == 0",
+    "q * k % 7 == 0",
+    "causal & hash(q, k) % 100000 == 0",
+    "sin(float(q) * 0.1) * cos(float(k) * 0.2) > 0.5",
+]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_most_tiles_leave_open_is_refused_by_a_sample(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, n = lower_text(text)[0], 1 << 20
+    boxes, inner = 0, Classifier.classify
+
+    def counted(c: Classifier, asked: Boxes) -> Verdict:
+        nonlocal boxes
+        boxes += asked.q0.size
+        return inner(c, asked)
+
+    monkeypatch.setattr(Classifier, "classify", counted)
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, make_binding(program, n, n))
+    assert boxes < 1 << 17
+
+
+@pytest.mark.parametrize(
+    "text", [*REFUSED, "hash(q // 16, k // 16) % 3 == 0", "q * k < 300000", "window(9) & q * k % 7 == 0"]
+)
+def test_what_a_budget_suffices_for_is_planned(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of the budget a sample would take, and however little is left."""
+    program = lower_text(text)[0]
+    binding = make_binding(program, 2000, 2000)
+    spent = watched(program, binding, q_tile=16, k_tile=16)[-1][0]
+    monkeypatch.setattr(subdivide_module, "_MARGIN", 0)
+    plan = make_plan(program, binding, q_tile=16, k_tile=16, budget=spent)
+    np.testing.assert_array_equal(plan.kinds(), brute_kinds(program, binding, 16, 16))
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, binding, q_tile=16, k_tile=16, budget=spent - 1)
 
 
 def test_what_is_refused_is_not_held_first() -> None:
