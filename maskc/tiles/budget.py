@@ -171,9 +171,9 @@ class Budget:
         """The mask is evaluated at ``points``; as ``spend``."""
         self._spend(points * self.each, what, tiles, later)
 
-    def ask(self, boxes: int, what: str, tiles: int = 0) -> None:
+    def ask(self, boxes: int, what: str, tiles: int = 0, points: int = 0) -> None:
         """What the mask is on ``boxes`` is asked; as ``spend``."""
-        self._spend(boxes * self._box, what, tiles)
+        self._spend(boxes * self._box, what, tiles, points)
 
     @property
     def _box(self) -> int:

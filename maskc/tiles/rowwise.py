@@ -46,7 +46,10 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
         return None
     ends = np.append(starts[1:], grid.q_len)
-    reach = _Fragments(c, grid, starts, ends, bounds).reach
+    every = _Fragments(c, grid, starts, ends, bounds)
+    reach, least = every.reach, INTERVAL_COST * sum(every.least(clause) for clause in form.clauses)
+    if not budget.affords_beside(least):
+        budget.spend(least, "intervals of keys")
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any(x.pair is not None and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
@@ -234,6 +237,23 @@ class _Fragments:
         )
         return self._tiles(outer, inner, surely, whole, alive, bool(digits))
 
+    def least(self, clause: Solved) -> int:
+        """How many intervals ``entries`` finds at least: counted where the cycles of one digit make them, unless they
+        are so many that it finds none."""
+        if clause.period or len(clause.digits) != 1:
+            return 0
+        (d,), span, alive = clause.digits, self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
+        s = self.span(d.bounds, 0, d.modulus)
+        narrow = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus))) < self.grid.k_tile
+        if clause.labels or narrow or self.grid.k_len // (d.stride * d.modulus) > _MOST_ENTRIES // _FEWEST:
+            return 0
+        some = (
+            (span.outer_hi > span.outer_lo) & (s.outer_hi > s.outer_lo) & ((s.outer_lo > 0) | (s.outer_hi < d.modulus))
+        )
+        owner = np.flatnonzero(alive & some)
+        start, end = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner]).cycles(d, s.outer_lo, s.outer_hi)
+        return int(np.maximum(end - start + 1, 0).sum())
+
     def reach(self, clause: Solved) -> tuple[Array, Array]:
         """The first key tile that a clause may meet in each fragment, and the one after the last."""
         span = self.span(clause.bounds, 0, self.grid.k_len)
@@ -335,16 +355,22 @@ class _Pieces:
                 *(np.concatenate(x) for x in ((owner[free], rest.owner), (lo[free], rest.lo), (hi[free], rest.hi)))
             )
         first, last = d.stride * low[owner], d.stride * high[owner]
-        start, end = lo // cycle, (hi - 1) // cycle
-        # The first cycle whose part ends after ``lo``, and the last whose part starts before ``hi``.
-        start = start + (start * cycle + last <= lo)
-        end = end - (end * cycle + first >= hi)
+        start, end = _Pieces(owner, lo, hi).cycles(d, low, high)
         if hull:
             return _Pieces(owner, np.maximum(lo, start * cycle + first), np.minimum(hi, end * cycle + last))
         count = np.maximum(end - start + 1, 0)
         turn = concatenated_ranges(start, count) * cycle
         owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
         return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
+
+    def cycles(self, d: Digit, low: Array, high: Array) -> tuple[Array, Array]:
+        """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
+        before ``hi``."""
+        cycle = d.stride * d.modulus
+        start, end = self.lo // cycle, (self.hi - 1) // cycle
+        start = start + (start * cycle + d.stride * high[self.owner] <= self.lo)
+        end = end - (end * cycle + d.stride * low[self.owner] >= self.hi)
+        return start, end
 
 
 def _step(node: Node, value: Range) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.budget import Budget
+from maskc.tiles.budget import PROBES, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL
@@ -74,7 +74,7 @@ def _sample(c: Classifier, grid: Grid, budget: Budget) -> None:
     found = c.classify(grid.boxes(Rectangles(r, r + 1, col, col + 1)))
     share = np.count_nonzero(found.some & found.gap & ~(found.hit & found.miss)) / _DRAWN - _ERROR
     if not budget.affords_boxes(least := int(share * total)):
-        budget.ask(least, _BOXES)
+        budget.ask(least, _BOXES, points=PROBES * least)
 
 
 _MARGIN = 64  # times what a sample costs that there has to be

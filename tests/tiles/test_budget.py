@@ -15,6 +15,7 @@ from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier, Verdict
 from maskc.tiles.ranges import Boxes
+from maskc.tiles.rowwise import _Fragments
 
 from .corpus import MASKS, brute_kinds, input_case, plain_case
 
@@ -129,8 +130,24 @@ def test_what_a_budget_suffices_for_is_planned(text: str, monkeypatch: pytest.Mo
         make_plan(program, binding, q_tile=16, k_tile=16, budget=spent - 1)
 
 
-def test_what_is_refused_is_not_held_first() -> None:
+@pytest.mark.parametrize("text", ["q // 128 % 2 == k // 128 % 2", "causal & k // 128 % 2 == 0", "(q - k) % 300 == 0"])
+def test_intervals_that_are_too_many_are_counted_first(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, n = lower_text(text)[0], 1 << 18
+
+    def made(*_: object) -> None:
+        raise AssertionError
+
+    seen: list[tuple[int, int]] = []
+    make_plan(program, make_binding(program, n, n), watch=lambda done, total: seen.append((done, total)))
+    assert make_plan(program, make_binding(program, n, n), budget=seen[-1][0]).rows == n // 128
+    monkeypatch.setattr(_Fragments, "entries", made)
+    with pytest.raises(MaskcError, match=r"E801.*intervals of keys"):
+        make_plan(program, make_binding(program, n, n), budget=seen[-1][0] // 4)
+
+
+def test_what_is_refused_is_not_held_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row of tiles has thousands of intervals: they are found for some rows at a time."""
+    monkeypatch.setattr(_Fragments, "least", lambda *_: 0)
     program, n = lower_text("q // 16 % 2 == k // 16 % 2")[0], 1 << 17
     tracemalloc.start()
     with pytest.raises(MaskcError, match=r"E801.*about 1e\+09 .*intervals of keys"):
