@@ -221,7 +221,11 @@ class _Fragments:
         for i, (d, s) in enumerate(digits):
             widest = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus)))
             last = i == len(digits) - 1
-            outer = outer.within(d, s.outer_lo, s.outer_hi, hull=last and widest + gap < tile)
+            hull = last and widest + gap < tile
+            outer = outer.within(d, s.outer_lo, s.outer_hi, hull)
+            if hull and not np.all(span.point):
+                end = np.where(span.inner_hi >= self.grid.k_len, self.grid.k_len, span.inner_hi // tile * tile)
+                outer = outer.cut(-(-span.inner_lo // tile) * tile, end)  # between them, all queries admit the keys
             if outer.owner.size > _MOST_ENTRIES:
                 return None
         if digits:
@@ -362,6 +366,13 @@ class _Pieces:
         turn = concatenated_ranges(start, count) * cycle
         owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
         return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
+
+    def cut(self, low: Array, high: Array) -> _Pieces:
+        """The parts before, between and after two places in each fragment."""
+        first = np.clip(low[self.owner], self.lo, self.hi)
+        last = np.clip(high[self.owner], first, self.hi)
+        lo, hi = (np.stack(x, axis=1).ravel() for x in ((self.lo, first, last), (first, last, self.hi)))
+        return _Pieces(np.repeat(self.owner, 3)[hi > lo], lo[hi > lo], hi[hi > lo])
 
     def cycles(self, d: Digit, low: Array, high: Array) -> tuple[Array, Array]:
         """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
