@@ -171,9 +171,14 @@ class Budget:
         """The mask is evaluated at ``points``; as ``spend``."""
         self._spend(points * self.each, what, tiles, later)
 
-    def ask(self, boxes: int, what: str, tiles: int = 0, points: int = 0) -> None:
+    def ask(self, boxes: int, what: str, tiles: int = 0) -> None:
         """What the mask is on ``boxes`` is asked; as ``spend``."""
-        self._spend(boxes * self._box, what, tiles, points)
+        self._spend(boxes * self._box, what, tiles)
+
+    def foresee(self, boxes: int, what: str, points: int) -> None:
+        """So many ``boxes`` will be asked about, and ``points`` evaluated: raises E801 where that is too much."""
+        if self.spent + boxes * self._box + points * self.each > self.limit:
+            self._spend(boxes * self._box + points * self.each, what)
 
     @property
     def _box(self) -> int:

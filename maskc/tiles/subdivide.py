@@ -29,8 +29,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     """The rectangles of FULL and PARTIAL tiles within ``start`` (by default, everywhere)."""
     stack = [_coarse(grid) if start is None else start]
     total = stack[0].area
-    if start is None:
-        _sample(c, grid, budget)
+    _sample(c, grid, stack[0], budget)
     done, leaves = _Heap(grid), _Heap(grid)
     decided = 0
     while stack:
@@ -57,24 +56,45 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     return done.take()
 
 
-#: Tiles, drawn at random, that tell what all of them take at least; and by how much the share of those that stay
-#: undecided may be lower than among them: by Hoeffding's inequality, one time in 10^12.
-_DRAWN, _ERROR = 1 << 12, 0.06
+#: Tiles, drawn at random, that tell what all take; and by how much of the most that a tile may take the mean of those
+#: drawn may be above that of all: by Hoeffding's inequality, one time in 10^9.
+_DRAWN, _ERROR = 1 << 13, 0.036
 
 
-def _sample(c: Classifier, grid: Grid, budget: Budget) -> None:
-    """Raises E801 where so large a share of the tiles is undecided by itself, and thus within any box, that asking
-    about these alone goes beyond the budget: it would only be found out after all that the budget allows. The sample
-    takes little of that and is not counted, so that nothing is refused for it."""
-    total = grid.rows * grid.cols
-    if budget.affords_boxes(total) or not budget.affords_boxes(_MARGIN * _DRAWN):
+def _sample(c: Classifier, grid: Grid, start: Rectangles, budget: Budget) -> None:
+    """Raises E801 where asking about boxes will surely go beyond the budget: else it would be found out after all that
+    the budget allows. The sample takes little of that and is not counted, so that nothing is refused for it."""
+    last = np.cumsum((start.r1 - start.r0) * (start.c1 - start.c0))
+    if not start.size or budget.affords_boxes(int(last[-1])) or not budget.affords_boxes(_MARGIN * _DRAWN):
         return
-    draw = np.random.default_rng(0)
-    r, col = draw.integers(grid.rows, size=_DRAWN), draw.integers(grid.cols, size=_DRAWN)
-    found = c.classify(grid.boxes(Rectangles(r, r + 1, col, col + 1)))
-    share = np.count_nonzero(found.some & found.gap & ~(found.hit & found.miss)) / _DRAWN - _ERROR
-    if not budget.affords_boxes(least := int(share * total)):
-        budget.ask(least, _BOXES, points=PROBES * least)
+    tile = np.random.default_rng(0).integers(last[-1], size=_DRAWN)
+    of = np.searchsorted(last, tile, side="right")
+    down, right = np.divmod(last[of] - 1 - tile, start.c1[of] - start.c0[of])
+    asked, left = _asked(c, grid, start.pick(of), start.r0[of] + down, start.c0[of] + right)
+    boxes, points = asked / _DRAWN - 2 * _ERROR, PROBES * max(0, left / _DRAWN - _ERROR)
+    budget.foresee(int(boxes * last[-1]), _BOXES, int(points * last[-1]))
+
+
+def _asked(c: Classifier, grid: Grid, boxes: Rectangles, r: Array, col: Array) -> tuple[float, int]:
+    """How many boxes are asked about for some tiles of ``boxes``, each shared by the tiles that it has: two a tile at
+    most; and how many of these tiles are left undecided then."""
+    asked, left = 0.0, 0
+    while boxes.size:
+        area = (boxes.r1 - boxes.r0) * (boxes.c1 - boxes.c0)
+        asked += float((1 / area).sum())
+        found = c.classify(grid.boxes(boxes))
+        open_ = found.some & found.gap & ~(found.hit & found.miss)
+        left += np.count_nonzero(open_ & (area == 1))
+        open_ &= area > 1
+        r, col, boxes = r[open_], col[open_], boxes.pick(open_)
+        r_mid, c_mid = _middle(boxes)
+        boxes = Rectangles(
+            np.where(r >= r_mid, r_mid, boxes.r0),
+            np.where(r < r_mid, r_mid, boxes.r1),
+            np.where(col >= c_mid, c_mid, boxes.c0),
+            np.where(col < c_mid, c_mid, boxes.c1),
+        )
+    return asked, left
 
 
 _MARGIN = 64  # times what a sample costs that there has to be
@@ -127,18 +147,24 @@ def _coarse(grid: Grid) -> Rectangles:
     return Rectangles(r[i], r[i + 1], k[j], k[j + 1])
 
 
-def _halved(x: Rectangles) -> Rectangles:
-    """Each side halved, where it has more than one tile and is not much the shorter one."""
+def _middle(x: Rectangles) -> tuple[Array, Array]:
+    """Where the sides of rectangles are halved: those with more than one tile that are not much the shorter ones; the
+    end of a side that is not."""
     tall = (x.r1 - x.r0 > 1) & (2 * (x.r1 - x.r0) > x.c1 - x.c0)
     wide = (x.c1 - x.c0 > 1) & (2 * (x.c1 - x.c0) > x.r1 - x.r0)
-    r_mid, c_mid = (x.r0 + x.r1) // 2, (x.c0 + x.c1) // 2
-    upper, left = np.where(tall, r_mid, x.r1), np.where(wide, c_mid, x.c1)
+    return np.where(tall, (x.r0 + x.r1) // 2, x.r1), np.where(wide, (x.c0 + x.c1) // 2, x.c1)
+
+
+def _halved(x: Rectangles) -> Rectangles:
+    """Each side halved where it is halved at all."""
+    upper, left = _middle(x)
+    tall, wide = upper < x.r1, left < x.c1
     both = tall & wide
     parts = [
         Rectangles(x.r0, upper, x.c0, left),
-        Rectangles(r_mid, x.r1, x.c0, left).pick(tall),
-        Rectangles(x.r0, upper, c_mid, x.c1).pick(wide),
-        Rectangles(r_mid, x.r1, c_mid, x.c1).pick(both),
+        Rectangles(upper, x.r1, x.c0, left).pick(tall),
+        Rectangles(x.r0, upper, left, x.c1).pick(wide),
+        Rectangles(upper, x.r1, left, x.c1).pick(both),
     ]
     return Rectangles(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("r0", "r1", "c0", "c1")))
 

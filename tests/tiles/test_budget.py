@@ -96,6 +96,7 @@ REFUSED = [
     "q * k % 7 == 0",
     "causal & hash(q, k) % 100000 == 0",
     "sin(float(q) * 0.1) * cos(float(k) * 0.2) > 0.5",
+    "(q // 16 + k // 16) % 50 < 20",  # many tiles are decided, but no box around them
 ]
 
 
@@ -112,7 +113,7 @@ def test_what_most_tiles_leave_open_is_refused_by_a_sample(text: str, monkeypatc
     monkeypatch.setattr(Classifier, "classify", counted)
     with pytest.raises(MaskcError, match="E801"):
         make_plan(program, make_binding(program, n, n))
-    assert boxes < 1 << 17
+    assert boxes < 1 << 18
 
 
 @pytest.mark.parametrize(
