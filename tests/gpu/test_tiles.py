@@ -184,3 +184,23 @@ def test_tiles_are_listed_some_at_a_time(monkeypatch: pytest.MonkeyPatch, at_onc
     expected = [np.arange(a, b) for _, start, end, _ in kinds for a, b in zip(start, end, strict=True)]
     found = tiles_module._listed(kinds, sum(x.size for x in expected))
     np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+def test_intervals_of_many_masks_are_held_once() -> None:
+    text = "pattern p(doc: int[token], w: int[head]) { attend same(doc) & causal & q - k < w[h] }"
+    program, n, heads = lower_text(text)[0], 1 << 15, 24
+    doc, w = np.arange(n) // 777, 40 * np.arange(heads) + 1
+    plan = make_plan(program, Binding(n, n, heads=heads, tables={"doc": doc, "w": w}))
+    tracemalloc.start()
+    both = [kernel_plan(plan, by_keys=by_keys, intervals=True) for by_keys in (False, True)]
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1.5 * 8 * heads * n, held
+    q = np.arange(n)
+    low = np.maximum(np.maximum(q - w[:, None] + 1, q // 777 * 777), 0)
+    for found in both:
+        assert found.intervals is not None
+        np.testing.assert_array_equal(found.intervals[0].reshape(heads, n), low)
+        np.testing.assert_array_equal(found.intervals[1].reshape(heads, n), np.tile(q + 1, (heads, 1)))
+    ((lo, hi),) = plan.intervals(plan.groups[3]) or ()
+    np.testing.assert_array_equal((lo, hi), (low[3], q + 1))

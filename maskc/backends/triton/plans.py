@@ -89,7 +89,8 @@ def _plan_arguments(
     """The plan's arrays as arguments. ``partial``: whether there are partial tiles."""
 
     def tensor(*arrays: Any) -> Tensor:
-        whole = np.concatenate([np.ravel(a) for a in arrays]).astype(np.int32)
+        whole = np.concatenate(arrays) if len(arrays) > 1 else np.ravel(arrays[0])
+        whole = whole.astype(np.int32, copy=False)
         return on_device(whole, device) if whole.size else torch.zeros(1, dtype=torch.int32, device=device)
 
     lines = schedule(plan) if shares is None else schedule(plan, shares.row_of, shares.share_of)

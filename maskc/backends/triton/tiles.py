@@ -137,15 +137,15 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
     plan_of = np.zeros((plan.binding.batch, plan.binding.heads), np.int32)
     masks = distinct_groups(plan)
     runs = [transpose_runs(g.runs, rows) if by_keys else g.runs for g in masks]
-    bounds = [plan.intervals(g) if intervals else None for g in masks]
     index = {id(g.runs): i for i, g in enumerate(masks)}
     for group in plan.groups:
         plan_of[np.ix_(group.batches, group.heads)] = index[id(group.runs)]
     parts = [_split(r, cols, ragged) for r in runs]
     full, part = (_tiles([p[i] for p in parts]) for i in range(2))
     order = work_order(np.array([_work(f, p) for f, p in parts]).reshape(len(parts), rows), by_keys)
-    found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
-    return KernelPlan(plan_of.ravel(), order, full, part, found, rows, clauses, by_keys)
+    low, high = plan.stacked_intervals(masks) if intervals else (None, None)
+    found = None if low is None or high is None else (low.ravel(), high.ravel())
+    return KernelPlan(plan_of.ravel(), order, full, part, found, rows, 0 if low is None else low.shape[1], by_keys)
 
 
 def joined(plan: KernelPlan) -> KernelPlan | None:
@@ -285,12 +285,3 @@ def _work(full: _Kind, part: _Kind) -> Array:
 
 def _concatenate(parts: list[Array]) -> Array:
     return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
-
-
-def _intervals(bounds: list[Any], q_len: int) -> tuple[tuple[Array, Array], int]:
-    clauses = max((len(b) for b in bounds), default=0)
-    low, high = np.zeros((2, len(bounds), clauses, q_len), np.int32)
-    for i, each in enumerate(bounds):
-        for c, (lo, hi) in enumerate(each):
-            low[i, c], high[i, c] = lo, hi
-    return (low.ravel(), high.ravel()), clauses
