@@ -66,8 +66,8 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
             found = _decide(some, form, there, row[a:b], budget, row.size - b)
             if found is None:
                 return None
-            parts.append(found)
             area += found[0].area
+            parts.append((found[0].compact(), found[1]))
             if b < row.size:
                 budget.found(area)
     return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])

@@ -103,7 +103,7 @@ _LEAVES = 1 << 17  # undecided tiles that are settled together
 
 
 class _Heap:
-    """Rectangles, of which neighbours in a row are joined when there are many."""
+    """Rectangles, compact, of which neighbours in a row are joined when there are many."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self.parts, self.size, self.joined = grid, list[Rectangles](), 0, 1 << 18
@@ -111,7 +111,7 @@ class _Heap:
     def add(self, r: Rectangles) -> None:
         if not r.size:
             return
-        self.parts.append(r)
+        self.parts.append(r.compact())
         self.size += r.size
         if self.size > 2 * self.joined:
             self.parts = [_joined(Rectangles.join(self.parts), self.grid)]
@@ -128,7 +128,7 @@ def _joined(r: Rectangles, grid: Grid) -> Rectangles:
     """The same tiles, those of one row and kind that touch in one rectangle."""
     low = r.r1 - r.r0 == 1
     row = r.pick(low)
-    order = np.argsort(row.r0 * (grid.cols + 1) + row.c0, kind="stable")
+    order = np.argsort(row.r0.astype(np.int64) * (grid.cols + 1) + row.c0, kind="stable")
     row = row.pick(order)
     first = np.ones(row.size, np.bool_)
     first[1:] = (row.r0[1:] != row.r0[:-1]) | (row.c0[1:] != row.c1[:-1]) | (row.kind[1:] != row.kind[:-1])
@@ -174,7 +174,7 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     if not tiles.size:
         return tiles
     grid = replace(grid, q_tile=min(grid.q_tile, grid.q_len), k_tile=min(grid.k_tile, grid.k_len))
-    r, col = tiles.r0, tiles.c0
+    r, col = (x.astype(np.int64) for x in (tiles.r0, tiles.c0))
     kind = np.full(tiles.size, PARTIAL, np.uint8)
     left = np.arange(tiles.size)
     left = left[~_probe(c, grid, r[left], col[left], *_few(grid), budget, rest)]

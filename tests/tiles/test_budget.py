@@ -156,3 +156,15 @@ def test_what_is_refused_is_not_held_first(monkeypatch: pytest.MonkeyPatch) -> N
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 27, peak
+
+
+@pytest.mark.parametrize("text", ["causal & (q - k) % 200 == 0", "q // 64 % 3 != k // 64 % 3"])
+def test_planning_holds_a_few_times_what_the_plan_has(text: str) -> None:
+    program, n = lower_text(text)[0], 1 << 18
+    binding = make_binding(program, n, n)
+    tracemalloc.start()
+    plan = make_plan(program, binding, q_tile=64, k_tile=64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert plan.nbytes > 2 << 20
+    assert peak < 11 * plan.nbytes, peak / plan.nbytes
