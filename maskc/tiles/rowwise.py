@@ -199,7 +199,7 @@ class _Fragments:
         span = self.span(clause.bounds, 0, k_len)
         if clause.period:
             return self.entries_in(clause, Columns.every(self.grid.cols))
-        digits = [(d, self.span(d.bounds, 0, d.modulus)) for d in clause.digits]
+        digits = [(d, self.span(d.bounds, *d.ends)) for d in clause.digits]
         whole = (clause.residual is TRUE) & np.ones(self.count, np.bool_)
         alive = np.ones(self.count, np.bool_)
         if clause.guard is not TRUE:
@@ -247,13 +247,11 @@ class _Fragments:
         if clause.period or len(clause.digits) != 1:
             return 0
         (d,), span, alive = clause.digits, self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
-        s = self.span(d.bounds, 0, d.modulus)
+        s = self.span(d.bounds, *d.ends)
         narrow = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus))) < self.grid.k_tile
         if clause.labels or narrow or self.grid.k_len // (d.stride * d.modulus) > _MOST_ENTRIES // _FEWEST:
             return 0
-        some = (
-            (span.outer_hi > span.outer_lo) & (s.outer_hi > s.outer_lo) & ((s.outer_lo > 0) | (s.outer_hi < d.modulus))
-        )
+        some = (span.outer_hi > span.outer_lo) & (s.outer_hi > s.outer_lo) & ~d.free(s.outer_lo, s.outer_hi)
         owner = np.flatnonzero(alive & some)
         start, end = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner]).cycles(d, s.outer_lo, s.outer_hi)
         return int(np.maximum(end - start + 1, 0).sum())
@@ -352,7 +350,7 @@ class _Pieces:
         if not keep.all():
             lo, hi, owner = lo[keep], hi[keep], owner[keep]
         cycle = d.stride * d.modulus
-        free = ((low <= 0) & (high >= d.modulus))[owner]
+        free = d.free(low, high)[owner]
         if free.any():
             rest = _Pieces(owner[~free], lo[~free], hi[~free]).within(d, low, high, hull)
             return _Pieces(
@@ -378,9 +376,8 @@ class _Pieces:
         """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
         before ``hi``."""
         cycle = d.stride * d.modulus
-        start, end = self.lo // cycle, (self.hi - 1) // cycle
-        start = start + (start * cycle + d.stride * high[self.owner] <= self.lo)
-        end = end - (end * cycle + d.stride * low[self.owner] >= self.hi)
+        start = (self.lo - d.stride * high[self.owner]) // cycle + 1
+        end = -((d.stride * low[self.owner] - self.hi) // cycle) - 1
         return start, end
 
 

@@ -146,6 +146,14 @@ def test_intervals_that_are_too_many_are_counted_first(text: str, monkeypatch: p
         make_plan(program, make_binding(program, n, n), budget=seen[-1][0] // 4)
 
 
+@pytest.mark.parametrize("text", ["causal & (q - k) % 5000 < 1000", "(k - q + 7) % 4000 >= 1186 | k < 100000"])
+def test_stretches_of_differences_are_solved(text: str) -> None:
+    """By the runs that there are, not tile by tile."""
+    program, n = lower_text(text)[0], 1 << 18
+    plan = make_plan(program, make_binding(program, n, n), budget=6_000_000)
+    assert plan.groups[0].runs.start.size < 500_000
+
+
 def test_what_is_refused_is_not_held_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row of tiles has thousands of intervals: they are found for some rows at a time."""
     monkeypatch.setattr(_Fragments, "least", lambda *_: 0)
