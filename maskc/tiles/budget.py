@@ -175,6 +175,11 @@ class Budget:
         """What the mask is on ``boxes`` is asked; as ``spend``."""
         self._spend(boxes * self._box, what, tiles)
 
+    def foresee(self, boxes: int, what: str, points: int) -> None:
+        """So many ``boxes`` will be asked about, and ``points`` evaluated: raises E801 where that is too much."""
+        if self.spent + boxes * self._box + points * self.each > self.limit:
+            self._spend(boxes * self._box + points * self.each, what)
+
     @property
     def _box(self) -> int:
         return BOX_COST * (self.each + self.measure.plain)
@@ -187,6 +192,10 @@ class Budget:
     def affords(self, points: int) -> bool:
         """Whether the mask may still be evaluated so often."""
         return self.spent + points * self.each <= self.limit
+
+    def affords_boxes(self, boxes: int) -> bool:
+        """Whether so many boxes may still be asked about."""
+        return self.spent + boxes * self._box <= self.limit
 
     def affords_beside(self, cost: int) -> bool:
         """Whether so much other work may still be done."""

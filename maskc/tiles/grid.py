@@ -46,7 +46,10 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Rectangles:
-    """Disjoint rectangles of tiles: rows ``r0`` to ``r1``, columns ``c0`` to ``c1`` (excluded), int64, of a kind."""
+    """Disjoint rectangles of tiles: rows ``r0`` to ``r1``, columns ``c0`` to ``c1`` (excluded), int64, of a kind.
+
+    Of those that are only kept to be assembled there may be millions: these are ``compact``.
+    """
 
     r0: Array
     r1: Array
@@ -61,11 +64,16 @@ class Rectangles:
     @property
     def area(self) -> int:
         """Number of tiles."""
-        return int(((self.r1 - self.r0) * (self.c1 - self.c0)).sum())
+        return int(np.multiply(self.r1 - self.r0, self.c1 - self.c0, dtype=np.int64).sum())
 
     def pick(self, which: Any) -> Rectangles:
         kind = self.kind[which] if self.kind.size == self.size else self.kind
         return Rectangles(self.r0[which], self.r1[which], self.c0[which], self.c1[which], kind)
+
+    def compact(self) -> Rectangles:
+        """The same in int32: to be joined and assembled, not to be computed with."""
+        r0, r1, c0, c1 = (x.astype(np.int32, copy=False) for x in (self.r0, self.r1, self.c0, self.c1))
+        return Rectangles(r0, r1, c0, c1, self.kind)
 
     def down(self, rows: int) -> Rectangles:
         """The same, some rows further down."""

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -180,6 +182,27 @@ class TilePlan(_Plan):
             self._intervals[group.runs] = key_intervals(self, group)
         return self._intervals[group.runs]
 
+    def stacked_intervals(self, groups: Sequence[Group]) -> tuple[Int32, Int32]:
+        """The intervals of some groups, ``lo`` and ``hi`` as one array each, (groups, intervals, q_len). They are kept
+        in place of those of each group, which become parts of them."""
+        import numpy as np
+
+        which = tuple(g.runs for g in groups)
+        if which not in self._stacked:
+            most = max((len(self.intervals(g) or ()) for g in groups), default=0)
+            low, high = np.zeros((2, len(groups), most, self.binding.q_len), np.int32)
+            for i, group in enumerate(groups):
+                found = self.intervals(group) or ()
+                for c, (lo, hi) in enumerate(found):
+                    low[i, c], high[i, c] = lo, hi
+                self._intervals[group.runs] = tuple(zip(low[i, : len(found)], high[i, : len(found)], strict=True))
+            self._stacked[which] = low, high
+        return self._stacked[which]
+
+    @functools.cached_property
+    def _stacked(self) -> dict[tuple[Runs, ...], tuple[Int32, Int32]]:
+        return {}
+
     @functools.cached_property
     def _intervals(self) -> dict[Runs, tuple[tuple[Int32, Int32], ...] | None]:
         return {}
@@ -212,4 +235,4 @@ class TilePlan(_Plan):
         return plan_html(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {n: v for n, v in self.__dict__.items() if n not in ("stats", "_intervals")}
+        return {n: v for n, v in self.__dict__.items() if n not in ("stats", "_intervals", "_stacked")}

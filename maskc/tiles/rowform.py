@@ -5,15 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
-from maskc.passes.linear import linear, linear_node
+from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
 
 __all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "operands", "rise", "row_form"]
 
+Array = npt.NDArray[Any]
 _Q, _K = Symbol("q"), Symbol("k")
 #: Clauses of a union that are taken as they are written, each solved by itself.
 _MOST_WRITTEN = 256
@@ -29,12 +33,26 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Digit:
-    """Bounds on ``k // stride % modulus``. ``part``: the condition, if it says ``(q - k) % modulus == c``."""
+    """Bounds on ``k // stride % modulus``. ``part``: the condition, if it speaks of ``(q - k + c) % modulus`` alone.
+
+    ``wraps``: the bounds may lie below 0 or beyond the modulus, and stand for all that is congruent to what is between.
+    """
 
     stride: int
     modulus: int
     bounds: Bounds
     part: Node | None = None
+    wraps: bool = False
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """What bounds are clipped to."""
+        return (-2 * self.modulus, 2 * self.modulus) if self.wraps else (0, self.modulus)
+
+    def free(self, low: Array, high: Array) -> Array:
+        """Where bounds leave nothing out."""
+        found: Array = high - low >= self.modulus if self.wraps else (low <= 0) & (high >= self.modulus)
+        return found
 
     @property
     def cuts(self) -> tuple[tuple[int, int], ...]:
@@ -86,11 +104,16 @@ def _solved(clause: Clause) -> Solved:
     labels: list[str] = []
     digits: dict[tuple[int, int], Bounds] = {}
     differences: dict[tuple[int, int], Node] = {}
+    stretches: dict[_Difference, Digit] = {}
     for part in conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
         label = _equal_label(part)
         if label is not None:
             labels.append(label)
+            continue
+        stretch = _stretch(part)
+        if stretch is not None:
+            stretches[stretch[0]] = _both(stretches.get(stretch[0]), stretch[1])
             continue
         digit = _digit_bounds(_as_digit(part)) if "k" in names else None
         if "k" not in names:
@@ -98,17 +121,18 @@ def _solved(clause: Clause) -> Solved:
         elif digit is None:
             (rest if "q" in names else keep).append(part)
         else:
-            place, found = digit
+            place, on_digit = digit
             if "q" in names and _as_digit(part) is not part and place not in digits:
                 differences[place] = part
             else:
                 differences.pop(place, None)
             before = digits.get(place, Bounds())
-            digits[place] = Bounds((*before.lo, *found.lo), (*before.hi, *found.hi))
+            digits[place] = Bounds((*before.lo, *on_digit.lo), (*before.hi, *on_digit.hi))
     lo = () if clause.lo is None else (clause.lo,)
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    places = tuple(Digit(*place, b, differences.get(place)) for place, b in ordered)
+    found = [Digit(*place, b, differences.get(place)) for place, b in ordered]
+    places = tuple(sorted((*stretches.values(), *found), key=lambda d: -d.stride * d.modulus))
     pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
         rest, keep, pairs = rest + keep, [], {}
@@ -144,6 +168,42 @@ def _as_digit(part: Node) -> Node:
         rest = form.plus(linear(value), -1).plus(linear(_K), -factor).times(-factor)
         return apply("eq", apply("mod", _K, modulus), apply("mod", linear_node(rest), modulus))
     return part
+
+
+#: The modulus and the shift of ``(q - k + shift) % modulus``, and a condition on it that goes with no other.
+_Difference = tuple[int, int, Node | None]
+
+
+def _stretch(part: Node) -> tuple[_Difference, Digit] | None:
+    """Of what, and which, if ``part`` says ``low <= (q - k + shift) % n < high``: bounds on ``k % n`` that wrap. Beside
+    an equality: see ``_as_digit``."""
+    if not (isinstance(part, Apply) and part.op in ("lt", "le", "ne") and part.args[0].type is Type.INT):
+        return None
+    for at, (remainder, value) in enumerate((part.args, part.args[::-1])):
+        if not (isinstance(remainder, Apply) and remainder.op == "mod" and isinstance(value, Const)):
+            continue
+        form, modulus = linear(remainder.args[0]), remainder.args[1]
+        if not isinstance(modulus, Const) or dict(form.terms) not in ({_Q: 1, _K: -1}, {_Q: -1, _K: 1}):
+            continue
+        n, v, strict = int(modulus.value), int(value.value), part.op == "lt"
+        low, high = (v + 1, v + n) if part.op == "ne" else (0, v + 1 - strict) if at == 0 else (v + strict, n)
+        if n < 2 or not (0 <= low < high and 0 < high - low < n and (part.op == "ne" or high <= n)):
+            continue
+        shift = form.constant
+        if dict(form.terms)[_Q] < 0:  # n - 1 - (q - k - shift - 1) % n
+            low, high, shift = n - high, n - low, -shift - 1
+        query = apply("mod", linear_node(Linear(((_Q, 1),), shift % n)), modulus)
+        lo, hi = (apply("add", query, Const(1 - x)) for x in (high, low))
+        return (n, shift % n, part if part.op == "ne" else None), Digit(1, n, Bounds((lo,), (hi,)), part, True)
+    return None
+
+
+def _both(a: Digit | None, b: Digit) -> Digit:
+    """Two stretches of one difference."""
+    if a is None or a.part is None or b.part is None:
+        return b
+    bounds = Bounds((*a.bounds.lo, *b.bounds.lo), (*a.bounds.hi, *b.bounds.hi))
+    return Digit(b.stride, b.modulus, bounds, conjunction([a.part, b.part]), True)
 
 
 def _equal_pair(part: Node) -> tuple[Node, Node] | None:

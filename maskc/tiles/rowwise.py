@@ -46,7 +46,10 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     if starts.size * max(1, len(form.clauses)) > _MOST_ENTRIES:
         return None
     ends = np.append(starts[1:], grid.q_len)
-    reach = _Fragments(c, grid, starts, ends, bounds).reach
+    every = _Fragments(c, grid, starts, ends, bounds)
+    reach, least = every.reach, INTERVAL_COST * sum(every.least(clause) for clause in form.clauses)
+    if not budget.affords_beside(least):
+        budget.spend(least, "intervals of keys")
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any(x.pairs and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
@@ -66,8 +69,8 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
             found = _decide(some, form, there, row[a:b], budget, row.size - b)
             if found is None:
                 return None
-            parts.append(found)
             area += found[0].area
+            parts.append((found[0].compact(), found[1]))
             if b < row.size:
                 budget.found(area)
     return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])
@@ -199,7 +202,7 @@ class _Fragments:
         span = self.span(clause.bounds, 0, k_len)
         if clause.period:
             return self.entries_in(clause, Columns.every(self.grid.cols))
-        digits = [(d, self.span(d.bounds, 0, d.modulus)) for d in clause.digits]
+        digits = [(d, self.span(d.bounds, *d.ends)) for d in clause.digits]
         whole = (clause.residual is TRUE) & np.ones(self.count, np.bool_)
         alive = np.ones(self.count, np.bool_)
         if clause.guard is not TRUE:
@@ -221,7 +224,11 @@ class _Fragments:
         for i, (d, s) in enumerate(digits):
             widest = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus)))
             last = i == len(digits) - 1
-            outer = outer.within(d, s.outer_lo, s.outer_hi, hull=last and widest + gap < tile)
+            hull = last and widest + gap < tile
+            outer = outer.within(d, s.outer_lo, s.outer_hi, hull)
+            if hull and not np.all(span.point):
+                end = np.where(span.inner_hi >= self.grid.k_len, self.grid.k_len, span.inner_hi // tile * tile)
+                outer = outer.cut(-(-span.inner_lo // tile) * tile, end)  # between them, all queries admit the keys
             if outer.owner.size > _MOST_ENTRIES:
                 return None
         if digits:
@@ -236,6 +243,21 @@ class _Fragments:
             within[outer.owner] & (outer.lo >= span.inner_lo[outer.owner]) & (outer.hi <= span.inner_hi[outer.owner])
         )
         return self._tiles(outer, inner, surely, whole, alive, bool(digits))
+
+    def least(self, clause: Solved) -> int:
+        """How many intervals ``entries`` finds at least: counted where the cycles of one digit make them, unless they
+        are so many that it finds none."""
+        if clause.period or len(clause.digits) != 1:
+            return 0
+        (d,), span, alive = clause.digits, self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
+        s = self.span(d.bounds, *d.ends)
+        narrow = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus))) < self.grid.k_tile
+        if clause.labels or narrow or self.grid.k_len // (d.stride * d.modulus) > _MOST_ENTRIES // _FEWEST:
+            return 0
+        some = (span.outer_hi > span.outer_lo) & (s.outer_hi > s.outer_lo) & ~d.free(s.outer_lo, s.outer_hi)
+        owner = np.flatnonzero(alive & some)
+        start, end = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner]).cycles(d, s.outer_lo, s.outer_hi)
+        return int(np.maximum(end - start + 1, 0).sum())
 
     def reach(self, clause: Solved) -> tuple[Array, Array]:
         """The first key tile that a clause may meet in each fragment, and the one after the last."""
@@ -331,23 +353,35 @@ class _Pieces:
         if not keep.all():
             lo, hi, owner = lo[keep], hi[keep], owner[keep]
         cycle = d.stride * d.modulus
-        free = ((low <= 0) & (high >= d.modulus))[owner]
+        free = d.free(low, high)[owner]
         if free.any():
             rest = _Pieces(owner[~free], lo[~free], hi[~free]).within(d, low, high, hull)
             return _Pieces(
                 *(np.concatenate(x) for x in ((owner[free], rest.owner), (lo[free], rest.lo), (hi[free], rest.hi)))
             )
         first, last = d.stride * low[owner], d.stride * high[owner]
-        start, end = lo // cycle, (hi - 1) // cycle
-        # The first cycle whose part ends after ``lo``, and the last whose part starts before ``hi``.
-        start = start + (start * cycle + last <= lo)
-        end = end - (end * cycle + first >= hi)
+        start, end = _Pieces(owner, lo, hi).cycles(d, low, high)
         if hull:
             return _Pieces(owner, np.maximum(lo, start * cycle + first), np.minimum(hi, end * cycle + last))
         count = np.maximum(end - start + 1, 0)
         turn = concatenated_ranges(start, count) * cycle
         owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
         return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
+
+    def cut(self, low: Array, high: Array) -> _Pieces:
+        """The parts before, between and after two places in each fragment."""
+        first = np.clip(low[self.owner], self.lo, self.hi)
+        last = np.clip(high[self.owner], first, self.hi)
+        lo, hi = (np.stack(x, axis=1).ravel() for x in ((self.lo, first, last), (first, last, self.hi)))
+        return _Pieces(np.repeat(self.owner, 3)[hi > lo], lo[hi > lo], hi[hi > lo])
+
+    def cycles(self, d: Digit, low: Array, high: Array) -> tuple[Array, Array]:
+        """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
+        before ``hi``."""
+        cycle = d.stride * d.modulus
+        start = (self.lo - d.stride * high[self.owner]) // cycle + 1
+        end = -((d.stride * low[self.owner] - self.hi) // cycle) - 1
+        return start, end
 
 
 def _step(node: Node, value: Range) -> int | None:

@@ -37,26 +37,29 @@ def assemble(rows: int, cols: int, r0: Array, r1: Array, c0: Array, c1: Array, k
     keep = (kind != EMPTY) & (r1 > r0) & (c1 > c0)
     if not keep.all():
         r0, r1, c0, c1, kind = r0[keep], r1[keep], c0[keep], c1[keep], kind[keep]
+    return _merged(rows, *_in_order(cols, r0, r1, c0, c1, kind))
+
+
+def _in_order(cols: int, r0: Array, r1: Array, c0: Array, c1: Array, kind: Array) -> tuple[Array, Array, Array, Array]:
+    """Rectangles row by row: row, first and last column, kind."""
     height, row = r1 - r0, r0
     if (height != 1).any():
         row = concatenated_ranges(r0, height)
         c0, c1, kind = np.repeat(c0, height), np.repeat(c1, height), np.repeat(kind, height)
-    key = row * (cols + 1) + c0
+    key = row.astype(np.int64) * (cols + 1) + c0
     if row.size and (key[1:] < key[:-1]).any():
         order = np.argsort(key, kind="stable")
         row, c0, c1, kind = row[order], c0[order], c1[order], kind[order]
-    return _merged(rows, row, c0, c1, kind)
+    return row, c0, c1, kind
 
 
 def _merged(rows: int, row: Array, c0: Array, c1: Array, kind: Array) -> Runs:
     first = np.ones(row.size, np.bool_)
-    if row.size:
-        first[1:] = (row[1:] != row[:-1]) | (c0[1:] != c1[:-1]) | (kind[1:] != kind[:-1])
-    at = np.flatnonzero(first)
-    last = np.append(at[1:], row.size) - 1 if at.size else at
+    first[1:] = (row[1:] != row[:-1]) | (c0[1:] != c1[:-1]) | (kind[1:] != kind[:-1])
+    last = np.append(first[1:], True)[: row.size]
     offsets = np.zeros(rows + 1, np.int32)
-    np.cumsum(np.bincount(row[at], minlength=rows), out=offsets[1:])
-    return Runs(offsets, c0[at].astype(np.int32), c1[last].astype(np.int32), kind[at].astype(np.uint8))
+    np.cumsum(np.bincount(row[first], minlength=rows), out=offsets[1:])
+    return Runs(offsets, c0[first].astype(np.int32), c1[last].astype(np.int32), kind[first].astype(np.uint8))
 
 
 def row_of_runs(runs: Runs) -> Array:

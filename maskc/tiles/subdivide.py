@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.budget import Budget
+from maskc.tiles.budget import PROBES, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL
@@ -29,6 +29,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     """The rectangles of FULL and PARTIAL tiles within ``start`` (by default, everywhere)."""
     stack = [_coarse(grid) if start is None else start]
     total = stack[0].area
+    _sample(c, grid, stack[0], budget)
     done, leaves = _Heap(grid), _Heap(grid)
     decided = 0
     while stack:
@@ -38,7 +39,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.ask(boxes.size, "boxes that are neither full nor empty", total - decided)
+        budget.ask(boxes.size, _BOXES, total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform
@@ -55,11 +56,54 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     return done.take()
 
 
+#: Tiles, drawn at random, that tell what all take; and by how much of the most that a tile may take the mean of those
+#: drawn may be above that of all: by Hoeffding's inequality, one time in 10^9.
+_DRAWN, _ERROR = 1 << 13, 0.036
+
+
+def _sample(c: Classifier, grid: Grid, start: Rectangles, budget: Budget) -> None:
+    """Raises E801 where asking about boxes will surely go beyond the budget: else it would be found out after all that
+    the budget allows. The sample takes little of that and is not counted, so that nothing is refused for it."""
+    last = np.cumsum((start.r1 - start.r0) * (start.c1 - start.c0))
+    if not start.size or budget.affords_boxes(int(last[-1])) or not budget.affords_boxes(_MARGIN * _DRAWN):
+        return
+    tile = np.random.default_rng(0).integers(last[-1], size=_DRAWN)
+    of = np.searchsorted(last, tile, side="right")
+    down, right = np.divmod(last[of] - 1 - tile, start.c1[of] - start.c0[of])
+    asked, left = _asked(c, grid, start.pick(of), start.r0[of] + down, start.c0[of] + right)
+    boxes, points = asked / _DRAWN - 2 * _ERROR, PROBES * max(0, left / _DRAWN - _ERROR)
+    budget.foresee(int(boxes * last[-1]), _BOXES, int(points * last[-1]))
+
+
+def _asked(c: Classifier, grid: Grid, boxes: Rectangles, r: Array, col: Array) -> tuple[float, int]:
+    """How many boxes are asked about for some tiles of ``boxes``, each shared by the tiles that it has: two a tile at
+    most; and how many of these tiles are left undecided then."""
+    asked, left = 0.0, 0
+    while boxes.size:
+        area = (boxes.r1 - boxes.r0) * (boxes.c1 - boxes.c0)
+        asked += float((1 / area).sum())
+        found = c.classify(grid.boxes(boxes))
+        open_ = found.some & found.gap & ~(found.hit & found.miss)
+        left += np.count_nonzero(open_ & (area == 1))
+        open_ &= area > 1
+        r, col, boxes = r[open_], col[open_], boxes.pick(open_)
+        r_mid, c_mid = _middle(boxes)
+        boxes = Rectangles(
+            np.where(r >= r_mid, r_mid, boxes.r0),
+            np.where(r < r_mid, r_mid, boxes.r1),
+            np.where(col >= c_mid, c_mid, boxes.c0),
+            np.where(col < c_mid, c_mid, boxes.c1),
+        )
+    return asked, left
+
+
+_MARGIN = 64  # times what a sample costs that there has to be
+_BOXES = "boxes that are neither full nor empty"
 _LEAVES = 1 << 17  # undecided tiles that are settled together
 
 
 class _Heap:
-    """Rectangles, of which neighbours in a row are joined when there are many."""
+    """Rectangles, compact, of which neighbours in a row are joined when there are many."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid, self.parts, self.size, self.joined = grid, list[Rectangles](), 0, 1 << 18
@@ -67,7 +111,7 @@ class _Heap:
     def add(self, r: Rectangles) -> None:
         if not r.size:
             return
-        self.parts.append(r)
+        self.parts.append(r.compact())
         self.size += r.size
         if self.size > 2 * self.joined:
             self.parts = [_joined(Rectangles.join(self.parts), self.grid)]
@@ -84,7 +128,7 @@ def _joined(r: Rectangles, grid: Grid) -> Rectangles:
     """The same tiles, those of one row and kind that touch in one rectangle."""
     low = r.r1 - r.r0 == 1
     row = r.pick(low)
-    order = np.argsort(row.r0 * (grid.cols + 1) + row.c0, kind="stable")
+    order = np.argsort(row.r0.astype(np.int64) * (grid.cols + 1) + row.c0, kind="stable")
     row = row.pick(order)
     first = np.ones(row.size, np.bool_)
     first[1:] = (row.r0[1:] != row.r0[:-1]) | (row.c0[1:] != row.c1[:-1]) | (row.kind[1:] != row.kind[:-1])
@@ -103,18 +147,24 @@ def _coarse(grid: Grid) -> Rectangles:
     return Rectangles(r[i], r[i + 1], k[j], k[j + 1])
 
 
-def _halved(x: Rectangles) -> Rectangles:
-    """Each side halved, where it has more than one tile and is not much the shorter one."""
+def _middle(x: Rectangles) -> tuple[Array, Array]:
+    """Where the sides of rectangles are halved: those with more than one tile that are not much the shorter ones; the
+    end of a side that is not."""
     tall = (x.r1 - x.r0 > 1) & (2 * (x.r1 - x.r0) > x.c1 - x.c0)
     wide = (x.c1 - x.c0 > 1) & (2 * (x.c1 - x.c0) > x.r1 - x.r0)
-    r_mid, c_mid = (x.r0 + x.r1) // 2, (x.c0 + x.c1) // 2
-    upper, left = np.where(tall, r_mid, x.r1), np.where(wide, c_mid, x.c1)
+    return np.where(tall, (x.r0 + x.r1) // 2, x.r1), np.where(wide, (x.c0 + x.c1) // 2, x.c1)
+
+
+def _halved(x: Rectangles) -> Rectangles:
+    """Each side halved where it is halved at all."""
+    upper, left = _middle(x)
+    tall, wide = upper < x.r1, left < x.c1
     both = tall & wide
     parts = [
         Rectangles(x.r0, upper, x.c0, left),
-        Rectangles(r_mid, x.r1, x.c0, left).pick(tall),
-        Rectangles(x.r0, upper, c_mid, x.c1).pick(wide),
-        Rectangles(r_mid, x.r1, c_mid, x.c1).pick(both),
+        Rectangles(upper, x.r1, x.c0, left).pick(tall),
+        Rectangles(x.r0, upper, left, x.c1).pick(wide),
+        Rectangles(upper, x.r1, left, x.c1).pick(both),
     ]
     return Rectangles(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("r0", "r1", "c0", "c1")))
 
@@ -124,7 +174,7 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     if not tiles.size:
         return tiles
     grid = replace(grid, q_tile=min(grid.q_tile, grid.q_len), k_tile=min(grid.k_tile, grid.k_len))
-    r, col = tiles.r0, tiles.c0
+    r, col = (x.astype(np.int64) for x in (tiles.r0, tiles.c0))
     kind = np.full(tiles.size, PARTIAL, np.uint8)
     left = np.arange(tiles.size)
     left = left[~_probe(c, grid, r[left], col[left], *_few(grid), budget, rest)]

@@ -52,7 +52,7 @@ def interrupted(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_interrupted_planning_says_so_and_ends_with_130(tmp_path: Path) -> None:
-    done = interrupted(tmp_path, "plan", "slow.mask", "--q", "1048576")
+    done = interrupted(tmp_path, "plan", "slow.mask", "--q", "1048576", "--budget", "100000000000")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "maskc: interrupted\n")
 
     (tmp_path / "quick.mask").write_text("causal\n", encoding="utf-8")

@@ -76,6 +76,11 @@ CASES: dict[str, Case] = {
         " score s + 0.1 * float(floor(log2(s)) % 8) }"
     ),
     "causal": Case("causal", strided=True),
+    "outside-a-window": Case("q - k > 20 | k - q > 14", 100, 110),
+    "outside-windows-by-head": Case(
+        "pattern p(w: int[head]) { attend abs(q - k) > w[h] }", 96, 96, 4, 2, inputs={"w": [20, 20, 0, 90]}, batch=2
+    ),
+    "outside-a-window-at-once": Case("abs(q - k) > 20", 96, 96, tile=8),
     "causal-half": Case("causal", 70, 70, 4, 2, 64, 64, dtype="float16", tile=32),
     "negative-scale": Case("causal", 20, 20, scale=-0.3),
     "window-fewer-queries": Case("causal & window(7)", 21, 50),

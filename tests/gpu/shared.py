@@ -21,6 +21,7 @@ SHARED: dict[str, tuple[str, int, int, int, int, dict[str, tuple[int, ...]], set
     "sinks": ("causal & (k < 3 | q - k < 9)", 150, 150, 2, 1, {}, {"dkv"}),
     "global tokens": ("window(9, 9) | k < 5 | q < 5", 150, 150, 2, 2, {}, {"forward", "dq", "dkv"}),
     "two edges": ("window(40, 40) & (k < q - 3 | q < k) | k < 2 | q < 2", 120, 120, 1, 1, {}, {"forward", "dq", "dkv"}),
+    "few queries with a gap": ("k < q + 10 | k > q + 50", 20, 200, 2, 1, {}, {"forward", "dq"}),
     "few queries": ("causal", 20, 150, 2, 1, {}, {"forward", "dq"}),
     "by head": ("causal & (k < 3 | q - k < 9 + 20 * h)", 150, 150, 2, 1, {}, {"dkv"}),
     "empty rows": ("q % 5 > 0 & (window(9, 9) | q < 3)", 130, 140, 2, 2, {}, {"forward", "dq"}),

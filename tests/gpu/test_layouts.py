@@ -118,10 +118,11 @@ def test_types_of_two_runs(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if stage in ("pairs", "decode", "merge"):
         return  # these have no lists, or others
     constants = aot._constants
-    monkeypatch.setattr(aot, "_constants", lambda *given: {**constants(*given), "PART_RUN": 2})
+    monkeypatch.setattr(aot, "_constants", lambda *given: {**constants(*given), "FULL_RUN": 2, "PART_RUN": 2})
     program = lower_text("causal & window(100)")[0]
     kernel = STAGES[stage](KernelSpec(specialised(program, {})))
     code = check_kernel(kernel, program, parse_target("cuda:90"), Config(64, 32, 4, 2), Shape("float16", 32, 32))
+    assert "full_tiles" in code
     assert "part_tiles" in code
     assert code.count("scf.for") >= 2
 

@@ -40,6 +40,8 @@ MASKS: dict[str, str] = {
     "stripes": "causal & (sliding_window(30) | stripe(30, 3))",
     "product of residues": "q % 2 == 0 & k % 3 == 1",
     "residues of sums": "(q + 2 * k) % 5 < 2 & (q - k) % 7 != 0",
+    "stretches of differences": "(q - k) % 50 < 20 & (q - k) % 50 >= 5 | (k - q + 3) % 70 > 60",
+    "all differences but some": "causal & (q - k) % 40 != 7 & (2 + k - q) % 45 != 3",
     "hash": "hash(q, k) % 2 == 0 & causal",
     "sparse hash": "hash(q, k) % 4096 == 0",
     "hash of rows": "hash(q) % 2 == 0 & k < q - 3",

@@ -39,6 +39,7 @@ TOKENS: dict[str, str] = {
 #: Periods just below and just above what a tile holds, and far above.
 PERIODS = {f"strided {n}": f"causal & (sliding_window({n}) | strided({n}))" for n in (100, 127, 129, 200, 255, 5000)}
 PERIODS |= {f"dilated {n}": f"dilated(64, {n})" for n in (2, 100, 129, 200)}
+PERIODS |= {f"halves of {2 * n}": f"causal & q // {n} % 2 == k // {n} % 2" for n in (16, 64)}
 SCATTERED: dict[str, str] = {
     "scattered documents": "pattern p(lab: int[token]) { attend causal & same(lab) }",
     "clusters or a window": "pattern p(lab: int[token]) { attend causal & (same(lab) | sliding_window(256)) }",

@@ -10,8 +10,12 @@ import pytest
 from maskc.diagnostics import MaskcError
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
+from maskc.tiles import subdivide as subdivide_module
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
+from maskc.tiles.classify import Classifier, Verdict
+from maskc.tiles.ranges import Boxes
+from maskc.tiles.rowwise import _Fragments
 
 from .corpus import MASKS, brute_kinds, input_case, plain_case
 
@@ -87,8 +91,72 @@ def test_blocks_that_are_smaller_than_a_tile_are_not_looked_at_point_by_point(bl
     np.testing.assert_array_equal(plan.kinds(), expected)
 
 
-def test_what_is_refused_is_not_held_first() -> None:
+REFUSED = [
+    "hash(q, k) % 2 == 0",
+    "q * k % 7 == 0",
+    "causal & hash(q, k) % 100000 == 0",
+    "sin(float(q) * 0.1) * cos(float(k) * 0.2) > 0.5",
+    "(q // 16 + k // 16) % 50 < 20",  # many tiles are decided, but no box around them
+]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_what_most_tiles_leave_open_is_refused_by_a_sample(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, n = lower_text(text)[0], 1 << 20
+    boxes, inner = 0, Classifier.classify
+
+    def counted(c: Classifier, asked: Boxes) -> Verdict:
+        nonlocal boxes
+        boxes += asked.q0.size
+        return inner(c, asked)
+
+    monkeypatch.setattr(Classifier, "classify", counted)
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, make_binding(program, n, n))
+    assert boxes < 1 << 18
+
+
+@pytest.mark.parametrize(
+    "text", [*REFUSED, "hash(q // 16, k // 16) % 3 == 0", "q * k < 300000", "window(9) & q * k % 7 == 0"]
+)
+def test_what_a_budget_suffices_for_is_planned(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of the budget a sample would take, and however little is left."""
+    program = lower_text(text)[0]
+    binding = make_binding(program, 2000, 2000)
+    spent = watched(program, binding, q_tile=16, k_tile=16)[-1][0]
+    monkeypatch.setattr(subdivide_module, "_MARGIN", 0)
+    plan = make_plan(program, binding, q_tile=16, k_tile=16, budget=spent)
+    np.testing.assert_array_equal(plan.kinds(), brute_kinds(program, binding, 16, 16))
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, binding, q_tile=16, k_tile=16, budget=spent - 1)
+
+
+@pytest.mark.parametrize("text", ["q // 128 % 2 == k // 128 % 2", "causal & k // 128 % 2 == 0", "(q - k) % 300 == 0"])
+def test_intervals_that_are_too_many_are_counted_first(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, n = lower_text(text)[0], 1 << 18
+
+    def made(*_: object) -> None:
+        raise AssertionError
+
+    seen: list[tuple[int, int]] = []
+    make_plan(program, make_binding(program, n, n), watch=lambda done, total: seen.append((done, total)))
+    assert make_plan(program, make_binding(program, n, n), budget=seen[-1][0]).rows == n // 128
+    monkeypatch.setattr(_Fragments, "entries", made)
+    with pytest.raises(MaskcError, match=r"E801.*intervals of keys"):
+        make_plan(program, make_binding(program, n, n), budget=seen[-1][0] // 4)
+
+
+@pytest.mark.parametrize("text", ["causal & (q - k) % 5000 < 1000", "(k - q + 7) % 4000 >= 1186 | k < 100000"])
+def test_stretches_of_differences_are_solved(text: str) -> None:
+    """By the runs that there are, not tile by tile."""
+    program, n = lower_text(text)[0], 1 << 18
+    plan = make_plan(program, make_binding(program, n, n), budget=6_000_000)
+    assert plan.groups[0].runs.start.size < 500_000
+
+
+def test_what_is_refused_is_not_held_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row of tiles has thousands of intervals: they are found for some rows at a time."""
+    monkeypatch.setattr(_Fragments, "least", lambda *_: 0)
     program, n = lower_text("q // 16 % 2 == k // 16 % 2")[0], 1 << 17
     tracemalloc.start()
     with pytest.raises(MaskcError, match=r"E801.*about 1e\+09 .*intervals of keys"):
@@ -96,3 +164,15 @@ def test_what_is_refused_is_not_held_first() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 27, peak
+
+
+@pytest.mark.parametrize("text", ["causal & (q - k) % 200 == 0", "q // 64 % 3 != k // 64 % 3"])
+def test_planning_holds_a_few_times_what_the_plan_has(text: str) -> None:
+    program, n = lower_text(text)[0], 1 << 18
+    binding = make_binding(program, n, n)
+    tracemalloc.start()
+    plan = make_plan(program, binding, q_tile=64, k_tile=64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert plan.nbytes > 2 << 20
+    assert peak < 11 * plan.nbytes, peak / plan.nbytes

@@ -15,7 +15,7 @@ from maskc.backends.triton.masks import mask_form
 from maskc.backends.triton.places import places_of
 from maskc.backends.triton.shares import Joint, Shares, shared_rows
 from maskc.backends.triton.spec import Form, KernelSpec
-from maskc.backends.triton.tiles import KernelPlan, joined, kernel_plan, schedule
+from maskc.backends.triton.tiles import KernelPlan, full_skips, joined, kernel_plan, schedule
 
 if TYPE_CHECKING:
     from maskc.backends.triton.entry import Entry
@@ -38,7 +38,7 @@ def device_plan(
     workers, shares, joint = entry.workers or workers_of(device, chosen), None, None
     if workers and not whole and queries.steps is None and keys.steps is None:
         rows, shares = shared_rows(rows, max(1, workers * pack), group)
-    partial = bool((rows.part[1] > rows.part[0]).any())
+    partial = bool((rows.part.last > rows.part.first).any())
     computed = clauses is None and boxes is None and joins_dkv(KernelSpec(entry.text_program))
     join = joins(stage, target_of(device), chosen, pad(width)) and _joins(plan, rows, computed)
     one = joined(rows) if join else None
@@ -67,7 +67,7 @@ def _joins(plan: TilePlan, rows: KernelPlan, computed: bool) -> bool:
 def _tiles_a_row(rows: KernelPlan) -> float:
     """On average, over all heads and batch entries."""
     copies = np.bincount(rows.plan_of, minlength=rows.row_order.size // max(1, rows.rows))  # of each mask
-    lengths = sum((last - first).reshape(copies.size, -1).sum(axis=1) for first, last, _ in (rows.full, rows.part))
+    lengths = sum((kind.last - kind.first).reshape(copies.size, -1).sum(axis=1) for kind in (rows.full, rows.part))
     return float(lengths @ copies) / max(1, rows.rows * rows.plan_of.size)
 
 
@@ -89,18 +89,19 @@ def _plan_arguments(
     """The plan's arrays as arguments. ``partial``: whether there are partial tiles."""
 
     def tensor(*arrays: Any) -> Tensor:
-        whole = np.concatenate([np.ravel(a) for a in arrays]).astype(np.int32)
+        whole = np.concatenate(arrays) if len(arrays) > 1 else np.ravel(arrays[0])
+        whole = whole.astype(np.int32, copy=False)
         return on_device(whole, device) if whole.size else torch.zeros(1, dtype=torch.int32, device=device)
 
     lines = schedule(plan) if shares is None else schedule(plan, shares.row_of, shares.share_of)
     arguments: dict[str, Any] = {"plan_of": tensor(plan.plan_of), "schedule": tensor(lines)}
-    lists = [("full_tiles", "FULL_RUN", plan.full[2]), ("part_tiles", "PART_RUN", plan.part[2])]
-    for name, run, tiles in [("tiles", "ONE_RUN", plan.part[2])] if plan.joined else lists:
+    lists = [("full_tiles", "FULL_RUN", plan.full), ("part_tiles", "PART_RUN", plan.part)]
+    for name, run, kind in [("tiles", "ONE_RUN", plan.part)] if plan.joined else lists:
         # Kernels read a tile ahead, and so one behind the last.
-        arguments[name] = tensor([0]) if tiles is None else tensor(tiles, [0])
-        arguments[run] = tiles is None
-    if plan.skips is not None:
-        arguments["PART_RUN"] = 2
+        arguments[name] = tensor([0]) if kind.tiles is None else tensor(kind.tiles, [0])
+        arguments[run] = kind.tiles is None if kind.skips is None else 2
+    if not plan.joined and plan.full.skips is not None:
+        arguments["full_tiles"] = tensor(full_skips(plan))
     if plan.intervals is not None:
         arguments |= {"interval_low": tensor(plan.intervals[0]), "interval_high": tensor(plan.intervals[1])}
     arguments |= {"tile_rows": plan.rows, "ONE_PLAN": not plan.plan_of.any()}

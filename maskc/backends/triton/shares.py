@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from maskc.backends.triton.tiles import PARTIAL_WORK, KernelPlan, work_order
+from maskc.backends.triton.tiles import PARTIAL_WORK, KernelPlan, Tiles, work_order
 
 __all__ = ["Joint", "Shares", "share_buffers", "shared_rows"]
 
@@ -62,7 +62,7 @@ def shared_rows(plan: KernelPlan, workers: int, group: int = 1) -> tuple[KernelP
 
 
 def _work(plan: KernelPlan) -> Array:
-    found: Array = (plan.full[1] - plan.full[0]) + PARTIAL_WORK * (plan.part[1] - plan.part[0])
+    found: Array = (plan.full.last - plan.full.first) + PARTIAL_WORK * (plan.part.last - plan.part.first)
     return found
 
 
@@ -71,14 +71,13 @@ def _cut(plan: KernelPlan, shares: Shares, masks: int) -> KernelPlan:
     number = np.tile(np.maximum(shares.share_of, 0) % shares.count, masks).astype(np.int64)
     parts = np.tile(np.where(shares.share_of < 0, 1, shares.count), masks)
 
-    def bounds(first: Array, last: Array) -> tuple[Array, Array]:
-        start, length = first[places].astype(np.int64), (last - first)[places]
-        ends = (start + length * number // parts, start + length * (number + 1) // parts)
-        return ends[0].astype(np.int32), ends[1].astype(np.int32)
+    def cut(kind: Tiles) -> Tiles:
+        start, length = kind.first[places].astype(np.int64), (kind.last - kind.first)[places]
+        first, last = (start + length * (number + i) // parts for i in range(2))
+        skips = None if kind.skips is None else kind.skips[places]
+        return Tiles(first.astype(np.int32), last.astype(np.int32), kind.tiles, skips)
 
-    skips = None if plan.skips is None else plan.skips.reshape(-1, 2)[places].ravel()
-    full, part = ((*bounds(*kind[:2]), kind[2]) for kind in (plan.full, plan.part))
-    found = replace(plan, full=full, part=part, skips=skips, rows=shares.row_of.size)
+    found = replace(plan, full=cut(plan.full), part=cut(plan.part), rows=shares.row_of.size)
     return replace(found, row_order=work_order(_work(found).reshape(masks, -1), plan.by_keys))
 
 

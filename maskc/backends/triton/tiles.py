@@ -1,7 +1,7 @@
 """The tile plan as a kernel reads it: for every row of tiles its full and its partial tiles.
 
-Where no row has more than one run of a kind, two numbers a row say it all; where none has more than two runs of
-partial tiles (the two edges of a window), four do; else the tiles are listed.
+Where no row has more than one run of a kind, two numbers a row say it all; where none has more than two (partial tiles
+at the two edges of a window, full ones on both sides of it), four do; else the tiles are listed.
 A ragged tile at the end counts as partial, so that the loop over full tiles needs no bounds.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,9 @@ __all__ = [
     "RECORD",
     "SHARE",
     "KernelPlan",
+    "Tiles",
     "distinct_groups",
+    "full_skips",
     "joined",
     "kernel_plan",
     "schedule",
@@ -48,6 +50,22 @@ _AT_ONCE = 1 << 18
 RECORD, FULL_ENDS, PART_ENDS, PART_SKIP, SHARE = 8, (1, 2), (3, 4), (5, 6), 7
 
 
+class Tiles(NamedTuple):
+    """The tiles of one kind, row by row.
+
+    Attributes:
+        first, last: (masks * rows,), ends excluded: of tiles, or of places in ``tiles``.
+        tiles: the list of them; None where rows have two runs at most.
+        skips: (masks * rows, 2), where some row has two: from which number on (the last of the first run, excluded)
+            tiles are how much further.
+    """
+
+    first: Array
+    last: Array
+    tiles: Array | None = None
+    skips: Array | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class KernelPlan:
     """The arrays of all distinct masks one after another, int32.
@@ -56,25 +74,21 @@ class KernelPlan:
         plan_of: (batch * heads,): which mask.
         row_order: (masks * rows,): rows of tiles, those with most work first; by keys in the same order for all
             masks, since an instance does the heads of a group one after another.
-        full, part: ``(first, last, tiles)``; first and last are (masks * rows,), ends excluded.
-            ``tiles`` None: they are tiles; else they are places in ``tiles``.
+        full, part: the tiles of either kind.
         intervals: ``(low, high)``, each (masks * clauses * q_len,), or None.
         rows: rows of tiles.
         clauses: intervals a query; 0 where there are none.
-        skips: (masks * rows * 2,), where partial tiles are two runs a row at most: from which number on (the last of
-            the first run, excluded) tiles are how much further.
         by_keys: rows are columns of the mask.
         joined: ``part`` has all tiles: see ``joined``, the function.
     """
 
     plan_of: Array
     row_order: Array
-    full: tuple[Array, Array, Array | None]
-    part: tuple[Array, Array, Array | None]
+    full: Tiles
+    part: Tiles
     intervals: tuple[Array, Array] | None
     rows: int
     clauses: int
-    skips: Array | None = None
     by_keys: bool = False
     joined: bool = False
 
@@ -84,16 +98,27 @@ def schedule(plan: KernelPlan, row_of: Array | None = None, share_of: Array | No
 
     ``row_of``, ``share_of``: see ``shares.Shares``; None: rows are whole.
     """
-    masks = plan.row_order.size // plan.rows if plan.rows else 0
-    at = (np.arange(masks)[:, None] * plan.rows + plan.row_order.reshape(masks, plan.rows)).ravel()
+    at = _line_order(plan)
     out = np.zeros((at.size, RECORD), np.int32)
     out[:, 0] = plan.row_order if row_of is None else row_of[plan.row_order]
-    for places, (first, last, _) in ((FULL_ENDS, plan.full), (PART_ENDS, plan.part)):
-        out[:, places[0]], out[:, places[1]] = first[at], last[at]
-    if plan.skips is not None:
-        out[:, PART_SKIP] = plan.skips.reshape(-1, 2)[at]
+    for places, kind in ((FULL_ENDS, plan.full), (PART_ENDS, plan.part)):
+        out[:, places[0]], out[:, places[1]] = kind.first[at], kind.last[at]
+    if plan.part.skips is not None:
+        out[:, PART_SKIP] = plan.part.skips[at]
     out[:, SHARE] = -1 if share_of is None else share_of[plan.row_order]
     return out
+
+
+def full_skips(plan: KernelPlan) -> Array | None:
+    """The skips of full tiles, in the order of the lines of ``schedule``, which have no place for them."""
+    return None if plan.full.skips is None else plan.full.skips[_line_order(plan)]
+
+
+def _line_order(plan: KernelPlan) -> Array:
+    """Which row of which mask each line of the schedule is."""
+    masks = plan.row_order.size // plan.rows if plan.rows else 0
+    order: Array = np.arange(masks)[:, None] * plan.rows + plan.row_order.reshape(masks, plan.rows)
+    return order.ravel()
 
 
 def work_order(work: Array, by_keys: bool) -> Array:
@@ -112,17 +137,15 @@ def kernel_plan(plan: TilePlan, *, by_keys: bool = False, intervals: bool = Fals
     plan_of = np.zeros((plan.binding.batch, plan.binding.heads), np.int32)
     masks = distinct_groups(plan)
     runs = [transpose_runs(g.runs, rows) if by_keys else g.runs for g in masks]
-    bounds = [plan.intervals(g) if intervals else None for g in masks]
     index = {id(g.runs): i for i, g in enumerate(masks)}
     for group in plan.groups:
         plan_of[np.ix_(group.batches, group.heads)] = index[id(group.runs)]
     parts = [_split(r, cols, ragged) for r in runs]
-    full, partial = _joined([p[0] for p in parts]), [p[1] for p in parts]
-    first, last, skips = _two_runs(partial) or (None, None, None)
-    part = _joined(partial) if first is None or last is None else (first, last, None)
+    full, part = (_tiles([p[i] for p in parts]) for i in range(2))
     order = work_order(np.array([_work(f, p) for f, p in parts]).reshape(len(parts), rows), by_keys)
-    found, clauses = _intervals(bounds, plan.binding.q_len) if intervals else (None, 0)
-    return KernelPlan(plan_of.ravel(), order, full, part, found, rows, clauses, skips, by_keys)
+    low, high = plan.stacked_intervals(masks) if intervals else (None, None)
+    found = None if low is None or high is None else (low.ravel(), high.ravel())
+    return KernelPlan(plan_of.ravel(), order, full, part, found, rows, 0 if low is None else low.shape[1], by_keys)
 
 
 def joined(plan: KernelPlan) -> KernelPlan | None:
@@ -139,41 +162,40 @@ def joined(plan: KernelPlan) -> KernelPlan | None:
         low = np.where(count > 0, np.where(some, start, np.iinfo(np.int32).max).min(axis=0), 0)
         high = np.where(some, end, 0).max(axis=0)
         if bool((high - low == count).all()):
-            return replace(plan, part=(low.astype(np.int32), high.astype(np.int32), None), skips=None, joined=True)
-    counts = [last.astype(np.int64) - first for first, last, _ in (plan.full, plan.part)]
+            return replace(plan, part=Tiles(low.astype(np.int32), high.astype(np.int32)), joined=True)
+    counts = [kind.last.astype(np.int64) - kind.first for kind in (plan.full, plan.part)]
     if sum(int(c.sum()) for c in counts) > _MOST_JOINED:
         return None
     row = np.concatenate([np.repeat(np.arange(c.size), c) for c in counts])
-    found = np.concatenate([2 * _tiles_of(plan, False), 2 * _tiles_of(plan, True) + 1])
+    found = np.concatenate([2 * _tiles_of(plan.full), 2 * _tiles_of(plan.part) + 1])
     last = np.cumsum(counts[0] + counts[1])
     first = np.concatenate([[0], last[:-1]])[: last.size]
     tiles = found[np.lexsort((found, row))].astype(np.int32)
-    return replace(plan, part=(first.astype(np.int32), last.astype(np.int32), tiles), skips=None, joined=True)
+    return replace(plan, part=Tiles(first.astype(np.int32), last.astype(np.int32), tiles), joined=True)
 
 
 def _runs(plan: KernelPlan) -> tuple[Array, Array] | None:
-    """Starts and ends of the runs of rows, a full one and two partial ones, (3, rows); None where tiles are listed."""
-    if plan.full[2] is not None or plan.part[2] is not None:
+    """Starts and ends of the runs of rows, a full one and two partial ones, (3, rows); None where there are more."""
+    if plan.full.tiles is not None or plan.full.skips is not None or plan.part.tiles is not None:
         return None
-    first, last, _ = plan.part
+    first, last, _, skips = plan.part
     cut, gap = last, np.zeros_like(last)
-    if plan.skips is not None:
-        cut, gap = plan.skips.reshape(-1, 2).T
+    if skips is not None:
+        cut, gap = skips.T
     cut = np.where(gap > 0, cut, last)
-    start = np.stack([plan.full[0], first, np.maximum(first, cut) + gap])
-    end = np.stack([plan.full[1], np.minimum(last, cut), last + gap])
+    start = np.stack([plan.full.first, first, np.maximum(first, cut) + gap])
+    end = np.stack([plan.full.last, np.minimum(last, cut), last + gap])
     return start, end
 
 
-def _tiles_of(plan: KernelPlan, partial: bool) -> Array:
+def _tiles_of(kind: Tiles) -> Array:
     """The tiles of a kind, row by row."""
-    first, last, tiles = plan.part if partial else plan.full
-    count = last.astype(np.int64) - first
-    places = np.asarray(concatenated_ranges(first.astype(np.int64), count), np.int64)
-    if tiles is not None:
-        return np.asarray(tiles[places], np.int64)
-    if partial and plan.skips is not None:
-        cut, gap = (np.repeat(x, count) for x in plan.skips.reshape(-1, 2).T)
+    count = kind.last.astype(np.int64) - kind.first
+    places = np.asarray(concatenated_ranges(kind.first.astype(np.int64), count), np.int64)
+    if kind.tiles is not None:
+        return np.asarray(kind.tiles[places], np.int64)
+    if kind.skips is not None:
+        cut, gap = (np.repeat(x, count) for x in kind.skips.T)
         places = places + np.where(places >= cut, gap, 0)
     return places
 
@@ -210,33 +232,11 @@ def _split(runs: Runs, cols: int, ragged: bool) -> tuple[_Kind, _Kind]:
     return (row[keep], start[keep], inside[keep], rows), (part_row[at], part_start[at], ends, rows)
 
 
-def _two_runs(kinds: list[_Kind]) -> tuple[Array, Array, Array] | None:
-    """First, last and skips where rows have two runs at most, and some have two. Runs are sorted."""
+def _tiles(kinds: list[_Kind]) -> Tiles:
+    """The tiles of one kind of all masks. Runs are sorted."""
     most = max((int(np.bincount(row).max(initial=0)) for row, *_ in kinds), default=0)
-    if most != 2:
-        return None
-    found = []
-    for row, start, end, rows in kinds:
-        first, last, cut, gap = np.zeros((4, rows), np.int32)
-        again = np.append(False, row[1:] == row[:-1])[: row.size]
-        one, two = row[~again], row[again]
-        first[one], last[one], cut[one] = start[~again], end[~again], end[~again]
-        gap[two] = start[again] - cut[two]
-        last[two] += (end - start)[again].astype(np.int32)
-        found.append((first, last, np.stack([cut, gap], axis=1).ravel()))
-    first, last, skips = (_concatenate([f[i] for f in found]) for i in range(3))
-    return first, last, skips
-
-
-def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:
-    if all(np.unique(row).size == row.size for row, *_ in kinds):
-        firsts, lasts = [], []
-        for row, start, end, rows in kinds:
-            first, last = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
-            first[row], last[row] = start, end
-            firsts.append(first)
-            lasts.append(last)
-        return _concatenate(firsts), _concatenate(lasts), None
+    if most <= 2:
+        return _runs_of_rows(kinds, most == 2)
     counts = [np.bincount(row, weights=end - start, minlength=rows) for row, start, end, rows in kinds]
     last = np.cumsum(np.concatenate(counts)).astype(np.int64)
     if last.size and last[-1] > MAX_TILES:
@@ -244,7 +244,22 @@ def _joined(kinds: list[_Kind]) -> tuple[Array, Array, Array | None]:
             Diagnostic("E801", f"the mask has {int(last[-1]):,} separate tiles to list", hint="use larger tiles")
         )
     first = np.concatenate([[0], last[:-1]])
-    return first.astype(np.int32), last.astype(np.int32), _listed(kinds, int(last[-1]))
+    return Tiles(first.astype(np.int32), last.astype(np.int32), _listed(kinds, int(last[-1])))
+
+
+def _runs_of_rows(kinds: list[_Kind], two: bool) -> Tiles:
+    """The tiles where rows have one run each at most, or ``two``."""
+    found = []
+    for row, start, end, rows in kinds:
+        first, last, cut, gap = np.zeros((4, rows), np.int32)
+        again = np.append(False, row[1:] == row[:-1])[: row.size]
+        one, more = row[~again], row[again]
+        first[one], last[one], cut[one] = start[~again], end[~again], end[~again]
+        gap[more] = start[again] - cut[more]
+        last[more] += (end - start)[again].astype(np.int32)
+        found.append((first, last, np.stack([cut, gap], axis=1)))
+    first, last = (_concatenate([f[i] for f in found]) for i in range(2))
+    return Tiles(first, last, skips=np.concatenate([f[2] for f in found]) if two else None)
 
 
 def _listed(kinds: list[_Kind], total: int) -> Array:
@@ -270,12 +285,3 @@ def _work(full: _Kind, part: _Kind) -> Array:
 
 def _concatenate(parts: list[Array]) -> Array:
     return np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
-
-
-def _intervals(bounds: list[Any], q_len: int) -> tuple[tuple[Array, Array], int]:
-    clauses = max((len(b) for b in bounds), default=0)
-    low, high = np.zeros((2, len(bounds), clauses, q_len), np.int32)
-    for i, each in enumerate(bounds):
-        for c, (lo, hi) in enumerate(each):
-            low[i, c], high[i, c] = lo, hi
-    return (low.ravel(), high.ravel()), clauses

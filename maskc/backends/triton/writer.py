@@ -104,9 +104,12 @@ def bounds_lines(joined: bool = False) -> list[str]:
     return [
         f"full_a, full_z = tl.load(line + {FULL_ENDS[0]}), tl.load(line + {FULL_ENDS[1]})",
         f"part_a, part_z = tl.load(line + {PART_ENDS[0]}), tl.load(line + {PART_ENDS[1]})",
-        "if not FULL_RUN:",
+        "if FULL_RUN == 2:  # two runs of tiles: where the first one ends, and how far it is to the second",
+        "    skip = full_tiles + (plan * tile_rows + slot) * 2",
+        "    full_cut, full_gap = tl.load(skip), tl.load(skip + 1)",
+        "elif not FULL_RUN:",
         "    full_next = tl.load(full_tiles + full_a)",
-        "if PART_RUN == 2:  # two runs of tiles: where the first one ends, and how far it is to the second",
+        "if PART_RUN == 2:",
         f"    part_cut, part_gap = tl.load(line + {PART_SKIP[0]}), tl.load(line + {PART_SKIP[1]})",
         "elif not PART_RUN:",
         "    part_next = tl.load(part_tiles + part_a)",
@@ -221,15 +224,15 @@ def _wrapped(args: list[Argument]) -> str:
 
 
 def loop_lines(kind: str) -> list[str]:
-    """The head of the loop. A row's tiles of one kind that are contiguous need no list, nor do two runs of partial
-    ones. A list is read one tile ahead: the loads of a tile whose place is itself loaded in the same turn would not
-    be under way before that turn, however many stages the pipeline has."""
-    run, lines = f"{kind.upper()}_RUN", [f"for i in tl.range({kind}_a, {kind}_z):"]
-    if kind == "part":
-        lines += [f"    if {run} == 2:", f"        tile = i + tl.where(i >= {kind}_cut, {kind}_gap, 0)"]
+    """The head of the loop. A row's tiles of one kind that are contiguous need no list, nor do two runs of them. A list
+    is read one tile ahead: the loads of a tile whose place is itself loaded in the same turn would not be under way
+    before that turn, however many stages the pipeline has."""
+    run = f"{kind.upper()}_RUN"
     return [
-        *lines,
-        f"    {'elif' if kind == 'part' else 'if'} {run}:",
+        f"for i in tl.range({kind}_a, {kind}_z):",
+        f"    if {run} == 2:",
+        f"        tile = i + tl.where(i >= {kind}_cut, {kind}_gap, 0)",
+        f"    elif {run}:",
         "        tile = i",
         "    else:",
         f"        tile = {kind}_next",
