@@ -46,6 +46,12 @@ def command(
         list[str],
         typer.Option("--batched", metavar="NAME", help="An input with a batch dimension in front; as often as needed."),
     ] = [],  # noqa: B006
+    learn: Annotated[
+        list[str],
+        typer.Option(
+            "--learn", metavar="NAME", help="An input that gets a gradient in attention.py, as often as needed."
+        ),
+    ] = [],  # noqa: B006
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to write.")] = "out",
     as_json: o.Json = False,
 ) -> None:
@@ -57,7 +63,9 @@ def command(
         from maskc.backends.triton.configs import parse_target
         from maskc.backends.triton.standalone import write_standalone
 
-        files["attention.py"] = write_standalone(program, args, parse_target(target), of_entries, decode).encode()
+        files["attention.py"] = write_standalone(
+            program, args, parse_target(target), of_entries, decode, learn
+        ).encode()
     _write(Path(out), files)
     if as_json:
         typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from maskc.backends.triton.configs import Config, config, parse_target
-from maskc.backends.triton.spec import specialised
+from maskc.backends.triton.spec import KernelSpec, specialised
 from maskc.backends.triton.standalone import write_standalone
+from maskc.backends.triton.standalone_gradients import learned_by
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense
@@ -289,18 +290,47 @@ def test_nothing_that_is_given_is_dropped_silently(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "sink", "score", "learned"),
     [
-        ("sink: float[head]", "sink[h]", "s", '"sink"'),
-        ("sink: float[head]", "sink[h] * 2.0", "s", "None"),
-        ("sink: float[head]", "sink[h]", "s * sink[h]", "None"),
-        ("sink: float[layer, head]", "sink[layer, h]", "s", "None"),
+        ("sink: float[head]", "sink[h]", "s", '["sink"]'),
+        ("sink: float[head]", "sink[h] * 2.0", "s", "[]"),
+        ("sink: float[head]", "sink[h]", "s * sink[h]", "[]"),
+        ("sink: float[layer, head]", "sink[layer, h]", "s", "[]"),
     ],
 )
 def test_sinks_by_head_get_a_gradient(params: str, sink: str, score: str, learned: str) -> None:
     """Where nothing else reads them."""
     text = f"pattern p({params}) {{ attend causal\n score {score}\n normalize softmax(sink = {sink}) }}"
     file = write_standalone(lower_text(text)[0], {})
-    assert f"\nLEARNED = {learned}  # gets" in file
-    assert ("Differentiable in q, k, v and sink." in file) is (learned != "None")
+    assert f"\nLEARNED = {learned}\n" in file
+    assert ("Differentiable in q, k, v and sink." in file) is (learned != "[]")
+
+
+@pytest.mark.parametrize(
+    ("learn", "why"),
+    [
+        ("bias", "the score reads it by query and key together, which the op can do"),
+        ("far", "the mask reads it"),
+        ("doc", "it is no input of floats"),
+        ("w", "it is no input of floats"),
+        ("logit", "the sink reads it, by more than the head"),
+        ("spare", "the score does not read it"),
+        ("other", "it declares no such input"),
+    ],
+)
+def test_what_can_have_no_gradient_is_refused(learn: str, why: str) -> None:
+    text = """pattern p(w: float, doc: int[token], far: float[token], bias: float[head, 9], slope: float[head],
+        spare: float[head], logit: float[head]) {
+        attend far[q] <= far[k] & same(doc)
+        score s * w + slope[h] * bias[h, min(abs(q - k), 8)]
+        normalize softmax(sink = 2.0 * logit[h])
+    }"""
+    program = lower_text(text)[0]
+    with pytest.raises(MaskcError, match="E502") as caught:
+        write_standalone(program, {"w": 1.0}, learn=[learn])
+    assert f"'{learn}' of 'p' can have no gradient there: {why}" in str(caught.value)
+    assert "Differentiable in q, k, v and slope." in write_standalone(program, {"w": 1.0}, learn=["slope"])
+    gated = lower_text("pattern p(g: float[head]) { attend causal; output o * g[h] }")[0]
+    with pytest.raises(MaskcError, match="the output expression has none in a standalone file"):
+        write_standalone(gated, {}, learn=["g"])
 
 
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:120"])
@@ -408,7 +438,7 @@ for name in json.load(open("names.json")):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     leaves = [x.requires_grad_(given["differentiable"]) for x in given["tensors"]]
-    leaves += [x.requires_grad_() for n, x in given["tables"].items() if n == "sink" and given["differentiable"]]
+    leaves += [given["tables"][n].requires_grad_() for n in module.LEARNED]
     out = module.attention(*leaves[:3], **given["options"], **given["tables"])
     result = [out.detach()]
     if given["differentiable"]:
@@ -422,8 +452,18 @@ print("done")
 #: Cases with nothing that standalone files leave out: decoding.
 CORPUS = [n for n, c in CASES.items() if c.splits is None and c.dtype == "float32"]
 FEW = ["causal", "documents-batch", "grid", "by-head", "sink-and-gate", "score-inputs", "prefix-ragged", "edges"]
-FEW += ["negative-scale"]
+FEW += ["negative-scale", "alibi"]
 GALLERY = ROOT / "examples" / "gallery"
+
+
+def can_learn(program: Program, binding: Binding, name: str) -> bool:
+    """Whether an input can have a gradient."""
+    try:
+        learned_by(KernelSpec(specialised(program, binding.args), binding.batched), [name])
+    except MaskcError as error:
+        assert error.codes == ("E502",)
+        return False
+    return True
 
 
 def write_case(
@@ -435,7 +475,10 @@ def write_case(
     shapes = [(binding.heads, binding.q_len, dims[0]), (kv_heads, binding.k_len, dims[0])]
     shapes.append((kv_heads, binding.k_len, dims[1]))
     tensors = [torch.randn(binding.batch, *shape, generator=generator) for shape in shapes]
-    (tmp_path / f"{name}.py").write_text(write_standalone(program, binding.args, batched=binding.batched))
+    learn = {n for n in floats if can_learn(program, binding, n)}
+    text = write_standalone(program, binding.args, batched=binding.batched, learn=learn)
+    names = load(text, tmp_path / f"{name}.py").LEARNED
+    assert learn <= {*names}
     tables = {n: torch.as_tensor(np.array(x)) for n, x in binding.tables.items()} | floats
     differentiable = specialised(program, binding.args).output is OUTPUT
     options = {"layer": binding.layer, "sizes": dict(binding.sizes), "scale": scale}
@@ -443,9 +486,9 @@ def write_case(
     torch.save(given, tmp_path / f"{name}.pt")
     exact = [x.double().requires_grad_(differentiable) for x in tensors]
     factor = dims[0] ** -0.5 if scale is None else scale
-    tables = {n: x.double().requires_grad_(differentiable and n == "sink") for n, x in floats.items()}
+    tables = {n: x.double().requires_grad_(n in names) for n, x in floats.items()}
     wanted, _ = attention(program, binding, *exact, scale=factor, floats=tables)
-    exact += [x for x in tables.values() if x.requires_grad]
+    exact += [tables[n] for n in names]
     if not differentiable:
         return [wanted]
     wanted.square().sum().backward()

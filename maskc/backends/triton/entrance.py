@@ -32,7 +32,7 @@ def check(q, k, v, layer, sizes, tables):
         if not adds_up(length, parts, sizes):
             raise ValueError(f"{sizes} do not make up {length} tokens")
     asking = [name for name, x in (*({} if DIFFERENTIABLE else {"q": q, "k": k, "v": v}).items(), *tables.items())
-              if name != LEARNED and x.requires_grad]
+              if name not in LEARNED and x.requires_grad]
     if asking and torch.is_grad_enabled():
         raise ValueError(f"no gradient is computed of {', '.join(asking)}: detach, or call under torch.no_grad()")
 
@@ -144,9 +144,8 @@ def _parts(space: Space) -> list[list[str]]:
     return [[extent.name for extent in segment.extents] for segment in space.segments]
 
 
-def entrance(program: Program, learned: bool) -> str:
-    """The functions of the file that are called from outside. ``learned``: whether an input gets a gradient."""
-    sink = 'given["tables"][LEARNED]' if learned else "None"
-    call = f"Attention.apply(q, k, v, {sink}, scale, given)"
+def entrance(program: Program) -> str:
+    """The functions of the file that are called from outside."""
+    call = 'Attention.apply(q, k, v, scale, given, *(given["tables"][name] for name in LEARNED))'
     call = call if program.output is OUTPUT else "forward(q, k, v, scale, given)[0]"
     return _CHECKS + _ATTENTION.format(offset="0" if program.cross else "k_len - q_len", call=call)

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from keyword import iskeyword
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from maskc.backends.triton.origin import origin_of
 from maskc.backends.triton.spec import KernelSpec, read_tables, specialised
 from maskc.backends.triton.spelling import HELPERS
 from maskc.backends.triton.standalone_decode import DECODE
+from maskc.backends.triton.standalone_gradients import PULL, Learned, learned_by, sums_text
 from maskc.backends.triton.weights import is_softmax
 from maskc.backends.triton.writer import CONSTANTS
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -183,7 +184,7 @@ class Attention(torch.autograd.Function):
     """Forward and backward, as torch wants them."""
 
     @staticmethod
-    def forward(ctx, q, k, v, learned, scale, given):
+    def forward(ctx, q, k, v, scale, given, *learned):
         out, lse = forward(q, k, v, scale, given)
         # Tables too, so that torch refuses those that are changed before the backward pass.
         tables = [t for t in given["tables"].values() if not t.is_inference()]
@@ -200,16 +201,29 @@ class Attention(torch.autograd.Function):
         values = {{"q_ptr": q, "k_ptr": k, "v_ptr": v, "out_ptr": out, "do_ptr": grad, "lse_ptr": lse}}
         values |= {{"level_ptr": level, "delta_ptr": delta, "lse_grad_ptr": delta, "LSE_GRAD": False}}
         values |= {{"dq_ptr": dq, "dk_ptr": dk, "dv_ptr": dv, "scale": ctx.scale}}
-        run(attention_dq, "dq", q.shape[1], ctx.given, values, q, v)
-        run(attention_dkv, "dkv", k.shape[1], ctx.given, values, q, v)
-{learned}'''
+{run}{sink}        return dq, dk, dv, None, None{grads}
+'''
 
-_NONE_LEARNED = """        return dq, dk, dv, None, None, None
+_RUN_BACKWARD = """        run(attention_dq, "dq", q.shape[1], ctx.given, values, q, v)
+        run(attention_dkv, "dkv", k.shape[1], ctx.given, values, q, v)
 """
-_LEARNED = """        # The sink's share of the weights; it has no value.
-        sink = ctx.given["tables"][LEARNED]
+_RUN_AND_PULL = """        b, h, row, column = (torch.arange(n, device=q.device) for n in (*q.shape[:3], k.shape[2]))
+        b, h = b[:, None, None], h[:, None]
+        rows, columns = read_by_score(row + ctx.given["offset"], column, b, h, ctx.given)
+        total = {n: torch.zeros_like(ctx.given["tables"][n], dtype=torch.float64) for n, _ in rows + columns}
+        for kernel, stage, of, reads in ((attention_dq, "dq", q, rows), (attention_dkv, "dkv", k, columns)):
+            shape = (*q.shape[:2], of.shape[2])
+            sums = [torch.zeros(shape, dtype=torch.float32, device=q.device) for _ in reads]
+            tables = {f"table_{i}_ptr": x for i, x in enumerate(sums)}
+            run(kernel, stage, of.shape[1], ctx.given, values | tables, q, v)
+            for (name, places), x in zip(reads, sums, strict=True):
+                pull(total[name], places, x)
+        grads = [total[name].to(ctx.given["tables"][name].dtype) for name in LEARNED if name != SINK]
+"""
+_SINK_GRADIENT = """        # The sink's share of the weights; it has no value.
+        sink = ctx.given["tables"][SINK]
         share = torch.where(lse == -math.inf, 0.0, (sink.float()[:, None] - lse).exp())
-        return dq, dk, dv, -(share * delta).sum((0, 2)).to(sink.dtype), None, None
+        of_sink = -(share * delta).sum((0, 2)).to(sink.dtype)
 """
 
 _CLEAN = """        # A query that keeps no key has no part in dK and dV, whatever it holds.
@@ -224,13 +238,16 @@ def write_standalone(
     target: Target | None = None,
     batched: frozenset[str] = frozenset(),
     decode: bool = False,
+    learn: Collection[str] = (),
 ) -> str:
     """The file's text. ``args``: values of the scalar parameters; ``target``: whose tiles it uses; ``batched``: inputs
-    that have a batch dimension in front; ``decode``: whether it holds the kernels of decoding, and starts them.
+    that have a batch dimension in front; ``decode``: whether it holds the kernels of decoding, and starts them;
+    ``learn``: inputs that get gradients, beside logits of sinks.
 
-    Raises MaskcError E702 where the pattern has no kernel.
+    Raises MaskcError E702 where the pattern has no kernel, and E502 for an input that can have no gradient there.
     """
     spec = KernelSpec(specialised(program, args), batched, steady=True, cleared=False)
+    spec, learned = learned_by(spec, learn)
     differentiable = spec.program.output is OUTPUT
     try:
         kernels = [write_forward(spec), *([write_dq(spec), write_dkv(spec)] if differentiable else [])]
@@ -240,9 +257,12 @@ def write_standalone(
         raise MaskcError(Diagnostic("E702", message, hint="change the pattern as the reason says")) from why
     names = read_tables(*spec.program.roots())
     clean = _CLEAN if differentiable and clears_empty_rows(spec) else ""
-    learned = _learned(spec) if differentiable else None
-    gradients = _GRADIENTS.format(names="q, k and v" if learned is None else f"q, k, v and {json.dumps(learned)[1:-1]}")
+    of = ["q", "k", "v", *(json.dumps(name)[1:-1] for name in learned.names)]
+    gradients = _GRADIENTS.format(names=f"{', '.join(of[:-1])} and {of[-1]}")
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
+    sums = ""
+    if learned.rows or learned.columns:
+        sums = sums_text(learned, lambda node: _indices(node, spec.program, batched))
     example = _example(names, sizes)
     stages = ("forward", "dq", "dkv", *(("decode",) if decode else ()))
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
@@ -259,23 +279,23 @@ def write_standalone(
         "\n\n" + "\n\n".join(text for key, text in HELPERS.items() if key in helpers),
         *("\n\n" + kernel.function + "\n" for kernel in kernels),
         "\n\n" + function,
-        "\n\n" + _planning(function),
+        "\n\n" + _planning(function + sums),
         _RUN,
         _FORWARD.format(few=_FEW if decode and not lists_pay(spec.program) else ""),
-        _BACKWARD.format(clean=clean, learned=_NONE_LEARNED if learned is None else _LEARNED) if differentiable else "",
-        entrance(spec.program, learned is not None),
+        (PULL + sums) if sums else "",
+        _backward(learned, clean) if differentiable else "",
+        entrance(spec.program),
         DECODE if decode else "",
     ]
     return "".join(parts)
 
 
-def _learned(spec: KernelSpec) -> str | None:
-    """The input that gets a gradient beside q, k and v: logits of sinks by head, which nothing else reads."""
-    program, sink = spec.program, spec.program.normalizer.sink
-    if not isinstance(sink, Lookup) or sink.indices != (Symbol("h"),) or sink.name in spec.batched:
-        return None
-    p, others = program.parameter(sink.name), read_tables(program.mask, program.score)
-    return sink.name if p.when == "call" and p.domain == ("head",) and sink.name not in others else None
+def _backward(learned: Learned, clean: str) -> str:
+    """The class of the backward pass. ``clean``: what is done with queries that keep no key."""
+    pulled = bool(learned.rows or learned.columns)
+    grads = ", *grads" * pulled + ", of_sink" * (learned.sink is not None)
+    run, sink = _RUN_AND_PULL if pulled else _RUN_BACKWARD, "" if learned.sink is None else _SINK_GRADIENT
+    return _BACKWARD.format(clean=clean, run=run, sink=sink, grads=grads)
 
 
 #: Arguments of ``attention`` that a table may be called like.
@@ -318,7 +338,7 @@ def _tables(
     args: Mapping[str, bool | int | float],
     names: tuple[str, ...],
     sizes: tuple[str, ...],
-    learned: str | None,
+    learned: Learned,
     target: Target,
     stages: tuple[str, ...],
 ) -> str:
@@ -337,7 +357,9 @@ def _tables(
     lines.append("TABLES = " + json.dumps({n: table_name(n, spec.program.params) for n in names}))
     lines.append("# Those that decide which tiles are live.")
     lines.append("MASKED = " + json.dumps(read_tables(spec.program.mask)))
-    lines.append(f"LEARNED = {learned and json.dumps(learned)}  # gets a gradient, too")
+    lines.append("# Those that get gradients, too; and which of them is the logits of the sink.")
+    lines.append("LEARNED = " + json.dumps(learned.names))
+    lines.append(f"SINK = {learned.sink and json.dumps(learned.sink)}")
     lines += known(spec.program, args, names, spec.batched)
     lines += ["# The extents of axes and segments that must be given.", "SIZES = " + json.dumps(sizes)]
     lines += ["# Whether weights are normalised by a softmax.", f"SOFTMAX = {is_softmax(spec)}"]
@@ -393,6 +415,20 @@ def _returned(mask: Node, texts: Mapping[Node, str]) -> list[str]:
     return ["    return (", f"        {first}", *(f"        {OPS[mask.op].symbol} {x}" for x in rest), "    )"]
 
 
+def _indices(node: Lookup, program: Program, batched: frozenset[str]) -> list[str]:
+    """Where a look-up reads, as Python: an expression for each dimension of the table."""
+    texts: dict[Node, str] = {}
+    for each in postorder(node.indices):
+        texts[each] = _torch_text(each, texts, program, batched)
+    return _places(node, texts, program, batched)
+
+
+def _places(node: Lookup, texts: Mapping[Node, str], program: Program, batched: frozenset[str]) -> list[str]:
+    pairs = zip(program.parameter(node.name).domain, node.indices, strict=True)
+    places = [f'{texts[i]} - given["offset"]' if d == "q" else without_brackets(texts[i]) for d, i in pairs]
+    return ["b", *places] if node.name in batched else places
+
+
 def _torch_text(node: Node, texts: Mapping[Node, str], program: Program, batched: frozenset[str]) -> str:
     if isinstance(node, Const):
         infinite = isinstance(node.value, float) and not isfinite(node.value)
@@ -402,10 +438,7 @@ def _torch_text(node: Node, texts: Mapping[Node, str], program: Program, batched
     if isinstance(node, Symbol):
         return f'given["{node.name}"]' if node.name in ("layer", "heads") else node.name
     if isinstance(node, Lookup):
-        domain = program.parameter(node.name).domain
-        pairs = zip(domain, node.indices, strict=True)
-        places = [f'{texts[i]} - given["offset"]' if d == "q" else without_brackets(texts[i]) for d, i in pairs]
-        places = ["b", *places] if node.name in batched else places
+        places = _places(node, texts, program, batched)
         return f'element(given["tables"]["{node.name}"], {", ".join(places)})'
     if isinstance(node, Exists):
         return f"some({texts[node.count]}, lambda {node.index.name}: {without_brackets(texts[node.body])})"
