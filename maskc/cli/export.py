@@ -53,7 +53,7 @@ def command(
     ending = None if out is None else _ending(out, to)
     program = o.program_of(file, name)
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg)
-    _check_given(given.made_up, q is None and k is None and not size and not arg)
+    _check_given(given.made_up, given.usual_length)
     binding = given.bind(program)
     options: dict[str, Any] = {"kv_heads": kv_heads, "q_tile": q_tile, "k_tile": k_tile}
     found: dict[str, Export | str] = {}
