@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskc.arguments import integer
 from maskc.diagnostics import Diagnostic, MaskcError, fail
 from maskc.exports.stretches import Unfit
 from maskc.ir.nodes import Symbol
@@ -93,16 +94,16 @@ def export_mask(
         q_tile, k_tile: queries and keys a block, where the format has blocks.
         budget: what planning may cost, as of ``make_plan``.
 
-    Raises MaskcError: E503 for another format, E504 for numbers of heads, E704 where the format cannot say the mask,
-    and E801 where planning takes too much.
+    Raises MaskcError: E503 for another format, E503 and E504 for numbers of heads, E704 where the format cannot say
+    the mask, and E801 where planning takes too much.
     """
     if to not in FORMATS:
         from maskc.tiles.values import suggestion
 
         hint = suggestion(to, FORMATS) or "see docs/exports.md"
         raise fail("E503", f"there is no format {to!r}; there are: {', '.join(FORMATS)}", hint)
-    keys = binding.heads if kv_heads is None else kv_heads
-    if keys < 1 or binding.heads % keys:
+    keys = binding.heads if kv_heads is None else integer("kv_heads", kv_heads, 1)
+    if binding.heads % keys:
         raise fail("E504", f"{binding.heads} query heads cannot share {keys} key heads", "give a divisor of them")
     engine = FORMATS[to].engine
     dropped = _beside_the_mask(program)

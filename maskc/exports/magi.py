@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.exports.stretches import Unfit, keys_of_queries
+from maskc.exports.stretches import Unfit, groups_by_member, keys_of_queries, same_mask
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
@@ -48,10 +48,10 @@ def magi(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any
 
 def one_mask(plan: TilePlan, engine: str) -> list[Any]:
     """The group of each batch entry. Raises Unfit where heads have masks of their own."""
-    b = plan.binding
-    found = [plan.group_of(0, i) for i in range(b.batch)]
+    b, groups = plan.binding, groups_by_member(plan)
+    found = [groups[0, i] for i in range(b.batch)]
     for h in range(1, b.heads):
-        if any(plan.group_of(h, i).runs is not found[i].runs for i in range(b.batch)):
+        if not all(same_mask(plan, groups[h, i], found[i]) for i in range(b.batch)):
             raise Unfit(
                 f"{engine} has one mask for all heads, and those of heads 0 and {h} differ: export them one by one"
             )

@@ -17,7 +17,7 @@ from maskc.tiles.runs import concatenated_ranges, row_of_runs
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["Spans", "Unfit", "keys_of_queries", "queries_of_keys"]
+__all__ = ["Spans", "Unfit", "groups_by_member", "keys_of_queries", "queries_of_keys", "same_mask"]
 
 Array = npt.NDArray[Any]
 #: ``first`` and ``last`` (excluded) of each stretch, (stretches, tokens): disjoint, ascending, and ``first == last``
@@ -30,6 +30,27 @@ _AT_ONCE = 1 << 22  # of them, together
 
 class Unfit(Exception):
     """The mask is nothing that can be exported so; the message says why, and of which token."""
+
+
+def groups_by_member(plan: TilePlan) -> dict[tuple[int, int], Group]:
+    """The group of each head and batch entry."""
+    return {(h, i): g for g in plan.groups for h in g.heads for i in g.batches}
+
+
+def same_mask(plan: TilePlan, one: Group, other: Group) -> bool:
+    """Whether two groups keep the same pairs: plans tell masks apart by what they are made from, and windows that are
+    wider than the sequence make the same of unlike numbers. False where too many pairs would have to be looked at."""
+    if one.runs is other.runs:
+        return True
+    found: list[Any] = [plan.intervals(one), plan.intervals(other)]
+    if found == [None, None]:
+        try:
+            found = [[_toggles_in_tiles(plan, g, by_key=False)] for g in (one, other)]
+        except Unfit:
+            return False
+    if None in found or len(found[0]) != len(found[1]):
+        return False
+    return all(np.array_equal(x, y) for a, b in zip(*found, strict=True) for x, y in zip(a, b, strict=True))
 
 
 def keys_of_queries(plan: TilePlan, group: Group, most: int) -> Spans:

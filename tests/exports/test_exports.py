@@ -232,8 +232,34 @@ def test_heads_that_share_keys_share_a_mask() -> None:
         export_mask(program, binding, "flashmask", kv_heads=1)
     with pytest.raises(MaskcError, match="E504"):
         export_mask(program, binding, "flashmask", kv_heads=3)
+    with pytest.raises(MaskcError, match="kv_heads must be an integer"):
+        export_mask(program, binding, "flashmask", kv_heads="2")  # type: ignore[arg-type]
     with pytest.raises(MaskcError, match="E503"):
         export_mask(program, binding, "flashmusk")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_there_may_be_no_batch_entries(to: str) -> None:
+    found = maskc.export("sliding_window(3)", to, 8, batch=0, k_tile=4).arrays
+    shapes = {name: x.shape for name, x in found.items()}
+    if to == "flashmask":
+        assert shapes == {"startend_row_indices": (0, 1, 8, 1)}
+    elif to == "magi":
+        assert shapes == {"q_ranges": (0, 2), "k_ranges": (0, 2), "attn_type_map": (0,)}
+    elif to == "varlen":
+        assert found["cu_seqlens_q"].tolist() == found["cu_seqlens_k"].tolist() == [0]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("more", ["", " & hash(q, k) % 2 == 0"], ids=["solved", "read"])
+def test_masks_that_come_out_alike_are_one(to: str, more: str) -> None:
+    """Windows wider than the sequence, and batch entries as long as it or longer."""
+    text = f"pattern p(w: int[head], n: int[batch]) {{ attend sliding_window(w[h]) & k < n[b]{more} }}"
+    given = bound(text, 16, heads=3, w=[16, 40, 99], n=[16, 17])
+    said = exported(*given, to)
+    assert (said is not None) == (not more or to == "flashinfer" or to == "magi")
+    if said is not None:
+        np.testing.assert_array_equal(said, wanted(*given))
 
 
 @pytest.mark.parametrize(("text", "to", "most"), [("sliding_window(1024)", "magi", 4), ("causal", "magi", 1)])
