@@ -32,11 +32,12 @@ def flashmask(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str
     hidden = {}
     for group in groups:
         try:
-            hidden[id(group.runs)] = _hidden(queries_of_keys(plan, group, 3), b.q_len)
+            start, stop = _hidden(queries_of_keys(plan, group, 3), b.q_len)
         except Unfit as why:
             raise Unfit(f"{_NOT_SAID}: {why}") from None
+        hidden[id(group.runs)] = start.astype(np.int32), stop.astype(np.int32)
     # A key that is later than a query, both counted from the end.
-    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len)
+    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len).astype(np.int32)
     below = {runs: _below(*found, diagonal, b.q_len) for runs, found in hidden.items()}
     causal = all(x is not None for x in below.values())
     bounds = {runs: x for runs, x in below.items() if x is not None}
@@ -48,8 +49,8 @@ def flashmask(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str
     # Masks that came out alike are one, whatever they are made from.
     alike: dict[bytes, Array] = {}
     for runs, x in bounds.items():
-        columned = np.ascontiguousarray(x[:, columns].astype(np.int32))
-        bounds[runs] = alike.setdefault(sha256(columned).digest(), columned)
+        shown = x[:, columns]
+        bounds[runs] = alike.setdefault(sha256(shown.tobytes()).digest(), shown)
     of = groups_by_member(plan)
     every = [[bounds[id(of[h, i].runs)] for h in range(b.heads)] for i in range(b.batch)]
     heads = _heads(every, kv_heads)

@@ -16,6 +16,7 @@ from maskc.exports import FORMATS, export_mask
 from maskc.ir.evaluate import dense
 from maskc.lower import lower_text
 from maskc.tiles.binding import bind
+from maskc.tiles.plan import TilePlan
 from tests.exports.rules import RULES, flash_mask
 from tests.strategies import bindings, programs
 
@@ -260,6 +261,25 @@ def test_masks_that_come_out_alike_are_one(to: str, more: str) -> None:
     assert (said is not None) == (not more or to == "flashinfer" or to == "magi")
     if said is not None:
         np.testing.assert_array_equal(said, wanted(*given))
+
+
+@pytest.mark.parametrize("to", ["varlen", "flashmask", "magi"])
+def test_masks_of_many_stretches_are_refused_at_once(to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after all their pairs have been looked at; and neither are those of heads that differ."""
+    pairs = 0
+
+    def counted(self: TilePlan, group: Any, rows: Array, cols: Array) -> Array:
+        nonlocal pairs
+        pairs += rows.size * self.q_tile * self.k_tile
+        return tile_mask(self, group, rows, cols)
+
+    n, tile_mask = 1 << 13, TilePlan.tile_mask
+    monkeypatch.setattr(TilePlan, "tile_mask", counted)
+    for text in ("hash(q, k) % 2 == 0", "hash(q, k) % 2 == h"):
+        with pytest.raises(MaskcError, match=r"E704.*(more than|differ)"):
+            export_mask(*bound(text, n), to)
+        assert pairs < n * n // 2
+        pairs = 0
 
 
 @pytest.mark.parametrize(("text", "to", "most"), [("sliding_window(1024)", "magi", 4), ("causal", "magi", 1)])
