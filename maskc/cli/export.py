@@ -108,7 +108,7 @@ def _lines(found: dict[str, Export | str], to: str | None, out: str | None) -> l
             continue
         arrays = [f"{n} {_shape(x)}" for n, x in export.arrays.items()]
         options = [f"{n} = {_value(x)}" for n, x in export.options.items()]
-        lines.append(f"  yes  {name:<11} {', '.join(arrays)}; {', '.join(options)}")
+        lines.append(f"  yes  {name:<11} {'; '.join(filter(None, (', '.join(arrays), ', '.join(options))))}")
         if to is not None:
             lines.append(f"       {FORMATS[name].call}")
     return lines + ([f"written to {in_line(out)}"] if out is not None else [])

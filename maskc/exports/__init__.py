@@ -41,13 +41,10 @@ FORMATS: dict[str, Format] = {
     "varlen": Format(
         "FlashAttention, and torch.nn.attention.varlen",
         "flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, "
-        "window_size=window_size)",
+        "window_size=window_size)  # FlashAttention 4: None for -1",
     ),
     "flashmask": Format("FlashMask", "flashmask_attention(q, k, v, startend_row_indices, causal=causal)"),
-    "magi": Format(
-        "MagiAttention",
-        "flex_flash_attn_func(q, k, v, q_ranges, k_ranges, max_seqlen_q, max_seqlen_k, attn_type_map)",
-    ),
+    "magi": Format("MagiAttention", "flex_flash_attn_func(q, k, v, q_ranges, k_ranges, attn_type_map)"),
     "flashinfer": Format(
         "FlashInfer",
         "BlockSparseAttentionWrapper(workspace).plan(indptr, indices, M, N, R, C, num_qo_heads, num_kv_heads, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -109,3 +110,19 @@ def test_from_python() -> None:
     tensors = found.tensors()
     assert tensors["cu_seqlens_k"].tolist() == [0, 3, 7, 8]
     assert tensors["causal"] is True
+
+
+def test_options_are_what_the_engines_take() -> None:
+    """MagiAttention takes lengths of ranges no longer, and refuses them by name (its issue 193)."""
+
+    def flex_flash_attn_func(q: int, k: int, v: int, q_ranges: object, k_ranges: object, attn_type_map: object) -> int:
+        return q
+
+    assert flex_flash_attn_func(1, 2, 3, **maskc.export("causal & sinks(4)", "magi", 8).tensors()) == 1
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    found = maskc.export("causal & q - k < 4", "varlen", 8)
+    names = {"cu_seq_q", "cu_seq_k", "max_q", "max_k", "window_size"}
+    assert names <= {*inspect.signature(varlen.varlen_attn).parameters}
+    assert {n.replace("seqlens", "seq").replace("seqlen_", "") for n in (*found.arrays, *found.options)} == names | {
+        "causal"
+    }
