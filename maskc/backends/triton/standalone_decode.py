@@ -83,7 +83,8 @@ def decode(q, k_cache, v_cache, lengths, /, block_table=None, *, start=None, sca
     log-sum-exp (batch, heads, queries). Queries before an entry's first key get 0 and minus infinity.
 
     Nothing is read back from a GPU, so nobody looks at what lengths and pages hold: the output of an entry that keeps
-    a key beyond its cache, or on a page that there is not, is NaN.
+    a key beyond its cache, or on a page that there is not, is NaN. Look-ups behind the end of a table give its last
+    value.
     """
     tables, sizes = {**(tables or {}), **more}, dict(sizes or {})
     if torch.is_tensor(q):
