@@ -292,7 +292,10 @@ def _call(
     return_lse: bool = False,
 ) -> DecodeCall:
     """The call with its inputs checked. Raises E501 to E505, and E504 for lengths that the cache cannot hold."""
-    q, lengths, start = tensors[0], tensors[3], tensors[4]
+    q, k, v, lengths, start, table = tensors
+    # Kernels read lengths one after another; a table of blocks by its strides, which those that are moved do not keep.
+    lengths, start = lengths.contiguous(), None if start is None else start.contiguous()
+    table = table if table is None or table.device == q.device else table.contiguous()
     on_host = lengths.device.type == "cpu" and (start is None or start.device.type == "cpu")
     given_extent = _extent(op.program, given)
     longest = int(lengths.max()) if on_host and lengths.numel() else 0
@@ -301,7 +304,8 @@ def _call(
     if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
         raise no_gradients()
     factor = scale_factor(scale, q.shape[-1])
-    call = DecodeCall(op.compiled, *tensors, rest, floats, sizes, factor, return_lse, op.call_inputs.batched(floats))
+    batched = op.call_inputs.batched(floats)
+    call = DecodeCall(op.compiled, q, k, v, lengths, start, table, rest, floats, sizes, factor, return_lse, batched)
     if not on_host:
         _check_device_inputs(op, call, tokens)
         return call

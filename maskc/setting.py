@@ -39,7 +39,7 @@ MAX_MADE_UP = 1 << 25
 @dataclass(frozen=True)
 class Setting:
     """Lengths, sizes and values for a program. ``made_up``: one sentence for each thing that was not given; ``batch``:
-    number of batch entries, None for that of the inputs, or 1."""
+    number of batch entries, None for that of the inputs, or 1; ``usual_length``: whether nothing told a length."""
 
     q_len: int
     k_len: int
@@ -49,6 +49,7 @@ class Setting:
     values: Mapping[str, Any]
     made_up: tuple[str, ...] = ()
     batch: int | None = None
+    usual_length: bool = False
 
     def bind(self, program: Program) -> Binding:
         """The binding. Values and sizes that ``program`` does not declare are left out. Raises MaskcError."""
@@ -95,7 +96,8 @@ def make_setting(
     extents = dict(sizes or {})
     check_sizes(programs, extents)
     told = [n for n in (_sized(program.k_space, extents) for program in programs) if n]
-    k_len = k if k is not None else q if q is not None else told[0] if told else length
+    usual_length = k is None and q is None and not told
+    k_len = length if usual_length else k if k is not None else q if q is not None else told[0]
     check_limits(q_len=k_len if q is None else q, k_len=k_len, heads=heads, layer=layer)
     notes: list[str] = []
     for program in programs:
@@ -115,7 +117,7 @@ def make_setting(
         for p in program.params:
             if p.name not in given and p.default is None and not p.is_scalar:
                 given[p.name] = maker.table(p)
-    return Setting(q_len, k_len, heads, layer, extents, given, tuple(notes), batch)
+    return Setting(q_len, k_len, heads, layer, extents, given, tuple(notes), batch, usual_length)
 
 
 def _size_names(program: Program) -> tuple[str, ...]:

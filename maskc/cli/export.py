@@ -53,7 +53,7 @@ def command(
     ending = None if out is None else _ending(out, to)
     program = o.program_of(file, name)
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg)
-    _check_given(given.made_up, q is None and k is None and not size and not arg)
+    _check_given(given.made_up, given.usual_length)
     binding = given.bind(program)
     options: dict[str, Any] = {"kv_heads": kv_heads, "q_tile": q_tile, "k_tile": k_tile}
     found: dict[str, Export | str] = {}
@@ -108,7 +108,7 @@ def _lines(found: dict[str, Export | str], to: str | None, out: str | None) -> l
             continue
         arrays = [f"{n} {_shape(x)}" for n, x in export.arrays.items()]
         options = [f"{n} = {_value(x)}" for n, x in export.options.items()]
-        lines.append(f"  yes  {name:<11} {', '.join(arrays)}; {', '.join(options)}")
+        lines.append(f"  yes  {name:<11} {'; '.join(filter(None, (', '.join(arrays), ', '.join(options))))}")
         if to is not None:
             lines.append(f"       {FORMATS[name].call}")
     return lines + ([f"written to {in_line(out)}"] if out is not None else [])

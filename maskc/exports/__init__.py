@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from maskc.arguments import integer
 from maskc.diagnostics import Diagnostic, MaskcError, fail
 from maskc.exports.stretches import Unfit
 from maskc.ir.nodes import Symbol
@@ -40,13 +41,10 @@ FORMATS: dict[str, Format] = {
     "varlen": Format(
         "FlashAttention, and torch.nn.attention.varlen",
         "flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, "
-        "window_size=window_size)",
+        "window_size=window_size)  # FlashAttention 4: None for -1",
     ),
     "flashmask": Format("FlashMask", "flashmask_attention(q, k, v, startend_row_indices, causal=causal)"),
-    "magi": Format(
-        "MagiAttention",
-        "flex_flash_attn_func(q, k, v, q_ranges, k_ranges, max_seqlen_q, max_seqlen_k, attn_type_map)",
-    ),
+    "magi": Format("MagiAttention", "flex_flash_attn_func(q, k, v, q_ranges, k_ranges, attn_type_map)"),
     "flashinfer": Format(
         "FlashInfer",
         "BlockSparseAttentionWrapper(workspace).plan(indptr, indices, M, N, R, C, num_qo_heads, num_kv_heads, "
@@ -93,16 +91,16 @@ def export_mask(
         q_tile, k_tile: queries and keys a block, where the format has blocks.
         budget: what planning may cost, as of ``make_plan``.
 
-    Raises MaskcError: E503 for another format, E504 for numbers of heads, E704 where the format cannot say the mask,
-    and E801 where planning takes too much.
+    Raises MaskcError: E503 for another format, E503 and E504 for numbers of heads, E704 where the format cannot say
+    the mask, and E801 where planning takes too much.
     """
     if to not in FORMATS:
         from maskc.tiles.values import suggestion
 
         hint = suggestion(to, FORMATS) or "see docs/exports.md"
         raise fail("E503", f"there is no format {to!r}; there are: {', '.join(FORMATS)}", hint)
-    keys = binding.heads if kv_heads is None else kv_heads
-    if keys < 1 or binding.heads % keys:
+    keys = binding.heads if kv_heads is None else integer("kv_heads", kv_heads, 1)
+    if binding.heads % keys:
         raise fail("E504", f"{binding.heads} query heads cannot share {keys} key heads", "give a divisor of them")
     engine = FORMATS[to].engine
     dropped = _beside_the_mask(program)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.exports.magi import one_mask
-from maskc.exports.stretches import Unfit
+from maskc.exports.stretches import Unfit, same_mask
 from maskc.tiles.plan import PARTIAL
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
 
@@ -29,8 +29,8 @@ _AT_ONCE = 1 << 24
 def flashinfer(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays, and options of the call. Raises Unfit."""
     b, (rows, cols) = plan.binding, (plan.q_tile, plan.k_tile)
-    groups = one_mask(plan, "FlashInfer")
-    if any(g.runs is not groups[0].runs for g in groups):
+    groups = one_mask(plan, "FlashInfer") or list(plan.groups)  # where there are no batch entries, any of them
+    if not all(same_mask(plan, g, groups[0]) for g in groups):
         raise Unfit("FlashInfer has one matrix a call, and batch entries differ: export them one by one")
     if b.k_len % cols:
         raise Unfit(

@@ -9,12 +9,13 @@ on and those up to the second, and four hide two stretches.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.exports.stretches import Unfit, queries_of_keys
+from maskc.exports.stretches import Unfit, groups_by_member, queries_of_keys
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
@@ -31,11 +32,12 @@ def flashmask(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str
     hidden = {}
     for group in groups:
         try:
-            hidden[id(group.runs)] = _hidden(queries_of_keys(plan, group, 3), b.q_len)
+            start, stop = _hidden(queries_of_keys(plan, group, 3), b.q_len)
         except Unfit as why:
             raise Unfit(f"{_NOT_SAID}: {why}") from None
+        hidden[id(group.runs)] = start.astype(np.int32), stop.astype(np.int32)
     # A key that is later than a query, both counted from the end.
-    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len)
+    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len).astype(np.int32)
     below = {runs: _below(*found, diagonal, b.q_len) for runs, found in hidden.items()}
     causal = all(x is not None for x in below.values())
     bounds = {runs: x for runs, x in below.items() if x is not None}
@@ -44,25 +46,32 @@ def flashmask(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str
     # The last query of a stretch need not be said where it is the last one of all.
     short = all((x[:, 1] == b.q_len).all() if causal else _to_the_ends(x, b.q_len) for x in bounds.values())
     columns = ([0] if causal else [0, 3]) if short else ([0, 1] if causal else [0, 1, 2, 3])
-    heads = _heads(plan, kv_heads)
-    every = [[bounds[id(plan.group_of(h, i).runs)][:, columns] for h in heads] for i in range(b.batch)]
-    found = np.stack([np.stack(x) for x in every]).astype(np.int32)
+    # Masks that came out alike are one, whatever they are made from.
+    alike: dict[bytes, Array] = {}
+    for runs, x in bounds.items():
+        shown = x[:, columns]
+        bounds[runs] = alike.setdefault(sha256(shown.tobytes()).digest(), shown)
+    of = groups_by_member(plan)
+    every = [[bounds[id(of[h, i].runs)] for h in range(b.heads)] for i in range(b.batch)]
+    heads = _heads(every, kv_heads)
+    found = np.array([[entry[h] for h in heads] for entry in every], np.int32)
+    found = found.reshape(b.batch, len(heads), b.k_len, len(columns))
     return {"startend_row_indices": found}, {"causal": causal}
 
 
-def _heads(plan: TilePlan, kv_heads: int) -> list[int]:
-    """A query head for each key head; one if all have the same mask. Raises Unfit where those of a group differ."""
-    b = plan.binding
-    runs = [[id(plan.group_of(h, i).runs) for i in range(b.batch)] for h in range(b.heads)]
-    if all(x == runs[0] for x in runs):
+def _heads(every: list[list[Array]], kv_heads: int) -> list[int]:
+    """A query head for each key head; one if all have the same mask. ``every``: by batch entry and query head, the same
+    object for the same mask. Raises Unfit where those of a group differ."""
+    masks = [[id(x) for x in member] for member in zip(*every, strict=True)]
+    if all(x == masks[0] for x in masks):  # also where there are no batch entries
         return [0]
-    group = b.heads // kv_heads
-    for h in range(b.heads):
-        if runs[h] != runs[h // group * group]:
+    group = len(masks) // kv_heads
+    for h in range(len(masks)):
+        if masks[h] != masks[h // group * group]:
             raise Unfit(
                 f"FlashMask has one mask for each key head, and those of heads {h // group * group} and {h} differ"
             )
-    return list(range(0, b.heads, group))
+    return list(range(0, len(masks), group))
 
 
 def _hidden(kept: tuple[Array, Array], q_len: int) -> tuple[Array, Array]:

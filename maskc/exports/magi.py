@@ -2,7 +2,8 @@
 
 What a slice keeps is taken from the docstring of ``magi_attention.functional.flex_flash_attn_func``: all of its
 pairs (0), those up to a diagonal into its last corner (1, "causal"), those from a diagonal out of its first corner on
-(2, "inverse causal"), or what is between both diagonals (3). Batch entries lie one after another.
+(2, "inverse causal"), or what is between both diagonals (3). Ranges of queries may overlap; no pair is in two slices,
+since it would count twice. Batch entries lie one after another.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.exports.stretches import Unfit, keys_of_queries
+from maskc.exports.stretches import Unfit, groups_by_member, keys_of_queries, same_mask
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
@@ -24,7 +25,7 @@ _MOST = 8  # stretches of keys a query
 
 
 def magi(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays, and options of the call. Raises Unfit."""
+    """Arrays; there are no options. Raises Unfit."""
     b = plan.binding
     parts = []
     for entry, group in enumerate(one_mask(plan, "MagiAttention")):
@@ -41,17 +42,15 @@ def magi(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any
     q, k, kind = (np.concatenate(x) for x in zip(*(parts or [none]), strict=True))
     order = np.lexsort((k[:, 0], q[:, 0]))
     names = {"q_ranges": q, "k_ranges": k, "attn_type_map": kind}
-    arrays = {name: x[order].astype(np.int32) for name, x in names.items()}
-    widths = [int((x[:, 1] - x[:, 0]).max(initial=0)) for x in (q, k)]
-    return arrays, {"max_seqlen_q": widths[0], "max_seqlen_k": widths[1]}
+    return {name: x[order].astype(np.int32) for name, x in names.items()}, {}
 
 
 def one_mask(plan: TilePlan, engine: str) -> list[Any]:
     """The group of each batch entry. Raises Unfit where heads have masks of their own."""
-    b = plan.binding
-    found = [plan.group_of(0, i) for i in range(b.batch)]
+    b, groups = plan.binding, groups_by_member(plan)
+    found = [groups[0, i] for i in range(b.batch)]
     for h in range(1, b.heads):
-        if any(plan.group_of(h, i).runs is not found[i].runs for i in range(b.batch)):
+        if not all(same_mask(plan, groups[h, i], found[i]) for i in range(b.batch)):
             raise Unfit(
                 f"{engine} has one mask for all heads, and those of heads 0 and {h} differ: export them one by one"
             )

@@ -6,6 +6,8 @@ where the mask cannot be solved for the key.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from maskc.tiles.runs import concatenated_ranges, row_of_runs
 if TYPE_CHECKING:
     from maskc.tiles.plan import Group, TilePlan
 
-__all__ = ["Spans", "Unfit", "keys_of_queries", "queries_of_keys"]
+__all__ = ["Spans", "Unfit", "groups_by_member", "keys_of_queries", "queries_of_keys", "same_mask"]
 
 Array = npt.NDArray[Any]
 #: ``first`` and ``last`` (excluded) of each stretch, (stretches, tokens): disjoint, ascending, and ``first == last``
@@ -32,17 +34,45 @@ class Unfit(Exception):
     """The mask is nothing that can be exported so; the message says why, and of which token."""
 
 
+def groups_by_member(plan: TilePlan) -> dict[tuple[int, int], Group]:
+    """The group of each head and batch entry."""
+    return {(h, i): g for g in plan.groups for h in g.heads for i in g.batches}
+
+
+def same_mask(plan: TilePlan, one: Group, other: Group) -> bool:
+    """Whether two groups keep the same pairs: plans tell masks apart by what they are made from, and windows that are
+    wider than the sequence make the same of unlike numbers. False where too many pairs would have to be looked at."""
+    if one.runs is other.runs:
+        return True
+    known, others = plan.intervals(one), plan.intervals(other)
+    if known is not None and others is not None:
+        return len(known) == len(others) and _equal(itertools.chain(*known), itertools.chain(*others))
+    runs: list[list[Array]] = [[r.offsets, r.start, r.end, r.kind] for r in (one.runs, other.runs)]
+    if known is not others or not _equal(*runs):
+        return False
+    rows, cols = _partial_tiles(one)
+    step = _tiles_at_once(plan)
+    parts = (slice(a, a + step) for a in range(0, rows.size, step))
+    return rows.size * plan.q_tile * plan.k_tile <= _LOOK and all(
+        _equal(*([plan.tile_mask(g, rows[part], cols[part])] for g in (one, other))) for part in parts
+    )
+
+
+def _equal(some: Iterable[Array], others: Iterable[Array]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(some, others, strict=True))
+
+
 def keys_of_queries(plan: TilePlan, group: Group, most: int) -> Spans:
     """The stretches of keys that each query keeps, at most ``most``. Raises Unfit."""
     known = plan.intervals(group)
     if known is None:
-        return _spans(_toggles_in_tiles(plan, group, by_key=False), plan.binding.q_len, most, "query", "keys")
+        return _spans(_toggles_in_tiles(plan, group, most, by_key=False), plan.binding.q_len, most, by_key=False)
     if not known:
         nothing = np.zeros((0, plan.binding.q_len), np.int64)
         return nothing, nothing
     first, last = (np.stack([x[i] for x in known]).astype(np.int64) for i in (0, 1))
     count = (last > first).sum(0)
-    _check(count, most, "query", "keys")
+    _check(count, most, by_key=False)
     first, last = _packed(first, last)
     some = int(count.max(initial=0))
     return first[:some], last[:some]
@@ -53,10 +83,10 @@ def queries_of_keys(plan: TilePlan, group: Group, most: int) -> Spans:
     known = plan.intervals(group)
     k_len = plan.binding.k_len
     if known is None:
-        toggles = _toggles_in_tiles(plan, group, by_key=True)
+        toggles = _toggles_in_tiles(plan, group, most, by_key=True)
     else:
         toggles = _toggles_between_rows(known, plan.binding.q_len, k_len, most)
-    return _spans(toggles, k_len, most, "key", "queries")
+    return _spans(toggles, k_len, most, by_key=True)
 
 
 Toggles = tuple[Array, Array]
@@ -80,22 +110,21 @@ def _toggles_between_rows(known: Any, q_len: int, k_len: int, most: int) -> Togg
         found += int(length.sum())
         if found > 2 * (most + 1) * k_len:
             key = int(np.bincount(np.concatenate(keys), minlength=k_len).argmax())
-            raise Unfit(f"key {key} is kept by more than {most} stretches of queries")
+            raise Unfit(_too_many(key, f"more than {most}", by_key=True))
     return np.concatenate(keys), np.concatenate(queries)
 
 
-def _toggles_in_tiles(plan: TilePlan, group: Group, by_key: bool) -> Toggles:
+def _toggles_in_tiles(plan: TilePlan, group: Group, most: int, by_key: bool) -> Toggles:
     """The same from the tiles; with ``by_key`` False, query and key. Raises Unfit where too many pairs are to be looked
-    at."""
+    at, or where a token has more than ``most`` stretches before all of them are."""
     runs, (q_len, k_len) = group.runs, (plan.binding.q_len, plan.binding.k_len)
     row = row_of_runs(runs)
-    part = np.flatnonzero(runs.kind == PARTIAL)
-    rows = np.repeat(row[part], (runs.end - runs.start)[part]).astype(np.int64)
-    cols = concatenated_ranges(runs.start[part].astype(np.int64), (runs.end - runs.start)[part].astype(np.int64))
+    rows, cols = _partial_tiles(group)
     if rows.size * plan.q_tile * plan.k_tile > _LOOK:
         raise Unfit("its edges are too long, and cannot be solved for the key")
     found: list[Toggles] = []
-    step = max(1, _AT_ONCE // (plan.q_tile * plan.k_tile))
+    step = _tiles_at_once(plan)
+    count = np.zeros(k_len if by_key else q_len, np.int64)
     for a in range(0, rows.size, step):
         r, c = rows[a : a + step], cols[a : a + step]
         kept = plan.tile_mask(group, r, c)
@@ -104,6 +133,11 @@ def _toggles_in_tiles(plan: TilePlan, group: Group, by_key: bool) -> Toggles:
         before, behind = (np.zeros_like(kept[:, :, :1]) for _ in range(2))
         tile, i, j = np.nonzero(np.diff(np.concatenate([before, kept, behind], 2).astype(np.int8), axis=2))
         found.append((token[tile] + i, along[tile] + j))
+        if a + step < rows.size:  # What changes within a tile is an end of a stretch, whatever the other tiles hold.
+            within = (j > 0) & (j < kept.shape[2])
+            count += np.bincount(found[-1][0][within], minlength=count.size)[: count.size]
+            if (count > 2 * most).any():
+                raise Unfit(_too_many(int(np.argmax(count)), f"more than {most}", by_key))
     full = np.flatnonzero(runs.kind == FULL)
     tiles = (runs.end - runs.start)[full].astype(np.int64)
     if by_key:
@@ -129,24 +163,41 @@ def _toggles_in_tiles(plan: TilePlan, group: Group, by_key: bool) -> Toggles:
     return token[alone], along[alone]
 
 
-def _spans(toggles: Toggles, tokens: int, most: int, what: str, others: str) -> Spans:
+def _spans(toggles: Toggles, tokens: int, most: int, by_key: bool) -> Spans:
     """From where something changes to stretches."""
     token, along = toggles
     order = np.argsort(token, kind="stable")  # along a token they ascend already
     token, along = token[order], along[order]
     count = np.bincount(token, minlength=tokens)
-    _check(count // 2, most, what, others)
+    _check(count // 2, most, by_key)
     found = np.zeros((int(count.max(initial=0)) // 2, 2, tokens), np.int64)
     number = np.arange(token.size) - (np.cumsum(count) - count)[token]
     found[number // 2, number % 2, token] = along
     return found[:, 0], found[:, 1]
 
 
-def _check(count: Array, most: int, what: str, others: str) -> None:
+def _check(count: Array, most: int, by_key: bool) -> None:
     if (count > most).any():
         token = int(np.argmax(count > most))
-        verb = "keeps" if what == "query" else "is kept by"
-        raise Unfit(f"{what} {token} {verb} {int(count[token])} stretches of {others}")
+        raise Unfit(_too_many(token, str(int(count[token])), by_key))
+
+
+def _too_many(token: int, count: str, by_key: bool) -> str:
+    if by_key:
+        return f"key {token} is kept by {count} stretches of queries"
+    return f"query {token} keeps {count} stretches of keys"
+
+
+def _partial_tiles(group: Group) -> tuple[Array, Array]:
+    """Their rows and columns."""
+    runs, row = group.runs, row_of_runs(group.runs).astype(np.int64)
+    part = np.flatnonzero(runs.kind == PARTIAL)
+    start, width = (x[part].astype(np.int64) for x in (runs.start, runs.end - runs.start))
+    return np.repeat(row[part], width), concatenated_ranges(start, width)
+
+
+def _tiles_at_once(plan: TilePlan) -> int:
+    return max(1, _AT_ONCE // (plan.q_tile * plan.k_tile))
 
 
 def _packed(first: Array, last: Array) -> Spans:

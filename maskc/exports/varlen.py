@@ -2,7 +2,8 @@
 
 What they mean is taken from the docstring of ``flash_attn.flash_attn_varlen_func``: query ``i`` of a sequence with
 ``n`` queries and ``m`` keys sees keys ``i + m - n - left`` to ``i + m - n + right``, both included; minus one is no
-bound.
+bound. Versions 2 and 3 take it so; version 4 (``flash_attn.cute``) has None for no bound and counts with negative
+numbers. Sequences may have no queries, or no keys: then queries get 0.
 Batch entries lie one after another. The same arrays serve ``torch.nn.attention.varlen.varlen_attn``.
 """
 

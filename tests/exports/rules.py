@@ -54,8 +54,8 @@ def magi_attention(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
     seen = np.zeros((q_len, k_len), np.int64)
     for (q0, q1), (k0, k1), kind in zip(a["q_ranges"], a["k_ranges"], a["attn_type_map"], strict=True):
         n, m = q1 - q0, k1 - k0
-        assert 0 < n <= a["max_seqlen_q"]
-        assert 0 < m <= a["max_seqlen_k"]
+        assert n > 0
+        assert m > 0
         part = np.ones((n, m), np.bool_)
         if kind & 1:
             part &= np.tri(n, m, m - n, dtype=np.bool_)

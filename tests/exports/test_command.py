@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -62,6 +63,35 @@ def test_refusals(words: list[str], why: str, capsys: pytest.CaptureFixture[str]
     assert why in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pattern p(w: int) { attend sliding_window(w) }", ["--arg", "w=4"]),
+        ("pattern p(w: int[head]) { attend sliding_window(w[h]) }", ["--arg", "w=[3, 5]"]),
+        ("pattern p(n: int[batch]) { attend causal & k < n[b] }", ["--arg", "n=[3, 5]"]),
+        ("pattern p over text ++ grid(y, x) { attend causal }", ["--size", "y=4", "--size", "x=4"]),
+    ],
+)
+def test_a_length_that_nothing_tells_is_asked_for(
+    text: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mask.npz"
+    assert run(["export", text, *words, "--to", "flashmask", "--out", str(path)]) == 2
+    assert "say how many queries there are: --q 4096" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_lengths_follow_from_inputs_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    documents = "pattern p(doc: int[token]) { attend same(doc) }"
+    for text, words in (
+        (documents, ["--arg", "doc=[0, 0, 1, 1, 2, 2]"]),
+        ("pattern p over text ++ grid(y, x) { attend causal }", ["--size=text=2", "--size=y=2", "--size=x=2"]),
+        ("causal & k < 3", ["--k", "6"]),
+    ):
+        assert run(["export", text, *words]) == 0
+        assert "6 queries x 6 keys" in capsys.readouterr().out
+
+
 def test_nothing_is_made_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "packed.mask"
     path.write_text("pattern packed(doc: int[token]) { attend causal & same(doc) }")
@@ -80,3 +110,19 @@ def test_from_python() -> None:
     tensors = found.tensors()
     assert tensors["cu_seqlens_k"].tolist() == [0, 3, 7, 8]
     assert tensors["causal"] is True
+
+
+def test_options_are_what_the_engines_take() -> None:
+    """MagiAttention takes lengths of ranges no longer, and refuses them by name (its issue 193)."""
+
+    def flex_flash_attn_func(q: int, k: int, v: int, q_ranges: object, k_ranges: object, attn_type_map: object) -> int:
+        return q
+
+    assert flex_flash_attn_func(1, 2, 3, **maskc.export("causal & sinks(4)", "magi", 8).tensors()) == 1
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    found = maskc.export("causal & q - k < 4", "varlen", 8)
+    names = {"cu_seq_q", "cu_seq_k", "max_q", "max_k", "window_size"}
+    assert names <= {*inspect.signature(varlen.varlen_attn).parameters}
+    assert {n.replace("seqlens", "seq").replace("seqlen_", "") for n in (*found.arrays, *found.options)} == names | {
+        "causal"
+    }

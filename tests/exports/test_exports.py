@@ -16,6 +16,7 @@ from maskc.exports import FORMATS, export_mask
 from maskc.ir.evaluate import dense
 from maskc.lower import lower_text
 from maskc.tiles.binding import bind
+from maskc.tiles.plan import TilePlan
 from tests.exports.rules import RULES, flash_mask
 from tests.strategies import bindings, programs
 
@@ -232,8 +233,53 @@ def test_heads_that_share_keys_share_a_mask() -> None:
         export_mask(program, binding, "flashmask", kv_heads=1)
     with pytest.raises(MaskcError, match="E504"):
         export_mask(program, binding, "flashmask", kv_heads=3)
+    with pytest.raises(MaskcError, match="kv_heads must be an integer"):
+        export_mask(program, binding, "flashmask", kv_heads="2")  # type: ignore[arg-type]
     with pytest.raises(MaskcError, match="E503"):
         export_mask(program, binding, "flashmusk")
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_there_may_be_no_batch_entries(to: str) -> None:
+    found = maskc.export("sliding_window(3)", to, 8, batch=0, k_tile=4).arrays
+    shapes = {name: x.shape for name, x in found.items()}
+    if to == "flashmask":
+        assert shapes == {"startend_row_indices": (0, 1, 8, 1)}
+    elif to == "magi":
+        assert shapes == {"q_ranges": (0, 2), "k_ranges": (0, 2), "attn_type_map": (0,)}
+    elif to == "varlen":
+        assert found["cu_seqlens_q"].tolist() == found["cu_seqlens_k"].tolist() == [0]
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("more", ["", " & hash(q, k) % 2 == 0"], ids=["solved", "read"])
+def test_masks_that_come_out_alike_are_one(to: str, more: str) -> None:
+    """Windows wider than the sequence, and batch entries as long as it or longer."""
+    text = f"pattern p(w: int[head], n: int[batch]) {{ attend sliding_window(w[h]) & k < n[b]{more} }}"
+    given = bound(text, 16, heads=3, w=[16, 40, 99], n=[16, 17])
+    said = exported(*given, to)
+    assert (said is not None) == (not more or to == "flashinfer" or to == "magi")
+    if said is not None:
+        np.testing.assert_array_equal(said, wanted(*given))
+
+
+@pytest.mark.parametrize("to", ["varlen", "flashmask", "magi"])
+def test_masks_of_many_stretches_are_refused_at_once(to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after all their pairs have been looked at; and neither are those of heads that differ."""
+    pairs = 0
+
+    def counted(self: TilePlan, group: Any, rows: Array, cols: Array) -> Array:
+        nonlocal pairs
+        pairs += rows.size * self.q_tile * self.k_tile
+        return tile_mask(self, group, rows, cols)
+
+    n, tile_mask = 1 << 13, TilePlan.tile_mask
+    monkeypatch.setattr(TilePlan, "tile_mask", counted)
+    for text in ("hash(q, k) % 2 == 0", "hash(q, k) % 2 == h"):
+        with pytest.raises(MaskcError, match=r"E704.*(more than|differ)"):
+            export_mask(*bound(text, n), to)
+        assert pairs < n * n // 2
+        pairs = 0
 
 
 @pytest.mark.parametrize(("text", "to", "most"), [("sliding_window(1024)", "magi", 4), ("causal", "magi", 1)])

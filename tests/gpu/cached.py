@@ -18,6 +18,7 @@ __all__ = [
     "decode_beyond_the_cache",
     "decode_differences",
     "decode_many_queries",
+    "decode_of_views",
     "decode_refusal",
     "decode_scaled",
     "decode_unseen",
@@ -125,6 +126,18 @@ def decode_and_op_agree() -> bool:
     op = maskc.compile("sliding_window(9)", heads=2, backend="triton")
     q, k, v = torch.randn(1, 2, 2, 16), torch.randn(1, 2, 30, 16), torch.randn(1, 2, 30, 16)
     return torch.allclose(op(q, k, v, scale=-0.3), op.decode(q, k, v, [30], scale=-0.3), atol=1e-5)
+
+
+def decode_of_views() -> bool:
+    """Lengths and starts that are columns of a table, or one number expanded, against copies of them."""
+    op = maskc.compile("causal", heads=2, backend="triton")
+    q, k, v = torch.randn(2, 2, 1, 16), torch.randn(2, 2, 12, 16), torch.randn(2, 2, 12, 16)
+    every = torch.tensor([[11, 2, 3], [7, 1, 4]])
+    for lengths, start in ((every[:, 0], every[:, 1]), (every[:1, 0].expand(2), every[:1, 1].expand(2))):
+        found = op.decode(q, k, v, lengths, start=start)
+        if not torch.equal(found, op.decode(q, k, v, lengths.tolist(), start=start.tolist())):
+            return False
+    return True
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

@@ -89,6 +89,19 @@ def test_tables_on_the_host_are_checked(interpreter: Interpreter) -> None:
     assert "E504" in interpreter.call("cached.decode_refusal")
 
 
+def test_lengths_may_be_views(interpreter: Interpreter) -> None:
+    assert interpreter.call("cached.decode_of_views")
+
+
+def test_a_part_of_a_table_that_is_moved_is_read_by_its_new_strides() -> None:
+    made = make(CASES["window"])
+    tensors = [x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.lengths)]
+    wide = torch.cat([made.table, made.table], 1)
+    call = _call(made.op, (*tensors, None, wide[:, : made.table.shape[1]]), {}, {}, None)
+    assert call.block_table is not None
+    assert call.block_table.is_contiguous()
+
+
 def test_negative_scale(interpreter: Interpreter) -> None:
     assert interpreter.call("cached.decode_and_op_agree")
 

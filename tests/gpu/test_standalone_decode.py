@@ -107,6 +107,40 @@ assert len(decoded) == 1
 """
 
 
+_VIEWS = """
+import sys
+sys.modules["maskc"] = None
+import torch
+import views
+torch.manual_seed(0)
+q, k, v = torch.randn(2, 2, 1, 16), torch.randn(2, 2, 12, 16), torch.randn(2, 2, 12, 16)
+every = torch.tensor([[11, 2, 3, 6], [7, 1, 4, 5]])
+for lengths, start, text in (
+    (every[:, 0], every[:, 1], every[:, 2]),
+    (every[:1, 0].expand(2), every[:1, 1].expand(2), every[:1, 2].expand(2)),
+):
+    out = views.decode(q, k, v, lengths, start=start, sizes={"text": text}, scale=torch.tensor(0.5))
+    for b in range(2):
+        n, first = int(lengths[b]), int(start[b])
+        at = torch.arange(first, n)
+        keep = ((at < int(text[b])) | (at > n - 3)).expand(1, -1)
+        found = torch.nn.functional.scaled_dot_product_attention(
+            *(x[b].double() for x in (q, k[:, :, : n - first], v[:, :, : n - first])), attn_mask=keep, scale=0.5
+        )
+        torch.testing.assert_close(out[b].double(), found, rtol=1e-5, atol=1e-5)
+"""
+
+
+def test_lengths_may_be_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of a table, or one number expanded: kernels read them one after another. So may a scale be a tensor."""
+    text = "pattern p over text ++ rest { attend k in text | (k <= q & q - k < 2) }"
+    (tmp_path / "views.py").write_text(write_standalone(lower_text(text)[0], {}, decode=True))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    words = [sys.executable, "-c", _VIEWS]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_few_queries_over_many_keys_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernels find the tiles by themselves; gradients follow as ever."""
     (tmp_path / "window.py").write_text(write_standalone(lower_text("sliding_window(20)")[0], {}, decode=True))
@@ -151,6 +185,7 @@ def test_caches_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused("block_table to be int32 or int64", q, pages, pages, [40, 3], table.float())
     refused("in groups of key heads", q[:, :3], cache, cache, [40, 3])
     refused("of one dtype", q.double(), cache, cache, [40, 3])
+    refused("interpreter computes bfloat16 wrongly", *(x.bfloat16() for x in (q, cache, cache)), [40, 3])
     refused(r"'gate' of shape \[4\]", q, cache, cache, [40, 3], gate=torch.ones(3))
     refused("computes no gradient, of q: call it", q.clone().requires_grad_(), cache, cache, [40, 3])
     with pytest.raises(TypeError, match=r"decode\(\) needs doc, gate"):

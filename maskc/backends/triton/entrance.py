@@ -67,6 +67,8 @@ def check_dtypes(q, k, v):
     kinds = {(x.dtype, x.device) for x in (q, k, v)}
     if len(kinds) > 1 or q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         raise ValueError("expected q, k and v of one dtype, float16, bfloat16 or float32, on one device")
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        raise ValueError("Triton's interpreter computes bfloat16 wrongly: convert q, k and v to float32 or float16")
 
 
 def check_tables(q, tokens, layer, tables):
@@ -114,7 +116,7 @@ def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **mor
     given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
     given.update({{f"size_{{name}}": sizes[name] for name in SIZES}})
     given["tables"] = {{name: tables[name].resolve_neg() for name in TABLES}}
-    scale = q.shape[3] ** -0.5 if scale is None else scale
+    scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     if scale <= 0:
         q, scale = q * scale, 1.0
     return {call}

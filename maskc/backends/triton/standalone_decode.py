@@ -54,7 +54,8 @@ def run_cached(q, k, v, lengths, block_table, start, scale, given):
     values = {**given, **dims, **table_values(given), "Q_TILE": q_tile, "K_TILE": k_tile, "PRECISION": "ieee"}
     values |= {"q_ptr": q, "k_ptr": k, "v_ptr": v, "part_ptr": parts, "lse_ptr": torch.empty_like(parts[..., 0])}
     values |= {"out_ptr": out, "plain_ptr": torch.empty_like(out), "whole_ptr": lse, "scale": scale}
-    values |= {"lengths": lengths, "starts": lengths if start is None else start, "STARTED": start is not None}
+    lengths, starts = (x.contiguous() for x in (lengths, lengths if start is None else start))  # as kernels read them
+    values |= {"lengths": lengths, "starts": starts, "STARTED": start is not None}
     values |= {"block_table": lengths if block_table is None else block_table, "PAGE": page, "pages": k.shape[0]}
     values |= dict(zip(("table_sb", "table_sn"), (0, 0) if block_table is None else block_table.stride(), strict=True))
     values |= {"rows": rows, "batch": batch, "splits": splits, "PACK": pack, "group": group, "capacity": capacity}
@@ -62,7 +63,7 @@ def run_cached(q, k, v, lengths, block_table, start, scale, given):
         values.update({f"{prefix}_s{axis}": s for axis, s in zip(names, x.stride(), strict=True)})
     for name in SIZES:
         size = given[f"size_{name}"]
-        values[f"size_{name}_of"] = size if torch.is_tensor(size) else torch.full_like(lengths, size)
+        values[f"size_{name}_of"] = size.contiguous() if torch.is_tensor(size) else torch.full_like(lengths, size)
     for kernel, programs in ((attention_cached, tiles * splits), (attention_merge, tiles)):
         arguments = {name: values[name] for name in kernel.arg_names}
         with torch.cuda.device(q.device) if q.is_cuda else contextlib.nullcontext():
@@ -82,7 +83,8 @@ def decode(q, k_cache, v_cache, lengths, /, block_table=None, *, start=None, sca
     log-sum-exp (batch, heads, queries). Queries before an entry's first key get 0 and minus infinity.
 
     Nothing is read back from a GPU, so nobody looks at what lengths and pages hold: the output of an entry that keeps
-    a key beyond its cache, or on a page that there is not, is NaN.
+    a key beyond its cache, or on a page that there is not, is NaN. Look-ups behind the end of a table give its last
+    value.
     """
     tables, sizes = {**(tables or {}), **more}, dict(sizes or {})
     if torch.is_tensor(q):
@@ -94,7 +96,7 @@ def decode(q, k_cache, v_cache, lengths, /, block_table=None, *, start=None, sca
     q, k_cache, v_cache = (x.resolve_neg() for x in (q, k_cache, v_cache))
     given = {"layer": layer, "heads": q.shape[1], "tables": {name: tables[name].resolve_neg() for name in TABLES}}
     given.update({f"size_{name}": sizes[name] for name in SIZES})
-    scale = q.shape[3] ** -0.5 if scale is None else scale
+    scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     if scale <= 0:
         q, scale = q * scale, 1.0
     if q.numel() == 0:
