@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from maskc.arguments import expect, integer, mapping_of, shown
+from maskc.devices import holds_values
 from maskc.ir.program import Parameter, Program
 from maskc.ir.text import print_statements, shortened
 from maskc.spec import MAX_JSON, from_spec
@@ -154,7 +155,7 @@ class Attention(nn.Module):
 
 def _text(state: Any) -> str:
     """The text of an extra state. Raises E601 for what is none: a state dict may be anybody's."""
-    if not isinstance(state, torch.Tensor) or state.dtype != torch.uint8 or state.ndim != 1 or state.is_meta:
+    if not isinstance(state, torch.Tensor) or state.dtype != torch.uint8 or state.ndim != 1 or not holds_values(state):
         hint = "it is a row of bytes (uint8), the JSON text of a spec"
         raise fail("E601", "malformed spec: the extra state of an Attention is no text", hint)
     if len(state) > MAX_JSON:

@@ -14,6 +14,7 @@ from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, call
 from maskc.backends.transforms import attention
 from maskc.bindings import Bindings
+from maskc.devices import holds_values
 from maskc.identity import content_of
 from maskc.inputs import CallInputs
 from maskc.ir.nodes import Symbol
@@ -22,6 +23,7 @@ from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.tensors import (
     check_tensors,
+    is_symbolic,
     is_transformed,
     kind_of_call,
     learned_scale,
@@ -180,7 +182,8 @@ class Op:
             The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp
             (B, Hq, Nq) of the modified scores, natural base, the sink's term included, float32 (float64 if
             ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
-            its logit), and never a NaN, in either direction. On the device "meta" results have shapes, no values.
+            its logit), and never a NaN, in either direction. On the device "meta", and of fake
+            tensors, results have shapes, no values.
 
         Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
 
@@ -194,7 +197,7 @@ class Op:
             with without_autocast(q):
                 return again(q, k, v, scale=scale, return_lse=return_lse, sizes=sizes, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_symbolic(q, k, v):
             return self._traced(q, k, v, scale, return_lse, sizes, given)
         kind = kind_of_call(q, k, v, given, return_lse)
         chosen = self._chosen.get(kind)
@@ -203,9 +206,9 @@ class Op:
             self._check_wishes(return_lse, given)
         factor = scale_factor(scale, q.shape[-1])
         floats, rest = self.call_inputs.split(given, q, k.shape[2])
-        if q.device.type == "meta":
-            self.call_inputs.check_without_values(q, k, sizes, rest)
-            found = call(self.handle, q, k, v, floats, {}, factor)
+        if not holds_values(q):
+            hidden = self.call_inputs.check_without_values(q, k.shape[2], {**self.sizes, **sizes}, rest)
+            found = call(self.handle, q, k, v, {**hidden, **floats}, sizes, factor)
             return found if return_lse else found[0]
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
         if chosen is None:

@@ -12,6 +12,7 @@ from torch.autograd import forward_ad
 
 from maskc.arguments import shown
 from maskc.backends.library import LEARNED_SCALE
+from maskc.devices import holds_values
 from maskc.ir.nodes import Type
 from maskc.tiles.binding import check_shape, positions
 from maskc.tiles.values import declaration, fail, to_numpy
@@ -27,6 +28,7 @@ __all__ = [
     "check_float_input",
     "check_hidden_input",
     "check_tensors",
+    "is_symbolic",
     "is_transformed",
     "kind_of_call",
     "learned_scale",
@@ -128,6 +130,14 @@ def is_transformed(values: Iterable[Any], *, mapped: bool = False) -> bool:
                 return True
             x = func.get_unwrapped(x)
     return False
+
+
+def is_symbolic(*tensors: Any) -> bool:
+    """Whether a shape holds symbols, as where a graph is made of fake tensors for any lengths."""
+    return any(
+        isinstance(x, torch.Tensor) and not holds_values(x) and any(isinstance(n, torch.SymInt) for n in x.shape)
+        for x in tensors
+    )
 
 
 def traced_scale(scale: Any) -> tuple[Any, list[str]]:

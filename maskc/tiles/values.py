@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 __all__ = [
+    "check_values",
     "declaration",
     "fail",
     "integers",
@@ -100,8 +101,7 @@ def _from_torch(name: str, value: Any) -> Any:
         what = "a nested tensor" if value.is_nested else f"a tensor of the layout {value.layout}"
         raise fail("E503", f"{name}: expected a dense tensor, found {'quantised' if value.is_quantized else what}",
                    f"convert: {name}.to_dense()")  # fmt: skip
-    if value.device.type == "meta":
-        raise fail("E512", f"{name} is on meta, where a tensor holds no values", "give it on the device of q")
+    check_values(name, value)
     func = torch._C._functorch
     while func.is_functorch_wrapped_tensor(value):
         if func.is_batchedtensor(value):
@@ -111,6 +111,17 @@ def _from_torch(name: str, value: Any) -> Any:
     with torch._C._DisableFuncTorch():
         value = value.detach().cpu()
         return (value.double() if value.is_floating_point() else value).numpy()
+
+
+def check_values(name: str, tensor: Any) -> None:
+    """Raises E512 for a tensor of torch that holds no values."""
+    from maskc.devices import holds_values
+
+    if not holds_values(tensor):
+        if tensor.is_meta:
+            raise fail("E512", f"{name} is on meta, where a tensor holds no values", "give it on the device of q")
+        hint = "give one that is made outside of FakeTensorMode"
+        raise fail("E512", f"{name} is a fake tensor, which holds no values", hint)
 
 
 def _too_large(x: object) -> bool:

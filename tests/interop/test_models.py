@@ -233,3 +233,25 @@ def test_shapes_alone(mask: bool) -> None:
     net, ids = model_of(config_of("llama")).to("meta"), tokens().to("meta")
     more = {"attention_mask": left_padded().to("meta")} if mask else {}
     assert net(input_ids=ids, **more).logits.shape == (2, N, 64)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_fake_tensors(mask: bool, kind: str) -> None:
+    """Whose device is that of what they stand for: a step of training and one of decoding."""
+    from torch._subclasses import FakeTensorMode
+
+    from maskc.interop.transformers import register
+
+    register()
+    with FakeTensorMode():
+        net = transformers.AutoModelForCausalLM.from_config(config_of(kind), attn_implementation="maskc")
+        ids = torch.ones(2, N, dtype=torch.long)
+        more = [{"attention_mask": torch.ones(2, n, dtype=torch.long)} if mask else {} for n in (N, N + 1)]
+        out = net(input_ids=ids, **more[0])
+        assert (out.logits.shape, out.logits.device.type) == ((2, N, 64), "cpu")
+        out.logits.sum().backward()
+        assert all(x.grad is not None and x.grad.shape == x.shape for x in net.parameters())
+        with torch.no_grad():
+            step = net(input_ids=ids[:, :1], past_key_values=out.past_key_values, **more[1])
+        assert step.logits.shape == (2, 1, 64)
