@@ -11,7 +11,7 @@ from maskc.devices import holds_values
 from maskc.ir.nodes import Type
 from maskc.ir.program import Parameter, Program
 from maskc.tensors import check_float_input, check_hidden_input
-from maskc.tiles.binding import bind, by_call, mask_roots, names_read, positions
+from maskc.tiles.binding import bind, by_call, given_as, mask_roots, names_read, positions
 from maskc.tiles.values import fail, no_such_name
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class CallInputs:
                 heads, cross = self._compiled.heads, self._program.cross
                 floats[p.name] = check_float_input(p, given[p.name], q, k_len, heads, cross, self._compiled)
             elif p.name in self.read:
-                raise fail("E501", f"{name_of!r} needs the input {p.name!r}", f"give {p.name}=... with the call")
+                raise fail("E501", f"{name_of!r} needs the input {p.name!r}", f"give {given_as(p.name)} with the call")
         return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}
 
     def batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:

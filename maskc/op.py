@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from maskc.arguments import expect, integer, mapping_of
+from maskc.arguments import by_name, expect, integer, mapping_of
 from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
@@ -308,17 +308,24 @@ class Op:
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names. Raises
         E501 for one that a call can only have taken for its own argument."""
-        found = {**self._inputs, **mapping_of("inputs", inputs), **more}
+        found = {**self._inputs, **by_name("inputs", inputs, more)}
         for name in sorted(_OWN & self.call_inputs.read - found.keys()):
             hint = f"give inputs={{{name!r}: ...}} with the call: it has an argument of its own called {name}"
             raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", hint)
         return found
 
     def bind(
-        self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
+        self,
+        q_len: int,
+        k_len: int,
+        *,
+        batch: int | None = None,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> Binding:
         """The binding of a call with these lengths and inputs: what the mask reads. Raises as a call does."""
-        values = {**self.pattern.args, **self._inputs, **inputs}
+        values = {**self.pattern.args, **self._inputs, **by_name("inputs", inputs, more)}
         return bind(
             self.program,
             q_len,
@@ -340,16 +347,18 @@ class Op:
         layout: str | None = None,
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
-        **inputs: Any,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> TilePlan:
         """The tiles that a call with these lengths and inputs computes. Raises as a call does, E502 and E801.
 
-        ``layout``: the order of the tokens, as ``make_plan`` takes it; None: the op's own.
+        ``layout``: the order of the tokens, as ``make_plan`` takes it; None: the op's own. ``inputs``: inputs by name,
+        for names that are also parameters of this method.
         """
         from maskc.dump import dump_plan
         from maskc.tiles import make_plan
 
-        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
+        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, inputs=inputs, **more)
         order = self.layout if layout is None else layout
         size: dict[str, Any] = {"q_tile": q_tile, "k_tile": k_tile}
         plan: TilePlan = make_plan(self.program, binding, **size, layout=order, budget=self.budget)
@@ -361,12 +370,19 @@ class Op:
         return self.compiled.cache_info
 
     def check(
-        self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
+        self,
+        q_len: int,
+        k_len: int,
+        *,
+        batch: int | None = None,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Prove the pattern's assertions. Raises E513 with the first counterexample of each that does not hold."""
         from maskc.assertions import check
 
-        check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs))
+        check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, inputs=inputs, **more))
 
     def _check_wishes(self, return_lse: bool, given: Mapping[str, Any]) -> None:
         """Raises E702 for what no backend computes."""

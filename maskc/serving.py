@@ -28,7 +28,7 @@ from maskc.tensors import (
     traced_scale,
     traced_sizes,
 )
-from maskc.tiles.binding import bind, positions
+from maskc.tiles.binding import bind, given_as, positions
 from maskc.tiles.extents import check_extents
 from maskc.tiles.values import check_values, declaration, fail, integers
 
@@ -383,7 +383,9 @@ def _check_device_inputs(op: Op, call: DecodeCall, tokens: int) -> None:
             continue
         x = call.inputs.get(p.name)
         if x is None:
-            raise fail("E501", f"{op.pattern.name!r} needs the input {p.name!r}", f"give {p.name}=... with the call")
+            raise fail(
+                "E501", f"{op.pattern.name!r} needs the input {p.name!r}", f"give {given_as(p.name)} with the call"
+            )
         if not isinstance(x, Tensor) or x.device != call.q.device:
             where = "lengths are on a device, and nothing is copied there behind your back"
             raise fail("E512", f"{declaration(p)}: expected a tensor on {call.q.device}", where)

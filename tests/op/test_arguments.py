@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 
 import maskc
 from maskc import MaskcError
+from maskc.tiles.binding import OWN_NAMES
 
 GRID = "pattern p over grid(y, x) { attend same(y) }"
 DOCS = "pattern p(doc: int[token]) { attend same(doc) }"
@@ -244,3 +246,72 @@ def test_a_mask_mod_is_no_pattern() -> None:
 def test_completion_offers_what_is_public() -> None:
     names = [n for n in dir(maskc) if not n.startswith("__")]
     assert set(names) == {*maskc.__all__, "nn", "trees"}
+
+
+NAMED = """
+pattern p(layout: int[token], batch: int[batch], to: int = 9, q_len: int[token]) {
+    attend layout[k] <= layout[q] & k < batch[b] & k < to & same(q_len)
+    assert layout[k] <= layout[q]
+}
+"""
+
+
+def test_what_has_the_name_of_a_parameter_goes_into_inputs() -> None:
+    order, lengths, same = [3, 1, 2, 0], [4, 2], [0, 0, 0, 1]
+    named = {"layout": order, "batch": lengths, "to": 3, "q_len": same}
+    at = np.array(order)
+    wanted = (at[None] <= at[:, None]) & (np.array(same) == np.array(same)[:, None]) & (np.arange(4) < 3)
+    wanted = np.stack([(wanted & (np.arange(4) < n))[None] for n in lengths])
+    np.testing.assert_array_equal(maskc.dense_mask(NAMED, 4, 4, inputs=named), wanted)
+    maskc.check_assertions(NAMED, 4, 4, inputs=named)
+    binding = maskc.make_binding(maskc.parse(NAMED).program, 4, 4, inputs=named)
+    assert (binding.batch, binding.args["to"], binding.tables["layout"].tolist()) == (2, 3, order)
+    found = maskc.export(NAMED, "varlen", 4, inputs={**named, "layout": [0] * 4, "to": 4, "batch": [4, 4]})
+    assert found.options["causal"] is False
+    del named["to"]
+    op = maskc.compile(NAMED, heads=1, arguments={"to": 3})
+    assert op.plan(4, 4, inputs=named).binding.batch == op.bind(4, 4, inputs=named).batch == 2
+    op.check(4, 4, inputs=named)
+    q, k, v = (torch.randn(2, 1, 4, 8) for _ in range(3))
+    scores = (q @ k.mT * 8**-0.5).masked_fill(~torch.from_numpy(wanted), -torch.inf)
+    torch.testing.assert_close(op(q, k, v, inputs=named), scores.softmax(-1).nan_to_num(0.0) @ v)
+
+
+def test_what_is_given_twice() -> None:
+    text = "pattern p(n: int, doc: int[token]) { attend same(doc) & sliding_window(n) }"
+    doc, program = [0] * 16, maskc.parse(text).program
+    op = maskc.compile(text, heads=2, n=3)
+    inputs: dict[str, Any] = {"inputs": {"doc": doc}, "doc": doc}
+    refused("E503", "'n' is given twice, in arguments", lambda: maskc.compile(text, heads=2, n=3, arguments={"n": 3}))
+    for call in (
+        lambda: op(*tensors(), **inputs),
+        lambda: op.plan(16, 16, **inputs),
+        lambda: op.bind(16, 16, **inputs),
+        lambda: op.check(16, 16, **inputs),
+        lambda: maskc.dense_mask(text, 16, 16, n=3, **inputs),
+        lambda: maskc.check_assertions(text, 16, 16, n=3, **inputs),
+        lambda: maskc.export(text, "varlen", 16, n=3, **inputs),
+        lambda: maskc.make_binding(program, 16, 16, n=3, **inputs),
+    ):
+        refused("E503", "'doc' is given twice, in inputs and by keyword", call)
+    refused("E503", "inputs must be a mapping", lambda: maskc.dense_mask(text, 16, 16, inputs=3))  # type: ignore[arg-type]
+
+
+def test_hints_give_what_has_the_name_of_a_parameter_in_a_mapping() -> None:
+    own = set()
+    for function in (
+        maskc.compile, maskc.dense_mask, maskc.check_assertions, maskc.export, maskc.make_binding,
+        maskc.Op.__call__, maskc.Op.decode, maskc.Op.plan, maskc.Op.bind, maskc.Op.check, maskc.nn.Attention.forward,
+    ):  # fmt: skip
+        parameters = inspect.signature(function).parameters.values()
+        own |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    words = {"heads", "layer", "pattern", "op"}  # of the language, and what methods are given in front
+    assert own - words == OWN_NAMES
+    text = "pattern p(batch: int[batch]) { attend k < batch[b] }"
+    refused("E501", 'give inputs={"batch": ...} with the call', lambda: maskc.dense_mask(text, 4, 4, batch=3))
+    wrong: Any = [4]
+    with pytest.raises(MaskcError, match=r'give inputs=\{"batch": \.\.\.\}') as error:
+        maskc.dense_mask(text, 4, 4, batch=wrong)
+    assert error.value.codes == ("E501", "E503")
+    text = "pattern p(budget: int) { attend sliding_window(budget) }"
+    refused("E501", 'give arguments={"budget": ...} when compiling', lambda: maskc.compile(text, heads=1, budget=3))
