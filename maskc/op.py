@@ -15,7 +15,7 @@ from maskc.backends.library import LEARNED_SCALE, LSE, call
 from maskc.backends.transforms import attention
 from maskc.bindings import Bindings
 from maskc.devices import holds_values
-from maskc.identity import content_of
+from maskc.identity import content_of, recipe_of
 from maskc.inputs import CallInputs
 from maskc.ir.nodes import Symbol
 from maskc.ir.program import Program
@@ -93,9 +93,9 @@ class Op:
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout, self.budget)
         self._bindings = Bindings()
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
-        options = (heads, layer, sorted(self.sizes.items()), backend, layout, self._check, self.budget)
-        content = content_of(pattern, options, inputs=sorted(self._inputs))
-        self.handle = handle_of(self, content)  # what graphs that are traced through this op call it
+        self._recipe = recipe_of(pattern, self._options(), inputs=sorted(self._inputs))
+        # What graphs that are traced through this op call it.
+        self.handle = handle_of(self, content_of(pattern.name, self._recipe))
         self.call_inputs = CallInputs(pattern, self.compiled)
         if backend != "auto":
             choose(backend, pattern.program, Request(heads=heads, layout=layout, args=tuple(args.items())))
@@ -122,9 +122,17 @@ class Op:
         return pattern_html(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (self.pattern, {**self._options(), "inputs": self._inputs})
+
+    def _options(self) -> dict[str, Any]:
         options = {"heads": self.heads, "layer": self.layer, "sizes": self.sizes, "backend": self.backend}
-        more = {"layout": self.layout, "inputs": self._inputs, "check": self._check, "budget": self.budget}
-        return _make, (self.pattern, {**options, **more})
+        return {**options, "layout": self.layout, "check": self._check, "budget": self.budget}
+
+    @property
+    def stored_recipe(self) -> str:
+        """What a graph that is traced now has to hold of the op: its recipe where ``torch.export`` makes one, which may
+        run where there is no such op."""
+        return self._recipe if torch.compiler.is_exporting() else ""
 
     @overload
     def __call__(
@@ -302,7 +310,7 @@ class Op:
         factor, wishes = traced_scale(scale)
         wishes += [LSE] if return_lse else []
         inputs, extents = traced_inputs(self, q, given), traced_sizes(self, sizes)
-        out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes)
+        out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes, self.stored_recipe)
         return (out, lse) if return_lse else out
 
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:

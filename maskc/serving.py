@@ -200,8 +200,9 @@ def _traced(
     inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *inputs.values())):
         wishes.append(GRADIENTS)
+    named: dict[str, Any] = {"wishes": wishes, "recipe": op.stored_recipe}
     return decode_in_graph(
-        op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], wishes=wishes
+        op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], **named
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,6 +222,27 @@ def test_exported_with_positions(kind: str) -> None:
         found = net(input_ids=ids, position_ids=packed, use_cache=False).logits
         expected = torch.cat([eager(input_ids=x, use_cache=False).logits for x in (ids[:, :cut], ids[:, cut:])], 1)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+ELSEWHERE = """
+import sys, torch
+from maskc.interop.transformers import register
+register()
+call, wanted = torch.load(sys.argv[1])
+torch.testing.assert_close(torch.export.load(sys.argv[2]).module()(**call).logits, wanted, atol=1e-5, rtol=1e-5)
+"""
+
+
+def test_exported_for_another_process(tmp_path: Path) -> None:
+    """Whose ops nobody there has compiled: what maskc makes of pattern, padding and sinks has no other name."""
+    config = config_of("gpt_oss", 2, attention_pattern=maskc.parse("causal & (sliding_window(5) | sinks(2))").spec())
+    ours, mask = model_of(config), left_padded()
+    call = {"input_ids": tokens(), "attention_mask": mask, "use_cache": False}
+    with torch.no_grad():
+        torch.save((call, ours(**call).logits), tmp_path / "call.pt")
+        torch.export.save(torch.export.export(ours, (), call, strict=False), tmp_path / "graph.pt2")
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "call.pt"), str(tmp_path / "graph.pt2")]
+    subprocess.run(command, check=True)
 
 
 def test_exported_for_any_length() -> None:
