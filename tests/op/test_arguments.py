@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -315,3 +316,86 @@ def test_hints_give_what_has_the_name_of_a_parameter_in_a_mapping() -> None:
     assert error.value.codes == ("E501", "E503")
     text = "pattern p(budget: int) { attend sliding_window(budget) }"
     refused("E501", 'give arguments={"budget": ...} when compiling', lambda: maskc.compile(text, heads=1, budget=3))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: x.astype(">f4"),
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(np.longdouble),
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: np.broadcast_to(x, (2, 2))[0],
+        lambda x: Column(x),
+    ],
+)
+def test_arrays_that_torch_does_not_take(kind: Callable[[Any], object]) -> None:
+    """Of another byte order, of more bits, with negative strides, not writable, of a library of its own."""
+    bias, op = np.array([0.1, 2.0]), maskc.compile("pattern p(bias: float[head]) { attend k < bias[h] + 1 }", heads=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = op(*tensors(4), bias=kind(bias), return_lse=True)[1]  # type: ignore[call-overload]
+    torch.testing.assert_close(found[0, :, 0].double().exp() / math.exp(8**0.5), torch.tensor([2.0, 3.0]).double())
+
+
+class Column:
+    """Numbers as a data frame has them, which lists take for Python's."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.asarray(self._values, dtype)
+
+
+def test_what_would_be_lost_without_a_word() -> None:
+    op, (q, k, v) = maskc.compile(BIAS, heads=2), tensors()
+    learned = [torch.tensor(1.0, requires_grad=True)] * 2
+    missing = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    refused("E503", "give one tensor: torch.stack(bias)", lambda: op(q, k, v, bias=learned))
+    with torch.no_grad():
+        op(q, k, v, bias=learned)
+    op(q, k, v, bias=torch.stack(learned))
+    refused("E503", "values are missing in a masked array", lambda: op(q, k, v, bias=missing))
+    docs = maskc.compile(DOCS, heads=2)
+    labels = np.ma.masked_array(np.zeros(16, np.int64), mask=np.arange(16) > 3)
+    refused("E503", "fill them in: doc.filled(...)", lambda: docs(q, k, v, doc=labels))
+
+
+class Wrapper(torch.Tensor):
+    """A tensor that keeps what it holds to itself, as a DTensor does."""
+
+    @staticmethod
+    def __new__(cls, x: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, x.shape, dtype=x.dtype)  # type: ignore[attr-defined]
+
+    @classmethod
+    def __torch_dispatch__(cls, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_tensors_that_wrap_others() -> None:
+    (q, k, v), op = tensors(), maskc.compile(DOCS, heads=2)
+    doc = torch.zeros(16, dtype=torch.long)
+    words = ": expected a plain tensor, found a Wrapper\n  help: give the tensor that it wraps"
+    refused("E503", "doc" + words, lambda: op(q, k, v, doc=Wrapper(doc)))
+    refused("E503", "lengths" + words, lambda: op.decode(q[:, :, :1], k, v, Wrapper(doc[:1]), doc=doc))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (lambda x: torch.nested.nested_tensor([x]), "a nested one\n  help: convert: doc.to_padded_tensor(0)"),
+        (lambda x: x.to_sparse(), "one of the layout torch.sparse_coo\n  help: convert: doc.to_dense()"),
+        (
+            lambda x: torch.quantize_per_tensor(x.float(), 1, 0, torch.quint8),
+            "a quantised one\n  help: convert: doc.dequantize()",
+        ),
+        (lambda x: x.numpy().astype(object), "found dtype object"),
+    ],
+)
+def test_what_inputs_are_converted_by(kind: Callable[[Any], object], words: str) -> None:
+    op, doc = maskc.compile(DOCS, heads=2), torch.zeros(16, dtype=torch.long)
+    refused("E503", words, lambda: op(*tensors(), doc=kind(doc)))  # type: ignore[call-overload]
