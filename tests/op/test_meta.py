@@ -100,6 +100,13 @@ def test_backends_are_not_asked_to_compute_there() -> None:
         choose("flex", program, Request(device="meta", head_dim=16))
 
 
+def test_a_fake_module() -> None:
+    with FakeTensorMode():
+        one, other = (maskc.nn.Attention(16, 4, "causal") for _ in range(2))
+        other.load_state_dict(one.state_dict())
+        assert other(torch.zeros(1, 3, 16)).shape == (1, 3, 16)
+
+
 DOC, GAIN = torch.arange(6) // 4, torch.tensor([1.0, 2.0, 0.5, 1.5])
 
 
