@@ -8,7 +8,7 @@ from typing import Any
 
 from maskc.diagnostics import fail
 
-__all__ = ["expect", "integer", "mapping_of", "shown"]
+__all__ = ["by_name", "expect", "integer", "mapping_of", "shown"]
 
 _LONGEST = 40  # characters of a value that a message shows; a longer one is named by its type
 _BITS = 128  # of an integer that a message writes out: Python refuses to write those of thousands of digits
@@ -44,6 +44,16 @@ def mapping_of(name: str, value: Any) -> dict[str, Any]:
         if not isinstance(key, str):
             raise fail("E503", f"{name}: the names are strings, not {shown(key)}")
     return dict(value)
+
+
+def by_name(name: str, mapping: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given by name: in the argument ``name``, a mapping, and by keyword. Raises E503, also for what is given
+    twice."""
+    found = mapping_of(name, mapping)
+    for each in more:
+        if each in found:
+            raise fail("E503", f"{each!r} is given twice, in {name} and by keyword", "leave out one of the two")
+    return {**found, **more}
 
 
 def integer(name: str, value: Any, least: int, most: int | None = None) -> int:

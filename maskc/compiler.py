@@ -123,12 +123,12 @@ def compile(
     E701 to E703 for the backend.
     """
     from maskc import knobs
-    from maskc.arguments import mapping_of
+    from maskc.arguments import by_name
     from maskc.dump import dump_program
     from maskc.op import Op
 
     found = as_pattern(pattern, name)
-    given = {**mapping_of("arguments", arguments), **static}
+    given = by_name("arguments", arguments, static)
     params = {p.name: p for p in found.program.params}
     inputs = {n: v for n, v in given.items() if n in params and params[n].when == "call"}
     bound = found.with_args(**{n: v for n, v in given.items() if n not in inputs})
@@ -150,25 +150,27 @@ def dense_mask(
     batch: int | None = None,
     head: int | None = None,
     sizes: Mapping[str, int] | None = None,
-    **values: Any,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> npt.NDArray[np.bool_]:
     """The whole mask: a bool array (batch, heads, q_len, k_len), or (batch, q_len, k_len) for one ``head``.
 
-    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``values`` are arguments and
-    inputs by name; what only scores read may be left out.
+    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``more`` are arguments and
+    inputs by name, ``inputs`` those whose names are also parameters of this function; what only scores read may be left
+    out.
     Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
     ``make_binding`` does; E503 and E504 for ``head``, and E801 for a mask of more than 2 ** 34 pairs, or where memory
     does not suffice.
     """
     import numpy as np
 
-    from maskc.arguments import integer, mapping_of
+    from maskc.arguments import by_name, integer, mapping_of
     from maskc.ir.evaluate import dense
     from maskc.tiles.binding import bind
     from maskc.tiles.budget import within_memory
 
     found = as_pattern(pattern)
-    given = {**found.args, **values}
+    given = {**found.args, **by_name("inputs", inputs, more)}
     extents = mapping_of("sizes", sizes)
     binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
     wanted = range(heads) if head is None else [integer("head", head, 0, heads - 1)]
@@ -198,7 +200,8 @@ def check_assertions(
     batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
     claims: Sequence[str] | str = (),
-    **values: Any,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> None:
     """Prove the pattern's assertions for a binding, exactly, in about the time that planning takes, for every head and
     every batch entry. Those that have the same mask are looked at once.
@@ -209,12 +212,14 @@ def check_assertions(
             sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim may use what
             the pattern may: its parameters, spaces and ``let`` names, the definitions of its file, the vocabulary. A
             spec and a program have no file, and so no definitions.
+        inputs: arguments and inputs by name, for names that are also parameters of this function.
+        more: arguments and inputs by name.
 
     Raises E513 with the first counterexample of each that does not hold, its batch entry and head, E801 for each that
     would take too much work (all together some ten seconds), what ``parse`` raises for claims, and as ``make_binding``
     does.
     """
-    from maskc.arguments import expect, mapping_of
+    from maskc.arguments import by_name, expect, mapping_of
     from maskc.assertions import check, with_claims
     from maskc.tiles.binding import bind
 
@@ -222,7 +227,7 @@ def check_assertions(
     one = (claims,) if isinstance(claims, str) else claims
     expect("claims", one, Sequence, "a sequence of strings")
     program = with_claims(found.program, tuple(one), found.source) if one else found.program
-    given, extents = {**found.args, **values}, mapping_of("sizes", sizes)
+    given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
     check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given))
 
 
@@ -239,7 +244,8 @@ def export(
     sizes: Mapping[str, int] | None = None,
     q_tile: int = 128,
     k_tile: int = 128,
-    **values: Any,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Export:
     """The mask as another engine wants it: arrays that say exactly the same, for these lengths and inputs.
 
@@ -249,7 +255,8 @@ def export(
         kv_heads: number of key heads, where masks differ by head; by default as many as query heads.
         batch: number of batch entries; None: that of the inputs, else 1.
         q_tile, k_tile: queries and keys a block, where the format has blocks.
-        values: arguments and inputs by name.
+        inputs: arguments and inputs by name, for names that are also parameters of this function.
+        more: arguments and inputs by name.
 
     Returns:
         ``arrays`` (int32, and bool for masks of blocks) and ``options`` of the engine's call, by name;
@@ -260,12 +267,12 @@ def export(
     Raises MaskcError E704 where the format cannot say the mask, or the pattern has more than a mask: nothing is dropped
     silently. E503 for another format, E504 for ``kv_heads``, E801 where it takes too much, and as ``make_binding``.
     """
-    from maskc.arguments import mapping_of
+    from maskc.arguments import by_name, mapping_of
     from maskc.exports import export_mask
     from maskc.tiles.binding import bind
 
     found = as_pattern(pattern)
-    given, extents = {**found.args, **values}, mapping_of("sizes", sizes)
+    given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
     keys = q_len if k_len is None else k_len
     binding = bind(found.program, q_len, keys, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
     return export_mask(found.program, binding, to, kv_heads=kv_heads, q_tile=q_tile, k_tile=k_tile)

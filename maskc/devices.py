@@ -1,4 +1,5 @@
-"""Tensors that maskc makes for itself lie in main memory, or where it says."""
+"""Where tensors lie, and whether they hold values: those that maskc makes for itself lie in main memory, or where it
+says."""
 
 from __future__ import annotations
 
@@ -6,8 +7,9 @@ import contextlib
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import is_fake
 
-__all__ = ["in_main_memory"]
+__all__ = ["holds_values", "in_main_memory"]
 
 _AS_IT_IS: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
@@ -19,3 +21,9 @@ def in_main_memory() -> contextlib.AbstractContextManager[Any]:
     Nothing may be left to that default: to copy from a tensor on "meta" leaves what was there before, without an error.
     """
     return torch.device("cpu") if torch._C._len_torch_function_stack() else _AS_IT_IS
+
+
+def holds_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can be looked at: it is neither on the device "meta" nor one of ``FakeTensorMode``, which has
+    the device of what it stands for."""
+    return not tensor.is_meta and (type(tensor) is torch.Tensor or not is_fake(tensor))

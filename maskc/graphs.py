@@ -36,10 +36,11 @@ def decode_in_graph(
     scale: float | None,
     return_lse: bool,
     wishes: Iterable[str] = (),
+    recipe: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the op called ``handle``; torch.compile can trace it."""
     caches = (q, k, v, lengths, table, start, list(inputs.values()))
-    what = name_call(handle, inputs, sizes, wishes)
+    what = name_call(handle, inputs, sizes, wishes, recipe)
     found: tuple[Tensor, Tensor] = decode_operator(*caches, what, [*sizes.values()] or None, scale, return_lse)
     return found
 

@@ -1,11 +1,11 @@
-"""What tells an op from those that compute something else, in any process."""
+"""What tells an op from those that compute something else, in any process, and makes it again."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskc.diagnostics import MaskcError
@@ -13,11 +13,12 @@ from maskc.ir.program import Program
 from maskc.ir.text import print_program
 from maskc.pattern import Pattern
 
-__all__ = ["content_of"]
+__all__ = ["content_of", "op_of", "recipe_of"]
 
 
-def content_of(pattern: Pattern, options: Sequence[Any], inputs: Sequence[str]) -> str:
-    """A word that is the same for equal patterns and options; nothing where the program is too long to be read again.
+def recipe_of(pattern: Pattern, options: Mapping[str, Any], inputs: Sequence[str]) -> str:
+    """JSON text, the same for equal patterns and options, of which ``op_of`` makes the op; nothing where the program is
+    too long to be read again.
 
     ``inputs``: names of the inputs that were given when compiling. A graph hands over every input, so that their
     values are no part of it.
@@ -26,9 +27,33 @@ def content_of(pattern: Pattern, options: Sequence[Any], inputs: Sequence[str]) 
         text = _text(pattern.program)
     except MaskcError:
         return ""
-    said = json.dumps([text, pattern.args, *options, list(inputs)], sort_keys=True, default=repr)
-    name = pattern.program.name if pattern.program.name.isidentifier() else "pattern"
-    return f"{name}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
+    said = {"pattern": text, "args": pattern.args, "options": dict(options), "inputs": list(inputs)}
+    return json.dumps(said, sort_keys=True, default=_plain)
+
+
+def content_of(name: str, recipe: str) -> str:
+    """A word that is the same for equal recipes; nothing of none. ``name``: the pattern's."""
+    if not recipe:
+        return ""
+    return f"{name if name.isidentifier() else 'pattern'}-{hashlib.sha256(recipe.encode()).hexdigest()[:32]}"
+
+
+def op_of(content: str, recipe: str) -> Any:
+    """The op of a recipe. Raises RuntimeError where ``content`` is that of another one, and as ``maskc.compile``."""
+    from maskc.compiler import parse
+    from maskc.op import Op
+
+    name = content.rpartition("-")[0]
+    if content_of(name, recipe) != content:
+        raise RuntimeError(f"the graph was edited or damaged: what it says of the maskc op {content} is of another one")
+    said = json.loads(recipe)
+    pattern = Pattern(parse(said["pattern"]).program.replace(name=name)).with_args(**said["args"])
+    return Op(pattern, **said["options"])
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's."""
+    return value.item() if hasattr(value, "item") else repr(value)
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskc.devices import holds_values
 from maskc.ir.nodes import Type
-from maskc.ir.program import Parameter
+from maskc.ir.program import Parameter, Program
 from maskc.tensors import check_float_input, check_hidden_input
-from maskc.tiles.binding import bind, by_call, mask_roots, names_read, positions
+from maskc.tiles.binding import bind, by_call, given_as, mask_roots, names_read, positions
 from maskc.tiles.values import fail, no_such_name
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class CallInputs:
                 heads, cross = self._compiled.heads, self._program.cross
                 floats[p.name] = check_float_input(p, given[p.name], q, k_len, heads, cross, self._compiled)
             elif p.name in self.read:
-                raise fail("E501", f"{name_of!r} needs the input {p.name!r}", f"give {p.name}=... with the call")
+                raise fail("E501", f"{name_of!r} needs the input {p.name!r}", f"give {given_as(p.name)} with the call")
         return floats, {n: v for n, v in given.items() if n not in floats or n in self._in_mask}
 
     def batched(self, floats: Mapping[str, torch.Tensor]) -> frozenset[str]:
@@ -65,21 +66,29 @@ class CallInputs:
         return frozenset(n for n, t in floats.items() if t.ndim > len(self._program.parameter(n).domain))
 
     def check_without_values(
-        self, q: torch.Tensor, k: torch.Tensor, sizes: Mapping[str, int], inputs: Mapping[str, Any]
-    ) -> None:
-        """The checks of a call on the device "meta": of all but the values of inputs that have none. Raises as a call
-        does."""
-        program, compiled = self._program, self._compiled
-        hidden = {n for n, x in inputs.items() if isinstance(x, torch.Tensor) and x.device.type == "meta"}
-        known: dict[str, Any] = {"heads": compiled.heads, "layer": compiled.layer, "batch": q.shape[0]}
-        values = {**self._pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}
-        needed, extents = self.needed - hidden, {**compiled.sizes, **sizes}
-        bind(program, q.shape[2], k.shape[2], sizes=extents, values=values, needed=needed, **known)
-        dims: dict[str, int | None] = {"head": compiled.heads, "layer": compiled.layer, "batch": q.shape[0]}
-        dims |= positions(program.cross, q.shape[2], k.shape[2])
-        for p in program.params:
+        self,
+        q: torch.Tensor,
+        k_len: int,
+        sizes: Mapping[str, int],
+        inputs: Mapping[str, Any],
+        *,
+        program: Program | None = None,
+        fewer_keys: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """The checks of a call of tensors without values: of all but the values of inputs that have none, which are
+        returned. ``program``: what is bound, by default the pattern's. Raises as a call does."""
+        compiled, batch, q_len = self._compiled, q.shape[0], q.shape[2]
+        hidden = {n: x for n, x in inputs.items() if isinstance(x, torch.Tensor) and not holds_values(x)}
+        known: dict[str, Any] = {"heads": compiled.heads, "layer": compiled.layer, "batch": batch, "sizes": sizes}
+        known |= {"values": {**self._pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}}
+        needed = self.needed - hidden.keys()
+        bind(program or self._program, q_len, k_len, needed=needed, fewer_keys=fewer_keys, **known)
+        dims: dict[str, int | None] = {"head": compiled.heads, "layer": compiled.layer, "batch": batch}
+        dims |= positions(self._program.cross, q_len, k_len)
+        for p in self._program.params:
             if p.name in hidden and not _is_float(p):
-                check_hidden_input(p, inputs[p.name], dims, compiled.args)
+                check_hidden_input(p, hidden[p.name], dims, compiled.args)
+        return hidden
 
 
 def _is_float(p: Parameter) -> bool:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from maskc.arguments import expect, integer, mapping_of
+from maskc.arguments import by_name, expect, integer, mapping_of
 from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, call
 from maskc.backends.transforms import attention
 from maskc.bindings import Bindings
-from maskc.identity import content_of
+from maskc.devices import holds_values
+from maskc.identity import content_of, recipe_of
 from maskc.inputs import CallInputs
 from maskc.ir.nodes import Symbol
 from maskc.ir.program import Program
@@ -22,6 +23,7 @@ from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.tensors import (
     check_tensors,
+    is_symbolic,
     is_transformed,
     kind_of_call,
     learned_scale,
@@ -91,9 +93,9 @@ class Op:
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout, self.budget)
         self._bindings = Bindings()
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
-        options = (heads, layer, sorted(self.sizes.items()), backend, layout, self._check, self.budget)
-        content = content_of(pattern, options, inputs=sorted(self._inputs))
-        self.handle = handle_of(self, content)  # what graphs that are traced through this op call it
+        self._recipe = recipe_of(pattern, self._options(), inputs=sorted(self._inputs))
+        # What graphs that are traced through this op call it.
+        self.handle = handle_of(self, content_of(pattern.name, self._recipe))
         self.call_inputs = CallInputs(pattern, self.compiled)
         if backend != "auto":
             choose(backend, pattern.program, Request(heads=heads, layout=layout, args=tuple(args.items())))
@@ -120,9 +122,17 @@ class Op:
         return pattern_html(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return _make, (self.pattern, {**self._options(), "inputs": self._inputs})
+
+    def _options(self) -> dict[str, Any]:
         options = {"heads": self.heads, "layer": self.layer, "sizes": self.sizes, "backend": self.backend}
-        more = {"layout": self.layout, "inputs": self._inputs, "check": self._check, "budget": self.budget}
-        return _make, (self.pattern, {**options, **more})
+        return {**options, "layout": self.layout, "check": self._check, "budget": self.budget}
+
+    @property
+    def stored_recipe(self) -> str:
+        """What a graph that is traced now has to hold of the op: its recipe where ``torch.export`` makes one, which may
+        run where there is no such op."""
+        return self._recipe if torch.compiler.is_exporting() else ""
 
     @overload
     def __call__(
@@ -180,7 +190,8 @@ class Op:
             The output (B, Hq, Nq, Dv) in the dtype of ``q``; with ``return_lse`` also the log-sum-exp
             (B, Hq, Nq) of the modified scores, natural base, the sink's term included, float32 (float64 if
             ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
-            its logit), and never a NaN, in either direction. On the device "meta" results have shapes, no values.
+            its logit), and never a NaN, in either direction. On the device "meta", and of fake
+            tensors, results have shapes, no values.
 
         Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
 
@@ -194,7 +205,7 @@ class Op:
             with without_autocast(q):
                 return again(q, k, v, scale=scale, return_lse=return_lse, sizes=sizes, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or is_symbolic(q, k, v):
             return self._traced(q, k, v, scale, return_lse, sizes, given)
         kind = kind_of_call(q, k, v, given, return_lse)
         chosen = self._chosen.get(kind)
@@ -203,9 +214,9 @@ class Op:
             self._check_wishes(return_lse, given)
         factor = scale_factor(scale, q.shape[-1])
         floats, rest = self.call_inputs.split(given, q, k.shape[2])
-        if q.device.type == "meta":
-            self.call_inputs.check_without_values(q, k, sizes, rest)
-            found = call(self.handle, q, k, v, floats, {}, factor)
+        if not holds_values(q):
+            hidden = self.call_inputs.check_without_values(q, k.shape[2], {**self.sizes, **sizes}, rest)
+            found = call(self.handle, q, k, v, {**hidden, **floats}, sizes, factor)
             return found if return_lse else found[0]
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
         if chosen is None:
@@ -299,23 +310,30 @@ class Op:
         factor, wishes = traced_scale(scale)
         wishes += [LSE] if return_lse else []
         inputs, extents = traced_inputs(self, q, given), traced_sizes(self, sizes)
-        out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes)
+        out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes, self.stored_recipe)
         return (out, lse) if return_lse else out
 
     def given(self, inputs: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
         """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names. Raises
         E501 for one that a call can only have taken for its own argument."""
-        found = {**self._inputs, **mapping_of("inputs", inputs), **more}
+        found = {**self._inputs, **by_name("inputs", inputs, more)}
         for name in sorted(_OWN & self.call_inputs.read - found.keys()):
             hint = f"give inputs={{{name!r}: ...}} with the call: it has an argument of its own called {name}"
             raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", hint)
         return found
 
     def bind(
-        self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
+        self,
+        q_len: int,
+        k_len: int,
+        *,
+        batch: int | None = None,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> Binding:
         """The binding of a call with these lengths and inputs: what the mask reads. Raises as a call does."""
-        values = {**self.pattern.args, **self._inputs, **inputs}
+        values = {**self.pattern.args, **self._inputs, **by_name("inputs", inputs, more)}
         return bind(
             self.program,
             q_len,
@@ -337,16 +355,18 @@ class Op:
         layout: str | None = None,
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
-        **inputs: Any,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> TilePlan:
         """The tiles that a call with these lengths and inputs computes. Raises as a call does, E502 and E801.
 
-        ``layout``: the order of the tokens, as ``make_plan`` takes it; None: the op's own.
+        ``layout``: the order of the tokens, as ``make_plan`` takes it; None: the op's own. ``inputs``: inputs by name,
+        for names that are also parameters of this method.
         """
         from maskc.dump import dump_plan
         from maskc.tiles import make_plan
 
-        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs)
+        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, inputs=inputs, **more)
         order = self.layout if layout is None else layout
         size: dict[str, Any] = {"q_tile": q_tile, "k_tile": k_tile}
         plan: TilePlan = make_plan(self.program, binding, **size, layout=order, budget=self.budget)
@@ -358,12 +378,19 @@ class Op:
         return self.compiled.cache_info
 
     def check(
-        self, q_len: int, k_len: int, *, batch: int | None = None, sizes: Mapping[str, int] | None = None, **inputs: Any
+        self,
+        q_len: int,
+        k_len: int,
+        *,
+        batch: int | None = None,
+        sizes: Mapping[str, int] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> None:
         """Prove the pattern's assertions. Raises E513 with the first counterexample of each that does not hold."""
         from maskc.assertions import check
 
-        check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, **inputs))
+        check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, inputs=inputs, **more))
 
     def _check_wishes(self, return_lse: bool, given: Mapping[str, Any]) -> None:
         """Raises E702 for what no backend computes."""

@@ -13,7 +13,7 @@ from maskc.arguments import mapping_of, shown
 from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
 from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
-from maskc.devices import in_main_memory
+from maskc.devices import holds_values, in_main_memory
 from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
 from maskc.ir.nodes import Const, Exists, Node, Size, postorder
 from maskc.ir.program import Program, Space
@@ -21,15 +21,16 @@ from maskc.ir.rewrite import map_program, substitute
 from maskc.tensors import (
     check_dense,
     check_hidden_input,
+    is_symbolic,
     is_transformed,
     scale_factor,
     traced_inputs,
     traced_scale,
     traced_sizes,
 )
-from maskc.tiles.binding import bind, positions
+from maskc.tiles.binding import bind, given_as, positions
 from maskc.tiles.extents import check_extents
-from maskc.tiles.values import declaration, fail, integers
+from maskc.tiles.values import check_values, declaration, fail, integers
 
 if TYPE_CHECKING:
     from maskc.backends import Backend
@@ -132,7 +133,7 @@ def decode(
         with without_autocast(q):
             return again(op, q, k_cache, v_cache, lengths, block_table, inputs=inputs, **options, **more)
     given, sizes = op.given(inputs, more), mapping_of("sizes", sizes)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or is_symbolic(q, k_cache, v_cache):
         options = {"sizes": sizes, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
         return (out, lse) if return_lse else out
@@ -155,18 +156,22 @@ def _decode(
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """A call of plain tensors: see ``decode``."""
-    if isinstance(q, Tensor) and q.device.type == "meta":
+    hidden = isinstance(q, Tensor) and not holds_values(q)
+    if hidden:
         check_caches(q, k_cache, v_cache, block_table, op.heads)
         _check_lse(op, return_lse)
     else:
         chosen = _backend(op, q, k_cache, v_cache, block_table, return_lse)
     held = _integers("lengths", lengths, q)
     first = None if start is None else _integers("start", start, q)
-    if q.device.type == "meta":
+    if hidden:
         found = _without_values(op, (q, k_cache, v_cache, held, first, block_table), given, sizes, scale)
         return found if return_lse else found[0]
     q, k_cache, v_cache = (x.resolve_neg() for x in (q, k_cache, v_cache))  # kernels read what is in memory
     tensors: _Tensors = (q, k_cache, v_cache, held, first, block_table)
+    for name, x in (("lengths", held), ("start", first), ("block_table", block_table)):
+        if x is not None:
+            check_values(name, x)
     run = getattr(chosen, "run_decode", None)
     if run is None or op._check:  # these need to know
         tensors = (*tensors[:3], held.cpu(), None if first is None else first.cpu(), block_table)
@@ -195,8 +200,9 @@ def _traced(
     inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *inputs.values())):
         wishes.append(GRADIENTS)
+    named: dict[str, Any] = {"wishes": wishes, "recipe": op.stored_recipe}
     return decode_in_graph(
-        op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], wishes=wishes
+        op.handle, *tensors, held, table, first, inputs, sizes, factor, options["return_lse"], **named
     )
 
 
@@ -212,11 +218,21 @@ def _traced_integers(name: str, value: Any) -> Tensor:
 def _without_values(
     op: Op, tensors: _Tensors, given: Mapping[str, Any], sizes: Mapping[str, int], scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """What a call on the device "meta" gives: shapes. Raises as a call whose lengths are on a device."""
-    held, first = tensors[3].to("meta"), None if tensors[4] is None else tensors[4].to("meta")
-    hidden: _Tensors = (*tensors[:3], held, first, tensors[5])
-    call = _call(op, hidden, given, {**op.sizes, **sizes}, scale)
-    return decode_in_graph(op.handle, *hidden[:4], hidden[5], first, {}, {}, call.scale, True)
+    """What a call of tensors without values gives: shapes. Raises as a call whose lengths nobody looks at."""
+    q, k, v, table = *tensors[:3], tensors[5]
+    held, first = _hidden(tensors[3], q), None if tensors[4] is None else _hidden(tensors[4], q)
+    extent = _extent(op.program, given)
+    tokens = q.shape[2] if extent is None else extent
+    floats, rest = _split(op, given, q, tokens)
+    plain = _without_spaces(op.program, check_extents(op.program, {**op.sizes, **sizes}))
+    hidden = op.call_inputs.check_without_values(q, tokens, {}, rest, program=plain, fewer_keys=True)
+    factor = scale_factor(scale, q.shape[-1])
+    return decode_in_graph(op.handle, q, k, v, held, table, first, {**hidden, **floats}, sizes, factor, True)
+
+
+def _hidden(x: Tensor, q: Tensor) -> Tensor:
+    """``x``, or what has its shape and no values, as ``q``."""
+    return q.new_empty(x.shape, dtype=x.dtype) if holds_values(x) else x
 
 
 def _backend(op: Op, q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, return_lse: bool) -> Backend:
@@ -300,9 +316,7 @@ def _call(
     given_extent = _extent(op.program, given)
     longest = int(lengths.max()) if on_host and lengths.numel() else 0
     tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
-    floats, rest = op.call_inputs.split(given, q, tokens)
-    if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
-        raise no_gradients()
+    floats, rest = _split(op, given, q, tokens)
     factor = scale_factor(scale, q.shape[-1])
     batched = op.call_inputs.batched(floats)
     call = DecodeCall(op.compiled, q, k, v, lengths, start, table, rest, floats, sizes, factor, return_lse, batched)
@@ -313,6 +327,14 @@ def _call(
     if tokens < longest:
         raise fail("E505", f"the longest entry has {longest} keys, but inputs are given for {tokens} tokens")
     return replace(call, binding=_binding(op, call, tokens))
+
+
+def _split(op: Op, given: Mapping[str, Any], q: Tensor, tokens: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The float inputs, and the others. Raises as ``CallInputs.split`` does, and E702."""
+    floats, rest = op.call_inputs.split(given, q, tokens)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in floats.values()):
+        raise no_gradients()
+    return floats, rest
 
 
 def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
@@ -366,7 +388,9 @@ def _check_device_inputs(op: Op, call: DecodeCall, tokens: int) -> None:
             continue
         x = call.inputs.get(p.name)
         if x is None:
-            raise fail("E501", f"{op.pattern.name!r} needs the input {p.name!r}", f"give {p.name}=... with the call")
+            raise fail(
+                "E501", f"{op.pattern.name!r} needs the input {p.name!r}", f"give {given_as(p.name)} with the call"
+            )
         if not isinstance(x, Tensor) or x.device != call.q.device:
             where = "lengths are on a device, and nothing is copied there behind your back"
             raise fail("E512", f"{declaration(p)}: expected a tensor on {call.q.device}", where)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from maskc.arguments import expect
@@ -21,7 +21,7 @@ from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.pattern import Pattern
 from maskc.syntax.tokens import MAX_TEXT
 
-__all__ = ["MAX_JSON", "SPEC_VERSION", "Spec", "from_spec", "to_spec"]
+__all__ = ["MAX_JSON", "SPEC_VERSION", "Spec", "from_spec", "read_spec", "to_spec"]
 
 #: The version of the form; the value under "maskc".
 SPEC_VERSION = 1
@@ -64,9 +64,14 @@ def from_spec(spec: Mapping[str, Any] | str) -> Pattern:
     E603 where the pattern and the arguments do not have the stated hash, E303 and E502 to E505 for
     arguments, and what ``maskc.parse`` raises for the text.
     """
+    return read_spec(spec)
+
+
+def read_spec(spec: Mapping[str, Any] | str, beside: Sequence[str] = ()) -> Pattern:
+    """``from_spec`` of an object that may have the keys ``beside`` too, which somebody else reads."""
     from maskc.compiler import parse
 
-    checked = _checked(_decoded(spec) if isinstance(spec, str) else spec)
+    checked = _checked(_decoded(spec) if isinstance(spec, str) else spec, (*_KEYS, *beside))
     pattern = parse(checked["pattern"]).with_args(**checked["args"])
     stated, args = checked["hash"], {name: _listed(value) for name, value in pattern.args.items()}
     found = _stored_hash(checked["pattern"], args)
@@ -102,7 +107,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _checked(spec: object) -> dict[str, Any]:
+def _checked(spec: object, keys: Sequence[str]) -> dict[str, Any]:
     if not isinstance(spec, Mapping):
         raise _malformed(f"expected an object, found {_kind(spec)}", 'write {"maskc": 1, "pattern": "..."}')
     version = spec.get("maskc")
@@ -112,10 +117,10 @@ def _checked(spec: object) -> dict[str, Any]:
         shown = f"this release of maskc reads version {SPEC_VERSION}"
         found = version if isinstance(version, int | float) and abs(version) < _MAX_VERSION else _kind(version)
         raise MaskcError(Diagnostic("E602", f"the spec is of version {found}; {shown}", hint="upgrade maskc"))
-    unknown = [key for key in spec if key not in _KEYS]
+    unknown = [key for key in spec if key not in keys]
     if unknown:
         named = ", ".join(_short(key) for key in unknown[:5])
-        raise _malformed(f"unknown keys: {named}", f"the keys are {', '.join(_KEYS)}")
+        raise _malformed(f"unknown keys: {named}", f"the keys are {', '.join(keys)}")
     return {"pattern": _text(spec), "args": _args(spec), "hash": _hash(spec)}
 
 

@@ -12,9 +12,10 @@ from torch.autograd import forward_ad
 
 from maskc.arguments import shown
 from maskc.backends.library import LEARNED_SCALE
+from maskc.devices import holds_values
 from maskc.ir.nodes import Type
 from maskc.tiles.binding import check_shape, positions
-from maskc.tiles.values import declaration, fail, to_numpy
+from maskc.tiles.values import check_complete, declaration, fail, to_numpy
 
 if TYPE_CHECKING:
     from maskc.backends import Compiled
@@ -27,6 +28,7 @@ __all__ = [
     "check_float_input",
     "check_hidden_input",
     "check_tensors",
+    "is_symbolic",
     "is_transformed",
     "kind_of_call",
     "learned_scale",
@@ -130,6 +132,14 @@ def is_transformed(values: Iterable[Any], *, mapped: bool = False) -> bool:
     return False
 
 
+def is_symbolic(*tensors: Any) -> bool:
+    """Whether a shape holds symbols, as where a graph is made of fake tensors for any lengths."""
+    return any(
+        isinstance(x, torch.Tensor) and not holds_values(x) and any(isinstance(n, torch.SymInt) for n in x.shape)
+        for x in tensors
+    )
+
+
 def traced_scale(scale: Any) -> tuple[Any, list[str]]:
     """The factor of the dot products of a call that is traced, as the operator takes it, and what is wrong with it."""
     if scale is None:
@@ -204,12 +214,35 @@ def check_hidden_input(p: Parameter, x: torch.Tensor, dims: Mapping[str, int | N
 def _as_tensor(p: Parameter, value: Any, q: torch.Tensor) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
+    check_complete(p.name, value)
     try:
-        tensor: torch.Tensor = torch.as_tensor(value, device=q.device)
+        tensor: torch.Tensor = torch.as_tensor(_native(value), device=q.device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         to_numpy(p.name, value)  # says of integers that they are too large, and of lists that they form no array
         raise fail("E503", f"{declaration(p)}: expected a tensor of floats ({error})") from None
+    _check_lists(p.name, value)
     return _all_bits(value, tensor)
+
+
+def _check_lists(name: str, value: Any) -> None:
+    """Raises E503 for lists that hold tensors whose gradients would be lost."""
+    for x in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(x, torch.Tensor) and torch.is_grad_enabled() and x.requires_grad:
+            hint = f"give one tensor: torch.stack({name})"
+            raise fail("E503", f"{name}: a list of tensors that require gradients, which lists do not receive", hint)
+        _check_lists(name, x)
+
+
+def _native(value: Any) -> Any:
+    """An array, or what gives one, as torch takes it: of this machine's byte order, of 64 bits at most, without
+    negative strides, writable. Others as they are."""
+    if not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        return value
+    dtype = np.dtype(np.float64) if array.dtype.itemsize > 8 else array.dtype.newbyteorder("=")
+    return array.astype(dtype, order="C", copy=not array.flags.writeable)
 
 
 def _all_bits(value: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -250,6 +283,7 @@ def _traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> tor
     if value is None or isinstance(value, (str, bytes, Mapping)):
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
     x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+    _check_lists(name, value)
     if x.device.type == "meta" and q.device.type != "meta":
         raise fail("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
     return _all_bits(value, x) if x is not value and is_float else x

@@ -122,7 +122,7 @@ def test_few_import_the_reference():
         ("maskc.ir", IR),
         ("maskc.passes", IR),
         ("maskc.reference", IR),
-        ("maskc.tiles", (*IR, "maskc.arguments", "maskc.passes")),
+        ("maskc.tiles", (*IR, "maskc.arguments", "maskc.devices", "maskc.passes")),
     ],
 )
 def test_what_a_stage_sees(package, sees):

@@ -1,7 +1,8 @@
 """Names by which operators of torch find what they compute: an operator takes tensors, numbers and strings.
 
 A name lasts as long as what it is of. One that says what it is of (its *content*) is the same in every process: a graph
-that was stored, or kept by a compiler, finds an equal op or none, and never another one.
+that was stored, or kept by a compiler, finds an equal op or none, and never another one. A graph to be stored holds the
+op's recipe too, of which it is made again where there is none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import os
 import secrets
 import weakref
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -21,6 +23,8 @@ _known: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _handles: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 _numbers = itertools.count()
 _lock = new_lock()  # a dictionary of weak references is neither searched nor written to in one step
+_remade: OrderedDict[str, Any] = OrderedDict()  # ops made of recipes, by their content: nobody else holds them
+_MOST = 512
 _process = secrets.token_hex(6)  # in containers, every process may have the same number
 
 
@@ -52,13 +56,18 @@ def handle_of(what: Any, content: str = "") -> str:
     return handle
 
 
-def find(handle: str) -> Any:
-    """What is called ``handle``, or has the same content. Raises RuntimeError where there is nothing."""
+def find(handle: str, recipe: str = "") -> Any:
+    """What is called ``handle``, or has the same content, or is made of the recipe. Raises RuntimeError where there is
+    nothing, and as ``op_of``."""
     found = _known.get(handle)
     if found is None:
         content, _, _ = handle.rpartition(".")
         with _lock:
-            found = next((x for name, x in [*_known.items()] if name.rpartition(".")[0] == content), None)
+            found = _remade.get(content) or next(
+                (x for name, x in [*_known.items()] if name.rpartition(".")[0] == content), None
+            )
+            if found is None and recipe:
+                found = _make_again(content, recipe)
     if found is None:
         raise RuntimeError(
             f"the maskc op that this graph was made from ({handle}) no longer exists in this process; keep a reference "
@@ -67,16 +76,27 @@ def find(handle: str) -> Any:
     return found
 
 
-def name_call(handle: str, inputs: Iterable[str], sizes: Iterable[str], wishes: Iterable[str] = ()) -> str:
-    """A handle with the names of a call's inputs and sizes and its wishes: what ``find_source`` reads. Extents are no
-    part of it: they may be symbols."""
-    return f"{handle}|{','.join(inputs)}|{','.join(sizes)}|{','.join(wishes)}"
+def _make_again(content: str, recipe: str) -> Any:
+    from maskc.identity import op_of
+
+    made = _remade[content] = op_of(content, recipe)
+    while len(_remade) > _MOST:
+        _remade.popitem(last=False)
+    return made
+
+
+def name_call(
+    handle: str, inputs: Iterable[str], sizes: Iterable[str], wishes: Iterable[str] = (), recipe: str = ""
+) -> str:
+    """A handle with the names of a call's inputs and sizes, its wishes and, to be stored, its recipe: what
+    ``find_source`` reads. Extents are no part of it: they may be symbols."""
+    return f"{handle}|{','.join(inputs)}|{','.join(sizes)}|{','.join(wishes)}|{recipe}"
 
 
 def find_source(named: str) -> Named:
     """What a name by ``name_call`` says. Raises RuntimeError where the source no longer lives."""
-    handle, inputs, sizes, wishes = named.split("|")
-    return Named(find(handle), _words(inputs), _words(sizes), _words(wishes))
+    handle, inputs, sizes, wishes, recipe = named.split("|", 4)
+    return Named(find(handle, recipe), _words(inputs), _words(sizes), _words(wishes))
 
 
 def _words(text: str) -> list[str]:

@@ -100,9 +100,10 @@ def call(
     sizes: Mapping[str, int],
     scale: float | None,
     wishes: Iterable[str] = (),
+    recipe: str = "",
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp of a call of the source called ``handle``; torch.compile can trace it."""
-    named = name_call(handle, inputs, sizes, wishes)
+    named = name_call(handle, inputs, sizes, wishes, recipe)
     out, lse, _ = attention(q, k, v, list(inputs.values()), named, [*sizes.values()] or None, scale)
     return out, lse
 
@@ -120,7 +121,8 @@ def _entry(
 
 
 def _found(handle: str) -> Entry | Source:
-    return find(handle.partition("|")[0])  # type: ignore[no-any-return]
+    found: Entry | Source = find_source(handle).source if "|" in handle else find(handle)
+    return found
 
 
 def _factor(scale: float | None, q: Tensor) -> float:

@@ -11,7 +11,7 @@ from maskc.interop.fields import malformed
 from maskc.ir.nodes import Const
 from maskc.ir.program import Parameter
 from maskc.pattern import Pattern
-from maskc.spec import from_spec
+from maskc.spec import from_spec, read_spec
 from maskc.tiles.values import fail
 
 __all__ = ["FIELD", "SIDES", "Stored", "spec_of", "stored_text"]
@@ -32,11 +32,13 @@ class Stored:
 
 def spec_of(spec: Any) -> Stored:
     """The pattern and the extents of a spec as a config holds it. Raises as ``from_spec`` does, and for its sizes."""
-    if not isinstance(spec, Mapping) or "sizes" not in spec:
+    if not isinstance(spec, Mapping):
         return Stored(from_spec(spec))
+    pattern = read_spec(spec, beside=("sizes",))
+    if "sizes" not in spec:
+        return Stored(pattern)
     from maskc.tiles.extents import check_extents
 
-    pattern = from_spec({name: value for name, value in spec.items() if name != "sizes"})
     return Stored(pattern, check_extents(pattern.program, _sizes(spec["sizes"])))
 
 

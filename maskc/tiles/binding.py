@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from maskc.arguments import integer
+from maskc.arguments import by_name, integer
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.alternatives import check_alternatives
 from maskc.ir.binding import MAX_BATCH, MAX_HEADS, MAX_LAYERS, Binding
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from maskc.tiles.values import Array
 
 __all__ = [
+    "OWN_NAMES",
     "bind",
     "by_call",
     "check_limits",
     "check_shape",
+    "given_as",
     "make_binding",
     "mask_roots",
     "names_read",
@@ -31,6 +33,14 @@ __all__ = [
     "static_values",
 ]
 
+#: What functions that take arguments and inputs by keyword have for parameters of their own.
+OWN_NAMES = frozenset(
+    {
+        "arguments", "backend", "batch", "block_table", "budget", "check", "claims", "context", "head", "inputs", "k",
+        "k_cache", "k_len", "k_tile", "kv_heads", "layout", "lengths", "name", "program", "q", "q_len", "q_tile",
+        "return_lse", "scale", "self", "sizes", "start", "to", "v", "v_cache", "x",
+    }
+)  # fmt: skip
 _POSITIONS = ("token", "q", "k")
 
 
@@ -43,7 +53,8 @@ def make_binding(
     layer: int = 0,
     batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
-    **values: Any,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Binding:
     """Everything that ``program`` leaves open, checked.
 
@@ -54,12 +65,14 @@ def make_binding(
         layer: the layer, from 0.
         batch: number of batch entries; None: that of the inputs, else 1.
         sizes: extents of segments and axes; one of a space may be left out.
-        values: arguments, tables and inputs by name: Python numbers, labels of enumerations, lists,
+        inputs: arguments and inputs by name, for names that are also parameters of this function.
+        more: arguments, tables and inputs by name: Python numbers, labels of enumerations, lists,
             NumPy arrays or torch tensors. An input over token, q or k may have a batch dimension in
             front. What neither the mask nor an assertion reads may be left out.
 
     Raises MaskcError with all that is wrong at once: E303, E501 to E508.
     """
+    values = by_name("inputs", inputs, more)
     return bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=sizes or {}, values=values)
 
 
@@ -86,7 +99,8 @@ def bind(
     args = _scalars(program, values, needed, problems)
     arrays = _arrays(program, values, needed, problems)
     batch = _batch_size(program, arrays) if batch is None else batch
-    check_limits(batch=batch)
+    if _collect(problems, lambda: integer("batch", batch, *_LIMITS["batch"])) is None:
+        raise MaskcError(problems)
     dims: dict[str, int | None] = {
         "head": heads,
         "layer": layer,
@@ -115,8 +129,9 @@ def static_values(
     _check_lengths(program, 0, 0, heads, layer)
     problems: list[Diagnostic] = []
     needed = names_read(program, program.roots())
-    args = _scalars(program, values, needed, problems)
-    arrays = _arrays(program, values, {n for n in needed if program.parameter(n).when == "compile"}, problems)
+    args = _scalars(program, values, needed, problems, "arguments")
+    static = {n for n in needed if program.parameter(n).when == "compile"}
+    arrays = _arrays(program, values, static, problems, "arguments")
     tables: dict[str, Array] = {}
     for p in program.params:
         if p.name in arrays and p.when == "compile":
@@ -178,7 +193,11 @@ def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: 
 
 
 def _scalars(
-    program: Program, values: Mapping[str, Any], needed: frozenset[str], problems: list[Diagnostic]
+    program: Program,
+    values: Mapping[str, Any],
+    needed: frozenset[str],
+    problems: list[Diagnostic],
+    mapping: str = "inputs",
 ) -> dict[str, bool | int | float]:
     args: dict[str, bool | int | float] = {}
     for p in program.params:
@@ -191,12 +210,16 @@ def _scalars(
         elif p.default is not None:
             args[p.name] = p.default.value
         elif p.name in needed:
-            problems.append(_missing(program, p))
+            problems.append(_missing(program, p, mapping))
     return args
 
 
 def _arrays(
-    program: Program, values: Mapping[str, Any], needed: Iterable[str], problems: list[Diagnostic]
+    program: Program,
+    values: Mapping[str, Any],
+    needed: Iterable[str],
+    problems: list[Diagnostic],
+    mapping: str = "inputs",
 ) -> dict[str, Array]:
     names = [p.name for p in program.params]
     for name in values:
@@ -212,14 +235,20 @@ def _arrays(
             if array is not None:
                 arrays[p.name] = array
         elif p.name in needed:
-            problems.append(_missing(program, p))
+            problems.append(_missing(program, p, mapping))
     return arrays
 
 
-def _missing(program: Program, p: Parameter) -> Diagnostic:
+def given_as(name: str, mapping: str = "inputs") -> str:
+    """How a value is given by its name: by keyword, or in the argument ``mapping`` if it has the name of another
+    argument."""
+    return f'{mapping}={{"{name}": ...}}' if name in OWN_NAMES else f"{name}=..."
+
+
+def _missing(program: Program, p: Parameter, mapping: str) -> Diagnostic:
     what = "the argument" if p.when == "compile" else "the input"
     when = "when compiling" if p.when == "compile" else "with the call"
-    hint = f"give {p.name}=... {when}; it is declared `{declaration(p)}`{by_call(p)}"
+    hint = f"give {given_as(p.name, mapping)} {when}; it is declared `{declaration(p)}`{by_call(p)}"
     return Diagnostic("E501", f"{program.name!r} needs {what} {p.name!r}", hint=hint)
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 __all__ = [
+    "check_complete",
+    "check_values",
     "declaration",
     "fail",
     "integers",
@@ -80,6 +82,7 @@ def to_numpy(name: str, value: Any) -> Array:
     """
     if is_torch(value):
         value = _from_torch(name, value)
+    check_complete(name, value)
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:
@@ -88,7 +91,8 @@ def to_numpy(name: str, value: Any) -> Array:
     if large is not None:
         raise fail("E504", f"{name}: {shown(large)} is too large: integers have 64 bits")
     if array.dtype.kind not in "biufU":
-        what = f"dtype {array.dtype}" if array.dtype.kind != "O" else shown(value)
+        has_dtype = array.dtype.kind != "O" or isinstance(value, np.ndarray)
+        what = f"dtype {array.dtype}" if has_dtype else shown(value)
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {what}")
     return array.astype(np.float64) if array.dtype.kind == "f" else array
 
@@ -97,11 +101,13 @@ def _from_torch(name: str, value: Any) -> Any:
     import torch
 
     if value.is_nested or value.layout != torch.strided or value.is_quantized:
-        what = "a nested tensor" if value.is_nested else f"a tensor of the layout {value.layout}"
-        raise fail("E503", f"{name}: expected a dense tensor, found {'quantised' if value.is_quantized else what}",
-                   f"convert: {name}.to_dense()")  # fmt: skip
-    if value.device.type == "meta":
-        raise fail("E512", f"{name} is on meta, where a tensor holds no values", "give it on the device of q")
+        if value.is_nested:
+            what, how = "a nested one", "to_padded_tensor(0)"
+        else:
+            what = "a quantised one" if value.is_quantized else f"one of the layout {value.layout}"
+            how = "dequantize()" if value.is_quantized else "to_dense()"
+        raise fail("E503", f"{name}: expected a dense tensor, found {what}", f"convert: {name}.{how}")
+    check_values(name, value)
     func = torch._C._functorch
     while func.is_functorch_wrapped_tensor(value):
         if func.is_batchedtensor(value):
@@ -111,6 +117,30 @@ def _from_torch(name: str, value: Any) -> Any:
     with torch._C._DisableFuncTorch():
         value = value.detach().cpu()
         return (value.double() if value.is_floating_point() else value).numpy()
+
+
+def check_complete(name: str, value: Any) -> None:
+    """Raises E503 for a masked array of NumPy's in which values are missing."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise fail("E503", f"{name}: values are missing in a masked array", f"fill them in: {name}.filled(...)")
+
+
+def check_values(name: str, tensor: Any) -> None:
+    """Raises E512 for a tensor of torch that holds no values, and E503 for one that keeps them to itself, as those that
+    wrap others do."""
+    import torch
+
+    from maskc.devices import holds_values
+
+    if not holds_values(tensor):
+        if tensor.is_meta:
+            raise fail("E512", f"{name} is on meta, where a tensor holds no values", "give it on the device of q")
+        hint = "give one that is made outside of FakeTensorMode"
+        raise fail("E512", f"{name} is a fake tensor, which holds no values", hint)
+    kind: Any = type(tensor)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        hint = "give the tensor that it wraps: of a DTensor x.full_tensor()"
+        raise fail("E503", f"{name}: expected a plain tensor, found {shown(tensor)}", hint)
 
 
 def _too_large(x: object) -> bool:

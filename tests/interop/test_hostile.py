@@ -152,6 +152,9 @@ def test_a_command_is_no_extent() -> None:
     spec = {"maskc": 1, "pattern": GRID, "sizes": {"x": "4; rm -rf ~"}}
     with pytest.raises(maskc.MaskcError, match="sizes must be an object of names and integers"):
         stored_text({"attention_pattern": spec})
+    with pytest.raises(maskc.MaskcError, match="the keys are maskc, pattern, args, hash, sizes") as error:
+        stored_text({"attention_pattern": {**spec, "size": {"x": 4}}})
+    assert error.value.codes == ("E601",)
     found = stored_text({"attention_pattern": {**spec, "sizes": {"x": 4}}})
     assert found is not None
     assert found[1] == ("the extents are no part of a file: give --size x=4",)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -221,6 +224,27 @@ def test_exported_with_positions(kind: str) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+ELSEWHERE = """
+import sys, torch
+from maskc.interop.transformers import register
+register()
+call, wanted = torch.load(sys.argv[1])
+torch.testing.assert_close(torch.export.load(sys.argv[2]).module()(**call).logits, wanted, atol=1e-5, rtol=1e-5)
+"""
+
+
+def test_exported_for_another_process(tmp_path: Path) -> None:
+    """Whose ops nobody there has compiled: what maskc makes of pattern, padding and sinks has no other name."""
+    config = config_of("gpt_oss", 2, attention_pattern=maskc.parse("causal & (sliding_window(5) | sinks(2))").spec())
+    ours, mask = model_of(config), left_padded()
+    call = {"input_ids": tokens(), "attention_mask": mask, "use_cache": False}
+    with torch.no_grad():
+        torch.save((call, ours(**call).logits), tmp_path / "call.pt")
+        torch.export.save(torch.export.export(ours, (), call, strict=False), tmp_path / "graph.pt2")
+    command = [sys.executable, "-c", ELSEWHERE, str(tmp_path / "call.pt"), str(tmp_path / "graph.pt2")]
+    subprocess.run(command, check=True)
+
+
 def test_exported_for_any_length() -> None:
     shapes = {"input_ids": {1: torch.export.Dim("length", min=4)}, "use_cache": None}
     with pytest.raises(maskc.MaskcError, match="any number of tokens"):
@@ -233,3 +257,25 @@ def test_shapes_alone(mask: bool) -> None:
     net, ids = model_of(config_of("llama")).to("meta"), tokens().to("meta")
     more = {"attention_mask": left_padded().to("meta")} if mask else {}
     assert net(input_ids=ids, **more).logits.shape == (2, N, 64)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_fake_tensors(mask: bool, kind: str) -> None:
+    """Whose device is that of what they stand for: a step of training and one of decoding."""
+    from torch._subclasses import FakeTensorMode
+
+    from maskc.interop.transformers import register
+
+    register()
+    with FakeTensorMode():
+        net = transformers.AutoModelForCausalLM.from_config(config_of(kind), attn_implementation="maskc")
+        ids = torch.ones(2, N, dtype=torch.long)
+        more = [{"attention_mask": torch.ones(2, n, dtype=torch.long)} if mask else {} for n in (N, N + 1)]
+        out = net(input_ids=ids, **more[0])
+        assert (out.logits.shape, out.logits.device.type) == ((2, N, 64), "cpu")
+        out.logits.sum().backward()
+        assert all(x.grad is not None and x.grad.shape == x.shape for x in net.parameters())
+        with torch.no_grad():
+            step = net(input_ids=ids[:, :1], past_key_values=out.past_key_values, **more[1])
+        assert step.logits.shape == (2, 1, 64)

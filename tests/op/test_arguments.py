@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 import maskc
 from maskc import MaskcError
+from maskc.tiles.binding import OWN_NAMES
 
 GRID = "pattern p over grid(y, x) { attend same(y) }"
 DOCS = "pattern p(doc: int[token]) { attend same(doc) }"
@@ -244,3 +247,155 @@ def test_a_mask_mod_is_no_pattern() -> None:
 def test_completion_offers_what_is_public() -> None:
     names = [n for n in dir(maskc) if not n.startswith("__")]
     assert set(names) == {*maskc.__all__, "nn", "trees"}
+
+
+NAMED = """
+pattern p(layout: int[token], batch: int[batch], to: int = 9, q_len: int[token]) {
+    attend layout[k] <= layout[q] & k < batch[b] & k < to & same(q_len)
+    assert layout[k] <= layout[q]
+}
+"""
+
+
+def test_what_has_the_name_of_a_parameter_goes_into_inputs() -> None:
+    order, lengths, same = [3, 1, 2, 0], [4, 2], [0, 0, 0, 1]
+    named = {"layout": order, "batch": lengths, "to": 3, "q_len": same}
+    at = np.array(order)
+    wanted = (at[None] <= at[:, None]) & (np.array(same) == np.array(same)[:, None]) & (np.arange(4) < 3)
+    wanted = np.stack([(wanted & (np.arange(4) < n))[None] for n in lengths])
+    np.testing.assert_array_equal(maskc.dense_mask(NAMED, 4, 4, inputs=named), wanted)
+    maskc.check_assertions(NAMED, 4, 4, inputs=named)
+    binding = maskc.make_binding(maskc.parse(NAMED).program, 4, 4, inputs=named)
+    assert (binding.batch, binding.args["to"], binding.tables["layout"].tolist()) == (2, 3, order)
+    found = maskc.export(NAMED, "varlen", 4, inputs={**named, "layout": [0] * 4, "to": 4, "batch": [4, 4]})
+    assert found.options["causal"] is False
+    del named["to"]
+    op = maskc.compile(NAMED, heads=1, arguments={"to": 3})
+    assert op.plan(4, 4, inputs=named).binding.batch == op.bind(4, 4, inputs=named).batch == 2
+    op.check(4, 4, inputs=named)
+    q, k, v = (torch.randn(2, 1, 4, 8) for _ in range(3))
+    scores = (q @ k.mT * 8**-0.5).masked_fill(~torch.from_numpy(wanted), -torch.inf)
+    torch.testing.assert_close(op(q, k, v, inputs=named), scores.softmax(-1).nan_to_num(0.0) @ v)
+
+
+def test_what_is_given_twice() -> None:
+    text = "pattern p(n: int, doc: int[token]) { attend same(doc) & sliding_window(n) }"
+    doc, program = [0] * 16, maskc.parse(text).program
+    op = maskc.compile(text, heads=2, n=3)
+    inputs: dict[str, Any] = {"inputs": {"doc": doc}, "doc": doc}
+    refused("E503", "'n' is given twice, in arguments", lambda: maskc.compile(text, heads=2, n=3, arguments={"n": 3}))
+    for call in (
+        lambda: op(*tensors(), **inputs),
+        lambda: op.plan(16, 16, **inputs),
+        lambda: op.bind(16, 16, **inputs),
+        lambda: op.check(16, 16, **inputs),
+        lambda: maskc.dense_mask(text, 16, 16, n=3, **inputs),
+        lambda: maskc.check_assertions(text, 16, 16, n=3, **inputs),
+        lambda: maskc.export(text, "varlen", 16, n=3, **inputs),
+        lambda: maskc.make_binding(program, 16, 16, n=3, **inputs),
+    ):
+        refused("E503", "'doc' is given twice, in inputs and by keyword", call)
+    refused("E503", "inputs must be a mapping", lambda: maskc.dense_mask(text, 16, 16, inputs=3))  # type: ignore[arg-type]
+
+
+def test_hints_give_what_has_the_name_of_a_parameter_in_a_mapping() -> None:
+    own = set()
+    for function in (
+        maskc.compile, maskc.dense_mask, maskc.check_assertions, maskc.export, maskc.make_binding,
+        maskc.Op.__call__, maskc.Op.decode, maskc.Op.plan, maskc.Op.bind, maskc.Op.check, maskc.nn.Attention.forward,
+    ):  # fmt: skip
+        parameters = inspect.signature(function).parameters.values()
+        own |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    words = {"heads", "layer", "pattern", "op"}  # of the language, and what methods are given in front
+    assert own - words == OWN_NAMES
+    text = "pattern p(batch: int[batch]) { attend k < batch[b] }"
+    refused("E501", 'give inputs={"batch": ...} with the call', lambda: maskc.dense_mask(text, 4, 4, batch=3))
+    wrong: Any = [4]
+    with pytest.raises(MaskcError, match=r'give inputs=\{"batch": \.\.\.\}') as error:
+        maskc.dense_mask(text, 4, 4, batch=wrong)
+    assert error.value.codes == ("E501", "E503")
+    text = "pattern p(budget: int) { attend sliding_window(budget) }"
+    refused("E501", 'give arguments={"budget": ...} when compiling', lambda: maskc.compile(text, heads=1, budget=3))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: x.astype(">f4"),
+        lambda x: x.astype(">f8"),
+        lambda x: x.astype(np.longdouble),
+        lambda x: x[::-1].copy()[::-1],
+        lambda x: np.broadcast_to(x, (2, 2))[0],
+        lambda x: Column(x),
+    ],
+)
+def test_arrays_that_torch_does_not_take(kind: Callable[[Any], object]) -> None:
+    """Of another byte order, of more bits, with negative strides, not writable, of a library of its own."""
+    bias, op = np.array([0.1, 2.0]), maskc.compile("pattern p(bias: float[head]) { attend k < bias[h] + 1 }", heads=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = op(*tensors(4), bias=kind(bias), return_lse=True)[1]  # type: ignore[call-overload]
+    torch.testing.assert_close(found[0, :, 0].double().exp() / math.exp(8**0.5), torch.tensor([2.0, 3.0]).double())
+
+
+class Column:
+    """Numbers as a data frame has them, which lists take for Python's."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.asarray(self._values, dtype)
+
+
+def test_what_would_be_lost_without_a_word() -> None:
+    op, (q, k, v) = maskc.compile(BIAS, heads=2), tensors()
+    learned = [torch.tensor(1.0, requires_grad=True)] * 2
+    missing = np.ma.masked_array([1.0, 2.0], mask=[False, True])
+    refused("E503", "give one tensor: torch.stack(bias)", lambda: op(q, k, v, bias=learned))
+    with torch.no_grad():
+        op(q, k, v, bias=learned)
+    op(q, k, v, bias=torch.stack(learned))
+    refused("E503", "values are missing in a masked array", lambda: op(q, k, v, bias=missing))
+    docs = maskc.compile(DOCS, heads=2)
+    labels = np.ma.masked_array(np.zeros(16, np.int64), mask=np.arange(16) > 3)
+    refused("E503", "fill them in: doc.filled(...)", lambda: docs(q, k, v, doc=labels))
+
+
+class Wrapper(torch.Tensor):
+    """A tensor that keeps what it holds to itself, as a DTensor does."""
+
+    @staticmethod
+    def __new__(cls, x: torch.Tensor) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, x.shape, dtype=x.dtype)  # type: ignore[attr-defined]
+
+    @classmethod
+    def __torch_dispatch__(cls, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_tensors_that_wrap_others() -> None:
+    (q, k, v), op = tensors(), maskc.compile(DOCS, heads=2)
+    doc = torch.zeros(16, dtype=torch.long)
+    words = ": expected a plain tensor, found a Wrapper\n  help: give the tensor that it wraps"
+    refused("E503", "doc" + words, lambda: op(q, k, v, doc=Wrapper(doc)))
+    refused("E503", "lengths" + words, lambda: op.decode(q[:, :, :1], k, v, Wrapper(doc[:1]), doc=doc))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (lambda x: torch.nested.nested_tensor([x]), "a nested one\n  help: convert: doc.to_padded_tensor(0)"),
+        (lambda x: x.to_sparse(), "one of the layout torch.sparse_coo\n  help: convert: doc.to_dense()"),
+        (
+            lambda x: torch.quantize_per_tensor(x.float(), 1, 0, torch.quint8),
+            "a quantised one\n  help: convert: doc.dequantize()",
+        ),
+        (lambda x: x.numpy().astype(object), "found dtype object"),
+    ],
+)
+def test_what_inputs_are_converted_by(kind: Callable[[Any], object], words: str) -> None:
+    op, doc = maskc.compile(DOCS, heads=2), torch.zeros(16, dtype=torch.long)
+    refused("E503", words, lambda: op(*tensors(), doc=kind(doc)))  # type: ignore[call-overload]

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.export import Dim
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import maskc
+from maskc.backends.handles import find_source
 from maskc.nn import Attention
 
 Tensor = torch.Tensor
@@ -82,25 +85,58 @@ def test_decoding() -> None:
     torch.testing.assert_close(exported.module()(*more), layer(*more))
 
 
-def test_a_stored_graph_finds_an_equal_op_and_no_other() -> None:
-    layer, x = Grid(GRID), tensors()
-    wanted = layer(*x)
-    stored = io.BytesIO()
-    torch.export.save(torch.export.export(layer, tuple(x), strict=False), stored)
-    del layer
+def test_a_graph_finds_an_equal_op_and_no_other() -> None:
+    op, x = maskc.compile(GRID, heads=4, sizes={"x": 4}), tensors()
+    wanted, graph = op(*x), make_fx(op, tracing_mode="fake")(*tensors())
+    del op
     gc.collect()
-    stored.seek(0)
-    graph = torch.export.load(stored).module()
-    others = [maskc.compile("pattern p over grid(y, x) { attend window(1, 2) on y }", heads=4), Grid(GRID, layer=1)]
+    others: list[object] = [maskc.compile(GRID, heads=4, sizes={"x": 4}, layer=1)]
+    others.append(maskc.compile(GRID.replace("1, 1", "1, 2"), heads=4, sizes={"x": 4}))
     with pytest.raises(RuntimeError, match="compile the same pattern again"):
         graph(*x)
-    others.append(Grid(GRID))
+    others.append(maskc.compile(GRID, heads=4, sizes={"x": 4}))
     torch.testing.assert_close(graph(*x), wanted)
 
 
+STORED = """
+pattern p(doc: int[token], t: float[head], w: int[head], n: float, kind: {near, far} = near) {
+    attend causal & same(doc) & match kind { near: sliding_window(w[h]); far: all }
+    score s * t[h] * n
+}
+"""
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_stored_graph_makes_its_op_again(strict: bool) -> None:
+    given = (*tensors(), torch.arange(16) // 5, torch.rand(4))
+    more: dict[str, Any] = {"w": np.array([3, 4, 5, 6]), "n": 0.25, "kind": "near", "t": torch.ones(4)}
+    layer = Layer(STORED, layer=np.int64(3), budget=10**9, **more)
+    wanted, stored = layer(*given), io.BytesIO()
+    torch.export.save(torch.export.export(layer, given, strict=strict), stored)
+    del layer
+    gc.collect()
+    stored.seek(0)
+    program = torch.export.load(stored)
+    q = given[0].clone().requires_grad_()
+    for _ in range(2):
+        torch.testing.assert_close(program.module()(*given), wanted)
+    program.module()(q, *given[1:])[0].sum().backward()
+    torch.testing.assert_close(q.grad, torch.autograd.grad(Layer(STORED, **more)(q, *given[1:])[0].sum(), q)[0])
+
+
+def test_what_a_graph_says_of_its_op_is_not_edited() -> None:
+    exported = torch.export.export(Step("causal"), (*tensors(queries=1), torch.tensor([3, 16, 5])), strict=False)
+    (node,) = (n for n in exported.graph.nodes if n.target is torch.ops.maskc.decode.default)
+    (named,) = (x for x in node.args if isinstance(x, str))
+    del exported, node
+    gc.collect()
+    assert find_source(named).source.layer == 0
+    with pytest.raises(RuntimeError, match="the graph was edited or damaged"):
+        find_source(named.replace("mask-", "mask-0").replace('"layer": 0', '"layer": 1'))
+
+
 ELSEWHERE = """
-import sys, torch, maskc
-op = maskc.compile("causal", heads=4)
+import sys, torch, maskc.op
 (given, wanted), graph = torch.load(sys.argv[1]), torch.export.load(sys.argv[2]).module()
 torch.testing.assert_close(graph(*given), wanted)
 """

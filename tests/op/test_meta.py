@@ -1,9 +1,16 @@
-"""Calls on the device "meta": shapes, dtypes and every error that needs no values, whatever the backend."""
+"""Calls on the device "meta" and of fake tensors: shapes, dtypes and every error that needs no values, whatever the
+backend."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import maskc
 from maskc import MaskcError
@@ -91,3 +98,75 @@ def test_backends_are_not_asked_to_compute_there() -> None:
     program = maskc.parse("causal").program
     with pytest.raises(MaskcError, match="FlexAttention does not run on meta"):
         choose("flex", program, Request(device="meta", head_dim=16))
+
+
+def test_a_fake_module() -> None:
+    with FakeTensorMode():
+        one, other = (maskc.nn.Attention(16, 4, "causal") for _ in range(2))
+        other.load_state_dict(one.state_dict())
+        assert other(torch.zeros(1, 3, 16)).shape == (1, 3, 16)
+
+
+DOC, GAIN = torch.arange(6) // 4, torch.tensor([1.0, 2.0, 0.5, 1.5])
+
+
+def dense(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """What ``DOCS`` says of DOC and GAIN, written out."""
+    kept = (DOC[:, None] == DOC) & torch.ones(6, 6, dtype=torch.bool).tril()
+    scores = q @ k.mT * q.shape[-1] ** -0.5 * GAIN[:, None, None]
+    return scores.masked_fill(~kept, -torch.inf).softmax(-1) @ v
+
+
+@pytest.mark.parametrize("shapes", [None, "symbols"])
+def test_fake_tensors_have_shapes_and_leave_nothing_behind(shapes: str | None) -> None:
+    op = maskc.compile(DOCS, heads=4)
+    q, k, v = (torch.randn(1, 4, 6, 8) for _ in range(3))
+    with FakeTensorMode(shape_env=ShapeEnv() if shapes else None) as mode:
+        fake_q, fake_k, fake_v, gain = (mode.from_tensor(x).requires_grad_() for x in (q, k, v, GAIN))
+        given: list[Any] = [mode.from_tensor(DOC), DOC.tolist(), np.arange(6) // 4]
+        for doc in given[:1] if shapes else given:
+            out, lse = op(fake_q, fake_k, fake_v, doc=doc, gain=gain, return_lse=True)
+            assert (out.shape, out.dtype, out.device) == (fake_q.shape, q.dtype, q.device)
+            assert (lse.shape, lse.dtype) == (fake_q.shape[:3], torch.float32)
+            grads = torch.autograd.grad(out.sum() + lse.sum(), (fake_q, gain))
+            assert [x.shape for x in grads] == [fake_q.shape, gain.shape]
+    torch.testing.assert_close(op(q, k, v, doc=DOC, gain=GAIN), dense(q, k, v))
+
+
+@pytest.mark.parametrize("shapes", [None, "symbols"])
+def test_decoding_of_fake_tensors(shapes: str | None) -> None:
+    op = maskc.compile(DOCS, heads=4)
+    with FakeTensorMode(shape_env=ShapeEnv() if shapes else None) as mode:
+        q, k, v = (mode.from_tensor(torch.zeros(2, 4, n, 8)) for n in (1, 6, 6))
+        lengths, doc, gain = (mode.from_tensor(x) for x in (torch.tensor([6, 3]), DOC, GAIN))
+        for ends, docs in ((lengths, doc), (lengths, DOC.tolist()), ([6, 3], doc))[: 1 if shapes else 3]:
+            out, lse = op.decode(q, k, v, ends, doc=docs, gain=gain, return_lse=True)
+            assert (out.shape, out.device.type, lse.dtype) == (q.shape, "cpu", torch.float32)
+        with pytest.raises(MaskcError, match="takes no input called"):
+            op.decode(q, k, v, lengths, dok=doc, gain=gain)
+
+
+@pytest.mark.parametrize("name", ["doc", "lengths"])
+def test_a_fake_tensor_among_others_is_named(name: str) -> None:
+    op = maskc.compile(DOCS, heads=4)
+    q, k, v = (torch.zeros(1, 4, 6, 8) for _ in range(3))
+    fake = FakeTensorMode().from_tensor(DOC)
+    calls = {
+        "doc": lambda: op(q, k, v, doc=fake, gain=GAIN),
+        "lengths": lambda: op.decode(q[:, :, :1], k, v, fake[:1], doc=DOC, gain=GAIN),
+    }
+    with pytest.raises(MaskcError, match=f"{name} is a fake tensor, which holds no values") as error:
+        calls[name]()
+    assert error.value.codes == ("E512",)
+
+
+@pytest.mark.parametrize("mode", ["fake", "symbolic"])
+def test_graphs_that_are_made_of_fake_tensors(mode: str) -> None:
+    op = maskc.compile(DOCS, heads=4)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, doc: torch.Tensor) -> Any:
+        return op(q, k, v, doc=doc, gain=GAIN * torch.ones(4))
+
+    given = (*(torch.randn(2, 4, 6, 8) for _ in range(3)), DOC)
+    graph = make_fx(attend, tracing_mode=mode, _allow_non_fake_inputs=True)(*given)
+    torch.testing.assert_close(graph(*given), dense(*given[:3]))

@@ -97,7 +97,7 @@ def _pattern(source: Any, name: str | None, sizes: Mapping[str, int]) -> tuple[P
     from maskc.compiler import as_pattern
     from maskc.interop.stored import spec_of
 
-    if isinstance(source, Mapping) and "sizes" in source:
+    if isinstance(source, Mapping):
         stored = spec_of(source)
         return stored.pattern, {**stored.sizes, **sizes}
     return as_pattern(source, name), sizes

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.utils.import_utils import is_torchdynamo_exporting
 
+from maskc.devices import holds_values
 from maskc.interop.compose import PREFIX
 from maskc.interop.transformers.handle import Request
 from maskc.ir.nodes import Lookup, postorder
@@ -44,9 +45,9 @@ class Documents:
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Whether a tensor can be looked at: not on the device "meta", nor while ``torch.export`` makes a graph for any
+    """Whether a tensor can be looked at: not where it holds nothing, nor while ``torch.export`` makes a graph for any
     values. What depends on values is then an input of the op, as if they asked for it."""
-    return not (tensor.is_meta or is_torchdynamo_exporting())
+    return holds_values(tensor) and not is_torchdynamo_exporting()
 
 
 def documents_of(request: Request) -> Documents | None:
