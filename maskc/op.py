@@ -205,7 +205,10 @@ class Op:
             with without_autocast(q):
                 return again(q, k, v, scale=scale, return_lse=return_lse, sizes=sizes, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
-        if torch.compiler.is_compiling() or is_symbolic(q, k, v):
+        if torch.compiler.is_compiling():
+            return self._traced(q, k, v, scale, return_lse, sizes, given)
+        hidden = isinstance(q, torch.Tensor) and not holds_values(q)
+        if hidden and is_symbolic(q, k, v):
             return self._traced(q, k, v, scale, return_lse, sizes, given)
         kind = kind_of_call(q, k, v, given, return_lse)
         chosen = self._chosen.get(kind)
@@ -214,9 +217,9 @@ class Op:
             self._check_wishes(return_lse, given)
         factor = scale_factor(scale, q.shape[-1])
         floats, rest = self.call_inputs.split(given, q, k.shape[2])
-        if not holds_values(q):
-            hidden = self.call_inputs.check_without_values(q, k.shape[2], {**self.sizes, **sizes}, rest)
-            found = call(self.handle, q, k, v, {**hidden, **floats}, sizes, factor)
+        if hidden:
+            unseen = self.call_inputs.check_without_values(q, k.shape[2], {**self.sizes, **sizes}, rest)
+            found = call(self.handle, q, k, v, {**unseen, **floats}, sizes, factor)
             return found if return_lse else found[0]
         binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
         if chosen is None:

@@ -132,12 +132,12 @@ def is_transformed(values: Iterable[Any], *, mapped: bool = False) -> bool:
     return False
 
 
-def is_symbolic(*tensors: Any) -> bool:
+def is_symbolic(q: Any, *others: Any) -> bool:
     """Whether a shape holds symbols, as where a graph is made of fake tensors for any lengths."""
-    return any(
-        isinstance(x, torch.Tensor) and not holds_values(x) and any(isinstance(n, torch.SymInt) for n in x.shape)
-        for x in tensors
-    )
+    if isinstance(q, torch.Tensor) and holds_values(q):  # nearly always
+        return False
+    shapes = (x.shape for x in (q, *others) if isinstance(x, torch.Tensor))
+    return any(isinstance(n, torch.SymInt) for shape in shapes for n in shape)
 
 
 def traced_scale(scale: Any) -> tuple[Any, list[str]]:
