@@ -250,7 +250,8 @@ def export(
     """The mask as another engine wants it: arrays that say exactly the same, for these lengths and inputs.
 
     Args:
-        to: "varlen" (FlashAttention, torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention) or "flashinfer".
+        to: "varlen" (FlashAttention), "varlen_attn" (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention)
+            or "flashinfer".
         q_len, k_len: numbers of queries and of keys; as many keys as queries by default.
         kv_heads: number of key heads, where masks differ by head; by default as many as query heads.
         batch: number of batch entries; None: that of the inputs, else 1.

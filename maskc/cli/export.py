@@ -28,7 +28,9 @@ def command(
     name: o.Name = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="FORMAT", help="varlen, flashmask, magi or flashinfer.", show_default="try all"),
+        typer.Option(
+            "--to", metavar="FORMAT", help="varlen, varlen_attn, flashmask, magi or flashinfer.", show_default="try all"
+        ),
     ] = None,
     q: o.Queries = None,
     k: o.Keys = None,
@@ -45,8 +47,8 @@ def command(
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write .npz, .safetensors or .json.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Export a mask to FlashAttention (varlen), FlashMask, MagiAttention or FlashInfer: exactly, or not at all. Without
-    --to, say which of them can take it."""
+    """Export a mask to FlashAttention (varlen), torch's varlen_attn, FlashMask, MagiAttention or FlashInfer: exactly,
+    or not at all. Without --to, say which of them can take it."""
     from maskc.cli.values import setting
     from maskc.exports import FORMATS, export_mask
 
@@ -104,11 +106,11 @@ def _lines(found: dict[str, Export | str], to: str | None, out: str | None) -> l
     lines = []
     for name, export in found.items():
         if isinstance(export, str):
-            lines.append(f"  no   {name:<11} {export.partition('cannot be said: ')[2] or export}")
+            lines.append(f"  no   {name:<12} {export.partition('cannot be said: ')[2] or export}")
             continue
         arrays = [f"{n} {_shape(x)}" for n, x in export.arrays.items()]
         options = [f"{n} = {_value(x)}" for n, x in export.options.items()]
-        lines.append(f"  yes  {name:<11} {'; '.join(filter(None, (', '.join(arrays), ', '.join(options))))}")
+        lines.append(f"  yes  {name:<12} {'; '.join(filter(None, (', '.join(arrays), ', '.join(options))))}")
         if to is not None:
             lines.append(f"       {FORMATS[name].call}")
     return lines + ([f"written to {in_line(out)}"] if out is not None else [])

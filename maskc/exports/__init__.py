@@ -39,9 +39,12 @@ class Format(NamedTuple):
 #: By name; each is a function of that name in the module of that name.
 FORMATS: dict[str, Format] = {
     "varlen": Format(
-        "FlashAttention, and torch.nn.attention.varlen",
+        "FlashAttention",
         "flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, "
         "window_size=window_size)  # FlashAttention 4: None for -1",
+    ),
+    "varlen_attn": Format(
+        "torch.nn.attention.varlen", "varlen_attn(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)"
     ),
     "flashmask": Format("FlashMask", "flashmask_attention(q, k, v, startend_row_indices, causal=causal)"),
     "magi": Format("MagiAttention", "flex_flash_attn_func(q, k, v, q_ranges, k_ranges, attn_type_map)"),

@@ -31,6 +31,13 @@ def flash_attention(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
     return keep
 
 
+def varlen_attn(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
+    """``torch.nn.attention.varlen.varlen_attn``: the same under other names, and a window of (-1, 0) is causal."""
+    assert "causal" not in a
+    names = {"cu_seq_q": "cu_seqlens_q", "cu_seq_k": "cu_seqlens_k", "max_q": "max_seqlen_q", "max_k": "max_seqlen_k"}
+    return flash_attention({names.get(n, n): x for n, x in a.items()} | {"causal": False}, q_len, k_len)
+
+
 def flash_mask(indices: Array, causal: bool, q_len: int) -> Array:
     """One head of ``startend_row_indices``, (keys, 1, 2 or 4), as in the docstring of ``flashmask_attention``."""
     k_len, numbers = indices.shape
@@ -103,6 +110,7 @@ def _packed(rule: Any) -> Any:
 #: From arrays and options, lengths and the number of batch entries to (batch, heads or 1, queries, keys).
 RULES: dict[str, Any] = {
     "varlen": _packed(flash_attention),
+    "varlen_attn": _packed(varlen_attn),
     "magi": _packed(magi_attention),
     "flashmask": lambda a, q_len, k_len, batch: _flash_mask(a, q_len, k_len),
     "flashinfer": lambda a, q_len, k_len, batch: flash_infer(a, q_len, k_len)[None, None],
