@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskc import nn, trees  # noqa: F401
-    from maskc.compiler import check_assertions, compile, dense_mask, export, load, parse
+    from maskc.compiler import check_assertions, compile, dense_mask, load, parse
     from maskc.diagnostics import Diagnostic, MaskcError
+    from maskc.exports import export
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.op import Op
@@ -54,7 +55,7 @@ _HOMES = {
     "check_assertions": "maskc.compiler",
     "compile": "maskc.compiler",
     "dense_mask": "maskc.compiler",
-    "export": "maskc.compiler",
+    "export": "maskc.exports",
     "from_spec": "maskc.spec",
     "load": "maskc.compiler",
     "make_binding": "maskc.tiles.binding",

@@ -11,13 +11,11 @@ import torch
 
 from maskc.knobs import TRITON_PRECISION
 from maskc.reference.attention import attention
-from maskc.tiles.binding import bind
 
 if TYPE_CHECKING:
     from maskc.backends.library import Entry
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
-    from maskc.op import Op
 
 __all__ = ["CheckedEntry", "assert_close", "compare", "reference_at"]
 
@@ -50,15 +48,16 @@ def compare(
 
 
 def reference_at(
-    op: Op, rows: Sequence[int], inputs: Mapping[str, Any], q: Tensor, k: Tensor, v: Tensor
+    rows: Sequence[int],
+    program: Program,
+    binding: Binding,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    floats: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor | None]:
-    """Output and log-sum-exp of the queries ``rows`` of a call of ``op``, as the reference has them."""
-    floats, rest = op.call_inputs.split(inputs, q, k.shape[2])
-    options: dict[str, Any] = {"heads": op.heads, "layer": op.layer, "batch": q.shape[0], "sizes": op.sizes}
-    values = {**op.pattern.args, **rest}
-    binding = bind(op.program, q.shape[2], k.shape[2], **options, values=values, needed=op.call_inputs.needed)
-    binding = binding.replace(batched=binding.batched | op.call_inputs.batched(floats))
-    return attention(op.program, binding, q, k, v, scale=q.shape[3] ** -0.5, floats=floats, rows=rows)
+    """Output and log-sum-exp of the queries ``rows``, as the reference has them."""
+    return attention(program, binding, q, k, v, scale=q.shape[3] ** -0.5, floats=floats, rows=rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,13 +14,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from maskc.exports import Export
     from maskc.op import Op
 
     #: What stands for a pattern: itself, a program, a spec, a path, or text in the language.
     PatternLike = Pattern | Program | Mapping[str, Any] | os.PathLike[str] | str
 
-__all__ = ["as_pattern", "check_assertions", "compile", "dense_mask", "export", "load", "parse"]
+__all__ = ["as_pattern", "check_assertions", "compile", "dense_mask", "load", "parse"]
 
 
 def parse(text: str, name: str | None = None) -> Pattern:
@@ -229,54 +228,6 @@ def check_assertions(
     program = with_claims(found.program, tuple(one), found.source) if one else found.program
     given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
     check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given))
-
-
-def export(
-    pattern: PatternLike,
-    to: str,
-    q_len: int,
-    k_len: int | None = None,
-    *,
-    heads: int = 1,
-    kv_heads: int | None = None,
-    layer: int = 0,
-    batch: int | None = None,
-    sizes: Mapping[str, int] | None = None,
-    q_tile: int = 128,
-    k_tile: int = 128,
-    inputs: Mapping[str, Any] | None = None,
-    **more: Any,
-) -> Export:
-    """The mask as another engine wants it: arrays that say exactly the same, for these lengths and inputs.
-
-    Args:
-        to: "varlen" (FlashAttention), "varlen_attn" (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention)
-            or "flashinfer".
-        q_len, k_len: numbers of queries and of keys; as many keys as queries by default.
-        kv_heads: number of key heads, where masks differ by head; by default as many as query heads.
-        batch: number of batch entries; None: that of the inputs, else 1.
-        q_tile, k_tile: queries and keys a block, where the format has blocks.
-        inputs: arguments and inputs by name, for names that are also parameters of this function.
-        more: arguments and inputs by name.
-
-    Returns:
-        ``arrays`` (int32, and bool for masks of blocks) and ``options`` of the engine's call, by name;
-        ``tensors(device)`` gives both, the arrays as torch tensors.
-
-    Takes time and memory by the number of tokens; of "flashinfer", by that of the pairs of blocks that are kept.
-
-    Raises MaskcError E704 where the format cannot say the mask, or the pattern has more than a mask: nothing is dropped
-    silently. E503 for another format, E504 for ``kv_heads``, E801 where it takes too much, and as ``make_binding``.
-    """
-    from maskc.arguments import by_name, mapping_of
-    from maskc.exports import export_mask
-    from maskc.tiles.binding import bind
-
-    found = as_pattern(pattern)
-    given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
-    keys = q_len if k_len is None else k_len
-    binding = bind(found.program, q_len, keys, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
-    return export_mask(found.program, binding, to, kv_heads=kv_heads, q_tile=q_tile, k_tile=k_tile)
 
 
 _MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 tokens under one head

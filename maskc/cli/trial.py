@@ -101,8 +101,11 @@ def try_op(
     def run(*tensors: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         return op(*tensors, return_lse=True, inputs=inputs) if with_lse else (op(*tensors, inputs=inputs), None)
 
-    def reference(*tensors: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-        out, lse = reference_at(op, rows, inputs, *tensors)
+    def reference(q: Tensor, k: Tensor, v: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        floats, rest = op.call_inputs.split(inputs, q, k.shape[2])
+        binding = op.bind(q.shape[2], k.shape[2], batch=batch, inputs=rest)
+        binding = binding.replace(batched=binding.batched | op.call_inputs.batched(floats))
+        out, lse = reference_at(rows, program, binding, q, k, v, floats)
         return out, lse if with_lse else None
 
     result, forward_s, backward_s = _call(run, (q, k, v, weight), inputs, gradients)

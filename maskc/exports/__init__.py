@@ -11,22 +11,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from maskc.arguments import integer
+from maskc.arguments import by_name, integer, mapping_of
+from maskc.compiler import as_pattern
 from maskc.diagnostics import Diagnostic, MaskcError, fail
 from maskc.exports.stretches import Unfit
 from maskc.ir.nodes import Symbol
 from maskc.ir.program import OUTPUT
 from maskc.tiles import make_plan
+from maskc.tiles.binding import bind
 from maskc.tiles.budget import BUDGET, within_memory
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from maskc.compiler import PatternLike
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
-__all__ = ["FORMATS", "Export", "Format", "export_mask"]
+__all__ = ["FORMATS", "Export", "Format", "export", "export_mask"]
 
 
 class Format(NamedTuple):
@@ -75,6 +78,50 @@ class Export:
         import torch
 
         return {**{n: torch.from_numpy(x).to(device) for n, x in self.arrays.items()}, **self.options}
+
+
+def export(
+    pattern: PatternLike,
+    to: str,
+    q_len: int,
+    k_len: int | None = None,
+    *,
+    heads: int = 1,
+    kv_heads: int | None = None,
+    layer: int = 0,
+    batch: int | None = None,
+    sizes: Mapping[str, int] | None = None,
+    q_tile: int = 128,
+    k_tile: int = 128,
+    inputs: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Export:
+    """The mask as another engine wants it: arrays that say exactly the same, for these lengths and inputs.
+
+    Args:
+        to: "varlen" (FlashAttention), "varlen_attn" (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention)
+            or "flashinfer".
+        q_len, k_len: numbers of queries and of keys; as many keys as queries by default.
+        kv_heads: number of key heads, where masks differ by head; by default as many as query heads.
+        batch: number of batch entries; None: that of the inputs, else 1.
+        q_tile, k_tile: queries and keys a block, where the format has blocks.
+        inputs: arguments and inputs by name, for names that are also parameters of this function.
+        more: arguments and inputs by name.
+
+    Returns:
+        ``arrays`` (int32, and bool for masks of blocks) and ``options`` of the engine's call, by name;
+        ``tensors(device)`` gives both, the arrays as torch tensors.
+
+    Takes time and memory by the number of tokens; of "flashinfer", by that of the pairs of blocks that are kept.
+
+    Raises MaskcError E704 where the format cannot say the mask, or the pattern has more than a mask: nothing is dropped
+    silently. E503 for another format, E504 for ``kv_heads``, E801 where it takes too much, and as ``make_binding``.
+    """
+    found = as_pattern(pattern)
+    given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
+    keys = q_len if k_len is None else k_len
+    binding = bind(found.program, q_len, keys, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
+    return export_mask(found.program, binding, to, kv_heads=kv_heads, q_tile=q_tile, k_tile=k_tile)
 
 
 def export_mask(
