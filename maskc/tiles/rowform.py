@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
+from maskc.ir.nodes import FALSE, TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
 
-__all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "operands", "rise", "row_form"]
+__all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "on_difference", "operands", "rise", "row_form"]
 
 Array = npt.NDArray[Any]
 _Q, _K = Symbol("q"), Symbol("k")
@@ -65,6 +65,7 @@ class Solved:
     """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, labels
     of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
     ``period``: besides, ``q - k`` has a certain remainder modulo that, which any so many differences have once; 0: not.
+    ``free``: keys that need no label and no condition.
     """
 
     bounds: Bounds
@@ -75,6 +76,7 @@ class Solved:
     keep: Node
     residual: Node
     period: int = 0
+    free: Node = FALSE
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,21 @@ def _both(a: Digit | None, b: Digit) -> Digit:
     return Digit(b.stride, b.modulus, bounds, conjunction([a.part, b.part]), True)
 
 
+def on_difference(part: Node) -> Node | None:
+    """The condition with ``k`` in the place of ``q - k``, if it speaks of the query and the key through that alone."""
+    if not {_Q, _K} <= set(postorder([part])):
+        return None
+    forms = {n: linear(n) for n in postorder([part]) if n.type is Type.INT and not isinstance(n, Symbol | Const)}
+    apart: dict[Node, Node] = {}
+    for node, form in forms.items():
+        factor = dict(form.terms).get(_Q, 0)
+        rest = form.plus(Linear(((_Q, factor), (_K, -factor))), -1)
+        if factor and not {_Q, _K} & set(postorder([n for n, _ in rest.terms])):
+            apart[node] = linear_node(rest.plus(linear(_K), factor))
+    left = set(postorder([substitute(part, dict.fromkeys(apart, Const(0)))]))
+    return None if {_Q, _K} & left else substitute(part, apart)
+
+
 def _equal_pair(part: Node) -> tuple[Node, Node] | None:
     """(a, b) if ``part`` says that ``a`` of the query equals ``b`` of the key, both integers."""
     if not (isinstance(part, Apply) and part.op == "eq" and part.args[0].type is Type.INT is part.args[1].type):
@@ -302,7 +319,7 @@ def rise(node: Node) -> int | None:
 
 
 def _most_clauses(mask: Node) -> int:
-    """How many clauses a mask may have: as many as it is a union of, if they are not very many. A part that has more
-    would be a residual, which has to be asked about in boxes."""
-    written = len(mask.args) if isinstance(mask, Apply) and mask.op == "or" else 0
-    return max(MAX_CLAUSES, min(written, _MOST_WRITTEN))
+    """How many clauses a mask may have: as many as it, or a part of its conjunction, is a union of, if they are not
+    very many. A part that has more would be a residual, which has to be asked about in boxes."""
+    unions = [part for part in conjuncts(mask) if isinstance(part, Apply) and part.op == "or"]
+    return max(MAX_CLAUSES, min(max((len(u.args) for u in unions), default=0), _MOST_WRITTEN))

@@ -187,11 +187,20 @@ class _Fragments:
     def _room(self, lo: Node, hi: Node) -> Any:
         """The least ``hi - lo`` over each fragment, or less."""
         pairs = [(a, b) for a in operands(lo, "max") for b in operands(hi, "min")]
-        parts = functools.reduce(np.minimum, [self._difference(b, a) for a, b in pairs])
-        return np.maximum(parts, self._difference(hi, lo))
+        parts = functools.reduce(np.minimum, [self._difference(b, a).lo for a, b in pairs])
+        return np.maximum(parts, self._difference(hi, lo).lo)
 
-    def _difference(self, hi: Node, lo: Node) -> Any:
-        return self.value(linear_node(linear(hi).plus(linear(lo), -1))).lo
+    def widest(self, bounds: Bounds) -> Array:
+        """How many keys of a tile each query of a fragment keeps at most, by the bounds on the key."""
+        tile = self.grid.k_tile
+        pairs = [
+            (a, b) for lo in bounds.lo for a in operands(lo, "max") for hi in bounds.hi for b in operands(hi, "min")
+        ]
+        return np.maximum(self._fold(np.minimum, [self._difference(b, a).hi for a, b in pairs], tile), 0)
+
+    def _difference(self, hi: Node, lo: Node) -> Range:
+        found: Range = self.value(linear_node(linear(hi).plus(linear(lo), -1)))
+        return found
 
     def _fold(self, f: Any, values: list[Any], start: int) -> Array:
         found = functools.reduce(f, values, np.int64(start))
@@ -201,14 +210,14 @@ class _Fragments:
         k_len, tile = self.grid.k_len, self.grid.k_tile
         span = self.span(clause.bounds, 0, k_len)
         if clause.period:
-            return self.entries_in(clause, Columns.every(self.grid.cols))
+            return self.entries_in(clause, Columns.every(self.grid.cols, self.grid.k_tile))
         digits = [(d, self.span(d.bounds, *d.ends)) for d in clause.digits]
         whole = (clause.residual is TRUE) & np.ones(self.count, np.bool_)
         alive = np.ones(self.count, np.bool_)
         if clause.guard is not TRUE:
             verdict = self.value(clause.guard)
             if not clause.digits and np.any(verdict.some & verdict.gap):
-                return self.entries_in(clause, Columns.every(self.grid.cols))
+                return self.entries_in(clause, Columns.every(self.grid.cols, self.grid.k_tile))
             alive = alive & verdict.some
             whole = whole & ~np.asarray(verdict.gap)
         varying = sum((~np.asarray(s.point) for _, s in digits), start=np.int64(0))
@@ -242,7 +251,7 @@ class _Fragments:
         surely = exact[outer.owner] | (
             within[outer.owner] & (outer.lo >= span.inner_lo[outer.owner]) & (outer.hi <= span.inner_hi[outer.owner])
         )
-        return self._tiles(outer, inner, surely, whole, alive, bool(digits))
+        return self._tiles(outer, inner, surely, whole, alive, bool(digits), self.widest(clause.bounds))
 
     def least(self, clause: Solved) -> int:
         """How many intervals ``entries`` finds at least: counted where the cycles of one digit make them, unless they
@@ -276,21 +285,22 @@ class _Fragments:
         tile, cols = self.grid.k_tile, self.grid.cols
         owner = np.flatnonzero(some & (span.outer_hi > span.outer_lo))
         lo, hi = span.outer_lo[owner] // tile, -(-span.outer_hi[owner] // tile)
-        of, start, end, _ = columns.meet(owner, lo, hi)
-        touched = Entries(owner[of], start, end, np.full(of.size, TOUCH))
+        of, start, end, _, most = columns.meet(owner, lo, hi)
+        most = np.minimum(self.widest(clause.bounds)[owner][of], most)
+        touched = Entries(owner[of], start, end, np.full(of.size, TOUCH), most)
         if clause.residual is not TRUE:
             return touched
         end = np.where(span.inner_hi >= self.grid.k_len, cols, span.inner_hi // tile)
         start = -(-span.inner_lo // tile)
         owner = np.flatnonzero(some & (end > start))
-        of, start, end, whole = columns.meet(owner, start[owner], end[owner])
+        of, start, end, whole, _ = columns.meet(owner, start[owner], end[owner])
         owner = owner[of]
         # A kept pair is sure if the query and the key may be chosen apart, or if one of them may be any.
         kept = True if columns.apart else whole | full[owner]
         weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
         if clause.period:
             weight = np.where((weight == FILL) & self._all_differences(clause.period, owner, end), EXACT, 0)
-        return Entries.join([touched, Entries(owner, start, end, weight)])
+        return Entries.join([touched, Entries(owner, start, end, weight, np.zeros_like(start))])
 
     def _all_differences(self, period: int, owner: Array, end: Array) -> Array:
         """Whether fragments hold all remainders of ``q - k``, with every tile of a run that ends somewhere."""
@@ -321,14 +331,16 @@ class _Fragments:
             span.point,
         )
 
-    def _tiles(self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool) -> Entries:
+    def _tiles(
+        self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool, most: Array
+    ) -> Entries:
         tile, cols = self.grid.k_tile, self.grid.cols
         weight = np.where(exact, TOUCH + EXACT, TOUCH)
-        found = Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight)
-        keep = (outer.hi > outer.lo) & (found.end > found.start)
+        found = Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight, most[outer.owner])
+        keep = (outer.hi > outer.lo) & (found.end > found.start) & (found.most > 0)
         end = np.where(inner.hi >= self.grid.k_len, cols, inner.hi // tile)
         weight = np.where(whole, FILL, INSIDE)[inner.owner]
-        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight)
+        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight, np.zeros_like(end))
         good = (filled.end > filled.start) & alive[inner.owner]
         if digits:
             good &= whole[inner.owner]
