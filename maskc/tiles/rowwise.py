@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
-from maskc.tiles.budget import BOX_COST, INTERVAL_COST, Budget
+from maskc.tiles.budget import BOX_COST, INTERVAL_COST, INTERVALS, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns, SharedLabels
 from maskc.tiles.grid import Grid, Rectangles
@@ -49,7 +49,7 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     every = _Fragments(c, grid, starts, ends, bounds)
     reach, least = every.reach, INTERVAL_COST * sum(every.least(clause) for clause in form.clauses)
     if not budget.affords_beside(least):
-        budget.spend(least, "intervals of keys")
+        budget.spend(least, INTERVALS)
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any(x.pairs and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
@@ -104,7 +104,7 @@ def _decide(
         if entries is None:
             return None
         cost = entries.owner.size * INTERVAL_COST
-        budget.spend(cost, "intervals of keys", more=cost * left // row.size)
+        budget.spend(cost, INTERVALS, more=cost * left // row.size)
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
         found = decide_rows(Entries.join(parts), fragments.grid)

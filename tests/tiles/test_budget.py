@@ -142,8 +142,10 @@ def test_intervals_that_are_too_many_are_counted_first(text: str, monkeypatch: p
     make_plan(program, make_binding(program, n, n), watch=lambda done, total: seen.append((done, total)))
     assert make_plan(program, make_binding(program, n, n), budget=seen[-1][0]).rows == n // 128
     monkeypatch.setattr(_Fragments, "entries", made)
-    with pytest.raises(MaskcError, match=r"E801.*intervals of keys"):
+    with pytest.raises(MaskcError, match=r"E801.*intervals of keys") as error:
         make_plan(program, make_binding(program, n, n), budget=seen[-1][0] // 4)
+    assert "very many stretches of keys" in str(error.value)
+    assert "varies within nearly every tile" not in str(error.value)
 
 
 @pytest.mark.parametrize("text", ["causal & (q - k) % 5000 < 1000", "(k - q + 7) % 4000 >= 1186 | k < 100000"])
