@@ -33,7 +33,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Digit:
-    """Bounds on ``k // stride % modulus``. ``part``: the condition, if it speaks of ``(q - k + c) % modulus`` alone.
+    """Bounds on ``(k + shift) // stride % modulus``. ``part``: the condition, if it speaks of ``(q - k + c) % modulus``
+    alone.
 
     ``wraps``: the bounds may lie below 0 or beyond the modulus, and stand for all that is congruent to what is between.
     """
@@ -43,6 +44,7 @@ class Digit:
     bounds: Bounds
     part: Node | None = None
     wraps: bool = False
+    shift: int = 0
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -104,8 +106,8 @@ def _solved(clause: Clause) -> Solved:
     keep: list[Node] = []
     rest: list[Node] = []
     labels: list[str] = []
-    digits: dict[tuple[int, int], Bounds] = {}
-    differences: dict[tuple[int, int], Node] = {}
+    digits: dict[_Place, Bounds] = {}
+    differences: dict[_Place, Node] = {}
     stretches: dict[_Difference, Digit] = {}
     for part in conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
@@ -133,7 +135,7 @@ def _solved(clause: Clause) -> Solved:
     lo = () if clause.lo is None else (clause.lo,)
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    found = [Digit(*place, b, differences.get(place)) for place, b in ordered]
+    found = [Digit(*place[:2], b, differences.get(place), shift=place[2]) for place, b in ordered]
     places = tuple(sorted((*stretches.values(), *found), key=lambda d: -d.stride * d.modulus))
     pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
@@ -240,14 +242,18 @@ def operands(node: Node, op: str) -> tuple[Node, ...]:
     return (node,)
 
 
-def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
+#: The stride, the modulus and the shift of a digit.
+_Place = tuple[int, int, int]
+
+
+def _digit_bounds(part: Node) -> tuple[_Place, Bounds] | None:
     """If ``part`` speaks of the key through one digit only: which, and the bounds on it."""
     for node in postorder([part]):
         if not (isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const)):
             continue
         stride, shift = _quotient(node.args[0], _K)
         modulus = int(node.args[1].value)
-        if stride == 0 or shift or modulus <= 1:
+        if stride == 0 or modulus <= 1:
             continue
         plain = substitute(part, {node: _K})
         if any(n is _K for n in postorder([substitute(part, {node: Const(0)})])):
@@ -256,23 +262,23 @@ def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
         if len(found) == 1 and found[0].residual is TRUE:
             lo = () if found[0].lo is None else (found[0].lo,)
             hi = () if found[0].hi is None else (found[0].hi,)
-            return (stride, modulus), Bounds(lo, hi)
+            return (stride, modulus, shift % (stride * modulus)), Bounds(lo, hi)
     return None
 
 
 def _quotient(node: Node, symbol: Symbol) -> tuple[int, int]:
     """(stride, shift) if the node is ``(symbol + shift) // stride``; else (0, 0)."""
-    stride = 1
-    while isinstance(node, Apply) and node.op == "floordiv" and isinstance(node.args[1], Const):
-        stride *= int(node.args[1].value)
+    stride, shift = 1, 0
+    while isinstance(node, Apply) and node.op in ("floordiv", "add", "sub") and isinstance(node.args[1], Const):
+        value = int(node.args[1].value)
+        if node.op != "floordiv":
+            shift += value if node.op == "add" else -value
+        elif value > 0:
+            stride, shift = stride * value, shift * value
+        else:
+            break
         node = node.args[0]
-    if node is symbol:
-        return max(stride, 0), 0
-    if isinstance(node, Apply) and node.op in ("add", "sub") and node.args[0] is symbol and stride > 0:
-        other = node.args[1]
-        if isinstance(other, Const):
-            return stride, int(other.value) * (1 if node.op == "add" else -1)
-    return 0, 0
+    return (stride, shift) if node is symbol else (0, 0)
 
 
 def cuts_of(*nodes: Node) -> Iterable[tuple[int, int]]:

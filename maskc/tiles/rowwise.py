@@ -371,7 +371,7 @@ class _Pieces:
             return _Pieces(
                 *(np.concatenate(x) for x in ((owner[free], rest.owner), (lo[free], rest.lo), (hi[free], rest.hi)))
             )
-        first, last = d.stride * low[owner], d.stride * high[owner]
+        first, last = d.stride * low[owner] - d.shift, d.stride * high[owner] - d.shift
         start, end = _Pieces(owner, lo, hi).cycles(d, low, high)
         if hull:
             return _Pieces(owner, np.maximum(lo, start * cycle + first), np.minimum(hi, end * cycle + last))
@@ -391,8 +391,8 @@ class _Pieces:
         """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
         before ``hi``."""
         cycle = d.stride * d.modulus
-        start = (self.lo - d.stride * high[self.owner]) // cycle + 1
-        end = -((d.stride * low[self.owner] - self.hi) // cycle) - 1
+        start = (self.lo + d.shift - d.stride * high[self.owner]) // cycle + 1
+        end = -((d.stride * low[self.owner] - self.hi - d.shift) // cycle) - 1
         return start, end
 
 
