@@ -47,8 +47,11 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
         return None
     ends = np.append(starts[1:], grid.q_len)
     every = _Fragments(c, grid, starts, ends, bounds)
-    reach, least = every.reach, INTERVAL_COST * sum(every.least(clause) for clause in form.clauses)
+    reach, most = every.reach, budget.limit // INTERVAL_COST
+    least = INTERVAL_COST * sum(every.least(clause, most) for clause in form.clauses)
     if not budget.affords_beside(least):
+        if any(d.wraps for clause in form.clauses for d in clause.digits):
+            return None  # Boxes know differences by their period, too, and may take less.
         budget.spend(least, INTERVALS)
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any(x.pairs and found is None for x, found in zip(form.clauses, columns, strict=True)):
@@ -253,20 +256,28 @@ class _Fragments:
         )
         return self._tiles(outer, inner, surely, whole, alive, bool(digits), self.widest(clause.bounds))
 
-    def least(self, clause: Solved) -> int:
-        """How many intervals ``entries`` finds at least: counted where the cycles of one digit make them, unless they
-        are so many that it finds none."""
-        if clause.period or len(clause.digits) != 1:
+    def least(self, clause: Solved, most: int) -> int:
+        """How many intervals ``entries`` finds at least: counted where cycles of digits make them, unless they are so
+        many that it finds none. Beyond ``most`` it is about how many."""
+        if clause.period or not clause.digits or clause.labels:
             return 0
-        (d,), span, alive = clause.digits, self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
-        s = self.span(d.bounds, *d.ends)
-        narrow = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus))) < self.grid.k_tile
-        if clause.labels or narrow or self.grid.k_len // (d.stride * d.modulus) > _MOST_ENTRIES // _FEWEST:
+        span, alive = self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
+        *others, (last, s) = ((d, self.span(d.bounds, *d.ends)) for d in clause.digits)
+        hull = last.stride * (last.modulus - (s.outer_hi - s.outer_lo)) < self.grid.k_tile
+        cycles = [d.stride * d.modulus for d, _ in (others if hull.all() else [*others, (last, s)])]
+        if not cycles or self.grid.k_len // cycles[-1] > _MOST_ENTRIES // _FEWEST:
             return 0
-        some = (span.outer_hi > span.outer_lo) & (s.outer_hi > s.outer_lo) & ~d.free(s.outer_lo, s.outer_hi)
-        owner = np.flatnonzero(alive & some)
-        start, end = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner]).cycles(d, s.outer_lo, s.outer_hi)
-        return int(np.maximum(end - start + 1, 0).sum())
+        owners, found = np.flatnonzero(alive & (span.outer_hi > span.outer_lo)), 0
+        step = _LEAST if others else max(1, owners.size)
+        for first in range(0, owners.size, step):
+            owner = owners[first : first + step]
+            pieces = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner])
+            for d, t in others:
+                pieces = pieces.within(d, t.outer_lo, t.outer_hi, hull=False)
+            found += pieces.count_within(last, s.outer_lo, s.outer_hi, hull)
+            if found > most:
+                return found * owners.size // min(first + step, owners.size)
+        return found
 
     def reach(self, clause: Solved) -> tuple[Array, Array]:
         """The first key tile that a clause may meet in each fragment, and the one after the last."""
@@ -379,6 +390,13 @@ class _Pieces:
         turn = concatenated_ranges(start, count) * cycle
         owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
         return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
+
+    def count_within(self, d: Digit, low: Array, high: Array, hull: Array) -> int:
+        """How many parts ``within`` finds, with the hull of all where it is to."""
+        start, end = self.cycles(d, low, high)
+        one = (d.free(low, high) | hull)[self.owner]
+        count = np.where(one, np.minimum(end - start + 1, 1), end - start + 1)
+        return int(np.maximum(count, 0)[(self.hi > self.lo) & (high > low)[self.owner]].sum())
 
     def cut(self, low: Array, high: Array) -> _Pieces:
         """The parts before, between and after two places in each fragment."""

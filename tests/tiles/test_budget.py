@@ -131,7 +131,15 @@ def test_what_a_budget_suffices_for_is_planned(text: str, monkeypatch: pytest.Mo
         make_plan(program, binding, q_tile=16, k_tile=16, budget=spent - 1)
 
 
-@pytest.mark.parametrize("text", ["q // 128 % 2 == k // 128 % 2", "causal & k // 128 % 2 == 0", "(q - k) % 300 == 0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "q // 128 % 2 == k // 128 % 2",
+        "causal & k // 128 % 2 == 0",
+        "(q - k) % 300 == 0",
+        "q // 64 % 5 == k // 64 % 5 & k // 4096 % 3 < 2",
+    ],
+)
 def test_intervals_that_are_too_many_are_counted_first(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, n = lower_text(text)[0], 1 << 18
 
@@ -146,6 +154,18 @@ def test_intervals_that_are_too_many_are_counted_first(text: str, monkeypatch: p
         make_plan(program, make_binding(program, n, n), budget=seen[-1][0] // 4)
     assert "very many stretches of keys" in str(error.value)
     assert "varies within nearly every tile" not in str(error.value)
+
+
+def test_intervals_of_several_digits_are_counted_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And boxes, which may take less, are foreseen to take too long as well."""
+
+    def made(*_: object) -> None:
+        raise AssertionError
+
+    program, n = lower_text("q // 64 % 5 == k // 64 % 5 & ~((q - k) % 4096 < 1024)")[0], 1 << 20
+    monkeypatch.setattr(_Fragments, "entries", made)
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, make_binding(program, n, n))
 
 
 @pytest.mark.parametrize("text", ["causal & (q - k) % 5000 < 1000", "(k - q + 7) % 4000 >= 1186 | k < 100000"])
