@@ -65,7 +65,10 @@ def _sweep(owner: Array, start: Array, end: Array, cols: int, *weights: Array) -
 def _overlaid(e: Entries, grid: Grid) -> tuple[Array, ...]:
     """Disjoint segments (owner, start, end), and whether each tile of a segment is surely full, surely has a kept pair,
     and surely has a dropped one: as its only run says, or since no query keeps so many keys by all runs together."""
-    owner, start, end, total, most = _sweep(e.owner, e.start, e.end, grid.cols, e.weight, e.most)
+    key = e.owner * (grid.cols + 1) + e.start
+    owner, start, end, total, most = e.owner, e.start, e.end, e.weight, e.most
+    if not (key[1:] >= (key + end - start)[:-1]).all():  # else nothing is laid over anything
+        owner, start, end, total, most = _sweep(owner, start, end, grid.cols, total, most)
     touch, exact, fill = (_field(total, f) for f in (TOUCH, EXACT, FILL))
     full = fill > 0
     narrowest = np.where(end == grid.cols, grid.k_len - (grid.cols - 1) * grid.k_tile, grid.k_tile)
@@ -75,12 +78,6 @@ def _overlaid(e: Entries, grid: Grid) -> tuple[Array, ...]:
 
 def decide_rows(e: Entries, grid: Grid) -> tuple[Rectangles, Rectangles]:
     """Every row is one fragment."""
-    owner, start, end, total = e.owner, e.start, e.end, e.weight
-    if (total == TOUCH + EXACT).all():
-        key = owner * (grid.cols + 1) + start
-        if (key[1:] >= (key + end - start)[:-1]).all():
-            found = Rectangles(owner, owner + 1, start, end).of(PARTIAL)
-            return found, found.pick(slice(0, 0))
     owner, start, end, full, some, gap = _overlaid(e, grid)
     partial = some & gap
     return _rectangles(owner, start, end, full, partial, ~full & ~partial)

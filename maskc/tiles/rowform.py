@@ -115,7 +115,7 @@ def _solved(clause: Clause) -> Solved:
         if label is not None:
             labels.append(label)
             continue
-        stretch = _stretch(part)
+        stretch = _stretch(part) or _other_digit(part)
         if stretch is not None:
             stretches[stretch[0]] = _both(stretches.get(stretch[0]), stretch[1])
             continue
@@ -200,6 +200,27 @@ def _stretch(part: Node) -> tuple[_Difference, Digit] | None:
         lo, hi = (apply("add", query, Const(1 - x)) for x in (high, low))
         return (n, shift % n, part if part.op == "ne" else None), Digit(1, n, Bounds((lo,), (hi,)), part, True)
     return None
+
+
+def _other_digit(part: Node) -> tuple[_Difference, Digit] | None:
+    """If ``part`` says that a digit of the key is not one of its values: the others, as one stretch that wraps."""
+    if not (isinstance(part, Apply) and part.op == "ne"):
+        return None
+    for digit, value in (part.args, part.args[::-1]):
+        n = _modulus(digit)
+        stride, shift = _quotient(digit.children[0], _K) if n > 1 else (0, 0)
+        fits = 0 <= value.value < n if isinstance(value, Const) else 0 < _modulus(value) <= n
+        if stride and fits and _K not in set(postorder([value])):
+            bounds = Bounds((apply("add", value, Const(1)),), (apply("add", value, Const(n)),))
+            return (n, shift, part), Digit(stride, n, bounds, None, True, shift % (stride * n))
+    return None
+
+
+def _modulus(node: Node) -> int:
+    """What integers a node is the remainder modulo; 0 if of none."""
+    if isinstance(node, Apply) and node.op == "mod" and node.type is Type.INT and isinstance(node.args[1], Const):
+        return max(0, int(node.args[1].value))
+    return 0
 
 
 def _both(a: Digit | None, b: Digit) -> Digit:

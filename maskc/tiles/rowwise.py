@@ -355,7 +355,12 @@ class _Fragments:
         good = (filled.end > filled.start) & alive[inner.owner]
         if digits:
             good &= whole[inner.owner]
-        return Entries.join([found.pick(keep), filled.pick(good)] if good.any() else [found.pick(keep)])
+        if not good.any():
+            return found.pick(keep)
+        found, filled = found.pick(keep), filled.pick(good)
+        if all(np.array_equal(getattr(found, x), getattr(filled, x)) for x in ("owner", "start", "end")):
+            return replace(found, weight=found.weight + filled.weight)  # all that is touched is filled
+        return Entries.join([found, filled])
 
 
 @dataclass(frozen=True, eq=False)

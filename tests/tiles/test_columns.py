@@ -114,6 +114,7 @@ CONDITIONS = {
     "padding": "~mark[k] & ~mark[q] & (causal | k < 50)",
     "digits and marks": "mark[k] & (k // 10 % 7 == q // 10 % 7)",
     "digits from an offset": "(q + 5) // 4 % 9 == (k + 5) // 4 % 9 | (k // 9 - 3) // 3 % 4 < q // 30 % 4 & k < 90",
+    "digits that differ": "k // 30 % 3 != q // 20 % 3 & k // 9 % 5 != 2 | (k + 11) // 50 % 4 != (q - 7) % 3 & causal",
     "digits from two offsets": "(k + 3) % 40 - (q + 3) % 40 < 7 & (k - 100) // 40 % 3 == (q - 90) // 40 % 3 & k > 11",
     "hashes of queries": "hash(q) % 3 == 0 & q - k < 100 & causal | same(lab) & hash(k) % 2 == 0",
     "long periods": "causal & (sliding_window(40) | strided(150))",
