@@ -33,35 +33,41 @@ def fitted(c: Classifier, form: RowForm, grid: Grid) -> tuple[RowForm, dict[str,
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
     bounds = {name: found for name, found in labels.items() if found is not None}
     types = {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds}
-    clauses = tuple(_settled(_with_pairs(x, types), grid) for y in form.clauses for x in _by_difference(c, y, grid))
+    clauses = tuple(_settled(_with_pairs(x, types), grid) for x in _by_difference(c, form.clauses, grid))
     clauses = tuple(_joined(clauses))
     cuts = {cut for x in clauses for d in x.digits for cut in d.cuts}
     cuts |= {cut for x in clauses if x.digits for cut in cuts_of(x.guard)}
     return RowForm(clauses, tuple(sorted({*form.cuts, *cuts}))), bounds
 
 
-def _by_difference(c: Classifier, clause: Solved, grid: Grid) -> Iterator[Solved]:
-    """Clauses whose union is the clause, without conditions on ``q - k``, but for those of very many stretches."""
+def _by_difference(c: Classifier, clauses: tuple[Solved, ...], grid: Grid) -> Iterator[Solved]:
+    """Clauses with the same union, without conditions on ``q - k``, but for those that make very many stretches."""
     first, end = grid.offset - grid.k_len + 1, grid.offset + grid.q_len
-    for part in conjuncts(clause.residual):
-        condition = on_difference(part)
-        if condition is None:
+    left = _MOST_STRETCHES
+    for clause in clauses:
+        stretches, rest = None, []
+        together: Array | bool = True
+        for part in conjuncts(clause.residual):
+            condition = on_difference(part)
+            if condition is not None:
+                holds = _holds(c, condition, np.arange(first, end, dtype=np.int64), "k", c.budget) & together
+                edges = np.flatnonzero(np.diff(holds, prepend=False, append=False)).reshape(-1, 2) + first
+                if len(edges) <= left:
+                    stretches, together = edges.tolist(), holds
+                    continue
+            rest.append(part)
+        if stretches is None:
+            yield clause
             continue
-        holds = _holds(c, condition, np.arange(first, end, dtype=np.int64), "k", c.budget)
-        edges = np.flatnonzero(np.diff(holds, prepend=False, append=False)).reshape(-1, 2) + first
-        if len(edges) > _MOST_STRETCHES:
-            continue
-        residual = conjunction([x for x in conjuncts(clause.residual) if x is not part])
-        for low, high in edges.tolist():
+        left -= len(stretches)
+        for low, high in stretches:
             lo = () if high == end else (apply("sub", Symbol("q"), Const(high - 1)),)
             hi = () if low == first else (apply("sub", Symbol("q"), Const(low - 1)),)
             bounds = Bounds((*clause.bounds.lo, *lo), (*clause.bounds.hi, *hi))
-            yield from _by_difference(c, replace(clause, bounds=bounds, residual=residual), grid)
-        return
-    yield clause
+            yield replace(clause, bounds=bounds, residual=conjunction(rest))
 
 
-#: Stretches of differences that a condition may hold for, to be solved one by one.
+#: Stretches of differences that conditions may hold for, all together, to be solved one by one.
 _MOST_STRETCHES = 256
 
 

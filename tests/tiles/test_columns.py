@@ -12,7 +12,10 @@ from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
 from maskc.tiles.columns import Columns, columns_of_keys, shared_labels
+from maskc.tiles.overlay import Entries
 from maskc.tiles.plan import FULL, PARTIAL
+from maskc.tiles.rowform import Solved
+from maskc.tiles.rowwise import _Fragments
 
 from .test_kinds import compare
 
@@ -253,3 +256,19 @@ def test_parts_that_overlap_are_known_together(name: str) -> None:
     spent = [0]
     make_plan(program, make_binding(program, n, n, **given), watch=lambda done, _: spent.append(done))
     assert max(spent) < 2e7  # of 2^32 pairs, or 131,072 tiles
+
+
+def test_conditions_on_the_difference_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the stretches that all of them have, and not by those of each with those of each other."""
+    n, rng = 600, np.random.default_rng(0)
+    one, other = rng.random((2, n)) < 0.2
+    program = lower_text("pattern p(one: bool[k], other: bool[k]) { attend causal & one[q - k] & other[q - k] }")[0]
+    solved, entries = [0], _Fragments.entries
+
+    def counted(self: _Fragments, clause: Solved) -> Entries | None:
+        solved[0] += 1
+        return entries(self, clause)
+
+    monkeypatch.setattr(_Fragments, "entries", counted)
+    compare(program, make_binding(program, n, n, one=one, other=other), 16, 16)
+    assert 0 < solved[0] <= np.count_nonzero(one & other) < 50
