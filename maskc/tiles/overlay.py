@@ -68,7 +68,11 @@ def _overlaid(e: Entries, grid: Grid) -> tuple[Array, ...]:
     key = e.owner * (grid.cols + 1) + e.start
     owner, start, end, total, most = e.owner, e.start, e.end, e.weight, e.most
     if not (key[1:] >= (key + end - start)[:-1]).all():  # else nothing is laid over anything
-        owner, start, end, total, most = _sweep(owner, start, end, grid.cols, total, most)
+        if (most < grid.k_tile).any():
+            owner, start, end, total, most = _sweep(owner, start, end, grid.cols, total, most)
+        else:
+            owner, start, end, total = _sweep(owner, start, end, grid.cols, total)
+            most = np.full_like(start, grid.k_tile)
     touch, exact, fill = (_field(total, f) for f in (TOUCH, EXACT, FILL))
     full = fill > 0
     narrowest = np.where(end == grid.cols, grid.k_len - (grid.cols - 1) * grid.k_tile, grid.k_tile)

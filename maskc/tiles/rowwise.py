@@ -311,7 +311,7 @@ class _Fragments:
         weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
         if clause.period:
             weight = np.where((weight == FILL) & self._all_differences(clause.period, owner, end), EXACT, 0)
-        return Entries.join([touched, Entries(owner, start, end, weight, np.zeros_like(start))])
+        return Entries.join([touched, Entries(owner, start, end, weight, np.full_like(start, tile))])
 
     def _all_differences(self, period: int, owner: Array, end: Array) -> Array:
         """Whether fragments hold all remainders of ``q - k``, with every tile of a run that ends somewhere."""
@@ -351,7 +351,7 @@ class _Fragments:
         keep = (outer.hi > outer.lo) & (found.end > found.start) & (found.most > 0)
         end = np.where(inner.hi >= self.grid.k_len, cols, inner.hi // tile)
         weight = np.where(whole, FILL, INSIDE)[inner.owner]
-        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight, np.zeros_like(end))
+        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight, np.full_like(end, tile))
         good = (filled.end > filled.start) & alive[inner.owner]
         if digits:
             good &= whole[inner.owner]
