@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOX_COST",
     "BUDGET",
+    "INTERVALS",
     "INTERVAL_COST",
     "OPERATIONS",
     "ORDINARY",
@@ -43,6 +44,8 @@ INTERVAL_COST = 16  # what an interval of keys costs, in units of other work
 PROBES = 8  # points of a tile that are evaluated before all are
 #: What was too much where masks are many, and not one of them irregular.
 OWN_MASKS = "heads and batch entries with masks of their own"
+#: And where the plan is what would be large.
+INTERVALS = "intervals of keys"
 #: Operations on numbers that an evaluation stands for in a budget: those that masks mostly have. One of more counts as
 #: several, so that the budget bounds the time whatever the mask: at 1 to 3 ns an operation.
 OPERATIONS = 16
@@ -86,11 +89,15 @@ def _work(program: Program, binding: Binding) -> int:
 
 def _too_much(whole: int, limit: int, what: str, each: int) -> Diagnostic:
     message = f"planning this mask would take about {whole:.1g} evaluations of it ({what}); the limit is {limit:.1g}"
-    hint = (
-        "give fewer heads or batch entries at once, or "
-        if what == OWN_MASKS
-        else "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
-        "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or "
+    remedy = {
+        OWN_MASKS: "give fewer heads or batch entries at once, or ",
+        INTERVALS: "a row of tiles has very many stretches of keys, all of which the plan would hold: shorten the "
+        "sequence, make the tiles coarser, or ",
+    }
+    hint = remedy.get(
+        what,
+        "the mask varies within nearly every tile, so that tiles save nothing: shorten the sequence, make the "
+        "tiles coarser, say what the irregular part depends on with coarser coordinates (such as q // 64), or ",
     )
     hint += "raise the limit: budget=... of make_plan and maskc.compile(..., budget=...), --budget of maskc plan"
     if each > 1:

@@ -28,7 +28,8 @@ _PAIR, _WORD, _RARE, _UNIT = 8, 2, 24, 48
 @dataclass(frozen=True, eq=False)
 class Columns:
     """Runs of key tiles, disjoint and in order, those of row ``r`` from ``offsets[r]`` on. ``whole``: all pairs of the
-    run's tiles pass; else each of its tiles has one that does and one that does not.
+    run's tiles pass; else each of its tiles has one that does and one that does not. ``most``: how many keys of a tile
+    pass at most.
 
     ``apart``: the key alone decides, so that there is one list for all rows, and any query meets such keys.
     """
@@ -38,12 +39,14 @@ class Columns:
     start: Array
     end: Array
     whole: Array
+    most: Array
     apart: bool
 
     @staticmethod
-    def every(cols: int) -> Columns:
+    def every(cols: int, tile: int) -> Columns:
         """Nothing is restricted."""
-        return columns_of_keys(np.ones(cols, np.bool_), 1)
+        ends, start = np.array([0, 1]), np.zeros(1, np.int64)
+        return Columns(cols, ends, start, start + cols, np.ones(1, np.bool_), start + tile, True)
 
     def rows(self, first: int, last: int) -> Columns:
         """Those of some rows, counted from the first of them."""
@@ -51,10 +54,13 @@ class Columns:
             return self
         offsets = self.offsets[first : last + 1]
         part = slice(int(offsets[0]), int(offsets[-1]))
-        return Columns(self.cols, offsets - offsets[0], self.start[part], self.end[part], self.whole[part], False)
+        return Columns(
+            self.cols, offsets - offsets[0], self.start[part], self.end[part], self.whole[part], self.most[part], False
+        )
 
-    def meet(self, row: Array, start: Array, end: Array) -> tuple[Array, Array, Array, Array]:
-        """The parts of runs of tiles of some rows that pass: which run each is of, start, end, whether whole."""
+    def meet(self, row: Array, start: Array, end: Array) -> tuple[Array, Array, Array, Array, Array]:
+        """The parts of runs of tiles of some rows that pass: which run each is of, start, end, whether whole, and how
+        many keys at most."""
         wide = self.cols + 1
         list_of = np.zeros_like(row) if self.apart else row
         owner = np.repeat(np.arange(self.offsets.size - 1), np.diff(self.offsets)) * wide
@@ -64,15 +70,20 @@ class Columns:
         run, of = concatenated_ranges(first, count), np.repeat(np.arange(row.size), count)
         if not run.size:
             run = run[:0].astype(np.int64)
-        return of, np.maximum(self.start[run], start[of]), np.minimum(self.end[run], end[of]), self.whole[run]
+        start, end = np.maximum(self.start[run], start[of]), np.minimum(self.end[run], end[of])
+        return of, start, end, self.whole[run], self.most[run]
 
 
 def columns_of_keys(passes: Array, tile: int) -> Columns:
     """The runs of a condition on the key, (k_len,) bool."""
     starts = np.arange(0, passes.size, tile)
-    some, every = np.logical_or.reduceat(passes, starts), np.logical_and.reduceat(passes, starts)
-    count, start, end, whole = _runs((some.astype(np.uint8) + every)[None, :])
-    return Columns(starts.size, np.append(0, count), start, end, whole, True)
+    number = np.add.reduceat(passes, starts, dtype=np.int64)
+    every = number == np.diff(starts, append=passes.size)
+    count, start, end, whole = _runs(((number > 0).astype(np.uint8) + every)[None, :])
+    most = (
+        np.maximum.reduceat(np.append(number, 0), np.stack([start, end], axis=1).ravel())[::2] if start.size else start
+    )
+    return Columns(starts.size, np.append(0, count), start, end, whole, most, True)
 
 
 def joint_labels(q_labels: list[Array], k_labels: list[Array]) -> tuple[Array, Array]:
@@ -92,21 +103,25 @@ def shared_labels(
     reach: tuple[Array, Array] | None = None,
     budget: Budget | None = None,
     admitted: tuple[Array | bool, Array | bool] = (True, True),
+    free: Array | None = None,
 ) -> SharedLabels | None:
     """What there is to find the runs of ``q_label == k_label``: labels of the queries that are present, of which
     stretches begin at ``starts``, and of the keys. Rows are those stretches. Queries and keys that are not
-    ``admitted`` share no label with any.
+    ``admitted`` share no label with any; keys that are ``free`` share that of every query.
 
     ``reach``: the first key tile that is asked about in each row, and the one after the last; by default, all are.
     None if ``budget`` does not suffice: where there are very many tiles.
     """
     q_rank, k_rank = _ranks(q_label, k_label, *admitted)
-    q, k = _Side.of(q_rank, starts), _Side.of(k_rank, np.arange(0, k_rank.size, tile))
-    join = _Join.of(q, k, int(max(q_rank.max(), k_rank.max())) + 1)
+    k_starts, labels = np.arange(0, k_rank.size, tile), int(max(q_rank.max(), k_rank.max())) + 1
+    k_rank, k_free = _without_free(k_rank, k_starts, free)
+    q, k = _Side.of(q_rank, starts), _Side.of(k_rank, k_starts)
+    join = _Join.of(q, k, k_free, labels)
     # Rows with a label that all key tiles have are all alike.
     alike = ((join.q_bits & np.bitwise_and.reduce(join.k_bits, axis=1)[:, None]) != 0).any(axis=0) & (q.only < 0)
+    alike &= not (k_free == 2).any()
     lo, hi = (np.zeros(q.tiles, np.int64), np.full(q.tiles, k.tiles)) if reach is None else reach
-    found = SharedLabels(join, alike, lo, hi)
+    found = SharedLabels(join, alike, lo, hi, tile)
     if budget is not None:
         cost = found.work() // _UNIT
         if not budget.affords_beside(cost):
@@ -118,12 +133,14 @@ def shared_labels(
 @dataclass(frozen=True, eq=False)
 class SharedLabels:
     """The columns of labels that are equal at the query and the key, found for some rows at a time: over all rows they
-    may be millions. ``alike``: rows that share a label with every key tile; ``lo`` and ``hi``: as ``reach``."""
+    may be millions. ``alike``: rows that share a label with every key tile; ``lo`` and ``hi``: as ``reach``; ``tile``:
+    keys a tile."""
 
     join: _Join
     alike: Array
     lo: Array
     hi: Array
+    tile: int
 
     def work(self) -> int:
         """What finding all takes, in nanoseconds."""
@@ -133,7 +150,8 @@ class SharedLabels:
     @property
     def runs(self) -> int:
         """How many runs a row has, or more, on average."""
-        return int(min(self.join.runs // max(1, self.join.q.tiles), self.join.k.tiles // 2)) + 1
+        free = np.count_nonzero(np.diff(self.join.k_free))
+        return int(min(self.join.runs // max(1, self.join.q.tiles) + free, self.join.k.tiles // 2)) + 1
 
     def rows(self, first: int, last: int) -> Columns:
         """Those of some rows, counted from the first of them."""
@@ -151,7 +169,7 @@ class SharedLabels:
             start[at] = np.concatenate([p[1] + a for p, (_, a, _) in zip(parts, bands, strict=True)])
             end[at] = np.concatenate([p[2] + a for p, (_, a, _) in zip(parts, bands, strict=True)])
             whole[at] = np.concatenate([p[3] for p in parts])
-        return Columns(k_tiles, offsets, start, end, whole, False)
+        return Columns(k_tiles, offsets, start, end, whole, np.full_like(start, self.tile), False)
 
     def _bands(self, first: int, last: int) -> tuple[Array, list[tuple[Array, int, int]]]:
         """The rows that have to be looked at, and bands of them with the key tiles that each reaches."""
@@ -165,7 +183,7 @@ class SharedLabels:
 class _Join:
     """Tiles of queries and of keys, and which labels they have: those that are often met as bits, 64 a word, the
     others by the list of their key tiles (``k_tiles`` from ``first`` on, ``rare`` of them for each entry of ``q``).
-    ``runs``: those of the key tiles of each label of each tile of queries, in all."""
+    ``runs``: those of the key tiles of each label of each tile of queries, in all; ``k_free``: as ``_without_free``."""
 
     q: _Side
     k: _Side
@@ -175,9 +193,10 @@ class _Join:
     first: Array
     rare: Array
     runs: int
+    k_free: Array
 
     @staticmethod
-    def of(q: _Side, k: _Side, labels: int) -> _Join:
+    def of(q: _Side, k: _Side, k_free: Array, labels: int) -> _Join:
         count = np.bincount(k.label, minlength=labels)
         limit = max(1, k.tiles // 16)
         often = np.flatnonzero(count > limit)
@@ -188,7 +207,7 @@ class _Join:
         starts = np.append(True, (label[1:] != label[:-1]) | (k_tiles[1:] != k_tiles[:-1] + 1))
         runs = int(np.bincount(label[starts], minlength=labels)[q.label].sum())
         first = np.cumsum(count) - count
-        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, first, rare, runs)
+        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, first, rare, runs, k_free)
 
     def work(self, rows: Array, tiles: int) -> int:
         """What comparing some rows with so many tiles costs, in nanoseconds."""
@@ -206,8 +225,9 @@ class _Join:
         col = self.k_tiles[concatenated_ranges(self.first[self.q.label[entries]], many)] - first
         inside = (col >= 0) & (col < last - first)
         shared[row[inside], col[inside]] = True
-        only = self.q.only[rows, None]
-        found: Array = shared.astype(np.uint8) + ((only >= 0) & (only == self.k.only[first:last]))
+        only, free = self.q.only[rows, None], self.k_free[first:last]
+        whole = (only >= 0) & (only == self.k.only[first:last]) | (free == 2)
+        found: Array = (shared | (free > 0)).astype(np.uint8) + whole
         return found
 
 
@@ -223,6 +243,18 @@ def _ranks(q_label: Array, k_label: Array, q_admitted: Array | bool, k_admitted:
     wanted = np.zeros(other + 2, np.bool_)
     wanted[q] = True
     return q, np.where(wanted[k] & k_admitted, k, other)
+
+
+def _without_free(rank: Array, starts: Array, free: Array | None) -> tuple[Array, Array]:
+    """The keys' labels without those of free keys, each of which gets one that its tile has anyway; and whether no key
+    of each tile is free (0), some are (1) or all are (2)."""
+    if free is None:
+        return rank, np.zeros(starts.size, np.uint8)
+    size = np.diff(starts, append=rank.size)
+    number = np.add.reduceat(free, starts, dtype=np.int64)
+    first = np.minimum.reduceat(np.where(free, rank.size - 1, np.arange(rank.size)), starts)
+    kind = (number > 0).astype(np.uint8) + (number == size)
+    return np.where(free, np.repeat(rank[first], size), rank), kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,8 @@ def make_plan(
     with within_memory("planning this mask"):
         job = _Job(program, binding, grid, Budget(budget, watch))
         if layout == "none" or not binding.q_len or not binding.k_len:
-            return job.plan(None, "")
+            with _hint_at_orders(program):
+                return job.plan(None, "")
         return job.laid_out(layout)
 
 
@@ -116,6 +118,19 @@ def _check_bound(program: Program, binding: Binding) -> None:
         if isinstance(node, Param | Lookup) and node.name not in binding.args and node.name not in binding.tables:
             hint = "bind this very program: maskc.make_binding(program, ...)"
             raise fail("E501", f"the binding holds no {node.name!r}, which {program.name!r} reads", hint)
+
+
+@contextlib.contextmanager
+def _hint_at_orders(program: Program) -> Iterator[None]:
+    """E801 of a mask over a grid says that there are other orders of the tokens."""
+    try:
+        yield
+    except MaskcError as e:
+        if e.codes == ("E801",) and any(len(s.extents) > 1 for s in program.k_space.segments):
+            (found,) = e.diagnostics
+            other = 'a tile is a stretch of the grid\'s last axis: try blocks of the grid (layout="auto"), or else '
+            raise MaskcError(replace(found, hint=other + (found.hint or ""))) from None
+        raise
 
 
 class _Job:
@@ -182,8 +197,16 @@ class _Job:
         tokens = self._trial(None, limit // 2, most) if free else None
         left_out = ", ".join(each.name for plan, each in zip(plans, found, strict=True) if plan is None)
         left_out = left_out and f"not tried, since planning in it takes too long: {left_out}"
+        if not tried and isinstance(tokens, TilePlan):
+            return _named(tokens, left_out)
         if not tried:
-            return _named(tokens, left_out) if isinstance(tokens, TilePlan) else self.plan(None, left_out)
+            try:
+                return self.plan(None, left_out)
+            except MaskcError:  # Then an order is taken whatever it costs to plan in.
+                plans, left_out = self._trials(found, self.budget.limit), ""
+                tried = [(plan, each) for plan, each in zip(plans, found, strict=True) if plan is not None]
+                if not tried:
+                    raise
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
         reason = _reason(tokens, tried, free) + (left_out and f" ({left_out})")
         if isinstance(tokens, TilePlan) and _executed(tokens) < most:
@@ -191,13 +214,13 @@ class _Job:
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
 
-    def _trials(self, layouts: Iterable[Layout], left: int) -> list[TilePlan | None]:
-        """Plans in some orders. Together they cost no more than ``left``, and each no more than half of what is left
-        of that; None for those that would."""
+    def _trials(self, layouts: list[Layout], left: int) -> list[TilePlan | None]:
+        """Plans in some orders. Together they cost no more than ``left``, and each but the last no more than half of
+        what is left of that; None for those that would."""
         plans = list[TilePlan | None]()
         for each in layouts:
             before = self.budget.before
-            found = self._trial(each, left // 2)
+            found = self._trial(each, left if each is layouts[-1] else left // 2)
             plans.append(found if isinstance(found, TilePlan) else None)
             left -= self.budget.before - before
         return plans

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.nodes import TRUE, Lookup, Node, Symbol, Type
-from maskc.ir.ops import apply, conjunction
+from maskc.ir.nodes import FALSE, TRUE, Const, Lookup, Node, Symbol, Type
+from maskc.ir.ops import apply, conjunction, disjunction
+from maskc.passes.rows import conjuncts
 from maskc.tiles.budget import OPERATIONS, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.columns import Columns, SharedLabels, columns_of_keys, joint_labels, shared_labels
 from maskc.tiles.grid import Grid
-from maskc.tiles.rowform import RowForm, Solved, cuts_of
+from maskc.tiles.rowform import Bounds, RowForm, Solved, cuts_of, on_difference
 
 __all__ = ["columns_of", "fitted"]
 
@@ -25,16 +26,49 @@ Array = npt.NDArray[Any]
 def fitted(c: Classifier, form: RowForm, grid: Grid) -> tuple[RowForm, dict[str, Array]]:
     """The form for a grid, and where the runs of labels start that are contiguous (and where the last one ends).
 
-    Labels that come back later become pairs of labels. Remainders of ``q - k`` whose period is below what a tile
-    holds are no digits: every tile has all of them.
+    Labels that come back later become pairs of labels, which some keys may need none of. A condition on ``q - k``
+    becomes a clause for each stretch of differences that it holds for. Remainders of ``q - k`` whose period is below
+    what a tile holds are no digits: every tile has all of them.
     """
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
     bounds = {name: found for name, found in labels.items() if found is not None}
     types = {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds}
-    clauses = tuple(_settled(_with_pairs(x, types), grid) for x in form.clauses)
+    clauses = tuple(_settled(_with_pairs(x, types), grid) for x in _by_difference(c, form.clauses, grid))
+    clauses = tuple(_joined(clauses))
     cuts = {cut for x in clauses for d in x.digits for cut in d.cuts}
     cuts |= {cut for x in clauses if x.digits for cut in cuts_of(x.guard)}
     return RowForm(clauses, tuple(sorted({*form.cuts, *cuts}))), bounds
+
+
+def _by_difference(c: Classifier, clauses: tuple[Solved, ...], grid: Grid) -> Iterator[Solved]:
+    """Clauses with the same union, without conditions on ``q - k``, but for those that make very many stretches."""
+    first, end = grid.offset - grid.k_len + 1, grid.offset + grid.q_len
+    left = _MOST_STRETCHES
+    for clause in clauses:
+        stretches, rest = None, []
+        together: Array | bool = True
+        for part in conjuncts(clause.residual):
+            condition = on_difference(part)
+            if condition is not None:
+                holds = _holds(c, condition, np.arange(first, end, dtype=np.int64), "k", c.budget) & together
+                edges = np.flatnonzero(np.diff(holds, prepend=False, append=False)).reshape(-1, 2) + first
+                if len(edges) <= left:
+                    stretches, together = edges.tolist(), holds
+                    continue
+            rest.append(part)
+        if stretches is None:
+            yield clause
+            continue
+        left -= len(stretches)
+        for low, high in stretches:
+            lo = () if high == end else (apply("sub", Symbol("q"), Const(high - 1)),)
+            hi = () if low == first else (apply("sub", Symbol("q"), Const(low - 1)),)
+            bounds = Bounds((*clause.bounds.lo, *lo), (*clause.bounds.hi, *hi))
+            yield replace(clause, bounds=bounds, residual=conjunction(rest))
+
+
+#: Stretches of differences that conditions may hold for, all together, to be solved one by one.
+_MOST_STRETCHES = 256
 
 
 def _settled(clause: Solved, grid: Grid) -> Solved:
@@ -53,6 +87,23 @@ def _settled(clause: Solved, grid: Grid) -> Solved:
     return replace(
         clause, digits=digits, pairs=pairs, keep=keep, residual=conjunction([x for x in rest if x is not TRUE])
     )
+
+
+def _joined(clauses: tuple[Solved, ...]) -> Iterator[Solved]:
+    """The clauses, those on the key alone within the same bounds as one, and as one with those on labels there, if any:
+    ``same(doc) | mark[k]``. What two clauses touch is known by neither."""
+    within: dict[Bounds, list[Solved]] = {}
+    for x in clauses:
+        if x.guard is TRUE is x.residual and not (x.digits or x.labels or x.period) and (x.pairs or x.keep is not TRUE):
+            within.setdefault(x.bounds, []).append(x)
+        else:
+            yield x
+    for found in within.values():
+        labelled, on_key = ([x for x in found if bool(x.pairs) is some] for some in (True, False))
+        keep = disjunction([x.keep for x in on_key])
+        yield from (replace(x, free=keep) for x in labelled)
+        if on_key and not labelled:
+            yield replace(on_key[0], keep=keep)
 
 
 def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
@@ -96,13 +147,15 @@ def columns_of(
     admitted = _holds(c, clause.guard, queries, "q", budget), kept
     q_labels = [c.points_of(a, queries, "q").astype(np.int64, copy=False) for a, _ in clause.pairs]
     k_labels = [c.points_of(b, keys, "k").astype(np.int64, copy=False) for _, b in clause.pairs]
-    return shared_labels(*joint_labels(q_labels, k_labels), starts, grid.k_tile, reach(clause), budget, admitted)
+    free = None if clause.free is FALSE else np.asarray(_holds(c, clause.free, keys, "k", budget))
+    return shared_labels(*joint_labels(q_labels, k_labels), starts, grid.k_tile, reach(clause), budget, admitted, free)
 
 
-def _holds(c: Classifier, condition: Node, at: Array, name: str, budget: Budget) -> Array | bool:
+def _holds(c: Classifier, condition: Node, at: Array, name: str, budget: Budget | None) -> Array | bool:
     """Whether a condition on the query or on the key alone holds, at each of some of them."""
     if condition is TRUE:
         return True
     of = "conditions on the key" if name == "k" else "conditions on the query"
-    budget.spend(at.size * (1 + c.size_of(condition) // OPERATIONS), of)
+    if budget is not None:
+        budget.spend(at.size * (1 + c.size_of(condition) // OPERATIONS), of)
     return c.points_of(condition, at, name)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy.typing as npt
 
-from maskc.ir.nodes import TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
+from maskc.ir.nodes import FALSE, TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
 
-__all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "operands", "rise", "row_form"]
+__all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "on_difference", "operands", "rise", "row_form"]
 
 Array = npt.NDArray[Any]
 _Q, _K = Symbol("q"), Symbol("k")
@@ -33,7 +33,8 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Digit:
-    """Bounds on ``k // stride % modulus``. ``part``: the condition, if it speaks of ``(q - k + c) % modulus`` alone.
+    """Bounds on ``(k + shift) // stride % modulus``. ``part``: the condition, if it speaks of ``(q - k + c) % modulus``
+    alone.
 
     ``wraps``: the bounds may lie below 0 or beyond the modulus, and stand for all that is congruent to what is between.
     """
@@ -43,6 +44,7 @@ class Digit:
     bounds: Bounds
     part: Node | None = None
     wraps: bool = False
+    shift: int = 0
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -65,6 +67,7 @@ class Solved:
     """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, labels
     of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
     ``period``: besides, ``q - k`` has a certain remainder modulo that, which any so many differences have once; 0: not.
+    ``free``: keys that need no label and no condition.
     """
 
     bounds: Bounds
@@ -75,6 +78,7 @@ class Solved:
     keep: Node
     residual: Node
     period: int = 0
+    free: Node = FALSE
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ def _solved(clause: Clause) -> Solved:
     keep: list[Node] = []
     rest: list[Node] = []
     labels: list[str] = []
-    digits: dict[tuple[int, int], Bounds] = {}
-    differences: dict[tuple[int, int], Node] = {}
+    digits: dict[_Place, Bounds] = {}
+    differences: dict[_Place, Node] = {}
     stretches: dict[_Difference, Digit] = {}
     for part in conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
@@ -111,7 +115,7 @@ def _solved(clause: Clause) -> Solved:
         if label is not None:
             labels.append(label)
             continue
-        stretch = _stretch(part)
+        stretch = _stretch(part) or _other_digit(part)
         if stretch is not None:
             stretches[stretch[0]] = _both(stretches.get(stretch[0]), stretch[1])
             continue
@@ -131,7 +135,7 @@ def _solved(clause: Clause) -> Solved:
     lo = () if clause.lo is None else (clause.lo,)
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    found = [Digit(*place, b, differences.get(place)) for place, b in ordered]
+    found = [Digit(*place[:2], b, differences.get(place), shift=place[2]) for place, b in ordered]
     places = tuple(sorted((*stretches.values(), *found), key=lambda d: -d.stride * d.modulus))
     pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
@@ -198,12 +202,48 @@ def _stretch(part: Node) -> tuple[_Difference, Digit] | None:
     return None
 
 
+def _other_digit(part: Node) -> tuple[_Difference, Digit] | None:
+    """If ``part`` says that a digit of the key is not one of its values: the others, as one stretch that wraps."""
+    if not (isinstance(part, Apply) and part.op == "ne"):
+        return None
+    for digit, value in (part.args, part.args[::-1]):
+        n = _modulus(digit)
+        stride, shift = _quotient(digit.children[0], _K) if n > 1 else (0, 0)
+        fits = 0 <= value.value < n if isinstance(value, Const) else 0 < _modulus(value) <= n
+        if stride and fits and _K not in set(postorder([value])):
+            bounds = Bounds((apply("add", value, Const(1)),), (apply("add", value, Const(n)),))
+            return (n, shift, part), Digit(stride, n, bounds, None, True, shift % (stride * n))
+    return None
+
+
+def _modulus(node: Node) -> int:
+    """What integers a node is the remainder modulo; 0 if of none."""
+    if isinstance(node, Apply) and node.op == "mod" and node.type is Type.INT and isinstance(node.args[1], Const):
+        return max(0, int(node.args[1].value))
+    return 0
+
+
 def _both(a: Digit | None, b: Digit) -> Digit:
     """Two stretches of one difference."""
     if a is None or a.part is None or b.part is None:
         return b
     bounds = Bounds((*a.bounds.lo, *b.bounds.lo), (*a.bounds.hi, *b.bounds.hi))
     return Digit(b.stride, b.modulus, bounds, conjunction([a.part, b.part]), True)
+
+
+def on_difference(part: Node) -> Node | None:
+    """The condition with ``k`` in the place of ``q - k``, if it speaks of the query and the key through that alone."""
+    if not {_Q, _K} <= set(postorder([part])):
+        return None
+    forms = {n: linear(n) for n in postorder([part]) if n.type is Type.INT and not isinstance(n, Symbol | Const)}
+    apart: dict[Node, Node] = {}
+    for node, form in forms.items():
+        factor = dict(form.terms).get(_Q, 0)
+        rest = form.plus(Linear(((_Q, factor), (_K, -factor))), -1)
+        if factor and not {_Q, _K} & set(postorder([n for n, _ in rest.terms])):
+            apart[node] = linear_node(rest.plus(linear(_K), factor))
+    left = set(postorder([substitute(part, dict.fromkeys(apart, Const(0)))]))
+    return None if {_Q, _K} & left else substitute(part, apart)
 
 
 def _equal_pair(part: Node) -> tuple[Node, Node] | None:
@@ -223,14 +263,18 @@ def operands(node: Node, op: str) -> tuple[Node, ...]:
     return (node,)
 
 
-def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
+#: The stride, the modulus and the shift of a digit.
+_Place = tuple[int, int, int]
+
+
+def _digit_bounds(part: Node) -> tuple[_Place, Bounds] | None:
     """If ``part`` speaks of the key through one digit only: which, and the bounds on it."""
     for node in postorder([part]):
         if not (isinstance(node, Apply) and node.op == "mod" and isinstance(node.args[1], Const)):
             continue
         stride, shift = _quotient(node.args[0], _K)
         modulus = int(node.args[1].value)
-        if stride == 0 or shift or modulus <= 1:
+        if stride == 0 or modulus <= 1:
             continue
         plain = substitute(part, {node: _K})
         if any(n is _K for n in postorder([substitute(part, {node: Const(0)})])):
@@ -239,23 +283,23 @@ def _digit_bounds(part: Node) -> tuple[tuple[int, int], Bounds] | None:
         if len(found) == 1 and found[0].residual is TRUE:
             lo = () if found[0].lo is None else (found[0].lo,)
             hi = () if found[0].hi is None else (found[0].hi,)
-            return (stride, modulus), Bounds(lo, hi)
+            return (stride, modulus, shift % (stride * modulus)), Bounds(lo, hi)
     return None
 
 
 def _quotient(node: Node, symbol: Symbol) -> tuple[int, int]:
     """(stride, shift) if the node is ``(symbol + shift) // stride``; else (0, 0)."""
-    stride = 1
-    while isinstance(node, Apply) and node.op == "floordiv" and isinstance(node.args[1], Const):
-        stride *= int(node.args[1].value)
+    stride, shift = 1, 0
+    while isinstance(node, Apply) and node.op in ("floordiv", "add", "sub") and isinstance(node.args[1], Const):
+        value = int(node.args[1].value)
+        if node.op != "floordiv":
+            shift += value if node.op == "add" else -value
+        elif value > 0:
+            stride, shift = stride * value, shift * value
+        else:
+            break
         node = node.args[0]
-    if node is symbol:
-        return max(stride, 0), 0
-    if isinstance(node, Apply) and node.op in ("add", "sub") and node.args[0] is symbol and stride > 0:
-        other = node.args[1]
-        if isinstance(other, Const):
-            return stride, int(other.value) * (1 if node.op == "add" else -1)
-    return 0, 0
+    return (stride, shift) if node is symbol else (0, 0)
 
 
 def cuts_of(*nodes: Node) -> Iterable[tuple[int, int]]:
@@ -302,7 +346,7 @@ def rise(node: Node) -> int | None:
 
 
 def _most_clauses(mask: Node) -> int:
-    """How many clauses a mask may have: as many as it is a union of, if they are not very many. A part that has more
-    would be a residual, which has to be asked about in boxes."""
-    written = len(mask.args) if isinstance(mask, Apply) and mask.op == "or" else 0
-    return max(MAX_CLAUSES, min(written, _MOST_WRITTEN))
+    """How many clauses a mask may have: as many as it, or a part of its conjunction, is a union of, if they are not
+    very many. A part that has more would be a residual, which has to be asked about in boxes."""
+    unions = [part for part in conjuncts(mask) if isinstance(part, Apply) and part.op == "or"]
+    return max(MAX_CLAUSES, min(max((len(u.args) for u in unions), default=0), _MOST_WRITTEN))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
-from maskc.tiles.budget import BOX_COST, INTERVAL_COST, Budget
+from maskc.tiles.budget import BOX_COST, INTERVAL_COST, INTERVALS, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns, SharedLabels
 from maskc.tiles.grid import Grid, Rectangles
@@ -47,9 +47,12 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
         return None
     ends = np.append(starts[1:], grid.q_len)
     every = _Fragments(c, grid, starts, ends, bounds)
-    reach, least = every.reach, INTERVAL_COST * sum(every.least(clause) for clause in form.clauses)
+    reach, most = every.reach, budget.limit // INTERVAL_COST
+    least = INTERVAL_COST * sum(every.least(clause, most) for clause in form.clauses)
     if not budget.affords_beside(least):
-        budget.spend(least, "intervals of keys")
+        if any(d.wraps for clause in form.clauses for d in clause.digits):
+            return None  # Boxes know differences by their period, too, and may take less.
+        budget.spend(least, INTERVALS)
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any(x.pairs and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
@@ -104,7 +107,7 @@ def _decide(
         if entries is None:
             return None
         cost = entries.owner.size * INTERVAL_COST
-        budget.spend(cost, "intervals of keys", more=cost * left // row.size)
+        budget.spend(cost, INTERVALS, more=cost * left // row.size)
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
         found = decide_rows(Entries.join(parts), fragments.grid)
@@ -187,11 +190,20 @@ class _Fragments:
     def _room(self, lo: Node, hi: Node) -> Any:
         """The least ``hi - lo`` over each fragment, or less."""
         pairs = [(a, b) for a in operands(lo, "max") for b in operands(hi, "min")]
-        parts = functools.reduce(np.minimum, [self._difference(b, a) for a, b in pairs])
-        return np.maximum(parts, self._difference(hi, lo))
+        parts = functools.reduce(np.minimum, [self._difference(b, a).lo for a, b in pairs])
+        return np.maximum(parts, self._difference(hi, lo).lo)
 
-    def _difference(self, hi: Node, lo: Node) -> Any:
-        return self.value(linear_node(linear(hi).plus(linear(lo), -1))).lo
+    def widest(self, bounds: Bounds) -> Array:
+        """How many keys of a tile each query of a fragment keeps at most, by the bounds on the key."""
+        tile = self.grid.k_tile
+        pairs = [
+            (a, b) for lo in bounds.lo for a in operands(lo, "max") for hi in bounds.hi for b in operands(hi, "min")
+        ]
+        return np.maximum(self._fold(np.minimum, [self._difference(b, a).hi for a, b in pairs], tile), 0)
+
+    def _difference(self, hi: Node, lo: Node) -> Range:
+        found: Range = self.value(linear_node(linear(hi).plus(linear(lo), -1)))
+        return found
 
     def _fold(self, f: Any, values: list[Any], start: int) -> Array:
         found = functools.reduce(f, values, np.int64(start))
@@ -201,14 +213,14 @@ class _Fragments:
         k_len, tile = self.grid.k_len, self.grid.k_tile
         span = self.span(clause.bounds, 0, k_len)
         if clause.period:
-            return self.entries_in(clause, Columns.every(self.grid.cols))
+            return self.entries_in(clause, Columns.every(self.grid.cols, self.grid.k_tile))
         digits = [(d, self.span(d.bounds, *d.ends)) for d in clause.digits]
         whole = (clause.residual is TRUE) & np.ones(self.count, np.bool_)
         alive = np.ones(self.count, np.bool_)
         if clause.guard is not TRUE:
             verdict = self.value(clause.guard)
             if not clause.digits and np.any(verdict.some & verdict.gap):
-                return self.entries_in(clause, Columns.every(self.grid.cols))
+                return self.entries_in(clause, Columns.every(self.grid.cols, self.grid.k_tile))
             alive = alive & verdict.some
             whole = whole & ~np.asarray(verdict.gap)
         varying = sum((~np.asarray(s.point) for _, s in digits), start=np.int64(0))
@@ -242,22 +254,30 @@ class _Fragments:
         surely = exact[outer.owner] | (
             within[outer.owner] & (outer.lo >= span.inner_lo[outer.owner]) & (outer.hi <= span.inner_hi[outer.owner])
         )
-        return self._tiles(outer, inner, surely, whole, alive, bool(digits))
+        return self._tiles(outer, inner, surely, whole, alive, bool(digits), self.widest(clause.bounds))
 
-    def least(self, clause: Solved) -> int:
-        """How many intervals ``entries`` finds at least: counted where the cycles of one digit make them, unless they
-        are so many that it finds none."""
-        if clause.period or len(clause.digits) != 1:
+    def least(self, clause: Solved, most: int) -> int:
+        """How many intervals ``entries`` finds at least: counted where cycles of digits make them, unless they are so
+        many that it finds none. Beyond ``most`` it is about how many."""
+        if clause.period or not clause.digits or clause.labels:
             return 0
-        (d,), span, alive = clause.digits, self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
-        s = self.span(d.bounds, *d.ends)
-        narrow = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus))) < self.grid.k_tile
-        if clause.labels or narrow or self.grid.k_len // (d.stride * d.modulus) > _MOST_ENTRIES // _FEWEST:
+        span, alive = self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
+        *others, (last, s) = ((d, self.span(d.bounds, *d.ends)) for d in clause.digits)
+        hull = last.stride * (last.modulus - (s.outer_hi - s.outer_lo)) < self.grid.k_tile
+        cycles = [d.stride * d.modulus for d, _ in (others if hull.all() else [*others, (last, s)])]
+        if not cycles or self.grid.k_len // cycles[-1] > _MOST_ENTRIES // _FEWEST:
             return 0
-        some = (span.outer_hi > span.outer_lo) & (s.outer_hi > s.outer_lo) & ~d.free(s.outer_lo, s.outer_hi)
-        owner = np.flatnonzero(alive & some)
-        start, end = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner]).cycles(d, s.outer_lo, s.outer_hi)
-        return int(np.maximum(end - start + 1, 0).sum())
+        owners, found = np.flatnonzero(alive & (span.outer_hi > span.outer_lo)), 0
+        step = _LEAST if others else max(1, owners.size)
+        for first in range(0, owners.size, step):
+            owner = owners[first : first + step]
+            pieces = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner])
+            for d, t in others:
+                pieces = pieces.within(d, t.outer_lo, t.outer_hi, hull=False)
+            found += pieces.count_within(last, s.outer_lo, s.outer_hi, hull)
+            if found > most:
+                return found * owners.size // min(first + step, owners.size)
+        return found
 
     def reach(self, clause: Solved) -> tuple[Array, Array]:
         """The first key tile that a clause may meet in each fragment, and the one after the last."""
@@ -276,21 +296,22 @@ class _Fragments:
         tile, cols = self.grid.k_tile, self.grid.cols
         owner = np.flatnonzero(some & (span.outer_hi > span.outer_lo))
         lo, hi = span.outer_lo[owner] // tile, -(-span.outer_hi[owner] // tile)
-        of, start, end, _ = columns.meet(owner, lo, hi)
-        touched = Entries(owner[of], start, end, np.full(of.size, TOUCH))
+        of, start, end, _, most = columns.meet(owner, lo, hi)
+        most = np.minimum(self.widest(clause.bounds)[owner][of], most)
+        touched = Entries(owner[of], start, end, np.full(of.size, TOUCH), most)
         if clause.residual is not TRUE:
             return touched
         end = np.where(span.inner_hi >= self.grid.k_len, cols, span.inner_hi // tile)
         start = -(-span.inner_lo // tile)
         owner = np.flatnonzero(some & (end > start))
-        of, start, end, whole = columns.meet(owner, start[owner], end[owner])
+        of, start, end, whole, _ = columns.meet(owner, start[owner], end[owner])
         owner = owner[of]
         # A kept pair is sure if the query and the key may be chosen apart, or if one of them may be any.
         kept = True if columns.apart else whole | full[owner]
         weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
         if clause.period:
             weight = np.where((weight == FILL) & self._all_differences(clause.period, owner, end), EXACT, 0)
-        return Entries.join([touched, Entries(owner, start, end, weight)])
+        return Entries.join([touched, Entries(owner, start, end, weight, np.full_like(start, tile))])
 
     def _all_differences(self, period: int, owner: Array, end: Array) -> Array:
         """Whether fragments hold all remainders of ``q - k``, with every tile of a run that ends somewhere."""
@@ -321,18 +342,25 @@ class _Fragments:
             span.point,
         )
 
-    def _tiles(self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool) -> Entries:
+    def _tiles(
+        self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool, most: Array
+    ) -> Entries:
         tile, cols = self.grid.k_tile, self.grid.cols
         weight = np.where(exact, TOUCH + EXACT, TOUCH)
-        found = Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight)
-        keep = (outer.hi > outer.lo) & (found.end > found.start)
+        found = Entries(outer.owner, outer.lo // tile, -(-outer.hi // tile), weight, most[outer.owner])
+        keep = (outer.hi > outer.lo) & (found.end > found.start) & (found.most > 0)
         end = np.where(inner.hi >= self.grid.k_len, cols, inner.hi // tile)
         weight = np.where(whole, FILL, INSIDE)[inner.owner]
-        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight)
+        filled = Entries(inner.owner, -(-inner.lo // tile), end, weight, np.full_like(end, tile))
         good = (filled.end > filled.start) & alive[inner.owner]
         if digits:
             good &= whole[inner.owner]
-        return Entries.join([found.pick(keep), filled.pick(good)] if good.any() else [found.pick(keep)])
+        if not good.any():
+            return found.pick(keep)
+        found, filled = found.pick(keep), filled.pick(good)
+        if all(np.array_equal(getattr(found, x), getattr(filled, x)) for x in ("owner", "start", "end")):
+            return replace(found, weight=found.weight + filled.weight)  # all that is touched is filled
+        return Entries.join([found, filled])
 
 
 @dataclass(frozen=True, eq=False)
@@ -359,7 +387,7 @@ class _Pieces:
             return _Pieces(
                 *(np.concatenate(x) for x in ((owner[free], rest.owner), (lo[free], rest.lo), (hi[free], rest.hi)))
             )
-        first, last = d.stride * low[owner], d.stride * high[owner]
+        first, last = d.stride * low[owner] - d.shift, d.stride * high[owner] - d.shift
         start, end = _Pieces(owner, lo, hi).cycles(d, low, high)
         if hull:
             return _Pieces(owner, np.maximum(lo, start * cycle + first), np.minimum(hi, end * cycle + last))
@@ -367,6 +395,13 @@ class _Pieces:
         turn = concatenated_ranges(start, count) * cycle
         owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
         return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
+
+    def count_within(self, d: Digit, low: Array, high: Array, hull: Array) -> int:
+        """How many parts ``within`` finds, with the hull of all where it is to."""
+        start, end = self.cycles(d, low, high)
+        one = (d.free(low, high) | hull)[self.owner]
+        count = np.where(one, np.minimum(end - start + 1, 1), end - start + 1)
+        return int(np.maximum(count, 0)[(self.hi > self.lo) & (high > low)[self.owner]].sum())
 
     def cut(self, low: Array, high: Array) -> _Pieces:
         """The parts before, between and after two places in each fragment."""
@@ -379,8 +414,8 @@ class _Pieces:
         """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
         before ``hi``."""
         cycle = d.stride * d.modulus
-        start = (self.lo - d.stride * high[self.owner]) // cycle + 1
-        end = -((d.stride * low[self.owner] - self.hi) // cycle) - 1
+        start = (self.lo + d.shift - d.stride * high[self.owner]) // cycle + 1
+        end = -((d.stride * low[self.owner] - self.hi - d.shift) // cycle) - 1
         return start, end
 
 

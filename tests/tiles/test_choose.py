@@ -58,7 +58,7 @@ def test_orders_that_are_not_tried_are_named(monkeypatch: pytest.MonkeyPatch) ->
     program, binding = plain_case("residues of sums", 700, 700)
     free = make_plan(program, binding, q_tile=16, k_tile=16, layout="auto")
     assert "not tried" not in free.q_order.reason
-    monkeypatch.setattr(planner, "_TRIALS", 1000)
+    monkeypatch.setattr(planner, "_TRIALS", 500)
     plan = make_plan(program, binding, q_tile=16, k_tile=16, layout="auto")
     assert "not tried, since planning in it takes too long: residues:5, residues:7" in plan.q_order.reason
     assert plan.q_order.name == "none"

@@ -12,7 +12,10 @@ from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
 from maskc.tiles.columns import Columns, columns_of_keys, shared_labels
+from maskc.tiles.overlay import Entries
 from maskc.tiles.plan import FULL, PARTIAL
+from maskc.tiles.rowform import Solved
+from maskc.tiles.rowwise import _Fragments
 
 from .test_kinds import compare
 
@@ -83,11 +86,13 @@ def test_runs_of_a_condition_on_the_key() -> None:
     columns = columns_of_keys(passes, 16)
     expected = [2 if p.all() else p.any() for p in np.split(passes, range(16, 1000, 16))]
     np.testing.assert_array_equal(_dense(columns, 1)[0], expected)
-    of, start, end, whole = columns.meet(np.array([0, 0]), np.array([3, 40]), np.array([9, 40]))
+    of, start, end, whole, most = columns.meet(np.array([0, 0]), np.array([3, 40]), np.array([9, 40]))
     assert (of == 0).all()
     assert start.min() >= 3
     assert end.max() <= 9
     assert whole.shape == start.shape
+    for a, b, keys in zip(start, end, most, strict=True):
+        assert keys == max(np.count_nonzero(passes[16 * i : 16 * i + 16]) for i in range(a, b))
 
 
 CONDITIONS = {
@@ -111,10 +116,19 @@ CONDITIONS = {
     "marks equal": "mark[q] == mark[k] & causal",
     "padding": "~mark[k] & ~mark[q] & (causal | k < 50)",
     "digits and marks": "mark[k] & (k // 10 % 7 == q // 10 % 7)",
+    "digits from an offset": "(q + 5) // 4 % 9 == (k + 5) // 4 % 9 | (k // 9 - 3) // 3 % 4 < q // 30 % 4 & k < 90",
+    "digits that differ": "k // 30 % 3 != q // 20 % 3 & k // 9 % 5 != 2 | (k + 11) // 50 % 4 != (q - 7) % 3 & causal",
+    "digits from two offsets": "(k + 3) % 40 - (q + 3) % 40 < 7 & (k - 100) // 40 % 3 == (q - 90) // 40 % 3 & k > 11",
     "hashes of queries": "hash(q) % 3 == 0 & q - k < 100 & causal | same(lab) & hash(k) % 2 == 0",
     "long periods": "causal & (sliding_window(40) | strided(150))",
     "long periods of labels": "(q - k) % 131 == 7 & same(lab) | (k - q + 3) % 200 == 0 & mark[q]",
     "differences": "causal & (q - k) % 31 < 2 & same(doc)",
+    "queries of two kinds": "causal & (hash(q) % 2 == 0 | hash(q) % 2 == 1 & q - k < 300)",
+    "labels or marks": "causal & (same(lab) | mark[k] | other[k] == 1)",
+    "labels or marks within bounds": "mark[k] & q - k < 100 | causal & same(lab) & mark[k] | same(other) & causal",
+    "marks or few distances": "causal & (mark[k] | hash(q - k) % 40 == 0 | (q - k < 7) & lab[q] > 0)",
+    "distances": "causal & (mark[min(q - k, 90)] & ~mark[k - q + 300] | q - k == 200)",
+    "distances of labels": "same(lab) & hash(k - q + 3) % 30 == 0 & abs(q - k) < 300 & (mark[k] | causal)",
     "odd differences": "(2 * q - 2 * k) % 31 == 4 | (q - k) % 29 == 1 & mark[k]",
 }
 _SIGNATURE = "lab: int[token], doc: int[token], other: int[token], mark: bool[token]"
@@ -189,3 +203,72 @@ def test_scattered_inputs_take_few_evaluations(text: str, given: dict[str, Any])
     for r, c in np.concatenate([sample, near]):
         tile = plan.tile_mask(plan.groups[0], np.array([r]), np.array([c]))
         assert kinds[r, c] == (FULL if tile.all() else PARTIAL if tile.any() else 0)
+
+
+def _pictures(n: int, rng: np.random.Generator, size: int) -> Any:
+    """The picture of each token, within text (-1)."""
+    found, at = np.full(n, -1), size // 3
+    for i in range(n):
+        found[at : at + size] = i
+        at += size + int(rng.integers(size // 8, 2 * size))
+    return found
+
+
+def _overlapping(name: str, n: int, unit: int) -> tuple[str, dict[str, Any], Any]:
+    """A mask of parts that overlap: as text, what it reads, and as a function of queries and keys."""
+    rng = np.random.default_rng(1)
+    if name == "pictures":
+        im = _pictures(n, rng, 2 * unit)
+        text = "im: int[token]) { attend causal & (im[k] == -1 | same(im)) | im[q] != -1 & same(im) }"
+        return text, {"im": im}, lambda q, k: (k <= q) & (im[k] == -1) | (im[q] == im[k]) & ((im[q] >= 0) | (k <= q))
+    if name == "agents":
+        agent, msg = rng.integers(0, 8, n // unit + 1).repeat(unit)[unit // 3 :][:n], rng.random(n) < 1 / unit
+        text = "agent: int[token], msg: bool[token]) { attend causal & (same(agent) | msg[k]) }"
+        return text, {"agent": agent, "msg": msg}, lambda q, k: (k <= q) & ((agent[q] == agent[k]) | msg[k])
+    verticals, slashes = (np.sort(rng.choice(n, m, replace=False)) for m in (100, 50))
+    if name == "lists":
+        text = (
+            "v: int[100], far: int[50]) "
+            "{ attend causal & (any(i in 0..100: k == v[i]) | any(i in 0..50: q - k == far[i])) }"
+        )
+        given = {"v": verticals, "far": slashes}
+    else:
+        text = "v: bool[k], far: bool[k]) { attend causal & (v[k] | far[q - k]) }"
+        given = {"v": np.isin(np.arange(n), verticals), "far": np.isin(np.arange(n), slashes)}
+    return text, given, lambda q, k: (k <= q) & (np.isin(k, verticals) | np.isin(q - k, slashes))
+
+
+@pytest.mark.parametrize("name", ["pictures", "agents", "lists", "tables"])
+def test_parts_that_overlap_are_known_together(name: str) -> None:
+    """Where none of them fills a tile that several touch."""
+    n, tile = 997, 8
+    text, given, kept = _overlapping(name, n, tile)
+    program = lower_text(f"pattern p({text}")[0]
+    pairs = np.zeros((-n % tile + n,) * 2, np.bool_)
+    pairs[:n, :n] = kept(np.arange(n)[:, None], np.arange(n))
+    there = np.pad(np.ones((n, n), np.bool_), (0, -n % tile))
+    tiles = [x.reshape(len(x) // tile, tile, -1, tile) for x in (pairs, pairs | ~there)]
+    wanted = tiles[0].any((1, 3)).astype(np.uint8) + tiles[1].all((1, 3))
+    kinds = make_plan(program, make_binding(program, n, n, **given), q_tile=tile, k_tile=tile).kinds()
+    np.testing.assert_array_equal(kinds, wanted)
+    n = 1 << 16
+    text, given, _ = _overlapping(name, n, 128)
+    spent = [0]
+    make_plan(program, make_binding(program, n, n, **given), watch=lambda done, _: spent.append(done))
+    assert max(spent) < 2e7  # of 2^32 pairs, or 131,072 tiles
+
+
+def test_conditions_on_the_difference_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the stretches that all of them have, and not by those of each with those of each other."""
+    n, rng = 600, np.random.default_rng(0)
+    one, other = rng.random((2, n)) < 0.2
+    program = lower_text("pattern p(one: bool[k], other: bool[k]) { attend causal & one[q - k] & other[q - k] }")[0]
+    solved, entries = [0], _Fragments.entries
+
+    def counted(self: _Fragments, clause: Solved) -> Entries | None:
+        solved[0] += 1
+        return entries(self, clause)
+
+    monkeypatch.setattr(_Fragments, "entries", counted)
+    compare(program, make_binding(program, n, n, one=one, other=other), 16, 16)
+    assert 0 < solved[0] <= np.count_nonzero(one & other) < 50

@@ -13,7 +13,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense
 from maskc.ir.program import Program
 from maskc.lower import lower_text
-from maskc.tiles import columns, make_plan
+from maskc.tiles import columns, make_plan, planner
 from maskc.tiles.binding import make_binding
 from maskc.tiles.layouts.suggest import LEAST_GAIN
 from maskc.tiles.plan import PARTIAL, TilePlan
@@ -137,6 +137,29 @@ def test_the_tokens_own_order_is_not_planned_in_full_where_another_is_much_bette
     full = make_plan(program, binding, q_tile=32, k_tile=32)
     assert LEAST_GAIN * tiles(plan) <= int(found[1].replace(",", "")) < tiles(full)
     assert sum(rows) > n // 32
+
+
+CUBES = """pattern p(chosen: bool[32, 32]) over grid(t, y, x) {
+    let cube = (t // 2 * 4 + y // 4) * 2 + x // 8
+    attend chosen[cube[q], cube[k]]
+}"""
+
+
+@pytest.mark.parametrize("trials", [100_000_000, 1])
+def test_blocks_that_a_table_is_by_are_found(trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the tokens' own order takes too long, whatever planning in theirs takes."""
+    program, sizes = lower_text(CUBES)[0], {"t": 8, "y": 16, "x": 16}
+    chosen = np.random.default_rng(0).random((32, 32)) < 0.1
+    binding = make_binding(program, 2048, 2048, sizes=sizes, chosen=chosen)
+    monkeypatch.setattr(planner, "_TRIALS", trials)
+    plan = make_plan(program, binding, q_tile=64, k_tile=64, layout="auto", budget=100_000)
+    assert plan.q_order.name == plan.k_order.name == "blocks:2x4x8"
+    assert (plan.stats.full, plan.stats.partial) == (np.count_nonzero(chosen), 0)
+    assert plan.q_order.reason.endswith("(the tokens' own order takes too long to plan)")
+    twice = make_plan(program, binding, q_tile=128, k_tile=64, layout="blocks")
+    assert twice.q_order.name == "blocks:2x4x16,2x4x8"
+    with pytest.raises(MaskcError, match=r"try blocks of the grid \(layout=\"auto\"\)"):
+        make_plan(program, binding, q_tile=64, k_tile=64, budget=100_000)
 
 
 def test_runs_of_scattered_labels_are_found_some_at_a_time() -> None:

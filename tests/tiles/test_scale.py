@@ -74,11 +74,12 @@ def test_unions_of_many_windows_are_solved_window_by_window(count: int) -> None:
     assert work[1] < 200_000 * count
 
 
-def test_a_window_on_the_place_within_a_frame_is_planned_at_a_million_tokens() -> None:
+@pytest.mark.parametrize("text", [0, 256])
+def test_a_window_on_the_place_within_a_frame_is_planned_at_a_million_tokens(text: int) -> None:
     """``y * size(x) + x`` is one digit of the position, and no sum of two that has to be looked at box by box."""
-    text = "pattern p() over grid(t, y, x) { let place = y * size(x) + x; attend window(64, 64) on place }"
-    program, sizes = lower_text(text)[0], {"t": 256, "y": 48, "x": 80}
-    plan = make_plan(program, make_binding(program, 983_040, 983_040, sizes=sizes))
+    source = "pattern p() over text ++ grid(t, y, x) { let place = y * size(x) + x; attend window(64, 64) on place }"
+    program, sizes = lower_text(source)[0], {"text": text, "t": 256, "y": 48, "x": 80}
+    plan = make_plan(program, make_binding(program, text + 983_040, text + 983_040, sizes=sizes))
     tiles = 48 * 80 // 128  # of a frame: each sees the part of itself, and of its neighbours, that is near
     assert (plan.stats.full, plan.stats.partial) == (0, 256 * 256 * (3 * tiles - 2))
 

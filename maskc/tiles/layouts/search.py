@@ -101,6 +101,15 @@ def _starts(node: Node, symbols: set[Symbol]) -> set[int]:
     return found
 
 
+def _widths(node: Node, symbols: set[Symbol]) -> set[int]:
+    """Widths of the blocks ``digit // width``."""
+    found = set()
+    for n in postorder([node]):
+        if isinstance(n, Apply) and n.op == "floordiv" and n.args[0] in symbols and isinstance(n.args[1], Const):
+            found.add(max(1, int(n.args[1].value)))
+    return found
+
+
 def _by_axis(mask: Node, q: Axes, k: Axes, find: Any) -> list[set[int]]:
     """What ``find`` finds of every axis."""
     found = separate(mask, q, k)
@@ -121,9 +130,20 @@ def _shaped(c: Classifier, mask: Node, pair: tuple[Axes, Axes], grid: Grid, modu
     except Unsuited:
         shapes = []
     if not shapes:
-        room = [tuple(-(-n // m) for n, m in zip(axes.extents, moduli, strict=True)) for axes in pair]
-        shapes = [(balanced(room[0], grid.q_tile), balanced(room[1], grid.k_tile))]
+        widths = tuple(max(w, default=1) for w in _by_axis(mask, *pair, _widths))
+        shapes = [(_roundest(q, widths, grid.q_tile), _roundest(k, widths, grid.k_tile))]
     return [Spec(*s, moduli, shift) for s in shapes]
+
+
+def _roundest(axes: Axes, widths: Shape, tile: int) -> Shape:
+    """The roundest shape of ``tile`` positions; of whole blocks of ``widths``, which the mask tells apart, if they fit
+    and there are no residue classes."""
+    room = tuple(-(-n // m) for n, m in zip(axes.extents, axes.moduli, strict=True))
+    whole = math.prod(widths)
+    if tile % whole or max(axes.moduli) > 1 or any(w > n for w, n in zip(widths, room, strict=True)):
+        return balanced(room, tile)
+    times = balanced(tuple(n // w for n, w in zip(room, widths, strict=True)), tile // whole)
+    return tuple(w * n for w, n in zip(widths, times, strict=True))
 
 
 def _fewest(tables: Tables, q: Axes, k: Axes, grid: Grid, shift: Shape) -> list[tuple[Shape, Shape]]:
