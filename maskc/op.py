@@ -23,6 +23,7 @@ from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.tensors import (
     check_tensors,
+    is_exporting,
     is_symbolic,
     is_transformed,
     kind_of_call,
@@ -132,7 +133,7 @@ class Op:
     def stored_recipe(self) -> str:
         """What a graph that is traced now has to hold of the op: its recipe where ``torch.export`` makes one, which may
         run where there is no such op."""
-        return self._recipe if torch.compiler.is_exporting() else ""
+        return self._recipe if is_exporting() else ""
 
     @overload
     def __call__(

@@ -28,6 +28,7 @@ __all__ = [
     "check_float_input",
     "check_hidden_input",
     "check_tensors",
+    "is_exporting",
     "is_symbolic",
     "is_transformed",
     "kind_of_call",
@@ -130,6 +131,11 @@ def is_transformed(values: Iterable[Any], *, mapped: bool = False) -> bool:
                 return True
             x = func.get_unwrapped(x)
     return False
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` makes a graph now; torch 2.6 does not tell."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
 
 
 def is_symbolic(q: Any, *others: Any) -> bool:
