@@ -50,24 +50,31 @@ def command(
     """Export a mask to FlashAttention (varlen), torch's varlen_attn, FlashMask, MagiAttention or FlashInfer: exactly,
     or not at all. Without --to, say which of them can take it."""
     from maskc.cli.values import setting
-    from maskc.exports import FORMATS, export_mask
+    from maskc.exports import FORMATS, check_format, export_plan
+    from maskc.tiles import make_plan
+    from maskc.tiles.budget import within_memory
 
+    if to is not None:
+        check_format(to)
     ending = None if out is None else _ending(out, to)
     program = o.program_of(file, name)
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg)
     _check_given(given.made_up, given.usual_length)
     binding = given.bind(program)
-    options: dict[str, Any] = {"kv_heads": kv_heads, "q_tile": q_tile, "k_tile": k_tile}
     found: dict[str, Export | str] = {}
-    for i, each in enumerate(FORMATS if to is None else (to,)):
+    with within_memory("the export"):
+        with progress("planning") as watch:
+            plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, watch=watch)
         with progress("exporting") as watch:
-            watch(i, len(FORMATS) if to is None else 1)
-            try:
-                found[each] = export_mask(program, binding, each, **options)
-            except MaskcError as error:
-                if to is not None or error.codes != ("E704",):
-                    raise
-                found[each] = error.diagnostics[0].message
+            formats = tuple(FORMATS) if to is None else (to,)
+            for i, each in enumerate(formats):
+                watch(i, len(formats))
+                try:
+                    found[each] = export_plan(plan, each, kv_heads)
+                except MaskcError as error:
+                    if to is not None or error.codes != ("E704",):
+                        raise
+                    found[each] = error.diagnostics[0].message
     if out is not None and ending is not None:
         export = next(iter(found.values()))
         assert not isinstance(export, str)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from maskc.compiler import PatternLike
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
+    from maskc.tiles.plan import TilePlan
 
-__all__ = ["FORMATS", "Export", "Format", "export", "export_mask"]
+__all__ = ["FORMATS", "Export", "Format", "check_format", "export", "export_mask", "export_plan"]
 
 
 class Format(NamedTuple):
@@ -144,35 +145,41 @@ def export_mask(
     Raises MaskcError: E503 for another format, E503 and E504 for numbers of heads, E704 where the format cannot say
     the mask, and E801 where planning takes too much.
     """
+    check_format(to)
+    _check_mask_alone(program, to)
+    with within_memory("the export"):
+        plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, budget=budget)
+        return export_plan(plan, to, kv_heads)
+
+
+def check_format(to: str) -> None:
+    """Raises E503 where there is no such format."""
     if to not in FORMATS:
         from maskc.tiles.values import suggestion
 
         hint = suggestion(to, FORMATS) or "see docs/exports.md"
         raise fail("E503", f"there is no format {to!r}; there are: {', '.join(FORMATS)}", hint)
-    keys = binding.heads if kv_heads is None else integer("kv_heads", kv_heads, 1)
-    if binding.heads % keys:
-        raise fail("E504", f"{binding.heads} query heads cannot share {keys} key heads", "give a divisor of them")
-    engine = FORMATS[to].engine
-    dropped = _beside_the_mask(program)
-    if dropped:
-        message = f"{engine} would get the mask of {program.name!r} alone, and drop {dropped}"
-        raise MaskcError(
-            Diagnostic("E704", message, hint="export a pattern that only attends, and give the rest there")
-        )
-    with within_memory("the export"):
-        plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile, budget=budget)
-        try:
-            arrays, options = getattr(importlib.import_module(f"maskc.exports.{to}"), to)(plan, keys)
-        except Unfit as why:
-            raise MaskcError(Diagnostic("E704", f"{program.name!r} cannot be said: {why}", hint=_HINT)) from None
+
+
+def export_plan(plan: TilePlan, to: str, kv_heads: int | None = None) -> Export:
+    """The mask of a plan in the tokens' own order, in a format of ``FORMATS``: see ``export_mask``."""
+    program, heads = plan.program, plan.binding.heads
+    keys = heads if kv_heads is None else integer("kv_heads", kv_heads, 1)
+    if heads % keys:
+        raise fail("E504", f"{heads} query heads cannot share {keys} key heads", "give a divisor of them")
+    _check_mask_alone(program, to)
+    try:
+        arrays, options = getattr(importlib.import_module(f"maskc.exports.{to}"), to)(plan, keys)
+    except Unfit as why:
+        raise MaskcError(Diagnostic("E704", f"{program.name!r} cannot be said: {why}", hint=_HINT)) from None
     return Export(to, arrays, options)
 
 
 _HINT = "another format may be able to (docs/exports.md), and maskc's own kernels are"
 
 
-def _beside_the_mask(program: Program) -> str:
-    """What a pattern does but keep pairs; empty if nothing."""
+def _check_mask_alone(program: Program, to: str) -> None:
+    """Raises E704 where a pattern does more than keep pairs."""
     parts = []
     if program.score is not Symbol("s"):
         parts.append("its score")
@@ -182,4 +189,6 @@ def _beside_the_mask(program: Program) -> str:
         parts.append("its sink")
     if program.output is not OUTPUT:
         parts.append("its output")
-    return " and ".join(parts)
+    if parts:
+        message = f"{FORMATS[to].engine} would get the mask of {program.name!r} alone, and drop {' and '.join(parts)}"
+        raise fail("E704", message, "export a pattern that only attends, and give the rest there")

@@ -7,10 +7,8 @@ import inspect
 import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from keyword import iskeyword
-from math import isfinite
 from typing import TYPE_CHECKING
 
 from maskc.backends.triton import planning
@@ -18,24 +16,24 @@ from maskc.backends.triton.backward import clears_empty_rows, write_dkv, write_d
 from maskc.backends.triton.cached import lists_pay, write_cached, write_merge
 from maskc.backends.triton.configs import Target, config
 from maskc.backends.triton.entrance import entrance, known
-from maskc.backends.triton.expressions import Unsupported, table_name, without_brackets
+from maskc.backends.triton.expressions import Unsupported, table_name
 from maskc.backends.triton.forward import write_forward
 from maskc.backends.triton.origin import origin_of
 from maskc.backends.triton.spec import KernelSpec, read_tables, specialised
 from maskc.backends.triton.spelling import HELPERS
 from maskc.backends.triton.standalone_decode import DECODE
 from maskc.backends.triton.standalone_gradients import PULL, Learned, learned_by, sums_text
+from maskc.backends.triton.torch_text import indices, torch_function
 from maskc.backends.triton.weights import is_softmax
 from maskc.backends.triton.writer import CONSTANTS
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Size, Symbol, postorder
-from maskc.ir.ops import OPS
+from maskc.ir.nodes import Lookup, Size, Symbol, postorder
 from maskc.ir.program import OUTPUT
 
 if TYPE_CHECKING:
     from maskc.ir.program import Program
 
-__all__ = ["torch_function", "write_standalone"]
+__all__ = ["write_standalone"]
 
 _HEADER = '''"""Attention under one pattern, by Triton kernels that skip every tile without a kept pair.
 
@@ -262,7 +260,7 @@ def write_standalone(
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
     sums = ""
     if learned.rows or learned.columns:
-        sums = sums_text(learned, lambda node: _indices(node, spec.program, batched))
+        sums = sums_text(learned, lambda node: indices(node, spec.program, batched))
     example = _example(names, sizes)
     stages = ("forward", "dq", "dkv", *(("decode",) if decode else ()))
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
@@ -368,87 +366,3 @@ def _tables(
     for word, differs in (("BY_HEAD", Symbol("h") in mask), ("BY_BATCH", of_entries)):
         lines.append(f"{word} = {differs}  # whether the mask differs")
     return "\n".join(lines) + "\n"
-
-
-#: Operators that are written as calls of what ``planning`` offers, or of torch by way of ``by_torch``.
-_CALLS = {
-    "floordiv": "floor_divide",
-    "mod": "remainder",
-    "hash": "hashed",
-    "select": "choose",
-    "abs": "absolute",
-    "min": "least",
-    "max": "greatest",
-    "float": "as_float",
-    "floor": "floor",
-}
-
-
-def torch_function(mask: Node, program: Program, batched: frozenset[str] = frozenset()) -> str:
-    """The mask as a Python function of positions: tensors of integers, or ranges of them. ``batched``: inputs with a
-    batch dimension in front."""
-    uses = Counter(c for n in postorder([mask]) for c in n.children)
-    texts: dict[Node, str] = {}
-    lines = [
-        "def mask(q, k, b, h, given):",
-        '    """Whether key ``k`` is kept for query ``q``; positions are tensors, or a ``Range`` for every tile."""',
-    ]
-    bound = {n.index for n in postorder([mask]) if isinstance(n, Exists)}
-    loose: dict[Node, bool] = {}
-    for node in postorder([mask]):
-        loose[node] = node in bound or any(loose[c] for c in node.children)
-        text = _torch_text(node, texts, program, batched)
-        if uses[node] > 1 and node.children and not loose[node]:
-            name = f"v{len(lines) - 2}"
-            lines.append(f"    {name} = {text}")
-            text = name
-        texts[node] = text
-    return "\n".join([*lines, *_returned(mask, texts)]) + "\n"
-
-
-def _returned(mask: Node, texts: Mapping[Node, str]) -> list[str]:
-    """The mask's value, in lines if it is long."""
-    line = f"    return {without_brackets(texts[mask])}"
-    if len(line) <= 118 or not (isinstance(mask, Apply) and mask.op in ("and", "or")):
-        return [line]
-    first, *rest = (texts[a] for a in mask.args)
-    return ["    return (", f"        {first}", *(f"        {OPS[mask.op].symbol} {x}" for x in rest), "    )"]
-
-
-def _indices(node: Lookup, program: Program, batched: frozenset[str]) -> list[str]:
-    """Where a look-up reads, as Python: an expression for each dimension of the table."""
-    texts: dict[Node, str] = {}
-    for each in postorder(node.indices):
-        texts[each] = _torch_text(each, texts, program, batched)
-    return _places(node, texts, program, batched)
-
-
-def _places(node: Lookup, texts: Mapping[Node, str], program: Program, batched: frozenset[str]) -> list[str]:
-    pairs = zip(program.parameter(node.name).domain, node.indices, strict=True)
-    places = [f'{texts[i]} - given["offset"]' if d == "q" else without_brackets(texts[i]) for d, i in pairs]
-    return ["b", *places] if node.name in batched else places
-
-
-def _torch_text(node: Node, texts: Mapping[Node, str], program: Program, batched: frozenset[str]) -> str:
-    if isinstance(node, Const):
-        infinite = isinstance(node.value, float) and not isfinite(node.value)
-        return f'float("{node.value}")' if infinite else repr(node.value)
-    if isinstance(node, Size):
-        return f'given["{ {"q": "q_len", "k": "k_len"}.get(node.name, "size_" + node.name) }"]'
-    if isinstance(node, Symbol):
-        return f'given["{node.name}"]' if node.name in ("layer", "heads") else node.name
-    if isinstance(node, Lookup):
-        places = _places(node, texts, program, batched)
-        return f'element(given["tables"]["{node.name}"], {", ".join(places)})'
-    if isinstance(node, Exists):
-        return f"some({texts[node.count]}, lambda {node.index.name}: {without_brackets(texts[node.body])})"
-    assert isinstance(node, Apply)
-    operands = [texts[a] for a in node.args]
-    op = OPS[node.op]
-    if node.op in _CALLS:
-        return f"{_CALLS[node.op]}({', '.join(without_brackets(x) for x in operands)})"
-    if op.form == "infix":
-        return "(" + f" {op.symbol} ".join(operands) + ")"
-    if op.form == "prefix":
-        return f"({op.symbol}{operands[0]})"
-    return f"by_torch(torch.{op.symbol}, {without_brackets(operands[0])})"

@@ -3,6 +3,7 @@ by key or by head. Kernels leave sums over keys, or over queries; where each of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
@@ -99,6 +100,6 @@ def sums_text(learned: Learned, text: Callable[[Lookup], list[str]]) -> str:
         '    """Which inputs with gradients the score reads, and where: of sums over keys, and over queries."""'
     )
     for word, lookups in (("rows", learned.rows), ("columns", learned.columns)):
-        each = [f'("{node.name}", [{", ".join(text(node))}])' for node in lookups]
+        each = [f"({json.dumps(node.name)}, [{', '.join(text(node))}])" for node in lookups]
         lines.append(f"    {word} = [{', '.join(each)}]")
     return "\n".join([*lines, "    return rows, columns"]) + "\n"
