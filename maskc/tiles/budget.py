@@ -21,6 +21,7 @@ __all__ = [
     "BUDGET",
     "INTERVALS",
     "INTERVAL_COST",
+    "LISTED_COST",
     "OPERATIONS",
     "ORDINARY",
     "OWN_MASKS",
@@ -41,6 +42,7 @@ Watch = Callable[[int, int], None]
 BUDGET = 400_000_000
 BOX_COST = 8  # what a box costs, in points; and in units of other work, beside them
 INTERVAL_COST = 16  # what an interval of keys costs, in units of other work
+LISTED_COST = 8  # and one that a list holds, which needs no solving
 PROBES = 8  # points of a tile that are evaluated before all are
 #: What was too much where masks are many, and not one of them irregular.
 OWN_MASKS = "heads and batch entries with masks of their own"

@@ -15,6 +15,7 @@ from maskc.passes.rows import conjuncts
 from maskc.tiles.budget import OPERATIONS, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.columns import Columns, SharedLabels, columns_of_keys, joint_labels, shared_labels
+from maskc.tiles.differences import Diagonals, diagonals, with_differences
 from maskc.tiles.grid import Grid
 from maskc.tiles.rowform import Bounds, RowForm, Solved, cuts_of, on_difference
 
@@ -33,7 +34,8 @@ def fitted(c: Classifier, form: RowForm, grid: Grid) -> tuple[RowForm, dict[str,
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
     bounds = {name: found for name, found in labels.items() if found is not None}
     types = {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds}
-    clauses = tuple(_settled(_with_pairs(x, types), grid) for x in _by_difference(c, form.clauses, grid))
+    clauses = with_differences(c, tuple(_with_pairs(x, types) for x in form.clauses), grid)
+    clauses = tuple(_settled(x, grid) for x in _by_difference(c, clauses, grid))
     clauses = tuple(_joined(clauses))
     cuts = {cut for x in clauses for d in x.digits for cut in d.cuts}
     cuts |= {cut for x in clauses if x.digits for cut in cuts_of(x.guard)}
@@ -133,10 +135,13 @@ def columns_of(
     starts: Array,
     reach: Callable[[Solved], tuple[Array, Array]],
     budget: Budget,
-) -> Columns | SharedLabels | None:
-    """The key tiles that a clause's condition on the key passes, or that share a label with each fragment, of queries
-    and keys that its conditions admit. ``reach``: the key tiles that each fragment of queries may meet. None if there
-    is no such condition, or if comparing labels takes too long. Raises MaskcError E801."""
+) -> Columns | SharedLabels | Diagonals | None:
+    """The key tiles that a clause's condition on the key passes, that its condition on ``q - k`` does, or that share a
+    label with each fragment, of queries and keys that its conditions admit. ``reach``: the key tiles that each fragment
+    of queries may meet. None if there is no such condition, or if finding them takes too long. Raises MaskcError E801.
+    """
+    if clause.differences is not None:
+        return diagonals(clause.differences, grid, starts, reach(clause), budget)
     if clause.keep is TRUE and not clause.pairs:
         return None
     keys = np.arange(grid.k_len, dtype=np.int64)

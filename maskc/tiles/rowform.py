@@ -15,7 +15,18 @@ from maskc.ir.rewrite import substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
 
-__all__ = ["Bounds", "Digit", "RowForm", "Solved", "cuts_of", "on_difference", "operands", "rise", "row_form"]
+__all__ = [
+    "Bounds",
+    "Differences",
+    "Digit",
+    "RowForm",
+    "Solved",
+    "cuts_of",
+    "on_difference",
+    "operands",
+    "rise",
+    "row_form",
+]
 
 Array = npt.NDArray[Any]
 _Q, _K = Symbol("q"), Symbol("k")
@@ -62,12 +73,20 @@ class Digit:
         return tuple(cuts_of(*self.bounds.lo, *self.bounds.hi))
 
 
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Which differences ``q - k`` a condition holds for: ``holds``, from ``low`` on, and none else."""
+
+    low: int
+    holds: Array
+
+
 @dataclass(frozen=True)
 class Solved:
     """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, labels
     of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
     ``period``: besides, ``q - k`` has a certain remainder modulo that, which any so many differences have once; 0: not.
-    ``free``: keys that need no label and no condition.
+    ``free``: keys that need no label and no condition. ``differences``: those that ``q - k`` has besides; None: any.
     """
 
     bounds: Bounds
@@ -79,6 +98,7 @@ class Solved:
     residual: Node
     period: int = 0
     free: Node = FALSE
+    differences: Differences | None = None
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
-from maskc.tiles.budget import BOX_COST, INTERVAL_COST, INTERVALS, Budget
+from maskc.tiles.budget import BOX_COST, INTERVAL_COST, INTERVALS, LISTED_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns, SharedLabels
+from maskc.tiles.differences import Diagonals
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.ranges import Boxes, Range
@@ -54,14 +55,14 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
             return None  # Boxes know differences by their period, too, and may take less.
         budget.spend(least, INTERVALS)
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
-    if any(x.pairs and found is None for x, found in zip(form.clauses, columns, strict=True)):
+    if any((x.pairs or x.differences) and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
     # Which queries and keys have a label at all is settled with the tiles that share one.
     settled = (x if not x.pairs else replace(x, guard=TRUE, keep=TRUE) for x in form.clauses)
     form = replace(form, clauses=tuple(settled))
     parts: list[tuple[Rectangles, Rectangles]] = []
     each = 1 + sum(_intervals(x, grid, reach) for x in form.clauses)
-    listed = sum(x.runs for x in columns if isinstance(x, SharedLabels))
+    listed = sum(x.runs for x in columns if isinstance(x, SharedLabels | Diagonals))
     step = max(_FEWEST, min(max(_LEAST, _AT_ONCE // each), _MOST_AT_ONCE // max(each, listed)))
     area = 0
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
@@ -103,10 +104,12 @@ def _decide(
     if budget.each > 1:  # else the bounds of the clauses cost no more than the intervals that they make
         budget.evaluate(row.size * BOX_COST, "bounds of intervals of keys")
     for clause, there in zip(form.clauses, columns, strict=True):
+        if there is None and fragments.unsolved(clause):
+            there = Columns.every(fragments.grid.cols, fragments.grid.k_tile)
         entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:
             return None
-        cost = entries.owner.size * INTERVAL_COST
+        cost = entries.owner.size * (INTERVAL_COST if there is None else LISTED_COST)
         budget.spend(cost, INTERVALS, more=cost * left // row.size)
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
@@ -209,18 +212,22 @@ class _Fragments:
         found = functools.reduce(f, values, np.int64(start))
         return np.broadcast_to(found, (self.count,))
 
+    def unsolved(self, clause: Solved) -> bool:
+        """Whether keys are no matter of intervals: differences of a period are in all of them, and of queries that a
+        condition admits in part more is known a tile at a time."""
+        if clause.period or clause.guard is TRUE or clause.digits:
+            return bool(clause.period)
+        verdict = self.value(clause.guard)
+        return bool(np.any(verdict.some & verdict.gap))
+
     def entries(self, clause: Solved) -> Entries | None:
         k_len, tile = self.grid.k_len, self.grid.k_tile
         span = self.span(clause.bounds, 0, k_len)
-        if clause.period:
-            return self.entries_in(clause, Columns.every(self.grid.cols, self.grid.k_tile))
         digits = [(d, self.span(d.bounds, *d.ends)) for d in clause.digits]
         whole = (clause.residual is TRUE) & np.ones(self.count, np.bool_)
         alive = np.ones(self.count, np.bool_)
         if clause.guard is not TRUE:
             verdict = self.value(clause.guard)
-            if not clause.digits and np.any(verdict.some & verdict.gap):
-                return self.entries_in(clause, Columns.every(self.grid.cols, self.grid.k_tile))
             alive = alive & verdict.some
             whole = whole & ~np.asarray(verdict.gap)
         varying = sum((~np.asarray(s.point) for _, s in digits), start=np.int64(0))
@@ -296,22 +303,25 @@ class _Fragments:
         tile, cols = self.grid.k_tile, self.grid.cols
         owner = np.flatnonzero(some & (span.outer_hi > span.outer_lo))
         lo, hi = span.outer_lo[owner] // tile, -(-span.outer_hi[owner] // tile)
-        of, start, end, _, most = columns.meet(owner, lo, hi)
-        most = np.minimum(self.widest(clause.bounds)[owner][of], most)
-        touched = Entries(owner[of], start, end, np.full(of.size, TOUCH), most)
         if clause.residual is not TRUE:
-            return touched
-        end = np.where(span.inner_hi >= self.grid.k_len, cols, span.inner_hi // tile)
-        start = -(-span.inner_lo // tile)
-        owner = np.flatnonzero(some & (end > start))
-        of, start, end, whole, _ = columns.meet(owner, start[owner], end[owner])
-        owner = owner[of]
+            of, start, end, _, most = columns.meet(owner, lo, hi)
+            most = np.minimum(self.widest(clause.bounds)[owner][of], most)
+            return Entries(owner[of], start, end, np.full_like(start, TOUCH), most)
+        # Before, between and after the tiles of which every query of the fragment admits all keys, by the bounds.
+        first = np.clip(-(-span.inner_lo[owner] // tile), lo, hi)
+        last = np.clip(np.where(span.inner_hi >= self.grid.k_len, cols, span.inner_hi // tile)[owner], first, hi)
+        start, end = (np.stack(x, axis=1).ravel() for x in ((lo, first, last), (first, last, hi)))
+        there = end > start
+        part = np.flatnonzero(there)
+        of, start, end, whole, most = columns.meet(owner[part // 3], start[there], end[there])
+        owner, inside = owner[part[of] // 3], part[of] % 3 == 1
+        most = np.minimum(self.widest(clause.bounds)[owner], most)
         # A kept pair is sure if the query and the key may be chosen apart, or if one of them may be any.
         kept = True if columns.apart else whole | full[owner]
         weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
         if clause.period:
             weight = np.where((weight == FILL) & self._all_differences(clause.period, owner, end), EXACT, 0)
-        return Entries.join([touched, Entries(owner, start, end, weight, np.full_like(start, tile))])
+        return Entries(owner, start, end, TOUCH + weight * inside, most)
 
     def _all_differences(self, period: int, owner: Array, end: Array) -> Array:
         """Whether fragments hold all remainders of ``q - k``, with every tile of a run that ends somewhere."""

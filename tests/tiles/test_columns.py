@@ -262,7 +262,8 @@ def test_conditions_on_the_difference_are_taken_together(monkeypatch: pytest.Mon
     """By the stretches that all of them have, and not by those of each with those of each other."""
     n, rng = 600, np.random.default_rng(0)
     one, other = rng.random((2, n)) < 0.2
-    program = lower_text("pattern p(one: bool[k], other: bool[k]) { attend causal & one[q - k] & other[q - k] }")[0]
+    text = "pattern p(one: bool[k], other: bool[k]) { attend causal & one[q - k] & other[q - k] & k % 40 < 30 }"
+    program = lower_text(text)[0]
     solved, entries = [0], _Fragments.entries
 
     def counted(self: _Fragments, clause: Solved) -> Entries | None:
@@ -272,3 +273,69 @@ def test_conditions_on_the_difference_are_taken_together(monkeypatch: pytest.Mon
     monkeypatch.setattr(_Fragments, "entries", counted)
     compare(program, make_binding(program, n, n, one=one, other=other), 16, 16)
     assert 0 < solved[0] <= np.count_nonzero(one & other) < 50
+
+
+#: Masks of which parts speak of ``q - k`` alone, and the same on arrays of positions: ``d`` is ``q - k``.
+DIFFERENCES: dict[str, Any] = {
+    "(q - k) % 51 < 13 & (q - k) % 19 < 9": lambda q, k, d: (d % 51 < 13) & (d % 19 < 9),
+    "causal & ~((q - k) % 51 < 13)": lambda q, k, d: (d >= 0) & (d % 51 >= 13),
+    "causal & ((q - k) % 51 < 7 | (q - k) % 77 < 13)": lambda q, k, d: (d >= 0) & ((d % 51 < 7) | (d % 77 < 13)),
+    "window(90, 5) & (q - k) % 13 == 0": lambda q, k, d: (d >= -5) & (d <= 90) & (d % 13 == 0),
+    "causal & (~((q - k) % 51 < 13) | sinks(9))": lambda q, k, d: (d >= 0) & ((d % 51 >= 13) | (k < 9)),
+    "causal & q % 70 < 30 & (q - k) % 51 < 13 & (q - k) % 3 != 1": (
+        lambda q, k, d: (d >= 0) & (q % 70 < 30) & (d % 51 < 13) & (d % 3 != 1)
+    ),
+    "(q - k) % 51 < 26 & same(token // 33) | (q - k) % 60 == 59": (
+        lambda q, k, d: (d % 51 < 26) & (q // 33 == k // 33) | (d % 60 == 59)
+    ),
+    "(q - k) * (q - k) % 97 < 40 & k < 2 * q": lambda q, k, d: (d * d % 97 < 40) & (k < 2 * q),
+    "(q - k) * (q - k) % 97 < 40 | k % 41 == 3 & (q - k) % 45 < 40": (
+        lambda q, k, d: (d * d % 97 < 40) | (k % 41 == 3) & (d % 45 < 40)
+    ),
+}
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (301, 333), (77, 500), (500, 512)])
+@pytest.mark.parametrize("tile", [(16, 16), (16, 8), (8, 16), (24, 10), (7, 15)])
+@pytest.mark.parametrize("text", DIFFERENCES)
+def test_conditions_on_the_difference_are_known_by_difference(
+    text: str, tile: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    (q_len, k_len), (q_tile, k_tile) = shape, tile
+    program = lower_text(text)[0]
+    binding = make_binding(program, q_len, k_len)
+    q, k = np.arange(q_len)[:, None] + binding.offset, np.arange(k_len)
+    mask = DIFFERENCES[text](q, k, q - k)
+    rows, cols = np.arange(0, q_len, q_tile), np.arange(0, k_len, k_tile)
+    some, every = (
+        np.asarray(f.reduceat(f.reduceat(mask, rows), cols, axis=1)) for f in (np.logical_or, np.logical_and)
+    )
+    plan = make_plan(program, binding, q_tile=q_tile, k_tile=k_tile)
+    np.testing.assert_array_equal(plan.kinds(), np.where(every, FULL, np.where(some, PARTIAL, 0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("causal & (q - k) % 512 < 128 & (q - k) % 96 < 48", 400_000),
+        ("~((q - k) % 512 < 128) & causal", 700_000),
+        ("causal & ((q - k) % 1000 == 0 | (q - k) % 1001 == 0)", 300_000),
+        ("causal & q - k < 8192 & (q - k) % 128 == 0", 60_000),
+        ("causal & ~((q - k) % 512 < 128) & (q - k) % 3 == 0", 100_000),
+    ],
+)
+def test_conditions_on_the_difference_cost_what_their_runs_do(text: str, most: int) -> None:
+    program, spent = lower_text(text)[0], []
+    binding = make_binding(program, 1 << 16, 1 << 16)
+    make_plan(program, binding, watch=lambda done, whole: spent.append(done))
+    assert 0 < spent[-1] < most
+
+
+def test_conditions_on_the_difference_within_many_documents() -> None:
+    """Each of which puts fragments of queries in places of their own."""
+    text = "pattern p(doc: int[token]) { attend same(doc) | causal & (q - k) % 512 < 128 }"
+    program, n, spent = lower_text(text)[0], 1 << 16, [0]
+    doc = np.sort(np.random.default_rng(0).integers(0, 200, n))
+    binding = make_binding(program, n, n, doc=doc)
+    make_plan(program, binding, watch=lambda done, whole: spent.append(done))
+    assert spent[-1] < 2_500_000

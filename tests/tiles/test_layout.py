@@ -168,7 +168,7 @@ def test_runs_of_scattered_labels_are_found_some_at_a_time() -> None:
     binding = make_binding(program, n, n, doc=np.random.default_rng(0).permutation(n) // 32)
     tracemalloc.start()
     with pytest.raises(MaskcError, match="E801"):
-        make_plan(program, binding, q_tile=32, k_tile=32, budget=1 << 24)
+        make_plan(program, binding, q_tile=32, k_tile=32, budget=1 << 23)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 26, peak  # all of them at once: 149 MiB
