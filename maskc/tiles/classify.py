@@ -22,10 +22,10 @@ from maskc.ir.program import Parameter
 from maskc.ir.schedule import free_indices, outside_exists
 from maskc.ir.size import MAX_ALTERNATIVES
 from maskc.tiles import ranges
+from maskc.tiles.boxes import Boxes, Range
 from maskc.tiles.budget import Budget
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
 from maskc.tiles.periods import Period, periods
-from maskc.tiles.ranges import Boxes, Range
 
 __all__ = ["Classifier", "Verdict", "Walk"]
 

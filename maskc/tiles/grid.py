@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.ranges import Boxes
+from maskc.tiles.boxes import Boxes
 
 __all__ = ["Grid", "Rectangles"]
 

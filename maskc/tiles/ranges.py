@@ -11,73 +11,28 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from maskc.ir.ops import OPS
+from maskc.tiles.boxes import NO_VARIABLES, Boxes, Range
 
-__all__ = ["Boxes", "Range", "apply_op", "constant", "equal", "less", "linear", "without_nan"]
+__all__ = ["apply_op", "constant", "equal", "less", "linear", "without_nan"]
 
 Array = npt.NDArray[Any]
 #: Values beyond this are as good as unbounded: no sum of two leaves int64.
 _HUGE = 1 << 61
-_NONE: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, eq=False)
-class Boxes:
-    """Boxes of absolute positions: ``q0 <= q <= q1`` and ``k0 <= k <= k1`` (int64, ends included).
-
-    ``q_width`` and ``k_width`` are the extents of the smallest tile that each box holds; ``single`` marks
-    boxes that lie within one tile. ``q_step``: positions are those congruent to ``q0`` modulo it.
-    """
-
-    q0: Array
-    q1: Array
-    k0: Array
-    k1: Array
-    q_width: Array
-    k_width: Array
-    single: Array
-    q_step: int = 1
-    k_step: int = 1
-
-    def part(self, which: slice) -> Boxes:
-        """Some of the boxes; what all have in common stays."""
-        arrays = ("q0", "q1", "k0", "k1", "q_width", "k_width", "single")
-        count = self.q0.shape
-        return replace(self, **{n: x[which] for n in arrays if (x := getattr(self, n)).shape == count})
-
-
-@dataclass(frozen=True, eq=False)
-class Range:
-    """What an expression can be in each box.
-
-    Attributes:
-        lo, hi: bounds; arrays that broadcast over the boxes, or scalars.
-        modulus, residue: every value is congruent to ``residue`` modulo ``modulus`` (0: it is a constant).
-        exact: ``lo`` and ``hi`` are attained. dense: so is every value between that obeys the congruence.
-        uses: the variables that the expression depends on.
-        form: ``(a, b, c)`` if the value is ``a*q + b*k + c``, with ``a`` and ``b`` integers and ``c`` broadcasting.
-    """
-
-    lo: Any
-    hi: Any
-    modulus: int = 1
-    residue: Any = 0
-    exact: Any = False
-    dense: Any = False
-    uses: frozenset[str] = _NONE
-    form: tuple[int, int, Any] | None = field(default=None)
 
 
 def constant(value: Any) -> Range:
     """The same value in every box; ``value`` may have leading axes."""
     integral = np.asarray(value).dtype.kind in "iu"
-    return Range(value, value, 0, value if integral else 0, True, True, _NONE, (0, 0, value) if integral else None)
+    return Range(
+        value, value, 0, value if integral else 0, True, True, NO_VARIABLES, (0, 0, value) if integral else None
+    )
 
 
 def linear(boxes: Boxes, a: int, b: int, c: Any) -> Range:

@@ -19,16 +19,16 @@ import numpy.typing as npt
 
 from maskc.ir.nodes import TRUE, Node
 from maskc.passes.linear import linear, linear_node
+from maskc.tiles.boxes import Boxes, Range
 from maskc.tiles.budget import BOX_COST, INTERVAL_COST, INTERVALS, LISTED_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
 from maskc.tiles.columns import Columns, SharedLabels
 from maskc.tiles.differences import Diagonals
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
-from maskc.tiles.ranges import Boxes, Range
+from maskc.tiles.pieces import Pieces
 from maskc.tiles.rowfit import columns_of, fitted
-from maskc.tiles.rowform import Bounds, Digit, RowForm, Solved, operands, rise
-from maskc.tiles.runs import concatenated_ranges
+from maskc.tiles.rowform import Bounds, RowForm, Solved, operands, rise
 
 __all__ = ["rowwise"]
 
@@ -237,8 +237,8 @@ class _Fragments:
         exact = within & span.exact & (varying + ~np.asarray(span.point) <= 1)
         for name in clause.labels:
             span = self._within_label(span, self.labels[name])
-        outer = _Pieces(np.flatnonzero(alive), span.outer_lo[alive], span.outer_hi[alive])
-        inner = _Pieces(np.arange(self.count), span.inner_lo, span.inner_hi)
+        outer = Pieces(np.flatnonzero(alive), span.outer_lo[alive], span.outer_hi[alive])
+        inner = Pieces(np.arange(self.count), span.inner_lo, span.inner_hi)
         gap = 0
         for i, (d, s) in enumerate(digits):
             widest = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus)))
@@ -278,7 +278,7 @@ class _Fragments:
         step = _LEAST if others else max(1, owners.size)
         for first in range(0, owners.size, step):
             owner = owners[first : first + step]
-            pieces = _Pieces(owner, span.outer_lo[owner], span.outer_hi[owner])
+            pieces = Pieces(owner, span.outer_lo[owner], span.outer_hi[owner])
             for d, t in others:
                 pieces = pieces.within(d, t.outer_lo, t.outer_hi, hull=False)
             found += pieces.count_within(last, s.outer_lo, s.outer_hi, hull)
@@ -353,7 +353,7 @@ class _Fragments:
         )
 
     def _tiles(
-        self, outer: _Pieces, inner: _Pieces, exact: Array, whole: Array, alive: Array, digits: bool, most: Array
+        self, outer: Pieces, inner: Pieces, exact: Array, whole: Array, alive: Array, digits: bool, most: Array
     ) -> Entries:
         tile, cols = self.grid.k_tile, self.grid.cols
         weight = np.where(exact, TOUCH + EXACT, TOUCH)
@@ -371,62 +371,6 @@ class _Fragments:
         if all(np.array_equal(getattr(found, x), getattr(filled, x)) for x in ("owner", "start", "end")):
             return replace(found, weight=found.weight + filled.weight)  # all that is touched is filled
         return Entries.join([found, filled])
-
-
-@dataclass(frozen=True, eq=False)
-class _Pieces:
-    """Intervals of keys, by fragment."""
-
-    owner: Array
-    lo: Array
-    hi: Array
-
-    def pick(self, keep: Array) -> _Pieces:
-        return _Pieces(self.owner[keep[self.owner]], self.lo[keep[self.owner]], self.hi[keep[self.owner]])
-
-    def within(self, d: Digit, low: Array, high: Array, hull: bool) -> _Pieces:
-        """The parts where the digit is between the fragment's bounds; or their hull."""
-        lo, hi, owner = self.lo, self.hi, self.owner
-        keep = (hi > lo) & (high > low)[owner]
-        if not keep.all():
-            lo, hi, owner = lo[keep], hi[keep], owner[keep]
-        cycle = d.stride * d.modulus
-        free = d.free(low, high)[owner]
-        if free.any():
-            rest = _Pieces(owner[~free], lo[~free], hi[~free]).within(d, low, high, hull)
-            return _Pieces(
-                *(np.concatenate(x) for x in ((owner[free], rest.owner), (lo[free], rest.lo), (hi[free], rest.hi)))
-            )
-        first, last = d.stride * low[owner] - d.shift, d.stride * high[owner] - d.shift
-        start, end = _Pieces(owner, lo, hi).cycles(d, low, high)
-        if hull:
-            return _Pieces(owner, np.maximum(lo, start * cycle + first), np.minimum(hi, end * cycle + last))
-        count = np.maximum(end - start + 1, 0)
-        turn = concatenated_ranges(start, count) * cycle
-        owner, lo, hi, first, last = (np.repeat(x, count) for x in (owner, lo, hi, first, last))
-        return _Pieces(owner, np.maximum(lo, turn + first), np.minimum(hi, turn + last))
-
-    def count_within(self, d: Digit, low: Array, high: Array, hull: Array) -> int:
-        """How many parts ``within`` finds, with the hull of all where it is to."""
-        start, end = self.cycles(d, low, high)
-        one = (d.free(low, high) | hull)[self.owner]
-        count = np.where(one, np.minimum(end - start + 1, 1), end - start + 1)
-        return int(np.maximum(count, 0)[(self.hi > self.lo) & (high > low)[self.owner]].sum())
-
-    def cut(self, low: Array, high: Array) -> _Pieces:
-        """The parts before, between and after two places in each fragment."""
-        first = np.clip(low[self.owner], self.lo, self.hi)
-        last = np.clip(high[self.owner], first, self.hi)
-        lo, hi = (np.stack(x, axis=1).ravel() for x in ((self.lo, first, last), (first, last, self.hi)))
-        return _Pieces(np.repeat(self.owner, 3)[hi > lo], lo[hi > lo], hi[hi > lo])
-
-    def cycles(self, d: Digit, low: Array, high: Array) -> tuple[Array, Array]:
-        """The first cycle of the digit whose part between the bounds ends after ``lo``, and the last whose part starts
-        before ``hi``."""
-        cycle = d.stride * d.modulus
-        start = (self.lo + d.shift - d.stride * high[self.owner]) // cycle + 1
-        end = -((d.stride * low[self.owner] - self.hi - d.shift) // cycle) - 1
-        return start, end
 
 
 def _step(node: Node, value: Range) -> int | None:

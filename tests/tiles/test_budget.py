@@ -12,9 +12,9 @@ from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles import subdivide as subdivide_module
 from maskc.tiles.binding import make_binding
+from maskc.tiles.boxes import Boxes
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier, Verdict
-from maskc.tiles.ranges import Boxes
 from maskc.tiles.rowwise import _Fragments
 
 from .corpus import MASKS, brute_kinds, input_case, plain_case

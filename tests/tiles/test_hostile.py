@@ -17,9 +17,9 @@ from maskc.tiles import budget as budgets
 from maskc.tiles import classify as classification
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
+from maskc.tiles.boxes import Boxes
 from maskc.tiles.budget import OPERATIONS, ORDINARY, Budget, evaluations_of, operations_of, proof_budget, within_memory
 from maskc.tiles.classify import Classifier
-from maskc.tiles.ranges import Boxes
 
 _NESTED = "any(i in 0..64: any(j in 0..64: hash(q, k, i, j) % 100000 == 0))"
 

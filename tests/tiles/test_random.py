@@ -12,8 +12,8 @@ from maskc.ir.nodes import Const, Exists, Lookup, Node, Symbol, Type, index_symb
 from maskc.ir.ops import apply
 from maskc.ir.program import Parameter, Program, Space
 from maskc.tiles import make_plan
+from maskc.tiles.boxes import Boxes
 from maskc.tiles.classify import Classifier
-from maskc.tiles.ranges import Boxes
 
 from .corpus import brute_kinds
 

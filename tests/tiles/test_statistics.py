@@ -19,8 +19,9 @@ from maskc.tiles import make_plan
 from maskc.tiles.advice import union_tiles
 from maskc.tiles.binding import make_binding
 from maskc.tiles.cost import ROUGH, CostModel, features, fit, plan_cost, row_costs
+from maskc.tiles.keyorders import KeyOrder
 from maskc.tiles.plan import PARTIAL
-from maskc.tiles.rowsets import RowSets, _Index, merged_intervals, row_sets
+from maskc.tiles.rowsets import RowSets, merged_intervals, row_sets
 from maskc.tiles.statistics import Statistics, _groups, _partial_tiles, statistics
 from tests.strategies import bindings, programs
 
@@ -276,9 +277,9 @@ def test_rules_are_evaluated_once_and_orders_of_keys_are_shared(
 ) -> None:
     """By all heads, where they do not depend on them."""
     case, evaluated, ordered = _many_heads(text, 6000, 6), list[object](), list[object]()
-    rows, of = RowSets._rows, _Index.of
+    rows, of = RowSets._rows, KeyOrder.of
     monkeypatch.setattr(RowSets, "_rows", lambda self, r, a, b: evaluated.append(r) or rows(self, r, a, b))
-    monkeypatch.setattr(_Index, "of", staticmethod(lambda *args: ordered.append(args) or of(*args)))
+    monkeypatch.setattr(KeyOrder, "of", staticmethod(lambda *args: ordered.append(args) or of(*args)))
     plan = make_plan(*case)
     found = _groups(plan, None)[0]
     assert len(found) == 6
