@@ -34,7 +34,8 @@ def fitted(c: Classifier, form: RowForm, grid: Grid) -> tuple[RowForm, dict[str,
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
     bounds = {name: found for name, found in labels.items() if found is not None}
     types = {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds}
-    clauses = with_differences(c, tuple(_with_pairs(x, types) for x in form.clauses), grid)
+    clauses = tuple(_by_remainder(_with_pairs(x, types), grid) for x in form.clauses)
+    clauses = with_differences(c, clauses, grid)
     clauses = tuple(_settled(x, grid) for x in _by_difference(c, clauses, grid))
     clauses = tuple(_joined(clauses))
     cuts = {cut for x in clauses for d in x.digits for cut in d.cuts}
@@ -73,13 +74,27 @@ def _by_difference(c: Classifier, clauses: tuple[Solved, ...], grid: Grid) -> It
 _MOST_STRETCHES = 256
 
 
+_MANY = 8  # pieces of a row of tiles
+
+
+def _by_remainder(clause: Solved, grid: Grid) -> Solved:
+    """The clause with ``q % n == k % n`` as ``(q - k) % n == 0`` where no other digit goes with it, and as a digit it
+    would cut rows of tiles into many pieces."""
+    most = min(grid.q_tile, grid.k_tile) // _MANY
+    if all(d.part is not None or (d.alike is not None and d.modulus <= most) for d in clause.digits):
+        return replace(
+            clause, digits=tuple(replace(d, part=d.alike if d.part is None else d.part) for d in clause.digits)
+        )
+    return clause
+
+
 def _settled(clause: Solved, grid: Grid) -> Solved:
     """The clause with its difference as a period or as a digit, and conditions that digits do not go with put last."""
     others = tuple(d for d in clause.digits if d.part is None)
     short = [d for d in clause.digits if d.part is not None and d.modulus < grid.q_tile + grid.k_tile]
     rest = [clause.residual]
     if not others and len(short) == len(clause.digits) == 1:
-        return replace(clause, digits=(), period=short[0].modulus)
+        return replace(clause, digits=(), period=short[0].modulus, once=not short[0].wraps)
     rest += [d.part for d in short if d.part is not None]
     digits = tuple(d for d in clause.digits if d not in short)
     pairs, keep = clause.pairs, clause.keep

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from maskc.ir.nodes import FALSE, TRUE, Apply, Const, Lookup, Node, Symbol, Type, postorder
@@ -47,6 +48,7 @@ class Digit:
     """Bounds on ``(k + shift) // stride % modulus``. ``part``: the condition, if it speaks of ``(q - k + c) % modulus``
     alone.
 
+    ``alike``: the same of a condition that equals ``q % modulus == k % modulus``, which may also be left as it is.
     ``wraps``: the bounds may lie below 0 or beyond the modulus, and stand for all that is congruent to what is between.
     """
 
@@ -56,6 +58,7 @@ class Digit:
     part: Node | None = None
     wraps: bool = False
     shift: int = 0
+    alike: Node | None = None
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -66,6 +69,12 @@ class Digit:
         """Where bounds leave nothing out."""
         found: Array = high - low >= self.modulus if self.wraps else (low <= 0) & (high >= self.modulus)
         return found
+
+    def most(self, keys: int, low: Array, high: Array) -> Array:
+        """How many of so many keys in a row have the digit between bounds, at most."""
+        cycles, rest = divmod(keys, self.stride * self.modulus)
+        found: Array = self.stride * np.clip(high - low, 0, self.modulus)
+        return cycles * found + np.minimum(found, rest)
 
     @property
     def cuts(self) -> tuple[tuple[int, int], ...]:
@@ -85,7 +94,8 @@ class Differences:
 class Solved:
     """A clause: bounds on the key, on digits of it, per-token inputs that are equal at the query and the key, labels
     of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
-    ``period``: besides, ``q - k`` has a certain remainder modulo that, which any so many differences have once; 0: not.
+    ``period``: besides, ``q - k`` has certain remainders modulo that, which any so many differences have; 0: not.
+    ``once``: it is a single one.
     ``free``: keys that need no label and no condition. ``differences``: those that ``q - k`` has besides; None: any.
     """
 
@@ -97,6 +107,7 @@ class Solved:
     keep: Node
     residual: Node
     period: int = 0
+    once: bool = False
     free: Node = FALSE
     differences: Differences | None = None
 
@@ -128,6 +139,7 @@ def _solved(clause: Clause) -> Solved:
     labels: list[str] = []
     digits: dict[_Place, Bounds] = {}
     differences: dict[_Place, Node] = {}
+    aligned: dict[_Place, Node] = {}
     stretches: dict[_Difference, Digit] = {}
     for part in conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
@@ -148,14 +160,17 @@ def _solved(clause: Clause) -> Solved:
             place, on_digit = digit
             if "q" in names and _as_digit(part) is not part and place not in digits:
                 differences[place] = part
+            elif (alike := _equal_remainders(part)) is not None and place not in digits:
+                aligned[place] = alike
             else:
                 differences.pop(place, None)
+                aligned.pop(place, None)
             before = digits.get(place, Bounds())
             digits[place] = Bounds((*before.lo, *on_digit.lo), (*before.hi, *on_digit.hi))
     lo = () if clause.lo is None else (clause.lo,)
     hi = () if clause.hi is None else (clause.hi,)
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
-    found = [Digit(*place[:2], b, differences.get(place), shift=place[2]) for place, b in ordered]
+    found = [Digit(*x[:2], b, differences.get(x), shift=x[2], alike=aligned.get(x)) for x, b in ordered]
     places = tuple(sorted((*stretches.values(), *found), key=lambda d: -d.stride * d.modulus))
     pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
@@ -192,6 +207,18 @@ def _as_digit(part: Node) -> Node:
         rest = form.plus(linear(value), -1).plus(linear(_K), -factor).times(-factor)
         return apply("eq", apply("mod", _K, modulus), apply("mod", linear_node(rest), modulus))
     return part
+
+
+def _equal_remainders(part: Node) -> Node | None:
+    """``q % n == k % n`` as ``(q - k) % n == 0``."""
+    if not (isinstance(part, Apply) and part.op == "eq"):
+        return None
+    a, b = part.args
+    if 1 < _modulus(a) == _modulus(b):
+        form = linear(a.children[0]).plus(linear(b.children[0]), -1)
+        if dict(form.terms) in ({_Q: 1, _K: -1}, {_Q: -1, _K: 1}):
+            return apply("eq", apply("mod", linear_node(form), a.children[1]), Const(0))
+    return None
 
 
 #: The modulus and the shift of ``(q - k + shift) % modulus``, and a condition on it that goes with no other.

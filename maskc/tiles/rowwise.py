@@ -261,7 +261,10 @@ class _Fragments:
         surely = exact[outer.owner] | (
             within[outer.owner] & (outer.lo >= span.inner_lo[outer.owner]) & (outer.hi <= span.inner_hi[outer.owner])
         )
-        return self._tiles(outer, inner, surely, whole, alive, bool(digits), self.widest(clause.bounds))
+        most = self.widest(clause.bounds)
+        for d, s in digits:
+            most = np.minimum(most, d.most(tile, s.outer_lo, s.outer_hi))
+        return self._tiles(outer, inner, surely, whole, alive, bool(digits), most)
 
     def least(self, clause: Solved, most: int) -> int:
         """How many intervals ``entries`` finds at least: counted where cycles of digits make them, unless they are so
@@ -303,9 +306,12 @@ class _Fragments:
         tile, cols = self.grid.k_tile, self.grid.cols
         owner = np.flatnonzero(some & (span.outer_hi > span.outer_lo))
         lo, hi = span.outer_lo[owner] // tile, -(-span.outer_hi[owner] // tile)
+        widest = self.widest(clause.bounds)
+        if clause.once:
+            widest = np.minimum(widest, -(-tile // clause.period))
         if clause.residual is not TRUE:
             of, start, end, _, most = columns.meet(owner, lo, hi)
-            most = np.minimum(self.widest(clause.bounds)[owner][of], most)
+            most = np.minimum(widest[owner][of], most)
             return Entries(owner[of], start, end, np.full_like(start, TOUCH), most)
         # Before, between and after the tiles of which every query of the fragment admits all keys, by the bounds.
         first = np.clip(-(-span.inner_lo[owner] // tile), lo, hi)
@@ -315,7 +321,7 @@ class _Fragments:
         part = np.flatnonzero(there)
         of, start, end, whole, most = columns.meet(owner[part // 3], start[there], end[there])
         owner, inside = owner[part[of] // 3], part[of] % 3 == 1
-        most = np.minimum(self.widest(clause.bounds)[owner], most)
+        most = np.minimum(widest[owner], most)
         # A kept pair is sure if the query and the key may be chosen apart, or if one of them may be any.
         kept = True if columns.apart else whole | full[owner]
         weight = np.where(whole & full[owner], FILL, np.where(kept, EXACT, 0))
