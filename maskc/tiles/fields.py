@@ -16,6 +16,7 @@ __all__ = ["Field", "Field2", "LabelRuns", "Tower", "field_of", "label_runs"]
 
 Array = npt.NDArray[Any]
 _BLOCK = 64
+_NARROW = 16  # positions of which each is looked at: parts of tiles are that narrow
 _growing = new_lock()  # held while a tower grows
 
 
@@ -123,7 +124,7 @@ class Field:
     """A table over positions 0 to n - 1, ready for range queries.
 
     Built in O(n). A sorted table answers from the ends of the range; any other from blocks of 64 positions (ranges
-    are rounded outward to blocks, but for single positions).
+    are rounded outward to blocks, but for those of a few positions).
     """
 
     def __init__(self, values: Array, facts: _Facts | None = None) -> None:
@@ -154,7 +155,12 @@ class Field:
         point = first == last
         low, high = np.where(point, self.values[first], low), np.where(point, self.values[first], high)
         aligned = (first % _BLOCK == 0) & ((last % _BLOCK == _BLOCK - 1) | (last == self.size - 1))
-        return low, high, point | aligned | (low == high)
+        exact = np.asarray(point | aligned | (low == high))
+        narrow = (last - first < _NARROW) & ~exact & (self.values.dtype.kind != "f")  # whose ends may be no numbers
+        if narrow.any():
+            each = np.minimum(first[narrow][:, None] + np.arange(_NARROW), last[narrow][:, None])
+            low[narrow], high[narrow] = self.values[each].min(axis=1), self.values[each].max(axis=1)
+        return low, high, exact | narrow
 
     def _blocks(self, a: Array, b: Array) -> tuple[Array, Array]:
         whole = self.size // _BLOCK

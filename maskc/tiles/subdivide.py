@@ -7,13 +7,14 @@ truth full or empty.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.budget import PROBES, Budget
+from maskc.tiles.budget import BOX_COST, PROBES, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.plan import EMPTY, FULL, PARTIAL
@@ -178,51 +179,81 @@ def settle(c: Classifier, grid: Grid, tiles: Rectangles, budget: Budget, rest: i
     kind = np.full(tiles.size, PARTIAL, np.uint8)
     left = np.arange(tiles.size)
     left = left[~_probe(c, grid, r[left], col[left], *_few(grid), budget, rest)]
-    known, found = _by_parts(c, grid, r[left], col[left], budget, rest)
+    known, found, unknown = _by_parts(c, grid, r[left], col[left], budget, rest)
     kind[left[known]] = found[known]
     left = left[~known]
-    left = left[~_probe(c, grid, r[left], col[left], *_outline(grid), budget, rest)]
-    size = grid.q_tile * grid.k_tile
-    batch = max(1, _POINTS // size)
-    what = "tiles that have to be evaluated point by point"
-    if not budget.affords(left.size * size):
-        budget.evaluate(left.size * size, what, rest)
-    for first in range(0, left.size, batch):
-        these = left[first : first + batch]
-        budget.evaluate(these.size * size, what, rest, (left.size - first - these.size) * size)
-        kept, inside = evaluate_tiles(c, grid, r[these], col[these])
-        any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
-        kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
+    for u, v in _outline(grid):
+        left = left[~_probe(c, grid, r[left], col[left], u, v, budget, rest)]
+    points = grid.q_tile * grid.k_tile
+    if unknown * points + _PARTS**2 * _PART < points / 2:
+        step = _CHUNK // _PARTS**2
+        for first in range(0, left.size, step):
+            these = left[first : first + step]
+            kind[these] = _within_parts(c, grid, r[these], col[these], budget, rest)
+    else:
+        kind[left] = _by_points(c, grid, r[left], col[left], budget, rest)
     return Rectangles(r, r + 1, col, col + 1, kind)
 
 
+def _by_points(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> Array:
+    """The kinds of tiles, by evaluation at all their points."""
+    size = grid.q_tile * grid.k_tile
+    batch = max(1, _POINTS // size)
+    what = "tiles that have to be evaluated point by point"
+    kind = np.full(r.size, PARTIAL, np.uint8)
+    if not budget.affords(r.size * size):
+        budget.evaluate(r.size * size, what, rest)
+    for first in range(0, r.size, batch):
+        these = slice(first, first + batch)
+        count = r[these].size
+        budget.evaluate(count * size, what, rest, (r.size - first - count) * size)
+        kept, inside = evaluate_tiles(c, grid, r[these], col[these])
+        any_kept, all_kept = (kept & inside).any(axis=(1, 2)), (kept | ~inside).all(axis=(1, 2))
+        kind[these] = np.where(all_kept, FULL, np.where(any_kept, PARTIAL, EMPTY))
+    return kind
+
+
+def _within_parts(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> Array:
+    """The kinds of tiles, by evaluation at the points of those parts of which it is not known."""
+    some, gap, fine, rows, cols = _asked_parts(c, grid, r, col, _PARTS, budget, rest)
+    open_ = some & gap
+    kind = _by_points(c, fine, rows[open_], cols[open_], budget, rest)
+    some[open_], gap[open_] = kind != EMPTY, kind != FULL
+    return np.where(~some.any(axis=1), EMPTY, np.where(gap.any(axis=1), PARTIAL, FULL)).astype(np.uint8)
+
+
 _SAMPLE = 64  # tiles that tell whether asking about parts of tiles is worth it
+_PARTS = 8  # a side: the smallest parts that are asked about
+_PART = 2 * BOX_COST  # what asking about a part costs, in points
 
 
-def _by_parts(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> tuple[Array, Array]:
+def _by_parts(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, rest: int) -> tuple[Array, Array, float]:
     """Which tiles are known by what their parts are, and their kinds: where a mask speaks of blocks that are smaller
     than a tile, such as a table by blocks, a part lies within one. Parts of which a sample of tiles knows little are
-    asked about no further."""
-    known, kind = np.zeros(r.size, np.bool_), np.full(r.size, PARTIAL, np.uint8)
+    asked about no further; then also how much of these tiles is in parts that are not known, of the smallest ones."""
+    known, kind, unknown = np.zeros(r.size, np.bool_), np.full(r.size, PARTIAL, np.uint8), 1.0
     sample = np.unique(np.linspace(0, r.size - 1, min(r.size, _SAMPLE)).astype(np.int64))
-    for parts in (2, 4, 8):
-        if grid.q_tile % parts or grid.k_tile % parts:
+    for parts in (2, 4, _PARTS):
+        dear = parts**2 * _PART > grid.q_tile * grid.k_tile
+        if grid.q_tile % parts or grid.k_tile % parts or dear or not r.size:
             break
-        tried, _ = _ask_parts(c, grid, r[sample], col[sample], parts, budget, rest)
+        some, gap, *_ = _asked_parts(c, grid, r[sample], col[sample], parts, budget, rest)
+        tried, _ = _of_parts(some, gap)
         if 2 * np.count_nonzero(tried) >= sample.size:
             for first in range(0, r.size, _CHUNK // parts**2):
                 s = slice(first, first + _CHUNK // parts**2)
-                known[s], kind[s] = _ask_parts(c, grid, r[s], col[s], parts, budget, rest)
+                some, gap, *_ = _asked_parts(c, grid, r[s], col[s], parts, budget, rest)
+                known[s], kind[s] = _of_parts(some, gap)
             break
-    return known, kind
+        unknown = np.count_nonzero(some & gap) / some.size if parts == _PARTS else 1.0
+    return known, kind, unknown
 
 
-def _ask_parts(
+def _asked_parts(
     c: Classifier, grid: Grid, r: Array, col: Array, parts: int, budget: Budget, rest: int
-) -> tuple[Array, Array]:
-    """As ``_by_parts``, by ``parts`` times ``parts`` parts of each tile."""
-    if not r.size:
-        return np.zeros(0, np.bool_), np.zeros(0, np.uint8)
+) -> tuple[Array, Array, Grid, Array, Array]:
+    """Whether ``parts`` times ``parts`` parts of each tile may have a kept pair, and whether a dropped one; the parts
+    as tiles of a grid, with their rows and columns there. Parts beyond the ends have neither."""
     fine = replace(grid, q_tile=grid.q_tile // parts, k_tile=grid.k_tile // parts)
     u, v = (x.ravel() for x in np.indices((parts, parts)))
     rows, cols = r[:, None] * parts + u, col[:, None] * parts + v
@@ -232,7 +263,12 @@ def _ask_parts(
     found = c.classify(fine.boxes(Rectangles(r0, r0 + 1, c0, c0 + 1)))
     some, gap = np.zeros(inside.shape, np.bool_), np.zeros(inside.shape, np.bool_)
     some[inside], gap[inside] = found.some, found.gap
-    kept, dropped = (~gap & inside).any(axis=1), (~some & inside).any(axis=1)  # parts that are full; that are empty
+    return some, gap, fine, rows, cols
+
+
+def _of_parts(some: Array, gap: Array) -> tuple[Array, Array]:
+    """Which tiles are known by what their parts are, and their kinds."""
+    kept, dropped = (some & ~gap).any(axis=1), (gap & ~some).any(axis=1)  # parts that are full; that are empty
     empty, full = ~some.any(axis=1), ~gap.any(axis=1)
     kind = np.where(empty, EMPTY, np.where(full, FULL, PARTIAL)).astype(np.uint8)
     return np.asarray(empty | full | (kept & dropped)), kind
@@ -244,14 +280,20 @@ def _few(grid: Grid) -> tuple[Array, Array]:
     return (grid.q_tile - 1) * u // 8, (grid.k_tile - 1) * v // 8
 
 
-def _outline(grid: Grid) -> tuple[Array, Array]:
-    """The border and the diagonals of a tile: where intervals end, and one point of every difference ``q - k``."""
+def _outline(grid: Grid) -> Iterator[tuple[Array, Array]]:
+    """The border and the diagonals of a tile: where intervals end, and one point of every difference ``q - k``. In
+    stages, each spread over all: most tiles that are mixed are found to be with a few."""
     q, k = np.arange(grid.q_tile), np.arange(grid.k_tile)
     along = np.arange(max(grid.q_tile, grid.k_tile))
     u, v = along * grid.q_tile // along.size, along * grid.k_tile // along.size
     last_q, last_k = np.full(k.size, grid.q_tile - 1), np.full(q.size, grid.k_tile - 1)
-    rows = np.concatenate([0 * k, last_q, q, q, u, u])
-    return rows, np.concatenate([k, k, 0 * q, last_k, v, v[::-1]])
+    rows, cols = np.concatenate([0 * k, last_q, q, q, u, u]), np.concatenate([k, k, 0 * q, last_k, v, v[::-1]])
+    order = np.random.default_rng(0).permutation(rows.size)
+    for stage in np.split(order, [x for x in _STAGES if x < order.size]):
+        yield rows[stage], cols[stage]
+
+
+_STAGES = (16, 64, 256)  # points of an outline that are evaluated before more are
 
 
 def _probe(c: Classifier, grid: Grid, r: Array, col: Array, u: Array, v: Array, budget: Budget, rest: int) -> Array:

@@ -339,3 +339,46 @@ def test_conditions_on_the_difference_within_many_documents() -> None:
     binding = make_binding(program, n, n, doc=doc)
     make_plan(program, binding, watch=lambda done, whole: spent.append(done))
     assert spent[-1] < 2_500_000
+
+
+@pytest.mark.parametrize("length", [400, 1 << 16])
+def test_equal_remainders_beside_others(length: int) -> None:
+    """``q % 4 == k % 4`` cuts no row of tiles into pieces, and what digits keep of a tile is bounded."""
+    program, spent = lower_text("causal & (q % 4 == k % 4 | k % 4 == 0 | q - k < 16)")[0], [0]
+    plan = make_plan(program, make_binding(program, length, length), watch=lambda done, whole: spent.append(done))
+    rows = np.arange(-(-length // 128))
+    np.testing.assert_array_equal(plan.kinds(), np.where(rows[:, None] >= rows, PARTIAL, 0))
+    assert spent[-1] < 50_000
+
+
+def _kinds(mask: Any, tile: int) -> Any:
+    at = np.arange(0, mask.shape[0], tile)
+    some, every = (f.reduceat(f.reduceat(mask, at), at, axis=1) for f in (np.logical_or, np.logical_and))
+    return np.where(every, FULL, np.where(some, PARTIAL, 0))
+
+
+@pytest.mark.parametrize(("length", "most"), [(2000, 1_000_000), (1 << 14, 12_000_000)])
+def test_of_tiles_with_small_parts_that_are_open_those_are_evaluated(length: int, most: int) -> None:
+    """Pictures within text that see no other picture: their ends are within tiles."""
+    text = "pattern p(image: int[token]) { attend causal & ~(same(image) & image[q] >= 0) }"
+    program, spent = lower_text(text)[0], [0]
+    at = np.arange(length)
+    image = np.where(at % 700 < 300, at // 700, -1)
+    binding = make_binding(program, length, length, image=image)
+    plan = make_plan(program, binding, watch=lambda done, whole: spent.append(done))
+    assert spent[-1] < most
+    if length < 4096:
+        same = (image[:, None] == image) & (image[:, None] >= 0)
+        np.testing.assert_array_equal(plan.kinds(), _kinds((at[:, None] >= at) & ~same, 128))
+
+
+def test_a_few_points_tell_that_most_tiles_are_mixed() -> None:
+    """A table by blocks that do not lie along tiles: most of a tile's outline need not be looked at."""
+    text = "pattern p(n: int, chosen: bool[n, n]) { attend chosen[q * 7 % 4096 // 64, k * 7 % 4096 // 64] }"
+    program, spent = lower_text(text)[0], [0]
+    chosen = np.random.default_rng(0).random((64, 64)) < 0.125
+    binding = make_binding(program, 4096, 4096, n=64, chosen=chosen)
+    plan = make_plan(program, binding, watch=lambda done, whole: spent.append(done))
+    block = np.arange(4096) * 7 % 4096 // 64
+    np.testing.assert_array_equal(plan.kinds(), _kinds(chosen[block[:, None], block], 128))
+    assert spent[-1] < 200_000

@@ -114,7 +114,7 @@ def test_a_proof_does_no_more_than_it_counts(name: str, monkeypatch: pytest.Monk
     text, claim = PROOFS[name]
     program = with_claims(maskc.parse(text).program, (claim,))
     binding, budget, done = make_binding(program, 1 << 14, 1 << 14), proof_budget(), 0
-    budget.limit = 1 << 27
+    budget.limit = 1 << 25
     inner = Classifier.points
 
     def counted(c: Classifier, q: np.ndarray, k: np.ndarray) -> np.ndarray:
