@@ -149,14 +149,15 @@ def dense_mask(
     batch: int | None = None,
     head: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    q_start: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> npt.NDArray[np.bool_]:
     """The whole mask: a bool array (batch, heads, q_len, k_len), or (batch, q_len, k_len) for one ``head``.
 
-    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``more`` are arguments and
-    inputs by name, ``inputs`` those whose names are also parameters of this function; what only scores read may be left
-    out.
+    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``q_start``: position of the
+    first query; None: the queries are the last positions. ``more`` are arguments and inputs by name, ``inputs`` those
+    whose names are also parameters of this function; what only scores read may be left out.
     Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
     ``make_binding`` does; E503 and E504 for ``head``, and E801 for a mask of more than 2 ** 34 pairs, or where memory
     does not suffice.
@@ -171,7 +172,8 @@ def dense_mask(
     found = as_pattern(pattern)
     given = {**found.args, **by_name("inputs", inputs, more)}
     extents = mapping_of("sizes", sizes)
-    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
+    lengths: dict[str, Any] = {"heads": heads, "layer": layer, "batch": batch, "sizes": extents, "q_start": q_start}
+    binding = bind(found.program, q_len, k_len, **lengths, values=given)
     wanted = range(heads) if head is None else [integer("head", head, 0, heads - 1)]
     pairs = binding.batch * len(wanted) * q_len * k_len
     if pairs > _MOST_PAIRS:
@@ -198,6 +200,7 @@ def check_assertions(
     layer: int = 0,
     batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    q_start: int | None = None,
     claims: Sequence[str] | str = (),
     inputs: Mapping[str, Any] | None = None,
     **more: Any,
@@ -211,6 +214,7 @@ def check_assertions(
             sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim may use what
             the pattern may: its parameters, spaces and ``let`` names, the definitions of its file, the vocabulary. A
             spec and a program have no file, and so no definitions.
+        q_start: position of the first query; None: the queries are the last positions.
         inputs: arguments and inputs by name, for names that are also parameters of this function.
         more: arguments and inputs by name.
 
@@ -227,7 +231,8 @@ def check_assertions(
     expect("claims", one, Sequence, "a sequence of strings")
     program = with_claims(found.program, tuple(one), found.source) if one else found.program
     given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
-    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given))
+    lengths: dict[str, Any] = {"heads": heads, "layer": layer, "batch": batch, "sizes": extents, "q_start": q_start}
+    check(program, bind(program, q_len, k_len, **lengths, values=given))
 
 
 _MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 tokens under one head

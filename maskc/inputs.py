@@ -74,6 +74,7 @@ class CallInputs:
         *,
         program: Program | None = None,
         fewer_keys: bool = False,
+        q_start: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """The checks of a call of tensors without values: of all but the values of inputs that have none, which are
         returned. ``program``: what is bound, by default the pattern's. Raises as a call does."""
@@ -82,7 +83,8 @@ class CallInputs:
         known: dict[str, Any] = {"heads": compiled.heads, "layer": compiled.layer, "batch": batch, "sizes": sizes}
         known |= {"values": {**self._pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}}
         needed = self.needed - hidden.keys()
-        bind(program or self._program, q_len, k_len, needed=needed, fewer_keys=fewer_keys, **known)
+        known |= {"needed": needed, "fewer_keys": fewer_keys, "q_start": q_start}
+        bind(program or self._program, q_len, k_len, **known)
         dims: dict[str, int | None] = {"head": compiled.heads, "layer": compiled.layer, "batch": batch}
         dims |= positions(self._program.cross, q_len, k_len)
         for p in self._program.params:

@@ -22,6 +22,7 @@ __all__ = [
     "FORWARD_MODE",
     "LEARNED_SCALE",
     "LSE",
+    "Q_START",
     "Entry",
     "ReverseMode",
     "Source",
@@ -89,6 +90,8 @@ class Source(Protocol):
 LSE = "lse"
 #: The scale is a tensor that requires a gradient.
 LEARNED_SCALE = "learned scale"
+#: Where the sizes of a call say the position of its first query, if they do: no name, so that no axis is called so.
+Q_START = "q_start of the call"
 
 
 def call(

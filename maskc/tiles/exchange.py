@@ -20,7 +20,7 @@ def digest(plan: _Plan) -> str:
     b = plan.binding
     known = (
         plan.program.mask.digest,
-        (b.q_len, b.k_len, b.cross, b.heads, b.layer, b.batch, sorted(b.batched)),
+        (b.q_len, b.k_len, b.offset, b.cross, b.heads, b.layer, b.batch, sorted(b.batched)),
         (sorted(b.sizes.items()), sorted(b.args.items())),
         (plan.q_tile, plan.k_tile, plan.q_order.name, plan.k_order.name),
         [(g.heads, g.batches) for g in plan.groups],
