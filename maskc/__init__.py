@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskc import nn, trees  # noqa: F401
+    from maskc import nn, parallel, trees  # noqa: F401
     from maskc.compiler import check_assertions, compile, dense_mask, load, parse
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.exports import export
@@ -65,7 +65,7 @@ _HOMES = {
 
 
 #: Modules that can be used without importing them by name.
-_MODULES = ("nn", "trees")
+_MODULES = ("nn", "parallel", "trees")
 
 
 def __getattr__(name: str) -> Any:

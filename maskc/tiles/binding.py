@@ -36,9 +36,10 @@ __all__ = [
 #: What functions that take arguments and inputs by keyword have for parameters of their own.
 OWN_NAMES = frozenset(
     {
-        "arguments", "backend", "batch", "block_table", "budget", "check", "claims", "context", "head", "inputs", "k",
-        "k_cache", "k_len", "k_tile", "kv_heads", "layout", "lengths", "name", "program", "q", "q_len", "q_start",
-        "q_tile", "return_lse", "scale", "self", "sizes", "start", "to", "v", "v_cache", "x",
+        "arguments", "backend", "batch", "block_table", "budget", "check", "claims", "context", "division", "exchange",
+        "head", "inputs", "k", "k_cache", "k_len", "k_tile", "kv_heads", "layout", "length", "lengths", "method",
+        "name", "ops", "parts", "program", "q", "q_len", "q_start", "q_tile", "ranks", "return_lse", "scale", "self",
+        "sizes", "start", "to", "v", "v_cache", "x",
     }
 )  # fmt: skip
 _POSITIONS = ("token", "q", "k")

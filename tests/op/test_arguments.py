@@ -246,7 +246,7 @@ def test_a_mask_mod_is_no_pattern() -> None:
 
 def test_completion_offers_what_is_public() -> None:
     names = [n for n in dir(maskc) if not n.startswith("__")]
-    assert set(names) == {*maskc.__all__, "nn", "trees"}
+    assert set(names) == {*maskc.__all__, "nn", "parallel", "trees"}
 
 
 NAMED = """
@@ -303,6 +303,7 @@ def test_hints_give_what_has_the_name_of_a_parameter_in_a_mapping() -> None:
     for function in (
         maskc.compile, maskc.dense_mask, maskc.check_assertions, maskc.export, maskc.make_binding,
         maskc.Op.__call__, maskc.Op.decode, maskc.Op.plan, maskc.Op.bind, maskc.Op.check, maskc.nn.Attention.forward,
+        maskc.parallel.partition, maskc.parallel.ContextParallel.__call__, maskc.parallel.ContextParallel.partition,
     ):  # fmt: skip
         parameters = inspect.signature(function).parameters.values()
         own |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
