@@ -154,9 +154,10 @@ def report() -> Iterator[str]:
     yield f"{SIZES.size} documents of {SIZES.min():,} to {SIZES.max():,} tokens, medians of 5, one thread;"
     yield f"{platform.machine()}, {os.cpu_count()} cores (load {load:.1f} when started), torch {torch.__version__}.\n"
     yield "Kept pairs of the rank that has most, over the mean: **busiest** as `maskc.parallel.partition` divides"
-    yield "by default, which weighs what is received; **at any price** with `exchange=0`, which does not; **in a row**:"
-    yield "one stretch for each rank; **head and tail**, **round-robin**: PyTorch's balancers. Keys received: by the rank"
-    yield "that receives most, by default; PyTorch gathers all (of all) on every rank. ms: planning and dividing."
+    yield "by default, which weighs what is received; **at any price** with `exchange=0`, which does not; **in a"
+    yield "row**: one stretch for each rank; **head and tail**, **round-robin**: PyTorch's balancers. Keys received:"
+    yield "by the rank that receives most, by default; PyTorch gathers all (of all) on every rank. ms: planning and"
+    yield "dividing."
     for ranks in RANKS:
         yield f"\n## {ranks} ranks\n"
         yield from rows(ranks)
