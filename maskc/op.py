@@ -185,7 +185,7 @@ class Op:
             q: (B, Hq, Nq, D), of any float dtype.
             k: (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h meets key head h // (Hq // Hkv).
             v: (B, Hkv, Nk, Dv). B, Nq and Nk may be 0, the others not.
-            scale: factor of the dot products; by default D ** -0.5. A number, which gets no gradient.
+            scale: factor of the dot products; by default D ** -0.5. A finite number, which gets no gradient.
             return_lse: return the log-sum-exp too.
             sizes: extents of segments and axes, before those that were given when compiling.
             q_start: position of the first query in the sequence of the keys, for a chunk of queries from its
