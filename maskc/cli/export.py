@@ -12,7 +12,7 @@ import typer
 from maskc.cli import options as o
 from maskc.cli.files import write_file
 from maskc.cli.progress import progress
-from maskc.cli.style import in_line, plain
+from maskc.cli.style import in_line, note, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LENGTH
 
@@ -59,7 +59,9 @@ def command(
     ending = None if out is None else _ending(out, to)
     program = o.program_of(file, name)
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg)
-    _check_given(given.made_up, given.usual_length)
+    _check_given(given.made_up, given.usual_length and out is not None)
+    if given.usual_length:
+        note([f"no length is given: this is of {given.q_len} queries, and may differ for more"])
     binding = given.bind(program)
     found: dict[str, Export | str] = {}
     with within_memory("the export"):
@@ -104,7 +106,7 @@ def _check_given(made_up: tuple[str, ...], no_length: bool) -> None:
         raise MaskcError(Diagnostic("E501", message, hint="give it: --arg NAME=@FILE, or --size AXIS=N"))
     if no_length:
         hint = "say how many queries there are: --q 4096"
-        raise MaskcError(Diagnostic("E501", "an export is for one length", hint=hint))
+        raise MaskcError(Diagnostic("E501", "a file is for one length, and none is given", hint=hint))
 
 
 def _lines(found: dict[str, Export | str], to: str | None, out: str | None) -> list[str]:

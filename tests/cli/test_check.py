@@ -68,7 +68,7 @@ def test_json_gives_places(maskc: Any, write: Any) -> None:
         ["diff", "bad.mask", "causal & all"],
         ["emit", "bad.mask"],
         ["explain", "E000"],
-        ["export", "good.mask"],
+        ["export", "good.mask", "--to", "magic"],
         ["plan", "bad.mask"],
         ["prove", "good.mask", "--arg", "n=1"],
         ["run", "missing.mask"],

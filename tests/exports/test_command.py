@@ -54,7 +54,7 @@ def test_without_a_format_all_are_tried(capsys: pytest.CaptureFixture[str]) -> N
         (["--q", "8", "--to", "magic"], "E503"),
         (["--q", "8", "--out", "x.npz"], "say which: --to FORMAT"),
         (["--q", "8", "--to", "magi", "--out", "x.txt"], "end it in .npz"),
-        (["--to", "magi"], "say how many queries there are"),
+        (["--to", "magi", "--out", "x.npz"], "say how many queries there are"),
         (["--q", "9", "--to", "flashinfer", "--k-tile", "4"], "9 keys are none of 4"),
         (["--q", "3000000", "--to", "flashmask", "--out", "x.json"], "too many for JSON"),
     ],
@@ -80,6 +80,17 @@ def test_a_length_that_nothing_tells_is_asked_for(
     assert run(["export", text, *words, "--to", "flashmask", "--out", str(path)]) == 2
     assert "say how many queries there are: --q 4096" in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_a_length_that_nothing_tells_is_the_usual_one_where_nothing_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["export", WINDOW]) == 0
+    found = capsys.readouterr()
+    assert "256 queries x 256 keys" in found.out
+    assert found.err == "note: no length is given: this is of 256 queries, and may differ for more\n"
+    assert run(["export", WINDOW, "--q", "256"]) == 0
+    assert capsys.readouterr() == (found.out, "")
 
 
 def test_lengths_follow_from_inputs_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:
