@@ -13,6 +13,7 @@ from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, Q_START, call
 from maskc.backends.transforms import attention
+from maskc.backends.transforms import call as call_unseen
 from maskc.bindings import Bindings
 from maskc.devices import holds_values
 from maskc.identity import content_of, recipe_of
@@ -228,7 +229,7 @@ class Op:
         if hidden:
             extents = {**self.sizes, **sizes}
             unseen = self.call_inputs.check_without_values(q, k.shape[2], extents, rest, q_start=q_start)
-            found = call(self.handle, q, k, v, {**unseen, **floats}, _with_start(sizes, q_start), factor)
+            found = call_unseen(self.handle, q, k, v, {**unseen, **floats}, _with_start(sizes, q_start), factor)
             return found if return_lse else found[0]
         lengths = q.shape[2], k.shape[2], q_start
         binding = self._bind(lengths, q.shape[0], sizes, rest, self.call_inputs.batched(floats))
