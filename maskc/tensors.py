@@ -14,6 +14,7 @@ from maskc.arguments import finite, shown
 from maskc.backends.library import LEARNED_SCALE
 from maskc.devices import holds_values
 from maskc.ir.nodes import Type
+from maskc.sharded import check_whole
 from maskc.tiles.binding import check_shape, positions
 from maskc.tiles.values import check_complete, declaration, fail, to_numpy
 
@@ -197,6 +198,7 @@ def check_float_input(
     ``k_len``: number of keys. A tensor is taken as it is, for its gradient; lists and arrays are converted.
     """
     tensor = _as_tensor(p, value, q)
+    check_whole(p.name, tensor)
     check_dense(p.name, tensor)
     if not tensor.is_floating_point():
         raise fail(
