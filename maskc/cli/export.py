@@ -29,7 +29,10 @@ def command(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="FORMAT", help="varlen, varlen_attn, flashmask, magi or flashinfer.", show_default="try all"
+            "--to",
+            metavar="FORMAT",
+            help="varlen, varlen_cute, varlen_attn, flashmask, magi or flashinfer.",
+            show_default="try all",
         ),
     ] = None,
     q: o.Queries = None,
@@ -47,8 +50,8 @@ def command(
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write .npz, .safetensors or .json.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Export a mask to FlashAttention (varlen), torch's varlen_attn, FlashMask, MagiAttention or FlashInfer: exactly,
-    or not at all. Without --to, say which of them can take it."""
+    """Export a mask to FlashAttention (varlen, and of version 4 varlen_cute), torch's varlen_attn, FlashMask,
+    MagiAttention or FlashInfer: exactly, or not at all. Without --to, say which of them can take it."""
     from maskc.cli.values import setting
     from maskc.exports import FORMATS, check_format, export_plan
     from maskc.tiles import make_plan

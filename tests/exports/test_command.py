@@ -36,6 +36,17 @@ def test_files_hold_arrays_and_options(tmp_path: Path, capsys: pytest.CaptureFix
         np.testing.assert_array_equal(said, (distance >= 0) & (distance < 5))
 
 
+def test_flash_attention_4_has_no_number_for_no_bound() -> None:
+    """To it, -1 is a window that ends before a query's own key."""
+    for text, causal, window in (
+        ("(all)", False, (None, None)),
+        ("(causal)", True, (None, 0)),
+        ("q - k < 4", False, (3, None)),
+        ("k - q < 4", False, (None, 3)),
+    ):
+        assert maskc.export(text, "varlen_cute", 8).options == {"causal": causal, "window_size": window}
+
+
 def test_without_a_format_all_are_tried(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "causal & (sinks(2) | sliding_window(3))", "--q", "256"]) == 0
     out = capsys.readouterr().out
