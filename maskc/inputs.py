@@ -12,7 +12,7 @@ from maskc.ir.nodes import Type
 from maskc.ir.program import Parameter, Program
 from maskc.tensors import check_float_input, check_hidden_input
 from maskc.tiles.binding import bind, by_call, given_as, mask_roots, names_read, positions
-from maskc.tiles.values import fail, no_such_name
+from maskc.tiles.values import fail, no_such_name, unwrapped
 
 if TYPE_CHECKING:
     from maskc.backends import Compiled
@@ -87,6 +87,8 @@ class CallInputs:
         bind(program or self._program, q_len, k_len, **known)
         dims: dict[str, int | None] = {"head": compiled.heads, "layer": compiled.layer, "batch": batch}
         dims |= positions(self._program.cross, q_len, k_len)
+        for name in hidden:
+            unwrapped(name, hidden[name])
         for p in self._program.params:
             if p.name in hidden and not _is_float(p):
                 check_hidden_input(p, hidden[p.name], dims, compiled.args)

@@ -13,6 +13,7 @@ from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
 from maskc.backends.library import LEARNED_SCALE, LSE, Q_START, call
 from maskc.backends.transforms import attention
+from maskc.backends.transforms import call as call_unseen
 from maskc.bindings import Bindings
 from maskc.devices import holds_values
 from maskc.identity import content_of, recipe_of
@@ -21,6 +22,7 @@ from maskc.ir.nodes import Symbol
 from maskc.ir.program import Program
 from maskc.pattern import Pattern
 from maskc.serving import decode
+from maskc.sharded import call_sharded, is_sharded
 from maskc.tensors import (
     check_tensors,
     is_exporting,
@@ -94,6 +96,7 @@ class Op:
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout, self.budget)
         self._bindings = Bindings()
+        self._for_heads: dict[int, Op] = {}
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
         self._recipe = recipe_of(pattern, self._options(), inputs=sorted(self._inputs))
         # What graphs that are traced through this op call it.
@@ -185,7 +188,7 @@ class Op:
             q: (B, Hq, Nq, D), of any float dtype.
             k: (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h meets key head h // (Hq // Hkv).
             v: (B, Hkv, Nk, Dv). B, Nq and Nk may be 0, the others not.
-            scale: factor of the dot products; by default D ** -0.5. A number, which gets no gradient.
+            scale: factor of the dot products; by default D ** -0.5. A finite number, which gets no gradient.
             return_lse: return the log-sum-exp too.
             sizes: extents of segments and axes, before those that were given when compiling.
             q_start: position of the first query in the sequence of the keys, for a chunk of queries from its
@@ -200,6 +203,9 @@ class Op:
             its logit), and never a NaN, in either direction. On the device "meta", and of fake
             tensors, results have shapes, no values.
 
+        DTensors that are split by batch entries or heads are computed part by part, each by its process, if the
+        pattern does not tell them apart; results are DTensors that are split alike.
+
         Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
 
         Raises MaskcError: E501 to E506 for inputs and sizes, E510 to E512 for tensors, E702 where the
@@ -213,6 +219,9 @@ class Op:
                 where: dict[str, Any] = {"sizes": sizes, "q_start": q_start}
                 return again(q, k, v, scale=scale, return_lse=return_lse, **where, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
+        if is_sharded(q, k, v):
+            options = {"scale": scale, "return_lse": return_lse, "sizes": sizes, "q_start": q_start}
+            return call_sharded(self, (q, k, v), given, options)
         if torch.compiler.is_compiling():
             return self._traced(q, k, v, scale, return_lse, sizes, q_start, given)
         hidden = isinstance(q, torch.Tensor) and not holds_values(q)
@@ -228,7 +237,7 @@ class Op:
         if hidden:
             extents = {**self.sizes, **sizes}
             unseen = self.call_inputs.check_without_values(q, k.shape[2], extents, rest, q_start=q_start)
-            found = call(self.handle, q, k, v, {**unseen, **floats}, _with_start(sizes, q_start), factor)
+            found = call_unseen(self.handle, q, k, v, {**unseen, **floats}, _with_start(sizes, q_start), factor)
             return found if return_lse else found[0]
         lengths = q.shape[2], k.shape[2], q_start
         binding = self._bind(lengths, q.shape[0], sizes, rest, self.call_inputs.batched(floats))
@@ -264,6 +273,12 @@ class Op:
         return out if lse is None else (out, lse)
 
     decode = decode
+
+    def for_heads(self, heads: int) -> Op:
+        """The same for another number of heads; kept."""
+        if heads not in self._for_heads:
+            self._for_heads[heads] = Op(self.pattern, **{**self._options(), "inputs": self._inputs, "heads": heads})
+        return self._for_heads[heads]
 
     @property
     def plain_output(self) -> bool:

@@ -18,6 +18,7 @@ from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
 from maskc.ir.nodes import Const, Exists, Node, Size, postorder
 from maskc.ir.program import Program, Space
 from maskc.ir.rewrite import map_program, substitute
+from maskc.sharded import refuse_sharded
 from maskc.tensors import (
     check_dense,
     check_hidden_input,
@@ -133,6 +134,7 @@ def decode(
         with without_autocast(q):
             return again(op, q, k_cache, v_cache, lengths, block_table, inputs=inputs, **options, **more)
     given, sizes = op.given(inputs, more), mapping_of("sizes", sizes)
+    refuse_sharded(q, k_cache, v_cache, lengths, block_table, start)
     if torch.compiler.is_compiling() or is_symbolic(q, k_cache, v_cache):
         options = {"sizes": sizes, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from maskc.arguments import shown
+from maskc.arguments import finite, shown
 from maskc.backends.library import LEARNED_SCALE
 from maskc.devices import holds_values
 from maskc.ir.nodes import Type
+from maskc.sharded import check_whole
 from maskc.tiles.binding import check_shape, positions
 from maskc.tiles.values import check_complete, declaration, fail, to_numpy
 
@@ -100,14 +101,14 @@ def check_dense(name: str, tensor: torch.Tensor) -> None:
 
 def scale_factor(scale: Any, dim: int) -> float:
     """The factor of the dot products, by default ``dim ** -0.5``. Raises E503 where it is no number, or where it is a
-    tensor whose gradient would be lost."""
+    tensor whose gradient would be lost, and E504 where it is not finite."""
     if scale is None:
         return float(dim**-0.5)
     if isinstance(scale, torch.Tensor) and torch.is_grad_enabled() and scale.requires_grad:
         raise learned_scale()
-    if not isinstance(scale, str | bytes):
+    if not isinstance(scale, str | bytes) and not _is_truth(scale):
         with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-            return float(scale)
+            return finite("scale", float(scale))
     hint = _SCALE_QUERIES if isinstance(scale, torch.Tensor) else ""  # of several elements, or that vmap hides
     raise fail("E503", f"scale must be a number, not {shown(scale)}", hint)
 
@@ -150,12 +151,17 @@ def traced_scale(scale: Any) -> tuple[Any, list[str]]:
     """The factor of the dot products of a call that is traced, as the operator takes it, and what is wrong with it."""
     if scale is None:
         return None, []
-    if isinstance(scale, torch.Tensor):
+    if isinstance(scale, torch.Tensor) and not _is_truth(scale):
         learned = torch.is_grad_enabled() and scale.requires_grad
         return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
-    if isinstance(scale, (str, bytes, list, tuple, Mapping)):
+    if isinstance(scale, (str, bytes, list, tuple, Mapping)) or _is_truth(scale):
         raise fail("E503", f"scale must be a number, not {shown(scale)}")
     return scale, []
+
+
+def _is_truth(x: Any) -> bool:
+    """Whether ``x`` is true or false, which Python takes for a number."""
+    return x.dtype == torch.bool if isinstance(x, torch.Tensor) else isinstance(x, (bool, np.bool_))
 
 
 def learned_scale() -> MaskcError:
@@ -192,6 +198,7 @@ def check_float_input(
     ``k_len``: number of keys. A tensor is taken as it is, for its gradient; lists and arrays are converted.
     """
     tensor = _as_tensor(p, value, q)
+    check_whole(p.name, tensor)
     check_dense(p.name, tensor)
     if not tensor.is_floating_point():
         raise fail(

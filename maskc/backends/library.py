@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.autograd import forward_ad
 
+from maskc.arguments import finite
 from maskc.autocast import without_autocast
 from maskc.backends.handles import find, find_source, name_call
 from maskc.devices import in_main_memory
@@ -130,7 +131,7 @@ def _found(handle: str) -> Entry | Source:
 
 def _factor(scale: float | None, q: Tensor) -> float:
     """None, the usual factor, becomes a number when it runs: one that a graph holds would be of one head dimension."""
-    return float(q.shape[-1] ** -0.5) if scale is None else scale
+    return float(q.shape[-1] ** -0.5) if scale is None else finite("scale", scale)
 
 
 def compute(

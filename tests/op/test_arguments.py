@@ -137,8 +137,14 @@ def test_a_scale_is_a_number() -> None:
     learned = torch.tensor(0.5, requires_grad=True)
     refused("E503", "scale requires a gradient", lambda: op(q, k, v, scale=learned))
     refused("E503", "scale requires a gradient", lambda: op.decode(q[:, :, :1], k, v, [16], scale=learned))
-    for wrong in ("0.5", [0.5, 1.0], torch.ones(2), 1j):
+    for wrong in ("0.5", [0.5, 1.0], torch.ones(2), 1j, True, np.True_, torch.tensor(True)):
         refused("E503", "scale must be a number", lambda wrong=wrong: op(q, k, v, scale=wrong))
+        refused("E503", "scale must be a number", lambda wrong=wrong: op.decode(q[:, :, :1], k, v, [16], scale=wrong))
+    for wrong in (math.nan, math.inf, -math.inf, np.float32("nan"), torch.tensor(math.inf)):
+        refused("E504", "scale must be finite", lambda wrong=wrong: op(q, k, v, scale=wrong))
+        refused("E504", "scale must be finite", lambda wrong=wrong: op.decode(q[:, :, :1], k, v, [16], scale=wrong))
+        meta = [x.to("meta") for x in (q, k, v)]
+        refused("E504", "scale must be finite", lambda wrong=wrong, meta=meta: op(*meta, scale=wrong))
     wanted = op(q, k, v, scale=0.5)
     assert torch.equal(op(q, k, v, scale=learned.detach()), wanted)
     with torch.no_grad():
