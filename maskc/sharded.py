@@ -92,6 +92,8 @@ def _parts(tensors: Sequence[Any]) -> list[int]:
             continue
         if not placement.is_shard() or placement.dim > 1:
             hint = "split q, k and v by batch entries or heads, Shard(0) or Shard(1), as redistribute() does"
+            if placement.is_shard(2):
+                hint += ", or divide the sequence by maskc.parallel"
             raise fail("E702", f"q is placed as {q.placements}: a query needs whole keys, and all keys", hint)
         parts[placement.dim] *= size
     for name, x in zip("qkv", tensors, strict=True):
