@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 import maskc
@@ -24,6 +25,9 @@ IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors", "maskc.forks")
 
 #: Modules next to the backends that several of them use.
 SHARED = {"decoding", "handles", "library", "transforms"}
+
+#: Circles of imports, by their first module, and of how many modules they are: none may grow, and none be added.
+CIRCLES = {"maskc.assertions": 50, "maskc.backends.triton.decode": 6, "maskc.tiles.classify": 2}
 
 
 def in_package(name: str, *packages: str) -> bool:
@@ -79,6 +83,22 @@ def test_the_rules_see_the_code():
     assert "maskc.ir.evaluate" in set(imports("maskc.reference.mask"))
     assert "torch" in reached("maskc.op")
     assert "maskc.op" not in reached("maskc.compiler")
+
+
+def named(module: str) -> Iterator[str]:
+    """The modules of ours that a module names in any import: at the top, in functions, and where only types are
+    checked. A package is named where something of its own is taken, not where one of its modules is."""
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            yield from (whole if (whole := f"{node.module}.{a.name}") in MODULES else node.module for a in node.names)
+
+
+def test_imports_run_one_way():
+    graph = nx.DiGraph((module, other) for module in MODULES for other in named(module) if other != module)
+    circles = sorted(sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1)
+    assert {c[0]: len(c) for c in circles} == CIRCLES
 
 
 def test_only_the_parser_imports_lark():
