@@ -27,7 +27,7 @@ IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors", "maskc.forks")
 SHARED = {"decoding", "handles", "library", "transforms"}
 
 #: Circles of imports, by their first module, and of how many modules they are: none may grow, and none be added.
-CIRCLES = {"maskc.assertions": 50}
+CIRCLES = {"maskc.backends.decoding": 18}
 
 
 def in_package(name: str, *packages: str) -> bool:

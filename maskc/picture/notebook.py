@@ -11,7 +11,7 @@ from maskc.diagnostics import MaskcError
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.pattern import Pattern
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
 __all__ = ["pattern_html", "pattern_svg", "plan_html", "plan_svg"]
 
@@ -73,7 +73,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:76] + " ..."
 
 
-def plan_svg(plan: TilePlan) -> str | None:
+def plan_svg(plan: Tiling) -> str | None:
     """The tiles of a plan; None if there are too many."""
     from maskc.picture.panels import plan_panels
     from maskc.picture.svg import svg
@@ -85,6 +85,6 @@ def plan_svg(plan: TilePlan) -> str | None:
     return svg(panels, title=f"{name}: {b.q_len:,} × {b.k_len:,} in tiles of {plan.q_tile} × {plan.k_tile}")
 
 
-def plan_html(plan: TilePlan) -> str:
-    """The tiles, and what they cost, as printing the plan says it."""
-    return f"<div>{plan_svg(plan) or ''}<pre>{html.escape(str(plan))}</pre></div>"
+def plan_html(plan: Tiling, said: str) -> str:
+    """The tiles, and what is ``said`` of them: what they cost."""
+    return f"<div>{plan_svg(plan) or ''}<pre>{html.escape(said)}</pre></div>"

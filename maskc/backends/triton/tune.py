@@ -28,7 +28,7 @@ from maskc.diagnostics import MaskcError
 from maskc.ir.nodes import Symbol, postorder
 from maskc.ir.text import print_program
 from maskc.tiles.cost import plan_cost, row_costs
-from maskc.tiles.plan import PARTIAL
+from maskc.tiles.tiling import PARTIAL
 
 if TYPE_CHECKING:
     from maskc.backends.triton.problem import Problem
