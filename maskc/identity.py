@@ -40,8 +40,8 @@ def content_of(name: str, recipe: str) -> str:
 
 def op_of(content: str, recipe: str) -> Any:
     """The op of a recipe. Raises RuntimeError where ``content`` is that of another one, and as ``maskc.compile``."""
-    from maskc.compiler import parse
     from maskc.op import Op
+    from maskc.reading import parse
 
     name = content.rpartition("-")[0]
     if content_of(name, recipe) != content:

@@ -116,12 +116,12 @@ class Op:
     def _repr_svg_(self) -> str | None:
         from maskc.picture.notebook import pattern_svg
 
-        return pattern_svg(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+        return pattern_svg(self.program, self.pattern.args, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def _repr_html_(self) -> str:
         from maskc.picture.notebook import pattern_html
 
-        return pattern_html(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+        return pattern_html(self.program, self.pattern.args, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self.pattern, {**self._options(), "inputs": self._inputs})

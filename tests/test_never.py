@@ -27,7 +27,7 @@ IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors", "maskc.forks")
 SHARED = {"decoding", "handles", "library", "transforms"}
 
 #: Circles of imports, by their first module, and of how many modules they are: none may grow, and none be added.
-CIRCLES = {"maskc.backends.decoding": 18}
+CIRCLES = {"maskc.backends.decoding": 11}
 
 
 def in_package(name: str, *packages: str) -> bool:
@@ -160,7 +160,15 @@ def test_stages_before_planning_import_no_torch(package):
 
 
 def test_the_front_door_loads_nothing_heavy():
-    for module in ("maskc", "maskc.compiler", "maskc.lower", "maskc.spec", "maskc.diagnostics", "maskc.backends"):
+    for module in (
+        "maskc",
+        "maskc.compiler",
+        "maskc.reading",
+        "maskc.lower",
+        "maskc.spec",
+        "maskc.diagnostics",
+        "maskc.backends",
+    ):
         heavy = {i for i in reached(module) if in_package(i, "torch", "triton", "numpy", "networkx", "transformers")}
         assert heavy == set(), module
 
