@@ -24,10 +24,11 @@ TREES = {name: ast.parse(f.read_text(encoding="utf-8")) for name, f in MODULES.i
 IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors", "maskc.forks")
 
 #: Modules next to the backends that several of them use.
-SHARED = {"decoding", "handles", "library", "transforms"}
+SHARED = {"decoding", "entries", "handles", "library", "transforms"}
 
-#: Circles of imports, by their first module, and of how many modules they are: none may grow, and none be added.
-CIRCLES = {"maskc.backends.decoding": 11}
+#: Imports against the flow, of whatever kind. The first is told in that file. The second is for types: ``decode`` is a
+#: method of ``Op`` in a file of its own.
+AGAINST_THE_FLOW = {("maskc.backends.handles", "maskc.op"), ("maskc.serving", "maskc.op")}
 
 
 def in_package(name: str, *packages: str) -> bool:
@@ -97,8 +98,9 @@ def named(module: str) -> Iterator[str]:
 
 def test_imports_run_one_way():
     graph = nx.DiGraph((module, other) for module in MODULES for other in named(module) if other != module)
-    circles = sorted(sorted(c) for c in nx.strongly_connected_components(graph) if len(c) > 1)
-    assert {c[0]: len(c) for c in circles} == CIRCLES
+    assert set(graph.edges) >= AGAINST_THE_FLOW
+    graph.remove_edges_from(AGAINST_THE_FLOW)
+    assert [sorted(circle) for circle in nx.strongly_connected_components(graph) if len(circle) > 1] == []
 
 
 def test_only_the_parser_imports_lark():

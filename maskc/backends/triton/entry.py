@@ -29,7 +29,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class Entry(Staged):
-    """What operators call: see ``maskc.backends.library.Entry``."""
+    """What operators call: see ``maskc.backends.entries.Entry``."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
