@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskc import nn, parallel, trees  # noqa: F401
-    from maskc.compiler import check_assertions, compile, dense_mask, load, parse
+    from maskc.compiler import check_assertions, compile, dense_mask
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.exports import export
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.op import Op
     from maskc.pattern import Pattern
+    from maskc.reading import load, parse
     from maskc.spec import from_spec, to_spec
     from maskc.tiles.binding import make_binding
 
@@ -57,9 +58,9 @@ _HOMES = {
     "dense_mask": "maskc.compiler",
     "export": "maskc.exports",
     "from_spec": "maskc.spec",
-    "load": "maskc.compiler",
+    "load": "maskc.reading",
     "make_binding": "maskc.tiles.binding",
-    "parse": "maskc.compiler",
+    "parse": "maskc.reading",
     "to_spec": "maskc.spec",
 }
 

@@ -11,7 +11,7 @@ from maskc.arguments import by_name, expect, integer, mapping_of
 from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
-from maskc.backends.library import LEARNED_SCALE, LSE, Q_START, call
+from maskc.backends.library import LSE, Q_START, call
 from maskc.backends.transforms import attention
 from maskc.backends.transforms import call as call_unseen
 from maskc.bindings import Bindings
@@ -24,6 +24,7 @@ from maskc.pattern import Pattern
 from maskc.serving import decode
 from maskc.sharded import call_sharded, is_sharded
 from maskc.tensors import (
+    LEARNED_SCALE,
     check_tensors,
     is_exporting,
     is_symbolic,
@@ -31,9 +32,7 @@ from maskc.tensors import (
     kind_of_call,
     learned_scale,
     scale_factor,
-    traced_inputs,
     traced_scale,
-    traced_sizes,
 )
 from maskc.tiles.binding import bind, static_values
 from maskc.tiles.budget import BUDGET
@@ -43,7 +42,7 @@ from maskc.tiles.values import fail
 
 if TYPE_CHECKING:
     from maskc.backends import Backend
-    from maskc.backends.library import Entry
+    from maskc.backends.entries import Entry
     from maskc.ir.binding import Binding
     from maskc.tiles.plan import TilePlan
 
@@ -119,12 +118,12 @@ class Op:
     def _repr_svg_(self) -> str | None:
         from maskc.picture.notebook import pattern_svg
 
-        return pattern_svg(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+        return pattern_svg(self.program, self.pattern.args, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def _repr_html_(self) -> str:
         from maskc.picture.notebook import pattern_html
 
-        return pattern_html(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+        return pattern_html(self.program, self.pattern.args, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self.pattern, {**self._options(), "inputs": self._inputs})
@@ -294,7 +293,7 @@ class Op:
         sizes: Mapping[str, int],
         wishes: Collection[str] = (),
     ) -> tuple[Entry, tuple[str, ...]]:
-        """What computes a call inside a graph, found when the graph runs: see ``maskc.backends.library.Source``.
+        """What computes a call inside a graph, found when the graph runs: see ``maskc.backends.entries.Source``.
 
         Raises as a call does; E702 where the backend has no operator of torch.
         """
@@ -340,7 +339,8 @@ class Op:
         """A call while torch.compile or torch.export traces it: one operator, which does the rest when it runs."""
         factor, wishes = traced_scale(scale)
         wishes += [LSE] if return_lse else []
-        inputs, extents = traced_inputs(self, q, given), _with_start(traced_sizes(self, sizes), q_start)
+        inputs = self.call_inputs.traced(q, given)
+        extents = _with_start(self.call_inputs.traced_sizes(sizes), q_start)
         out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes, self.stored_recipe)
         return (out, lse) if return_lse else out
 

@@ -25,9 +25,7 @@ from maskc.tensors import (
     is_symbolic,
     is_transformed,
     scale_factor,
-    traced_inputs,
     traced_scale,
-    traced_sizes,
 )
 from maskc.tiles.binding import bind, given_as, positions
 from maskc.tiles.extents import check_extents
@@ -199,7 +197,7 @@ def _traced(
     if table is not None and not isinstance(table, Tensor):
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
     factor, wishes = traced_scale(scale)
-    inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
+    inputs, sizes = op.call_inputs.traced(tensors[0], given), op.call_inputs.traced_sizes(options["sizes"])
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *inputs.values())):
         wishes.append(GRADIENTS)
     named: dict[str, Any] = {"wishes": wishes, "recipe": op.stored_recipe}

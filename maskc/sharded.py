@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from maskc.diagnostics import fail
 from maskc.ir.nodes import Symbol, postorder
-
-if TYPE_CHECKING:
-    from maskc.op import Op
+from maskc.ir.program import Program
 
 __all__ = ["call_sharded", "check_whole", "is_sharded", "refuse_sharded"]
 
 _DIMS = ("batch entries", "heads")
 _BY_HAND = "call an op for the heads of one process on what x.to_local() gives"
+
+
+class _Op(Protocol):
+    """What is asked here of ``maskc.Op``."""
+
+    heads: int
+
+    @property
+    def program(self) -> Program: ...
+
+    def for_heads(self, heads: int) -> _Op: ...
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, inputs: Mapping[str, Any] | None, **options: Any
+    ) -> Any: ...
 
 
 def is_sharded(*tensors: Any) -> bool:
@@ -42,7 +55,7 @@ def refuse_sharded(*tensors: Any) -> None:
 
 
 def call_sharded(
-    op: Op, tensors: Sequence[Any], given: Mapping[str, Any], options: Mapping[str, Any]
+    op: _Op, tensors: Sequence[Any], given: Mapping[str, Any], options: Mapping[str, Any]
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """A call of an op with q, k and v as DTensors, split by batch entries, heads, or both; results are split alike.
 
@@ -73,7 +86,8 @@ def call_sharded(
             raise fail("E702", message, f"give it as a DTensor: distribute_tensor({name}, mesh, [Replicate(), ...])")
         inputs[name] = x
     one = op if parts[1] == 1 else op.for_heads(op.heads // parts[1])
-    found = one(*(x.to_local() for x in tensors), inputs=inputs, **options)
+    q_part, k_part, v_part = (x.to_local() for x in tensors)
+    found = one(q_part, k_part, v_part, inputs=inputs, **options)
     results = [DTensor.from_local(x, q.device_mesh, q.placements, run_check=False) for x in _listed(found)]
     return results[0] if isinstance(found, torch.Tensor) else (results[0], results[1])
 
@@ -104,7 +118,7 @@ def _parts(tensors: Sequence[Any]) -> list[int]:
     return parts
 
 
-def _check_alike(op: Op, given: Mapping[str, Any], parts: Sequence[int]) -> None:
+def _check_alike(op: _Op, given: Mapping[str, Any], parts: Sequence[int]) -> None:
     """Raises E702 where the pattern tells apart what is split: a process does not know which part is its own."""
     spoken = {n.name for n in postorder(op.program.roots()) if isinstance(n, Symbol)}
     domains = {p.name: p.domain for p in op.program.params}
@@ -112,4 +126,4 @@ def _check_alike(op: Op, given: Mapping[str, Any], parts: Sequence[int]) -> None
     told = (bool(spoken & {"b"}) or batched, bool(spoken & {"h", "heads"}))
     for what, split, differs in zip(_DIMS, parts, told, strict=True):
         if split > 1 and differs:
-            raise fail("E702", f"{op.pattern.name!r} differs by {what}, and these are split over processes", _BY_HAND)
+            raise fail("E702", f"{op.program.name!r} differs by {what}, and these are split over processes", _BY_HAND)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from maskc.parallel.partitions import Partition
     from maskc.tiles.budget import Watch
+    from maskc.tiles.figures import Statistics
     from maskc.tiles.plan import TilePlan
     from maskc.tiles.reach import Reach
-    from maskc.tiles.statistics import Statistics
 
 _MOST_GROUPS = 16  # rows of the table
 _WIDEST = 1000  # columns of the terminal that the table may ask for
@@ -186,7 +186,8 @@ def _facts(plan: TilePlan, s: Statistics, seconds: float, layers: int | None, st
     from rich.table import Table
     from rich.text import Text
 
-    from maskc.tiles.report import cache_text, pairs_text, reach_text, size_text, speedup_text
+    from maskc.tiles.figures import pairs_text, speedup_text
+    from maskc.tiles.report import cache_text, reach_text, size_text
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.plan import FULL, PARTIAL
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.tiling import FULL, PARTIAL
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, TilePlan
+    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Group
 
 __all__ = ["Spans", "Unfit", "groups_by_member", "keys_of_queries", "queries_of_keys", "same_mask"]
 

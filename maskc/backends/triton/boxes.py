@@ -22,7 +22,8 @@ from maskc.ir.binding import Binding
 from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Apply, Exists, Node, Symbol, Type, postorder
 from maskc.ir.program import Program
-from maskc.tiles.plan import Group, TilePlan
+from maskc.tiles.plan import TilePlan
+from maskc.tiles.tiling import Group
 
 __all__ = ["BOX_COST", "Box", "Packed", "box_of", "packed"]
 
