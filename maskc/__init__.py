@@ -13,14 +13,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskc import nn, trees  # noqa: F401
-    from maskc.compiler import check_assertions, compile, dense_mask, load, parse
+    from maskc import nn, parallel, trees  # noqa: F401
+    from maskc.compiler import check_assertions, compile, dense_mask
     from maskc.diagnostics import Diagnostic, MaskcError
     from maskc.exports import export
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
     from maskc.op import Op
     from maskc.pattern import Pattern
+    from maskc.reading import load, parse
     from maskc.spec import from_spec, to_spec
     from maskc.tiles.binding import make_binding
 
@@ -57,15 +58,15 @@ _HOMES = {
     "dense_mask": "maskc.compiler",
     "export": "maskc.exports",
     "from_spec": "maskc.spec",
-    "load": "maskc.compiler",
+    "load": "maskc.reading",
     "make_binding": "maskc.tiles.binding",
-    "parse": "maskc.compiler",
+    "parse": "maskc.reading",
     "to_spec": "maskc.spec",
 }
 
 
 #: Modules that can be used without importing them by name.
-_MODULES = ("nn", "trees")
+_MODULES = ("nn", "parallel", "trees")
 
 
 def __getattr__(name: str) -> Any:

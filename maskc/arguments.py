@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
 
 from maskc.diagnostics import fail
 
-__all__ = ["by_name", "expect", "integer", "mapping_of", "shown"]
+__all__ = ["by_name", "expect", "finite", "integer", "mapping_of", "shown"]
 
 _LONGEST = 40  # characters of a value that a message shows; a longer one is named by its type
 _BITS = 128  # of an integer that a message writes out: Python refuses to write those of thousands of digits
@@ -69,3 +70,10 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
     if most is not None and number > most:
         raise fail("E504", f"{name} must be at most {most}, not {shown(number)}")
     return number
+
+
+def finite(name: str, value: float) -> float:
+    """``value``. Raises E504 where it is a NaN or infinite."""
+    if not math.isfinite(value):
+        raise fail("E504", f"{name} must be finite, not {value}")
+    return value

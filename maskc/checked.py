@@ -13,7 +13,7 @@ from maskc.knobs import TRITON_PRECISION
 from maskc.reference.attention import attention
 
 if TYPE_CHECKING:
-    from maskc.backends.library import Entry
+    from maskc.backends.entries import Entry
     from maskc.ir.binding import Binding
     from maskc.ir.program import Program
 
@@ -62,7 +62,7 @@ def reference_at(
 
 @dataclass(frozen=True, eq=False)
 class CheckedEntry:
-    """An entry whose results are compared, in a graph too: see ``maskc.backends.library.Entry``. ``names``: of the
+    """An entry whose results are compared, in a graph too: see ``maskc.backends.entries.Entry``. ``names``: of the
     floats."""
 
     entry: Entry

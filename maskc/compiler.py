@@ -1,4 +1,4 @@
-"""The front door: load, parse and compile patterns."""
+"""The front door: whatever stands for a pattern is read, compiled, looked at and checked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from maskc.diagnostics import Diagnostic, MaskcError, Source
+from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.program import Program
 from maskc.pattern import Pattern
+from maskc.reading import is_path, load, parse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,40 +20,7 @@ if TYPE_CHECKING:
     #: What stands for a pattern: itself, a program, a spec, a path, or text in the language.
     PatternLike = Pattern | Program | Mapping[str, Any] | os.PathLike[str] | str
 
-__all__ = ["as_pattern", "check_assertions", "compile", "dense_mask", "load", "parse"]
-
-
-def parse(text: str, name: str | None = None) -> Pattern:
-    """The pattern in ``text``: a file's contents, or a single mask expression.
-
-    Args:
-        text: the program.
-        name: which pattern is meant, where there are several.
-
-    Raises MaskcError with everything that is wrong in the text (E0.. to E3..), and E205 where
-    several patterns are there and ``name`` says none, or where none is called ``name``.
-    """
-    from maskc.arguments import expect
-
-    expect("text", text, str, "a string")
-    if _is_path(text) and not any(c.isspace() for c in text):
-        message = f"{text[:80]} is a path, and no text in the language"
-        raise MaskcError(Diagnostic("E101", message, hint="a file is read by maskc.load"))
-    return _pick(Source(text), name, "the text")
-
-
-def load(path: str | os.PathLike[str], name: str | None = None) -> Pattern:
-    """The pattern in the file at ``path``. As ``parse``; also E001 to E003 for a file that cannot be read."""
-    from maskc.arguments import expect
-    from maskc.syntax.parse import read_source
-
-    expect("path", path, (str, os.PathLike), "a path")
-    where = os.fsdecode(path)
-    if "\0" in where:
-        remedy = "give the path of a pattern file, usually ending in `.mask`"
-        raise MaskcError(Diagnostic("E003", f"cannot read {where!r}: no path holds a zero byte", hint=remedy))
-    hint = None if _is_path(where) else "give the path of a pattern file; a text is read by maskc.parse"
-    return _pick(read_source(where, hint), name, where)
+__all__ = ["as_pattern", "check_assertions", "compile", "dense_mask"]
 
 
 def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
@@ -69,7 +37,7 @@ def as_pattern(source: PatternLike, name: str | None = None) -> Pattern:
         from maskc.spec import from_spec
 
         return from_spec(source)
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and _is_path(source)):
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and is_path(source)):
         return load(source, name)
     if isinstance(source, str):
         return parse(source, name)
@@ -149,14 +117,15 @@ def dense_mask(
     batch: int | None = None,
     head: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    q_start: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> npt.NDArray[np.bool_]:
     """The whole mask: a bool array (batch, heads, q_len, k_len), or (batch, q_len, k_len) for one ``head``.
 
-    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``more`` are arguments and
-    inputs by name, ``inputs`` those whose names are also parameters of this function; what only scores read may be left
-    out.
+    True is kept. ``batch``: number of batch entries; None: that of the inputs, else 1. ``q_start``: position of the
+    first query; None: the queries are the last positions. ``more`` are arguments and inputs by name, ``inputs`` those
+    whose names are also parameters of this function; what only scores read may be left out.
     Takes time and memory of q_len * k_len: for looking at and for comparing. Raises as
     ``make_binding`` does; E503 and E504 for ``head``, and E801 for a mask of more than 2 ** 34 pairs, or where memory
     does not suffice.
@@ -171,7 +140,8 @@ def dense_mask(
     found = as_pattern(pattern)
     given = {**found.args, **by_name("inputs", inputs, more)}
     extents = mapping_of("sizes", sizes)
-    binding = bind(found.program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given)
+    lengths: dict[str, Any] = {"heads": heads, "layer": layer, "batch": batch, "sizes": extents, "q_start": q_start}
+    binding = bind(found.program, q_len, k_len, **lengths, values=given)
     wanted = range(heads) if head is None else [integer("head", head, 0, heads - 1)]
     pairs = binding.batch * len(wanted) * q_len * k_len
     if pairs > _MOST_PAIRS:
@@ -198,6 +168,7 @@ def check_assertions(
     layer: int = 0,
     batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    q_start: int | None = None,
     claims: Sequence[str] | str = (),
     inputs: Mapping[str, Any] | None = None,
     **more: Any,
@@ -211,6 +182,7 @@ def check_assertions(
             sees the future), "some k" (every query keeps a key), "some q" (every key is kept). A claim may use what
             the pattern may: its parameters, spaces and ``let`` names, the definitions of its file, the vocabulary. A
             spec and a program have no file, and so no definitions.
+        q_start: position of the first query; None: the queries are the last positions.
         inputs: arguments and inputs by name, for names that are also parameters of this function.
         more: arguments and inputs by name.
 
@@ -227,7 +199,8 @@ def check_assertions(
     expect("claims", one, Sequence, "a sequence of strings")
     program = with_claims(found.program, tuple(one), found.source) if one else found.program
     given, extents = {**found.args, **by_name("inputs", inputs, more)}, mapping_of("sizes", sizes)
-    check(program, bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=extents, values=given))
+    lengths: dict[str, Any] = {"heads": heads, "layer": layer, "batch": batch, "sizes": extents, "q_start": q_start}
+    check(program, bind(program, q_len, k_len, **lengths, values=given))
 
 
 _MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 tokens under one head
@@ -236,23 +209,3 @@ _MOST_PAIRS = 1 << 34  # of a mask that is written out, a byte each: 131072 toke
 def _chunks(q_len: int, k_len: int, pairs: int = 1 << 20) -> list[tuple[int, int]]:
     step = max(1, pairs // max(1, k_len))
     return [(lo, min(lo + step, q_len)) for lo in range(0, q_len, step)]
-
-
-def _is_path(source: str) -> bool:
-    return source.endswith(".mask") and "\n" not in source
-
-
-def _pick(source: Source, name: str | None, where: str) -> Pattern:
-    from maskc.lower import lower_source
-
-    programs = lower_source(source).programs
-    names = [p.name for p in programs]
-    listed = ", ".join(names) or "none"
-    if name is None:
-        if len(programs) == 1:
-            return Pattern(programs[0], source=source)
-        hint = f"say which one is meant: name={names[0]!r}" if names else "declare one: pattern p() { attend ... }"
-        raise MaskcError(Diagnostic("E205", f"{where} holds {len(names)} patterns: {listed}", hint=hint))
-    if name in names:
-        return Pattern(programs[names.index(name)], source=source)
-    raise MaskcError(Diagnostic("E205", f"{where} holds no pattern called {name!r}", hint=f"there are: {listed}"))

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from maskc.tiles.plan import FULL
 from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.subdivide import tile_mask
+from maskc.tiles.tiling import FULL
+from maskc.tiles.transpose import transpose_runs
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from maskc.tiles.budget import Budget
-    from maskc.tiles.plan import Group, Runs, TilePlan
     from maskc.tiles.rowsets import KeyRanges, RowSets
+    from maskc.tiles.tiling import Group, Runs, Tiling
 
     Bools = npt.NDArray[np.bool_]
 
@@ -30,14 +32,14 @@ _LOOKED_AT = "pairs that have to be looked at one by one"
 _RULE, _OVERLAP = 2, 16
 
 
-def counterexample(kind: str, plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+def counterexample(kind: str, plan: Tiling, group: Group, budget: Budget) -> Place | None:
     """The first place where an assertion of a kind ("all", "some_key", "some_query") fails in a group of a plan: for
     "all" the plan is that of what is kept and not claimed, else that of what is kept. Raises MaskcError E801."""
     find = {"all": _kept_pair, "some_key": _blind_query, "some_query": _unseen_key}[kind]
     return find(plan, group, budget)
 
 
-def _kept_pair(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+def _kept_pair(plan: Tiling, group: Group, budget: Budget) -> Place | None:
     """The first pair that is kept."""
     runs, rows = group.runs, np.flatnonzero(np.diff(group.runs.offsets))
     if not rows.size:
@@ -49,14 +51,14 @@ def _kept_pair(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
         if best[0] == 0:  # What follows are later keys, for no earlier query.
             break
         budget.evaluate(part.size * plan.q_tile * plan.k_tile, _LOOKED_AT)
-        tile, q, k = np.nonzero(plan.tile_mask(group, np.full(part.size, row), part))
+        tile, q, k = np.nonzero(tile_mask(plan, group, np.full(part.size, row), part))
         first = q.min(initial=plan.q_tile)
         key = part[tile[q == first]] * plan.k_tile + k[q == first]
         best = min(best, (int(first), int(key.min(initial=plan.binding.k_len))))
     return plan.binding.offset + row * plan.q_tile + best[0], best[1]
 
 
-def _blind_query(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+def _blind_query(plan: Tiling, group: Group, budget: Budget) -> Place | None:
     """The first query that keeps no key."""
     sets = _sets(plan, group, budget)
     seen = _met(plan, group, group.runs, budget) if sets is None else sets.counts() > 0
@@ -64,7 +66,7 @@ def _blind_query(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
     return (plan.binding.offset + int(blind[0]), None) if blind.size else None
 
 
-def _unseen_key(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
+def _unseen_key(plan: Tiling, group: Group, budget: Budget) -> Place | None:
     """The first key that no query keeps."""
     sets = _sets(plan, group, budget)
     if sets is not None and sets.all_ranges:
@@ -72,13 +74,12 @@ def _unseen_key(plan: TilePlan, group: Group, budget: Budget) -> Place | None:
         for ranges in sets.ranges():
             seen |= _covered(ranges, plan.binding.k_len)
     else:
-        columns = plan.transposed().groups[plan.groups.index(group)].runs
-        seen = _met(plan, group, columns, budget, by_columns=True)
+        seen = _met(plan, group, transpose_runs(group.runs, plan.cols), budget, by_columns=True)
     unseen = np.flatnonzero(~seen)
     return (None, int(unseen[0])) if unseen.size else None
 
 
-def _sets(plan: TilePlan, group: Group, budget: Budget) -> RowSets | None:
+def _sets(plan: Tiling, group: Group, budget: Budget) -> RowSets | None:
     """The keys of each query as ranges, where the mask is such; none if that costs more than there is left."""
     sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
     if sets is None:
@@ -102,7 +103,7 @@ def _covered(ranges: KeyRanges, k_len: int) -> Bools:
     return seen
 
 
-def _met(plan: TilePlan, group: Group, runs: Runs, budget: Budget, by_columns: bool = False) -> Bools:
+def _met(plan: Tiling, group: Group, runs: Runs, budget: Budget, by_columns: bool = False) -> Bools:
     """Which queries (or, with runs by columns, which keys) are in a kept pair: by tiles, each line's first ones first.
 
     A line of tiles is done when a full tile, or the partial ones looked at so far, meet all of it.
@@ -123,7 +124,7 @@ def _met(plan: TilePlan, group: Group, runs: Runs, budget: Budget, by_columns: b
         for part in np.array_split(np.arange(pending.size), -(-pending.size // _TILES_AT_ONCE)):
             budget.evaluate(part.size * plan.q_tile * plan.k_tile, _LOOKED_AT)
             rows, cols = (other[part], pending[part]) if by_columns else (pending[part], other[part])
-            met[pending[part]] |= plan.tile_mask(group, rows, cols).any(axis=1 if by_columns else 2)
+            met[pending[part]] |= tile_mask(plan, group, rows, cols).any(axis=1 if by_columns else 2)
         at[pending] += 1
         over = pending[other + 1 >= runs.end[run[pending]]]
         run[over] += 1

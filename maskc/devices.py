@@ -25,5 +25,6 @@ def in_main_memory() -> contextlib.AbstractContextManager[Any]:
 
 def holds_values(tensor: torch.Tensor) -> bool:
     """Whether a tensor can be looked at: it is neither on the device "meta" nor one of ``FakeTensorMode``, which has
-    the device of what it stands for."""
-    return not tensor.is_meta and (type(tensor) is torch.Tensor or not is_fake(tensor))
+    the device of what it stands for; nor a wrapper of such a one, as transforms of ``torch.func`` hand on."""
+    plain = type(tensor) is torch.Tensor and not torch._C._are_functorch_transforms_active()
+    return not tensor.is_meta and (plain or not is_fake(tensor))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from maskc.backends.handles import find_source, name_call
-from maskc.backends.library import LEARNED_SCALE, ReverseMode
-from maskc.tensors import learned_scale
+from maskc.backends.library import ReverseMode
+from maskc.tensors import LEARNED_SCALE, learned_scale
 from maskc.tiles.values import fail
 
 if TYPE_CHECKING:

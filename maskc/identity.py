@@ -1,4 +1,4 @@
-"""What tells an op from those that compute something else, in any process, and makes it again."""
+"""What tells an op from those that compute something else, in any process, and what to make it of again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from maskc.diagnostics import MaskcError
 from maskc.ir.program import Program
 from maskc.ir.text import print_program
 from maskc.pattern import Pattern
+from maskc.reading import parse
 
-__all__ = ["content_of", "op_of", "recipe_of"]
+__all__ = ["content_of", "recipe_of", "said_by"]
 
 
 def recipe_of(pattern: Pattern, options: Mapping[str, Any], inputs: Sequence[str]) -> str:
-    """JSON text, the same for equal patterns and options, of which ``op_of`` makes the op; nothing where the program is
+    """JSON text, the same for equal patterns and options, which ``said_by`` reads again; nothing where the program is
     too long to be read again.
 
     ``inputs``: names of the inputs that were given when compiling. A graph hands over every input, so that their
@@ -38,17 +39,14 @@ def content_of(name: str, recipe: str) -> str:
     return f"{name if name.isidentifier() else 'pattern'}-{hashlib.sha256(recipe.encode()).hexdigest()[:32]}"
 
 
-def op_of(content: str, recipe: str) -> Any:
-    """The op of a recipe. Raises RuntimeError where ``content`` is that of another one, and as ``maskc.compile``."""
-    from maskc.compiler import parse
-    from maskc.op import Op
-
+def said_by(content: str, recipe: str) -> tuple[Pattern, dict[str, Any]]:
+    """The pattern and the options of a recipe. Raises RuntimeError where ``content`` is that of another one, and as
+    ``maskc.parse``."""
     name = content.rpartition("-")[0]
     if content_of(name, recipe) != content:
         raise RuntimeError(f"the graph was edited or damaged: what it says of the maskc op {content} is of another one")
     said = json.loads(recipe)
-    pattern = Pattern(parse(said["pattern"]).program.replace(name=name)).with_args(**said["args"])
-    return Op(pattern, **said["options"])
+    return Pattern(parse(said["pattern"]).program.replace(name=name)).with_args(**said["args"]), said["options"]
 
 
 def _plain(value: Any) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
+from maskc.arguments import shown
 from maskc.devices import holds_values
 from maskc.ir.nodes import Type
 from maskc.ir.program import Parameter, Program
-from maskc.tensors import check_float_input, check_hidden_input
+from maskc.tensors import check_float_input, check_hidden_input, traced_input
 from maskc.tiles.binding import bind, by_call, given_as, mask_roots, names_read, positions
-from maskc.tiles.values import fail, no_such_name
+from maskc.tiles.values import fail, no_such_name, unwrapped
 
 if TYPE_CHECKING:
     from maskc.backends import Compiled
@@ -74,6 +76,7 @@ class CallInputs:
         *,
         program: Program | None = None,
         fewer_keys: bool = False,
+        q_start: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """The checks of a call of tensors without values: of all but the values of inputs that have none, which are
         returned. ``program``: what is bound, by default the pattern's. Raises as a call does."""
@@ -82,13 +85,36 @@ class CallInputs:
         known: dict[str, Any] = {"heads": compiled.heads, "layer": compiled.layer, "batch": batch, "sizes": sizes}
         known |= {"values": {**self._pattern.args, **{n: x for n, x in inputs.items() if n not in hidden}}}
         needed = self.needed - hidden.keys()
-        bind(program or self._program, q_len, k_len, needed=needed, fewer_keys=fewer_keys, **known)
+        known |= {"needed": needed, "fewer_keys": fewer_keys, "q_start": q_start}
+        bind(program or self._program, q_len, k_len, **known)
         dims: dict[str, int | None] = {"head": compiled.heads, "layer": compiled.layer, "batch": batch}
         dims |= positions(self._program.cross, q_len, k_len)
+        for name in hidden:
+            unwrapped(name, hidden[name])
         for p in self._program.params:
             if p.name in hidden and not _is_float(p):
                 check_hidden_input(p, hidden[p.name], dims, compiled.args)
         return hidden
+
+    def traced(self, q: torch.Tensor, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The inputs of a call as an operator takes them. What cannot be handed to one is refused here, the rest when
+        the operator runs. Raises E502, E503 and E512."""
+        self._check_names(given)
+        return {name: traced_input(name, x, q, name in self.floats) for name, x in given.items()}
+
+    def traced_sizes(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
+        """The sizes of a call as an operator takes them: an extent that is a symbol stays one, so that one graph serves
+        them all. Raises E502 and E503."""
+        self._check_names(sizes)
+        for name, extent in sizes.items():
+            if isinstance(extent, bool) or not isinstance(extent, (int, np.integer, torch.SymInt)):
+                raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
+        return {name: int(x) if isinstance(x, np.integer) else x for name, x in sizes.items()}
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not name.isidentifier():
+                raise fail("E502", f"{self._pattern.name!r} takes no input and has no axis called {name!r}")
 
 
 def _is_float(p: Parameter) -> bool:

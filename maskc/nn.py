@@ -20,6 +20,7 @@ from maskc.tiles.values import fail, suggestion
 if TYPE_CHECKING:
     from maskc.compiler import PatternLike
     from maskc.op import Op
+    from maskc.parallel import ContextParallel, Partition
     from maskc.pattern import Pattern
 
 __all__ = ["Attention"]
@@ -87,6 +88,9 @@ class Attention(nn.Module):
         expect("learned", names, Sequence, "a sequence of names")
         shapes = {n: _shape(self.op.program, n, num_heads) for n in names}
         self.learned = nn.ParameterDict({n: nn.Parameter(torch.zeros(s, **made)) for n, s in shapes.items()})
+        #: The process group among whose ranks sequences are divided; None is the default one.
+        self.group: Any = None
+        self._parallel: ContextParallel | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **more: Any) -> Attention:
@@ -107,10 +111,18 @@ class Attention(nn.Module):
         """The pattern, with its arguments."""
         return self.op.pattern
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None, **inputs: Any) -> torch.Tensor:
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        *,
+        division: Partition | None = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
         """Attention of ``x`` (B, N, embed_dim) over itself, or over ``context`` (B, Nk, embed_dim).
 
-        ``inputs``: inputs of the pattern, and ``sizes``, as for the op. Raises as the op does.
+        ``division``: how the sequence is divided among the ranks of ``group``, where ``x`` is what this one holds (see
+        ``maskc.parallel``). ``inputs``: inputs of the pattern, and ``sizes``, as for the op. Raises as the op does.
         """
         keys = x if context is None else context
         for name, tokens in (("x", x), ("context", keys)):
@@ -120,8 +132,23 @@ class Attention(nn.Module):
                 raise fail("E510", f"{name} must be a tensor (batch, length, {self.embed_dim}), not {found}", hint)
         q = self._heads(self.q_proj(x), self.num_heads)
         k, v = (self._heads(project(keys), self.kv_heads) for project in (self.k_proj, self.v_proj))
-        out = self.op(q, k, v, **{**dict(self.learned.items()), **inputs})
+        given = {**dict(self.learned.items()), **inputs}
+        if division is None:
+            out = self.op(q, k, v, **given)
+        elif context is None:
+            out = self.parallel(q, k, v, division, **given)
+        else:
+            raise fail("E702", "one sequence is divided among ranks, not two", "leave out context, or division")
         return self.out_proj(out.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    @property
+    def parallel(self) -> ContextParallel:
+        """The op over sequences that are divided among the ranks of ``group``."""
+        from maskc.parallel import ContextParallel
+
+        if self._parallel is None or self._parallel.group is not self.group:
+            self._parallel = ContextParallel(self.op, self.group)
+        return self._parallel
 
     def _heads(self, x: torch.Tensor, heads: int) -> torch.Tensor:
         return x.view(*x.shape[:-1], heads, self.head_dim).transpose(1, 2)

@@ -11,8 +11,9 @@ from maskc.arguments import by_name, expect, integer, mapping_of
 from maskc.autocast import autocast_dtype, converted, without_autocast
 from maskc.backends import CacheInfo, Compiled, Request, choose
 from maskc.backends.handles import handle_of
-from maskc.backends.library import LEARNED_SCALE, LSE, call
+from maskc.backends.library import LSE, Q_START, call
 from maskc.backends.transforms import attention
+from maskc.backends.transforms import call as call_unseen
 from maskc.bindings import Bindings
 from maskc.devices import holds_values
 from maskc.identity import content_of, recipe_of
@@ -21,7 +22,9 @@ from maskc.ir.nodes import Symbol
 from maskc.ir.program import Program
 from maskc.pattern import Pattern
 from maskc.serving import decode
+from maskc.sharded import call_sharded, is_sharded
 from maskc.tensors import (
+    LEARNED_SCALE,
     check_tensors,
     is_exporting,
     is_symbolic,
@@ -29,9 +32,7 @@ from maskc.tensors import (
     kind_of_call,
     learned_scale,
     scale_factor,
-    traced_inputs,
     traced_scale,
-    traced_sizes,
 )
 from maskc.tiles.binding import bind, static_values
 from maskc.tiles.budget import BUDGET
@@ -41,14 +42,15 @@ from maskc.tiles.values import fail
 
 if TYPE_CHECKING:
     from maskc.backends import Backend
-    from maskc.backends.library import Entry
+    from maskc.backends.entries import Entry
     from maskc.ir.binding import Binding
     from maskc.tiles.plan import TilePlan
 
 __all__ = ["Op"]
 
 _KINDS = 256  # of calls that an op has checked, and remembers
-_OWN = {"scale", "return_lse", "sizes", "inputs"}  # what calls take beside tensors: inputs so named are in ``inputs``
+# What calls take beside tensors: inputs so named are in ``inputs``.
+_OWN = {"scale", "return_lse", "sizes", "q_start", "inputs"}
 
 
 class Op:
@@ -93,6 +95,7 @@ class Op:
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout, self.budget)
         self._bindings = Bindings()
+        self._for_heads: dict[int, Op] = {}
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
         self._recipe = recipe_of(pattern, self._options(), inputs=sorted(self._inputs))
         # What graphs that are traced through this op call it.
@@ -115,12 +118,12 @@ class Op:
     def _repr_svg_(self) -> str | None:
         from maskc.picture.notebook import pattern_svg
 
-        return pattern_svg(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+        return pattern_svg(self.program, self.pattern.args, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def _repr_html_(self) -> str:
         from maskc.picture.notebook import pattern_html
 
-        return pattern_html(self.pattern, heads=self.heads, layer=self.layer, sizes=self.sizes)
+        return pattern_html(self.program, self.pattern.args, heads=self.heads, layer=self.layer, sizes=self.sizes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self.pattern, {**self._options(), "inputs": self._inputs})
@@ -145,6 +148,7 @@ class Op:
         scale: float | None = None,
         return_lse: Literal[False] = False,
         sizes: Mapping[str, int] | None = None,
+        q_start: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> torch.Tensor: ...
@@ -159,6 +163,7 @@ class Op:
         scale: float | None = None,
         return_lse: Literal[True],
         sizes: Mapping[str, int] | None = None,
+        q_start: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
@@ -172,6 +177,7 @@ class Op:
         scale: float | None = None,
         return_lse: bool = False,
         sizes: Mapping[str, int] | None = None,
+        q_start: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -181,9 +187,11 @@ class Op:
             q: (B, Hq, Nq, D), of any float dtype.
             k: (B, Hkv, Nk, D); Hq is a multiple of Hkv, and query head h meets key head h // (Hq // Hkv).
             v: (B, Hkv, Nk, Dv). B, Nq and Nk may be 0, the others not.
-            scale: factor of the dot products; by default D ** -0.5. A number, which gets no gradient.
+            scale: factor of the dot products; by default D ** -0.5. A finite number, which gets no gradient.
             return_lse: return the log-sum-exp too.
             sizes: extents of segments and axes, before those that were given when compiling.
+            q_start: position of the first query in the sequence of the keys, for a chunk of queries from its
+                middle; None: the queries are the last positions. Not where queries have a sequence of their own.
             inputs: inputs by name, for names that are also parameters of this method.
             more: inputs by name. Float inputs are tensors on the device of ``q`` that may require a gradient.
 
@@ -193,6 +201,9 @@ class Op:
             ``q`` is). A query that keeps no key gets output 0 and log-sum-exp minus infinity (with a sink
             its logit), and never a NaN, in either direction. On the device "meta", and of fake
             tensors, results have shapes, no values.
+
+        DTensors that are split by batch entries or heads are computed part by part, each by its process, if the
+        pattern does not tell them apart; results are DTensors that are split alike.
 
         Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
 
@@ -204,13 +215,17 @@ class Op:
             again: Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]] = self.__call__
             q, k, v = (converted(x, dtype) for x in (q, k, v))
             with without_autocast(q):
-                return again(q, k, v, scale=scale, return_lse=return_lse, sizes=sizes, inputs=inputs, **more)
+                where: dict[str, Any] = {"sizes": sizes, "q_start": q_start}
+                return again(q, k, v, scale=scale, return_lse=return_lse, **where, inputs=inputs, **more)
         given, sizes = self.given(inputs, more), mapping_of("sizes", sizes)
+        if is_sharded(q, k, v):
+            options = {"scale": scale, "return_lse": return_lse, "sizes": sizes, "q_start": q_start}
+            return call_sharded(self, (q, k, v), given, options)
         if torch.compiler.is_compiling():
-            return self._traced(q, k, v, scale, return_lse, sizes, given)
+            return self._traced(q, k, v, scale, return_lse, sizes, q_start, given)
         hidden = isinstance(q, torch.Tensor) and not holds_values(q)
         if hidden and is_symbolic(q, k, v):
-            return self._traced(q, k, v, scale, return_lse, sizes, given)
+            return self._traced(q, k, v, scale, return_lse, sizes, q_start, given)
         kind = kind_of_call(q, k, v, given, return_lse)
         chosen = self._chosen.get(kind)
         if chosen is None:
@@ -219,10 +234,12 @@ class Op:
         factor = scale_factor(scale, q.shape[-1])
         floats, rest = self.call_inputs.split(given, q, k.shape[2])
         if hidden:
-            unseen = self.call_inputs.check_without_values(q, k.shape[2], {**self.sizes, **sizes}, rest)
-            found = call(self.handle, q, k, v, {**unseen, **floats}, sizes, factor)
+            extents = {**self.sizes, **sizes}
+            unseen = self.call_inputs.check_without_values(q, k.shape[2], extents, rest, q_start=q_start)
+            found = call_unseen(self.handle, q, k, v, {**unseen, **floats}, _with_start(sizes, q_start), factor)
             return found if return_lse else found[0]
-        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
+        lengths = q.shape[2], k.shape[2], q_start
+        binding = self._bind(lengths, q.shape[0], sizes, rest, self.call_inputs.batched(floats))
         if chosen is None:
             _, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
             self._remember(kind, chosen)
@@ -256,6 +273,12 @@ class Op:
 
     decode = decode
 
+    def for_heads(self, heads: int) -> Op:
+        """The same for another number of heads; kept."""
+        if heads not in self._for_heads:
+            self._for_heads[heads] = Op(self.pattern, **{**self._options(), "inputs": self._inputs, "heads": heads})
+        return self._for_heads[heads]
+
     @property
     def plain_output(self) -> bool:
         """Whether there is no output expression."""
@@ -270,7 +293,7 @@ class Op:
         sizes: Mapping[str, int],
         wishes: Collection[str] = (),
     ) -> tuple[Entry, tuple[str, ...]]:
-        """What computes a call inside a graph, found when the graph runs: see ``maskc.backends.library.Source``.
+        """What computes a call inside a graph, found when the graph runs: see ``maskc.backends.entries.Source``.
 
         Raises as a call does; E702 where the backend has no operator of torch.
         """
@@ -280,7 +303,9 @@ class Op:
         if LEARNED_SCALE in wishes:
             raise learned_scale()
         floats, rest = self.call_inputs.split(given, q, k.shape[2])
-        binding = self._bind(q.shape[2], k.shape[2], q.shape[0], sizes, rest, self.call_inputs.batched(floats))
+        lengths = q.shape[2], k.shape[2], sizes.get(Q_START)
+        extents = {name: extent for name, extent in sizes.items() if name != Q_START}
+        binding = self._bind(lengths, q.shape[0], extents, rest, self.call_inputs.batched(floats))
         row, chosen = choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
         if not hasattr(chosen, "entry_for"):
             raise fail("E702", f"the backend {row.name!r} cannot run inside a compiled graph", "call the op outside it")
@@ -308,12 +333,14 @@ class Op:
         scale: float | None,
         return_lse: bool,
         sizes: Mapping[str, int],
+        q_start: int | None,
         given: Mapping[str, Any],
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """A call while torch.compile or torch.export traces it: one operator, which does the rest when it runs."""
         factor, wishes = traced_scale(scale)
         wishes += [LSE] if return_lse else []
-        inputs, extents = traced_inputs(self, q, given), traced_sizes(self, sizes)
+        inputs = self.call_inputs.traced(q, given)
+        extents = _with_start(self.call_inputs.traced_sizes(sizes), q_start)
         out, lse = call(self.handle, q, k, v, inputs, extents, factor, wishes, self.stored_recipe)
         return (out, lse) if return_lse else out
 
@@ -333,10 +360,11 @@ class Op:
         *,
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
+        q_start: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Binding:
-        """The binding of a call with these lengths and inputs: what the mask reads. Raises as a call does."""
+        """The binding of a call with these lengths and inputs: what the mask reads. Arguments and errors: as a call."""
         values = {**self.pattern.args, **self._inputs, **by_name("inputs", inputs, more)}
         return bind(
             self.program,
@@ -347,6 +375,7 @@ class Op:
             batch=batch,
             sizes={**self.sizes, **mapping_of("sizes", sizes)},
             values=values,
+            q_start=q_start,
         )
 
     def plan(
@@ -359,6 +388,7 @@ class Op:
         layout: str | None = None,
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
+        q_start: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> TilePlan:
@@ -370,7 +400,7 @@ class Op:
         from maskc.dump import dump_plan
         from maskc.tiles import make_plan
 
-        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, inputs=inputs, **more)
+        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, q_start=q_start, inputs=inputs, **more)
         order = self.layout if layout is None else layout
         size: dict[str, Any] = {"q_tile": q_tile, "k_tile": k_tile}
         plan: TilePlan = make_plan(self.program, binding, **size, layout=order, budget=self.budget)
@@ -388,13 +418,15 @@ class Op:
         *,
         batch: int | None = None,
         sizes: Mapping[str, int] | None = None,
+        q_start: int | None = None,
         inputs: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
         """Prove the pattern's assertions. Raises E513 with the first counterexample of each that does not hold."""
         from maskc.assertions import check
 
-        check(self.program, self.bind(q_len, k_len, batch=batch, sizes=sizes, inputs=inputs, **more))
+        binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, q_start=q_start, inputs=inputs, **more)
+        check(self.program, binding)
 
     def _check_wishes(self, return_lse: bool, given: Mapping[str, Any]) -> None:
         """Raises E702 for what no backend computes."""
@@ -434,15 +466,16 @@ class Op:
 
     def _bind(
         self,
-        q_len: int,
-        k_len: int,
+        lengths: tuple[int, int, int | None],
         batch: int,
         sizes: Mapping[str, int],
         inputs: Mapping[str, Any],
         batched: frozenset[str],
     ) -> Binding:
-        """The binding of a call: the same object for equal lengths and inputs, so that plans are found again."""
-        extents = {**self.sizes, **sizes}
+        """The binding of a call: the same object for equal lengths and inputs, so that plans are found again.
+        ``lengths``: the number of queries and of keys, and the position of the first query."""
+        extents, (q_len, k_len, q_start) = {**self.sizes, **sizes}, lengths
+        q_start = None if q_start is None else integer("q_start", q_start, 0)
 
         def make() -> Binding:
             binding = bind(
@@ -455,10 +488,11 @@ class Op:
                 sizes=extents,
                 values={**self.pattern.args, **inputs},
                 needed=self.call_inputs.needed,
+                q_start=q_start,
             )
             return binding.replace(batched=binding.batched | batched)
 
-        head = (q_len, k_len, batch, tuple(sorted(extents.items())), batched)
+        head = (q_len, k_len, q_start, batch, tuple(sorted(extents.items())), batched)
         return self._bindings.find(head, inputs, make, self._check_assertions)
 
     def _check_assertions(self, binding: Binding) -> None:
@@ -466,6 +500,13 @@ class Op:
             from maskc.assertions import check
 
             check(self.program, binding)
+
+
+def _with_start(sizes: Mapping[str, Any], q_start: Any) -> dict[str, Any]:
+    """``sizes`` as operators of torch take them, with the position of the first query. Raises E503."""
+    if q_start is None:
+        return {**sizes}
+    return {**sizes, Q_START: q_start if isinstance(q_start, torch.SymInt) else integer("q_start", q_start, 0)}
 
 
 def _name(backend: Backend) -> str:

@@ -12,7 +12,7 @@ from maskc.diagnostics import Diagnostic, MaskcError, Source
 from maskc.ir.program import Parameter, Program
 
 if TYPE_CHECKING:
-    from maskc.spec import Spec
+    from maskc.specform import Spec
 
 __all__ = ["Pattern"]
 
@@ -70,9 +70,9 @@ class Pattern:
 
     def spec(self) -> Spec:
         """A JSON-safe dict from which ``maskc.from_spec`` makes this pattern again."""
-        from maskc.spec import to_spec
+        from maskc.specform import written
 
-        return to_spec(self)
+        return written(self.text, self.args)
 
     def __eq__(self, other: object) -> bool:
         return self.hash == other.hash if isinstance(other, Pattern) else NotImplemented
@@ -86,12 +86,12 @@ class Pattern:
     def _repr_svg_(self) -> str | None:
         from maskc.picture.notebook import pattern_svg
 
-        return pattern_svg(self)
+        return pattern_svg(self.program, self.args)
 
     def _repr_html_(self) -> str:
         from maskc.picture.notebook import pattern_html
 
-        return pattern_html(self)
+        return pattern_html(self.program, self.args)
 
     def __repr__(self) -> str:
         args = ", ".join(f"{name}={_short(value)}" for name, value in self.args.items())

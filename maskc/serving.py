@@ -18,15 +18,14 @@ from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
 from maskc.ir.nodes import Const, Exists, Node, Size, postorder
 from maskc.ir.program import Program, Space
 from maskc.ir.rewrite import map_program, substitute
+from maskc.sharded import refuse_sharded
 from maskc.tensors import (
     check_dense,
     check_hidden_input,
     is_symbolic,
     is_transformed,
     scale_factor,
-    traced_inputs,
     traced_scale,
-    traced_sizes,
 )
 from maskc.tiles.binding import bind, given_as, positions
 from maskc.tiles.extents import check_extents
@@ -133,6 +132,7 @@ def decode(
         with without_autocast(q):
             return again(op, q, k_cache, v_cache, lengths, block_table, inputs=inputs, **options, **more)
     given, sizes = op.given(inputs, more), mapping_of("sizes", sizes)
+    refuse_sharded(q, k_cache, v_cache, lengths, block_table, start)
     if torch.compiler.is_compiling() or is_symbolic(q, k_cache, v_cache):
         options = {"sizes": sizes, "return_lse": return_lse}
         out, lse = _traced(op, (q, k_cache, v_cache), lengths, block_table, start, given, scale, options)
@@ -197,7 +197,7 @@ def _traced(
     if table is not None and not isinstance(table, Tensor):
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
     factor, wishes = traced_scale(scale)
-    inputs, sizes = traced_inputs(op, tensors[0], given), traced_sizes(op, options["sizes"])
+    inputs, sizes = op.call_inputs.traced(tensors[0], given), op.call_inputs.traced_sizes(options["sizes"])
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *inputs.values())):
         wishes.append(GRADIENTS)
     named: dict[str, Any] = {"wishes": wishes, "recipe": op.stored_recipe}

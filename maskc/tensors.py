@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
-from maskc.arguments import shown
-from maskc.backends.library import LEARNED_SCALE
+from maskc.arguments import finite, shown
 from maskc.devices import holds_values
 from maskc.ir.nodes import Type
+from maskc.sharded import check_whole
 from maskc.tiles.binding import check_shape, positions
 from maskc.tiles.values import check_complete, declaration, fail, to_numpy
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from maskc.backends import Compiled
     from maskc.diagnostics import MaskcError
     from maskc.ir.program import Parameter
-    from maskc.op import Op
 
 __all__ = [
+    "LEARNED_SCALE",
     "check_dense",
     "check_float_input",
     "check_hidden_input",
@@ -34,14 +34,15 @@ __all__ = [
     "kind_of_call",
     "learned_scale",
     "scale_factor",
-    "traced_inputs",
+    "traced_input",
     "traced_scale",
-    "traced_sizes",
 ]
 
 #: What is computed in: FP8 tensors, which torch has hardly any arithmetic for, are converted by their owner.
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+#: The scale is a tensor that requires a gradient: what was seen of a call when it was traced.
+LEARNED_SCALE = "learned scale"
 _SCALE_QUERIES = "scale the queries instead: op(q * scale, k, v, scale=1.0)"
 
 
@@ -100,14 +101,14 @@ def check_dense(name: str, tensor: torch.Tensor) -> None:
 
 def scale_factor(scale: Any, dim: int) -> float:
     """The factor of the dot products, by default ``dim ** -0.5``. Raises E503 where it is no number, or where it is a
-    tensor whose gradient would be lost."""
+    tensor whose gradient would be lost, and E504 where it is not finite."""
     if scale is None:
         return float(dim**-0.5)
     if isinstance(scale, torch.Tensor) and torch.is_grad_enabled() and scale.requires_grad:
         raise learned_scale()
-    if not isinstance(scale, str | bytes):
+    if not isinstance(scale, str | bytes) and not _is_truth(scale):
         with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-            return float(scale)
+            return finite("scale", float(scale))
     hint = _SCALE_QUERIES if isinstance(scale, torch.Tensor) else ""  # of several elements, or that vmap hides
     raise fail("E503", f"scale must be a number, not {shown(scale)}", hint)
 
@@ -150,12 +151,17 @@ def traced_scale(scale: Any) -> tuple[Any, list[str]]:
     """The factor of the dot products of a call that is traced, as the operator takes it, and what is wrong with it."""
     if scale is None:
         return None, []
-    if isinstance(scale, torch.Tensor):
+    if isinstance(scale, torch.Tensor) and not _is_truth(scale):
         learned = torch.is_grad_enabled() and scale.requires_grad
         return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
-    if isinstance(scale, (str, bytes, list, tuple, Mapping)):
+    if isinstance(scale, (str, bytes, list, tuple, Mapping)) or _is_truth(scale):
         raise fail("E503", f"scale must be a number, not {shown(scale)}")
     return scale, []
+
+
+def _is_truth(x: Any) -> bool:
+    """Whether ``x`` is true or false, which Python takes for a number."""
+    return x.dtype == torch.bool if isinstance(x, torch.Tensor) else isinstance(x, (bool, np.bool_))
 
 
 def learned_scale() -> MaskcError:
@@ -192,6 +198,7 @@ def check_float_input(
     ``k_len``: number of keys. A tensor is taken as it is, for its gradient; lists and arrays are converted.
     """
     tensor = _as_tensor(p, value, q)
+    check_whole(p.name, tensor)
     check_dense(p.name, tensor)
     if not tensor.is_floating_point():
         raise fail(
@@ -262,30 +269,9 @@ def _shape(tensor: torch.Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def traced_inputs(op: Op, q: torch.Tensor, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The inputs of a call of ``op`` as an operator takes them. What cannot be handed to one is refused here, the rest
-    when the operator runs. Raises E502, E503 and E512."""
-    _check_names(op, given)
-    return {name: _traced_input(name, x, q, name in op.call_inputs.floats) for name, x in given.items()}
-
-
-def traced_sizes(op: Op, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """The sizes of a call of ``op`` as an operator takes them: an extent that is a symbol stays one, so that one graph
-    serves them all. Raises E502 and E503."""
-    _check_names(op, sizes)
-    for name, extent in sizes.items():
-        if isinstance(extent, bool) or not isinstance(extent, (int, np.integer, torch.SymInt)):
-            raise fail("E503", f"sizes: {name} must be an integer, not {shown(extent)}")
-    return {name: int(x) if isinstance(x, np.integer) else x for name, x in sizes.items()}
-
-
-def _check_names(op: Op, names: Iterable[str]) -> None:
-    for name in names:
-        if not name.isidentifier():
-            raise fail("E502", f"{op.pattern.name!r} takes no input and has no axis called {name!r}")
-
-
-def _traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> torch.Tensor:
+def traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> torch.Tensor:
+    """An input of a call as an operator takes it; ``is_float``: the pattern declares it as floats. Raises E503 and E512
+    where it cannot be handed to one."""
     if value is None or isinstance(value, (str, bytes, Mapping)):
         raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
     x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)

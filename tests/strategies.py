@@ -143,6 +143,7 @@ def bindings(draw: st.DrawFn) -> Binding:
     """Bindings of the programs of ``programs``."""
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     q_len, k_len = draw(st.sampled_from([(6, 6), (5, 9), (1, 8), (12, 12)]))
+    q_start = draw(st.one_of(st.none(), st.integers(0, k_len - q_len)))
     batched = draw(st.booleans())
     tables = {
         "w": rng.integers(0, 5, 3),
@@ -165,4 +166,5 @@ def bindings(draw: st.DrawFn) -> Binding:
         args=args,
         tables=tables,
         batched=frozenset({"doc"} if batched else ()),
+        q_start=q_start,
     )

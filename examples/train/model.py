@@ -9,6 +9,7 @@ from torch import nn
 
 import maskc
 from maskc.nn import Attention
+from maskc.parallel import Partition
 
 #: Documents packed into a row stay apart; three layers see a window, the fourth sees everything before; every head
 #: has a learned sink, which takes attention that no key deserves.
@@ -46,13 +47,16 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.RMSNorm(dim), nn.RMSNorm(dim)])
         self.forward_layer = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: torch.Tensor, doc: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.norms[0](x), doc=doc)
+    def forward(self, x: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        x = x + self.attention(self.norms[0](x), **inputs)
         return x + self.forward_layer(self.norms[1](x))
 
 
 class LanguageModel(nn.Module):
-    """Bytes (B, N) to logits of the next byte (B, N, 256). ``doc`` and ``position`` say what is packed where."""
+    """Bytes (B, N) to logits of the next byte (B, N, 256). ``doc`` and ``position`` say what is packed where.
+
+    With a ``division`` of the sequence among processes, bytes and positions are those of this one's tokens.
+    """
 
     def __init__(
         self, attention: type[Attention], *, dim: int, heads: int, layers: int, length: int, window: int
@@ -64,10 +68,13 @@ class LanguageModel(nn.Module):
         self.norm = nn.RMSNorm(dim)
         self.head = nn.Linear(dim, 256)
 
-    def forward(self, tokens: torch.Tensor, doc: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, doc: torch.Tensor, position: torch.Tensor, division: Partition | None = None
+    ) -> torch.Tensor:
         x = self.bytes(tokens) + self.positions(position)
+        shared = {} if division is None else {"division": division}
         for block in self.blocks:
-            x = block(x, doc)
+            x = block(x, doc=doc, **shared)
         return self.head(self.norm(x))
 
 

@@ -8,23 +8,23 @@ Both live as long as somebody holds them; a graph that outlives its op says so.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
+from maskc.arguments import finite
 from maskc.autocast import without_autocast
+from maskc.backends.entries import Entry, Source
 from maskc.backends.handles import find, find_source, name_call
 from maskc.devices import in_main_memory
 
 __all__ = [
     "FORWARD_MODE",
-    "LEARNED_SCALE",
     "LSE",
-    "Entry",
+    "Q_START",
     "ReverseMode",
-    "Source",
     "attention",
     "call",
     "compute",
@@ -36,59 +36,10 @@ __all__ = [
 Tensor = torch.Tensor
 
 
-class Entry(Protocol):
-    """A program under one binding."""
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, floats: Sequence[Tensor], scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, log-sum-exp, and the output before the output expression (without elements if there is none)."""
-
-    def backward(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        floats: Sequence[Tensor],
-        out: Tensor,
-        lse: Tensor,
-        grad: Tensor,
-        grad_lse: Tensor | None,
-        scale: float,
-        wanted: Sequence[bool] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Gradients of q, k, v and ``floats``. ``out``: before the output expression. ``wanted``: which of ``floats``
-        need theirs, by default all; the others get 0."""
-
-    @property
-    def plain_output(self) -> bool:
-        """Whether the program has no output expression."""
-
-
-class Source(Protocol):
-    """What finds the entry of a call."""
-
-    def entry_of(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        inputs: Mapping[str, Tensor],
-        sizes: Mapping[str, int],
-        wishes: Collection[str] = (),
-    ) -> tuple[Entry, tuple[str, ...]]:
-        """The entry, and which of the inputs are its floats, in order. ``wishes``: what was seen of the call when it
-        was traced, and is refused here, if at all: LSE, LEARNED_SCALE."""
-
-    @property
-    def plain_output(self) -> bool:
-        """Whether the program has no output expression."""
-
-
 #: The log-sum-exp is asked for.
 LSE = "lse"
-#: The scale is a tensor that requires a gradient.
-LEARNED_SCALE = "learned scale"
+#: Where the sizes of a call say the position of its first query, if they do: no name, so that no axis is called so.
+Q_START = "q_start of the call"
 
 
 def call(
@@ -127,7 +78,7 @@ def _found(handle: str) -> Entry | Source:
 
 def _factor(scale: float | None, q: Tensor) -> float:
     """None, the usual factor, becomes a number when it runs: one that a graph holds would be of one head dimension."""
-    return float(q.shape[-1] ** -0.5) if scale is None else scale
+    return float(q.shape[-1] ** -0.5) if scale is None else finite("scale", scale)
 
 
 def compute(

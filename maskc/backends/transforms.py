@@ -7,17 +7,19 @@ mode (``jvp``, dual tensors) and a second derivative are refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.autograd import forward_ad
 
 from maskc.backends import library
+from maskc.backends.handles import name_call
 
-__all__ = ["attention"]
+__all__ = ["attention", "call"]
 
 Tensor = torch.Tensor
+_Sizes = tuple[int, ...] | None  # the extents that a handle names
 
 
 def attention(
@@ -25,7 +27,7 @@ def attention(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``library.attention``, also while a transform of ``torch.func`` is at work. RuntimeError in forward mode."""
     if torch._C._are_functorch_transforms_active():
-        return _apply(_Attention, handle, scale, q, k, v, *inputs)  # type: ignore[no-any-return]
+        return _apply(_Attention, handle, None, scale, q, k, v, *inputs)  # type: ignore[no-any-return]
     tensors = (q, k, v, *inputs)
     library.refuse_forward_mode(tensors)
     if torch._C._len_torch_dispatch_stack() or not all(type(x) in _PLAIN and not x.is_neg() for x in tensors):
@@ -33,6 +35,23 @@ def attention(
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
         return _apply(_Plain, handle, scale, *tensors)  # type: ignore[no-any-return]
     return library.compute(q, k, v, inputs, handle, None, scale)
+
+
+def call(
+    handle: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    inputs: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """``library.call``, also while a transform of ``torch.func`` is at work."""
+    if not torch._C._are_functorch_transforms_active():
+        return library.call(handle, q, k, v, inputs, sizes, scale)
+    named, extents = name_call(handle, inputs, sizes, (), ""), tuple(sizes.values()) or None
+    out, lse, _ = _apply(_Attention, named, extents, scale, q, k, v, *inputs.values())
+    return out, lse
 
 
 def _apply(function: Any, *given: Any) -> Any:
@@ -72,12 +91,12 @@ class _Attention(torch.autograd.Function):
     """The operator ``maskc::attention``."""
 
     @staticmethod
-    def forward(handle: str, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
-        return library.attention(q, k, v, inputs, handle, None, scale)
+    def forward(handle: str, sizes: _Sizes, scale: float, q: Tensor, k: Tensor, v: Tensor, *inputs: Tensor) -> Any:
+        return library.attention(q, k, v, inputs, handle, sizes, scale)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.handle, ctx.scale, *tensors = inputs
+        ctx.handle, ctx.sizes, ctx.scale, *tensors = inputs
         out, lse, plain = output
         ctx.save_for_backward(*tensors, out if plain.numel() == 0 else plain, lse)
         ctx.set_materialize_grads(False)
@@ -86,34 +105,34 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None, _: Tensor | None) -> Any:
         *tensors, out, lse = ctx.saved_tensors
         if grad is None and grad_lse is None:
-            return None, None, *(None for _ in tensors)
+            return None, None, None, *(None for _ in tensors)
         grad = torch.zeros_like(out) if grad is None else grad
         given = torch.zeros_like(lse) if grad_lse is None else grad_lse
-        found = _apply(_Backward, ctx.handle, ctx.scale, grad_lse is not None, out, lse, grad, given, *tensors)
-        return None, None, *found
+        named = ctx.handle, ctx.sizes, ctx.scale, grad_lse is not None
+        return None, None, None, *_apply(_Backward, *named, out, lse, grad, given, *tensors)
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
         raise RuntimeError(library.FORWARD_MODE)
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, *tensors: Tensor) -> Any:
+    def vmap(info: Any, dims: tuple[Any, ...], handle: str, sizes: _Sizes, scale: float, *tensors: Tensor) -> Any:
         if not info.batch_size:
-            q, k, v, *inputs = library.nothing(tensors, dims[2:])
-            return library.of_nothing(library.attention(q, k, v, inputs, handle, None, scale), tensors)
-        parts = [_apply(_Attention, handle, scale, *one) for one in _entries(info.batch_size, dims[2:], tensors)]
-        return _stacked(parts)
+            q, k, v, *inputs = library.nothing(tensors, dims[3:])
+            return library.of_nothing(library.attention(q, k, v, inputs, handle, sizes, scale), tensors)
+        each = _entries(info.batch_size, dims[3:], tensors)
+        return _stacked([_apply(_Attention, handle, sizes, scale, *one) for one in each])
 
 
 class _Backward(torch.autograd.Function):
     """The operator ``maskc::attention_backward``; ``with_lse``: the log-sum-exp has a gradient."""
 
     @staticmethod
-    def forward(handle: str, scale: float, with_lse: bool, *tensors: Tensor) -> Any:
+    def forward(handle: str, sizes: _Sizes, scale: float, with_lse: bool, *tensors: Tensor) -> Any:
         out, lse, grad, grad_lse, q, k, v, *inputs = tensors
         wanted = [x.is_floating_point() for x in inputs]
         found = torch.ops.maskc.attention_backward(
-            q, k, v, inputs, out, lse, grad, grad_lse if with_lse else None, handle, None, scale, wanted
+            q, k, v, inputs, out, lse, grad, grad_lse if with_lse else None, handle, sizes, scale, wanted
         )
         return tuple(found)
 
@@ -130,13 +149,13 @@ class _Backward(torch.autograd.Function):
         raise RuntimeError(library.FORWARD_MODE)
 
     @staticmethod
-    def vmap(info: Any, dims: tuple[Any, ...], handle: str, scale: float, with_lse: bool, *tensors: Tensor) -> Any:
+    def vmap(
+        info: Any, dims: tuple[Any, ...], handle: str, sizes: _Sizes, scale: float, with_lse: bool, *tensors: Tensor
+    ) -> Any:
         if not info.batch_size:
-            return library.of_nothing(library.nothing(tensors[4:], dims[7:]), tensors)
-        parts = [
-            _apply(_Backward, handle, scale, with_lse, *one) for one in _entries(info.batch_size, dims[3:], tensors)
-        ]
-        return _stacked(parts)
+            return library.of_nothing(library.nothing(tensors[4:], dims[8:]), tensors)
+        each = _entries(info.batch_size, dims[4:], tensors)
+        return _stacked([_apply(_Backward, handle, sizes, scale, with_lse, *one) for one in each])
 
 
 def _entries(count: int, dims: Sequence[int | None], tensors: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import typer
 
 import maskc
 from maskc.cli import check, diff, emit, explain, export, fmt, import_, ir, plan, prove, run_, show, spec, tune, why
-from maskc.cli.style import exit_code, report
+from maskc.cli.checking import refuse
 from maskc.diagnostics import Diagnostic, MaskcError
 
 __all__ = ["COMMANDS", "run"]
@@ -38,6 +39,7 @@ _HELP = (
     "Compile attention masks: check, draw, compare and run pattern files.\n\n"
     "A pattern is a file, or a mask in quotes, as in:\n\n"
     "maskc show 'causal & (sinks(2) | sliding_window(6))' --q 16\n\n"
+    "With --json, where a command has it, errors of patterns and arguments are JSON on standard output, too.\n\n"
     "Exit codes: 0: all is well. 1: something is wrong with a pattern, or two differ. 2: the command or an argument is "
     "wrong, or a file cannot be read or written. 130: interrupted. 141: nobody reads the output any more."
 )
@@ -55,8 +57,27 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(_version)
     for name, function in COMMANDS:
-        app.command(name, help=_paragraphs(function.__doc__ or ""))(function)
+        app.command(name, help=_paragraphs(function.__doc__ or ""))(_refusing(function))
     return app
+
+
+def _refusing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that says why it does nothing, in JSON where its results were to be."""
+
+    @functools.wraps(function)
+    def command(**given: Any) -> None:
+        try:
+            function(**given)
+        except MaskcError as error:
+            refused = error
+        except MemoryError:
+            hint = "ask for shorter sequences, or make the mask simpler"
+            refused = MaskcError(Diagnostic("E801", "this takes more memory than there is", hint=hint))
+        else:
+            return
+        raise typer.Exit(refuse(refused, given.get("as_json", False)))
+
+    return command
 
 
 def _paragraphs(text: str) -> str:
@@ -76,14 +97,6 @@ def run(words: Sequence[str]) -> int:
     """Run one command; the process' exit code."""
     try:
         build()(args=list(words), prog_name="maskc")
-    except MaskcError as error:
-        report(error.diagnostics)
-        return exit_code(error)
-    except MemoryError:
-        hint = "ask for shorter sequences, or make the mask simpler"
-        refused = MaskcError(Diagnostic("E801", "this takes more memory than there is", hint=hint))
-        report(refused.diagnostics)
-        return exit_code(refused)
     except SystemExit as done:  # How click ends, always.
         if isinstance(done.__context__, BrokenPipeError):  # click and rich end like that, with 1.
             raise done.__context__ from None

@@ -12,7 +12,7 @@ from typing import Any
 from maskc.cli.style import exit_code, report
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Source, Span
 
-__all__ = ["check", "check_files", "is_plain", "is_text", "read_once", "run_plain", "source_of"]
+__all__ = ["check", "check_files", "is_plain", "is_text", "read_once", "refuse", "run_plain", "source_of"]
 
 _FLAGS = ("--json", "--strict")
 _TEXT = re.compile(r"[\s()&|~<>={}]")
@@ -31,8 +31,16 @@ def run_plain(words: Sequence[str]) -> int:
     try:
         return check_files([w for w in words if w not in _FLAGS], "--json" in words, "--strict" in words)
     except MaskcError as error:
+        return refuse(error, "--json" in words)
+
+
+def refuse(error: MaskcError, as_json: bool) -> int:
+    """Say why a command does nothing, as text on standard error or as JSON on standard output; the exit code."""
+    if as_json:
+        _write({"diagnostics": [_plain(d) for d in error.diagnostics]})
+    else:
         report(error.diagnostics)
-        return exit_code(error)
+    return exit_code(error)
 
 
 def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -> Source:
@@ -86,7 +94,7 @@ def check_files(files: Sequence[str], as_json: bool, strict: bool) -> int:
     results = [(file, *check(file)) for file in files]
     if as_json:
         listed = [{"file": f, "ok": code == 0, "diagnostics": [_plain(d) for d in found]} for f, found, code in results]
-        sys.stdout.write(json.dumps({"maskc": 1, "files": listed}, indent=2) + "\n")
+        _write({"files": listed})
     else:
         _print(results)
     if strict and any(found for _, found, _ in results):
@@ -108,6 +116,10 @@ def _print(results: Sequence[tuple[str, tuple[Diagnostic, ...], int]]) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _write(data: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps({"maskc": 1, **data}, indent=2) + "\n")
 
 
 def _plain(d: Diagnostic) -> dict[str, Any]:

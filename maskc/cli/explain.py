@@ -11,7 +11,7 @@ import typer
 
 from maskc.cli.options import Json
 from maskc.cli.style import colored, styled
-from maskc.diagnostics import MaskcError, render
+from maskc.diagnostics import Diagnostic, MaskcError, render
 from maskc.errors import ERRORS, ErrorRow
 
 
@@ -35,8 +35,7 @@ def command(
 def _row(code: str) -> ErrorRow:
     row = ERRORS.get(code.upper())
     if row is None:
-        typer.echo(f"maskc: there is no code {code!r}; `maskc explain` lists them all", err=True)
-        raise typer.Exit(2)
+        raise MaskcError(Diagnostic("E504", f"there is no code {code!r}", hint="`maskc explain` lists them all"))
     return row
 
 

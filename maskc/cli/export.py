@@ -12,7 +12,7 @@ import typer
 from maskc.cli import options as o
 from maskc.cli.files import write_file
 from maskc.cli.progress import progress
-from maskc.cli.style import in_line, plain
+from maskc.cli.style import in_line, note, plain
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LENGTH
 
@@ -29,7 +29,10 @@ def command(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="FORMAT", help="varlen, varlen_attn, flashmask, magi or flashinfer.", show_default="try all"
+            "--to",
+            metavar="FORMAT",
+            help="varlen, varlen_cute, varlen_attn, flashmask, magi or flashinfer.",
+            show_default="try all",
         ),
     ] = None,
     q: o.Queries = None,
@@ -47,8 +50,8 @@ def command(
     out: Annotated[str | None, typer.Option("--out", metavar="FILE", help="Write .npz, .safetensors or .json.")] = None,
     as_json: o.Json = False,
 ) -> None:
-    """Export a mask to FlashAttention (varlen), torch's varlen_attn, FlashMask, MagiAttention or FlashInfer: exactly,
-    or not at all. Without --to, say which of them can take it."""
+    """Export a mask to FlashAttention (varlen, and of version 4 varlen_cute), torch's varlen_attn, FlashMask,
+    MagiAttention or FlashInfer: exactly, or not at all. Without --to, say which of them can take it."""
     from maskc.cli.values import setting
     from maskc.exports import FORMATS, check_format, export_plan
     from maskc.tiles import make_plan
@@ -59,7 +62,9 @@ def command(
     ending = None if out is None else _ending(out, to)
     program = o.program_of(file, name)
     given = setting([program], q=q, k=k, heads=heads, layer=layer, sizes=size, args=arg)
-    _check_given(given.made_up, given.usual_length)
+    _check_given(given.made_up, given.usual_length and out is not None)
+    if given.usual_length:
+        note([f"no length is given: this is of {given.q_len} queries, and may differ for more"])
     binding = given.bind(program)
     found: dict[str, Export | str] = {}
     with within_memory("the export"):
@@ -104,7 +109,7 @@ def _check_given(made_up: tuple[str, ...], no_length: bool) -> None:
         raise MaskcError(Diagnostic("E501", message, hint="give it: --arg NAME=@FILE, or --size AXIS=N"))
     if no_length:
         hint = "say how many queries there are: --q 4096"
-        raise MaskcError(Diagnostic("E501", "an export is for one length", hint=hint))
+        raise MaskcError(Diagnostic("E501", "a file is for one length, and none is given", hint=hint))
 
 
 def _lines(found: dict[str, Export | str], to: str | None, out: str | None) -> list[str]:

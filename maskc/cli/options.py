@@ -86,7 +86,7 @@ Args = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed of whatever is drawn at random.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for errors too.")]
 
 
 def of_batch(binding: Binding) -> list[str]:

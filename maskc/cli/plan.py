@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from maskc.parallel.partitions import Partition
     from maskc.tiles.budget import Watch
+    from maskc.tiles.figures import Statistics
     from maskc.tiles.plan import TilePlan
     from maskc.tiles.reach import Reach
-    from maskc.tiles.statistics import Statistics
 
 _MOST_GROUPS = 16  # rows of the table
 _WIDEST = 1000  # columns of the terminal that the table may ask for
@@ -64,6 +65,10 @@ def command(
             show_default="4e8, some ten seconds' work",
         ),
     ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option("--ranks", min=1, max=o.MAX_DIM, help="Divide the sequence among so many GPUs."),
+    ] = None,
     as_json: o.Json = False,
 ) -> None:
     """Plan a mask: its tiles by kind, waste, work, speed-up over dense, KV cache, reach, and advice."""
@@ -87,10 +92,23 @@ def command(
         found = statistics(plan, head_dim, value_dim=value_dim, workers=workers, watch=watch)
     with progress("following layers") as watch:
         stack = None if layers is None else _stack(plan, layers, limit, watch)
+    with progress("dividing") as watch:
+        division = None if ranks is None else _divided(plan, ranks, limit, watch)
     if as_json:
-        typer.echo(json.dumps(_data(plan, found, seconds, layers, stack)))
+        typer.echo(json.dumps(_data(plan, found, seconds, layers, stack, division)))
     else:
-        _print(plan, found, seconds, layers, stack)
+        _print(plan, found, seconds, layers, stack, division)
+
+
+def _divided(plan: TilePlan, ranks: int, budget: int, watch: Watch) -> Partition:
+    """The tokens of the sequence divided among ranks. Raises E504 for more than there are tokens."""
+    from maskc.parallel.divide import divide, tile_for
+    from maskc.tiles import make_plan
+
+    tile = tile_for(plan.binding.k_len, ranks)
+    if (plan.q_tile, plan.k_tile) != (tile, tile) or plan.q_order.index is not None:
+        plan = make_plan(plan.program, plan.binding, q_tile=tile, k_tile=tile, budget=budget, watch=watch)
+    return divide([plan], ranks)
 
 
 def _stack(plan: TilePlan, layers: int, budget: int, watch: Watch) -> Reach | None:
@@ -118,15 +136,31 @@ def _stack(plan: TilePlan, layers: int, budget: int, watch: Watch) -> Reach | No
     return reach(*(plans[layer] for layer in alike))
 
 
-def _data(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> dict[str, Any]:
+def _data(
+    plan: TilePlan,
+    found: Statistics,
+    seconds: float,
+    layers: int | None,
+    stack: Reach | None,
+    division: Partition | None,
+) -> dict[str, Any]:
     data = {"maskc": 1, **found.to_dict(), "layout_reason": plan.q_order.reason, "seconds": seconds}
     if layers is not None:
         of_stack = None if stack is None else {**dataclasses.asdict(stack), "complete": stack.complete}
         data["stack"] = {"layers": layers, "reach": of_stack}
+    if division is not None:
+        data["partition"] = division.to_dict()
     return data
 
 
-def _print(plan: TilePlan, found: Statistics, seconds: float, layers: int | None, stack: Reach | None) -> None:
+def _print(
+    plan: TilePlan,
+    found: Statistics,
+    seconds: float,
+    layers: int | None,
+    stack: Reach | None,
+    division: Partition | None,
+) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -134,7 +168,10 @@ def _print(plan: TilePlan, found: Statistics, seconds: float, layers: int | None
     console = Console(no_color=not color, force_terminal=color, markup=False, highlight=False, emoji=False)
     title = f"{found.name}: {found.q_len:,} queries x {found.k_len:,} keys"
     console.print(Text(plain(title), style="bold"))
-    console.print(_facts(plan, found, seconds, layers, stack))
+    facts = _facts(plan, found, seconds, layers, stack)
+    if division is not None:
+        facts.add_row("ranks", Text(str(division)))
+    console.print(facts)
     if len(found.groups) > 1:
         groups = _groups(found)
         # Numbers that are cut off tell nothing: where the table does not fit, the terminal wraps or a pager scrolls.
@@ -149,7 +186,8 @@ def _facts(plan: TilePlan, s: Statistics, seconds: float, layers: int | None, st
     from rich.table import Table
     from rich.text import Text
 
-    from maskc.tiles.report import cache_text, pairs_text, reach_text, size_text, speedup_text
+    from maskc.tiles.figures import pairs_text, speedup_text
+    from maskc.tiles.report import cache_text, reach_text, size_text
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="cyan", no_wrap=True)

@@ -60,7 +60,8 @@ def command(
     from maskc.backends import backend_row
 
     if sum([file is not None, listed, export is not None, import_ is not None]) != 1:
-        raise typer.BadParameter("give one of: a pattern FILE, --list, --export OUT.json, --import IN.json")
+        hint = "give one of: a pattern FILE, --list, --export OUT.json, --import IN.json"
+        raise MaskcError(Diagnostic("E501", "it is not clear what to do", hint=hint))
     if file is None:
         _refuse_idle(ctx)
     backend_row("triton").load()  # says what to do where the package is missing

@@ -45,7 +45,12 @@ FORMATS: dict[str, Format] = {
     "varlen": Format(
         "FlashAttention",
         "flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=causal, "
-        "window_size=window_size)  # FlashAttention 4: None for -1",
+        "window_size=window_size)",
+    ),
+    "varlen_cute": Format(
+        "FlashAttention 4",
+        "flash_attn.cute.flash_attn_varlen_func(q, k, v, cu_seqlens_q, cu_seqlens_k, causal=causal, "
+        "window_size=window_size)",
     ),
     "varlen_attn": Format(
         "torch.nn.attention.varlen", "varlen_attn(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)"
@@ -100,8 +105,8 @@ def export(
     """The mask as another engine wants it: arrays that say exactly the same, for these lengths and inputs.
 
     Args:
-        to: "varlen" (FlashAttention), "varlen_attn" (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention)
-            or "flashinfer".
+        to: "varlen" (FlashAttention 2 and 3), "varlen_cute" (FlashAttention 4), "varlen_attn"
+            (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention) or "flashinfer".
         q_len, k_len: numbers of queries and of keys; as many keys as queries by default.
         kv_heads: number of key heads, where masks differ by head; by default as many as query heads.
         batch: number of batch entries; None: that of the inputs, else 1.

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from maskc.exports.magi import one_mask
 from maskc.exports.stretches import Unfit, same_mask
-from maskc.tiles.plan import PARTIAL
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.tiling import PARTIAL
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan

@@ -28,35 +28,45 @@ _NOT_SAID = "FlashMask hides at most two stretches of queries from a key"
 
 def flashmask(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays, and options of the call. Raises Unfit."""
-    b, groups = plan.binding, list({id(g.runs): g for g in plan.groups}.values())
-    hidden = {}
-    for group in groups:
+    b, causal = plan.binding, True
+    bounds = _bounds(plan, causal)
+    if bounds is None:
+        causal, bounds = False, _bounds(plan, False)
+    assert bounds is not None
+    # The last query of a stretch need not be said where it is the last one of all.
+    short = all((x[:, 1] == b.q_len).all() if causal else _to_the_ends(x, b.q_len) for x in bounds.values())
+    columns = ([0] if causal else [0, 3]) if short else ([0, 1] if causal else [0, 1, 2, 3])
+    of = groups_by_member(plan)
+    every = [[bounds[id(of[h, i].runs)] for h in range(b.heads)] for i in range(b.batch)]
+    heads = _heads(every, kv_heads)
+    found = np.empty((b.batch, len(heads), b.k_len, len(columns)), np.int32)
+    for i, entry in enumerate(every):
+        for j, h in enumerate(heads):
+            found[i, j] = entry[h][:, columns]
+    return {"startend_row_indices": found}, {"causal": causal}
+
+
+def _bounds(plan: TilePlan, causal: bool) -> dict[int, Array] | None:
+    """What is hidden by the masks of a plan, by their runs: stretches below the diagonal, (keys, 2), or any, (keys, 4);
+    None where a mask keeps something above it. The same object for masks that come out alike, whatever they are made
+    from. Raises Unfit."""
+    b = plan.binding
+    # A key that is later than a query, both counted from the end.
+    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len).astype(np.int32)
+    found: dict[int, Array] = {}
+    alike: dict[bytes, Array] = {}
+    for group in plan.groups:
+        if id(group.runs) in found:
+            continue
         try:
             start, stop = _hidden(queries_of_keys(plan, group, 3), b.q_len)
         except Unfit as why:
             raise Unfit(f"{_NOT_SAID}: {why}") from None
-        hidden[id(group.runs)] = start.astype(np.int32), stop.astype(np.int32)
-    # A key that is later than a query, both counted from the end.
-    diagonal = (np.arange(b.k_len) - (b.k_len - b.q_len)).clip(0, b.q_len).astype(np.int32)
-    below = {runs: _below(*found, diagonal, b.q_len) for runs, found in hidden.items()}
-    causal = all(x is not None for x in below.values())
-    bounds = {runs: x for runs, x in below.items() if x is not None}
-    if not causal:
-        bounds = {runs: _both(*found, b.q_len) for runs, found in hidden.items()}
-    # The last query of a stretch need not be said where it is the last one of all.
-    short = all((x[:, 1] == b.q_len).all() if causal else _to_the_ends(x, b.q_len) for x in bounds.values())
-    columns = ([0] if causal else [0, 3]) if short else ([0, 1] if causal else [0, 1, 2, 3])
-    # Masks that came out alike are one, whatever they are made from.
-    alike: dict[bytes, Array] = {}
-    for runs, x in bounds.items():
-        shown = x[:, columns]
-        bounds[runs] = alike.setdefault(sha256(shown.tobytes()).digest(), shown)
-    of = groups_by_member(plan)
-    every = [[bounds[id(of[h, i].runs)] for h in range(b.heads)] for i in range(b.batch)]
-    heads = _heads(every, kv_heads)
-    found = np.array([[entry[h] for h in heads] for entry in every], np.int32)
-    found = found.reshape(b.batch, len(heads), b.k_len, len(columns))
-    return {"startend_row_indices": found}, {"causal": causal}
+        one = _below(start, stop, diagonal, b.q_len) if causal else _both(start, stop, b.q_len)
+        if one is None:
+            return None
+        found[id(group.runs)] = alike.setdefault(sha256(one.tobytes()).digest(), one)
+    return found
 
 
 def _heads(every: list[list[Array]], kv_heads: int) -> list[int]:
@@ -79,15 +89,20 @@ def _hidden(kept: tuple[Array, Array], q_len: int) -> tuple[Array, Array]:
     first, last = kept
     there = last > first
     first, last = np.where(there, first, q_len), np.where(there, last, q_len)
-    zero, end = np.zeros((1, first.shape[1]), np.int64), np.full((1, first.shape[1]), q_len)
+    zero, end = (np.full((1, first.shape[1]), n, first.dtype) for n in (0, q_len))
     start, stop = np.concatenate([zero, last]), np.concatenate([first, end])
-    order = np.argsort(stop <= start, axis=0, kind="stable")
-    start, stop = np.take_along_axis(start, order, 0), np.take_along_axis(stop, order, 0)
+    for behind in range(len(start) - 1, 0, -1):  # a bubble sort: the rows are few, and long
+        for i in range(behind):
+            nothing = stop[i] <= start[i]
+            for x in (start, stop):
+                here = x[i].copy()
+                np.copyto(x[i], x[i + 1], where=nothing)
+                np.copyto(x[i + 1], here, where=nothing)
     more = (stop[2:] > start[2:]).any(0)
     if more.any():
         raise Unfit(f"from key {int(np.argmax(more))} more are hidden")
     start, stop = np.where(stop > start, (start, stop), q_len)
-    missing = np.full((max(0, 2 - len(start)), start.shape[1]), q_len)
+    missing = np.full((max(0, 2 - len(start)), start.shape[1]), q_len, start.dtype)
     return np.concatenate([start[:2], missing]), np.concatenate([stop[:2], missing])
 
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.plan import FULL, PARTIAL
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.tiling import FULL, PARTIAL
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, TilePlan
+    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Group
 
 __all__ = ["Spans", "Unfit", "groups_by_member", "keys_of_queries", "queries_of_keys", "same_mask"]
 
 Array = npt.NDArray[Any]
-#: ``first`` and ``last`` (excluded) of each stretch, (stretches, tokens): disjoint, ascending, and ``first == last``
-#: for those that a token has not, which come last.
+#: ``first`` and ``last`` (excluded) of each stretch, (stretches, tokens), int32: disjoint, ascending, and
+#: ``first == last`` for those that a token has not, which come last.
 Spans = tuple[Array, Array]
 _ROWS = 1 << 16  # queries that are looked at together
 _LOOK = 1 << 28  # pairs of partial tiles that are looked at
@@ -68,9 +69,9 @@ def keys_of_queries(plan: TilePlan, group: Group, most: int) -> Spans:
     if known is None:
         return _spans(_toggles_in_tiles(plan, group, most, by_key=False), plan.binding.q_len, most, by_key=False)
     if not known:
-        nothing = np.zeros((0, plan.binding.q_len), np.int64)
+        nothing = np.zeros((0, plan.binding.q_len), np.int32)
         return nothing, nothing
-    first, last = (np.stack([x[i] for x in known]).astype(np.int64) for i in (0, 1))
+    first, last = (np.stack([x[i] for x in known]) for i in (0, 1))
     count = (last > first).sum(0)
     _check(count, most, by_key=False)
     first, last = _packed(first, last)
@@ -84,6 +85,10 @@ def queries_of_keys(plan: TilePlan, group: Group, most: int) -> Spans:
     k_len = plan.binding.k_len
     if known is None:
         toggles = _toggles_in_tiles(plan, group, most, by_key=True)
+    elif len(known) == 1 and all(bool((x[1:] >= x[:-1]).all()) for x in known[0]):
+        # Where both ends only advance, a key is kept from the query on that reaches it up to the one that leaves it.
+        last, first = (np.cumsum(np.bincount(x, minlength=k_len)[:k_len], dtype=np.int32) for x in known[0])
+        return first[None], last[None]
     else:
         toggles = _toggles_between_rows(known, plan.binding.q_len, k_len, most)
     return _spans(toggles, k_len, most, by_key=True)
@@ -170,7 +175,7 @@ def _spans(toggles: Toggles, tokens: int, most: int, by_key: bool) -> Spans:
     token, along = token[order], along[order]
     count = np.bincount(token, minlength=tokens)
     _check(count // 2, most, by_key)
-    found = np.zeros((int(count.max(initial=0)) // 2, 2, tokens), np.int64)
+    found = np.zeros((int(count.max(initial=0)) // 2, 2, tokens), np.int32)
     number = np.arange(token.size) - (np.cumsum(count) - count)[token]
     found[number // 2, number % 2, token] = along
     return found[:, 0], found[:, 1]

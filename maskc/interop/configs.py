@@ -40,7 +40,7 @@ def pattern_from_config(config: Any, name: str | None = None) -> Pattern:
 
     Raises E604, E605, and E205 where there are several patterns and ``name`` does not say which.
     """
-    from maskc.compiler import parse
+    from maskc.reading import parse
 
     return parse(text_from_config(config), name)
 

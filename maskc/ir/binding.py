@@ -23,7 +23,7 @@ class Binding:
 
     Attributes:
         q_len, k_len: number of queries and of keys.
-        cross: whether query positions start at 0 (else at ``k_len - q_len``).
+        cross: whether queries and keys are two sequences.
         heads: number of query heads.
         layer: the layer.
         batch: number of batch entries.
@@ -32,6 +32,7 @@ class Binding:
         tables: value of each table and input, int64, bool or float64; an input whose declared
             domain holds token, q or k may have a batch dimension in front (see ``batched``).
         batched: names of the inputs that do have the batch dimension.
+        q_start: absolute position of the first query, where the queries are not the last positions.
     """
 
     q_len: int
@@ -44,10 +45,13 @@ class Binding:
     args: Mapping[str, bool | int | float] = field(default_factory=dict)
     tables: Mapping[str, npt.NDArray[np.generic]] = field(default_factory=dict)
     batched: frozenset[str] = frozenset()
+    q_start: int | None = None
 
     @property
     def offset(self) -> int:
         """Absolute position of the first query."""
+        if self.q_start is not None:
+            return self.q_start
         return 0 if self.cross else self.k_len - self.q_len
 
     def size(self, name: str) -> int:

@@ -108,7 +108,8 @@ class Program:
         params: the signature, in order of declaration.
         q_space, k_space: the sequences that queries and keys run over.
         cross: queries and keys are separate sequences: positions of both start at 0. Otherwise they
-            are one sequence, and with fewer queries than keys the last query is the last key.
+            are one sequence, and with fewer queries than keys the last query is the last key, unless a binding
+            says otherwise.
         mask: BOOL; whether key ``k`` is kept for query ``q``.
         score: FLOAT; the modified score, of the scaled score ``Symbol("s")``.
         normalizer: how scores become weights.

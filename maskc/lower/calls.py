@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from maskc.diagnostics import Note, Span
 from maskc.ir.nodes import Const, Node, Type
 from maskc.ir.program import Parameter
 from maskc.lower import operators as ops
+from maskc.lower.context import Lowering
 from maskc.lower.scope import Binding, ByName, Globals, Pair, Scope, did_you_mean
 from maskc.lower.signature import default_value, lower_parameter
 from maskc.lower.values import POISON, Coord, Poison, Table, Value, Valued, to_float
 from maskc.syntax import tree as t
-
-if TYPE_CHECKING:
-    from maskc.lower.expressions import Expressions
 
 __all__ = ["bind_arguments"]
 
@@ -23,7 +20,7 @@ _KINDS = {"int": Type.INT, "float": Type.FLOAT, "bool": Type.BOOL}
 
 
 def bind_arguments(
-    lower: Expressions,
+    lower: Lowering,
     e: t.Call,
     item: t.Definition | t.Pattern,
     home: Globals,
@@ -54,7 +51,7 @@ def bind_arguments(
 
 
 def _assign(
-    lower: Expressions, e: t.Call, item: t.Definition | t.Pattern, formals: Sequence[t.Formal | t.ParameterDecl]
+    lower: Lowering, e: t.Call, item: t.Definition | t.Pattern, formals: Sequence[t.Formal | t.ParameterDecl]
 ) -> dict[str, t.Argument] | None:
     names = [f.name.id for f in formals]
     given: dict[str, t.Argument] = {}
@@ -77,13 +74,13 @@ def _assign(
     return given
 
 
-def _missing(lower: Expressions, e: t.Call, name: str, at: Span) -> Poison:
+def _missing(lower: Lowering, e: t.Call, name: str, at: Span) -> Poison:
     note = Note(f"`{name}` is declared here", at)
     return lower.ctx.error("E204", f"`{e.name.id}` needs an argument for `{name}`", e.span, None, note)
 
 
 def _bind_formal(
-    lower: Expressions,
+    lower: Lowering,
     f: t.Formal,
     e: t.Call,
     argument: t.Argument | None,
@@ -106,7 +103,7 @@ def _bind_formal(
     return _of_kind(lower, value, kind, f, expr.span)
 
 
-def _of_kind(lower: Expressions, value: Valued, kind: str | None, f: t.Formal, span: Span) -> Valued:
+def _of_kind(lower: Lowering, value: Valued, kind: str | None, f: t.Formal, span: Span) -> Valued:
     if kind is None or isinstance(value, Poison):
         return value
     what = f"`{f.name.id}`"
@@ -134,7 +131,7 @@ def _example(type_: Type) -> Node:
 
 
 def _bind_parameter(
-    lower: Expressions,
+    lower: Lowering,
     e: t.Call,
     item: t.Definition | t.Pattern,
     f: t.ParameterDecl,
@@ -163,7 +160,7 @@ def _bind_parameter(
 
 
 def _given(
-    lower: Expressions, f: t.ParameterDecl, declared: Parameter, argument: t.Argument, scope: Scope, pair: Pair
+    lower: Lowering, f: t.ParameterDecl, declared: Parameter, argument: t.Argument, scope: Scope, pair: Pair
 ) -> Valued:
     a = argument.value
     if not declared.is_scalar:

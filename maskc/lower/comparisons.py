@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from maskc.diagnostics import Span
 from maskc.ir.nodes import Const, Node, Symbol, Type
 from maskc.ir.ops import conjunction
 from maskc.lower import operators as ops
+from maskc.lower.context import Lowering
 from maskc.lower.scope import RESERVED, Pair, Scope, did_you_mean
 from maskc.lower.values import POISON, Coord, Poison, Value, Valued, both, where_defined
 from maskc.syntax import tree as t
 
-if TYPE_CHECKING:
-    from maskc.lower.expressions import Expressions
-
 __all__ = ["lower_comparison", "lower_member", "not_an_enumerator", "within"]
 
 
-def lower_comparison(lower: Expressions, e: t.Comparison, scope: Scope, pair: Pair, here: Node | None) -> Valued:
+def lower_comparison(lower: Lowering, e: t.Comparison, scope: Scope, pair: Pair, here: Node | None) -> Valued:
     values = _with_enumerators(lower, e.operands, scope, pair, here)
 
     def combine(*vs: Valued) -> Valued:
@@ -39,7 +36,7 @@ def lower_comparison(lower: Expressions, e: t.Comparison, scope: Scope, pair: Pa
 
 
 def _with_enumerators(
-    lower: Expressions, exprs: Sequence[t.Expr], scope: Scope, pair: Pair, here: Node | None
+    lower: Lowering, exprs: Sequence[t.Expr], scope: Scope, pair: Pair, here: Node | None
 ) -> list[Valued]:
     """Values of operands that are compared: a bare name beside an enumeration is one of its values."""
     labels: tuple[str, ...] = ()
@@ -62,7 +59,7 @@ def _is_unknown(e: t.Expr, scope: Scope) -> bool:
     return isinstance(e, t.Name) and e.id not in RESERVED and scope.globals.find(e.id) is None
 
 
-def not_an_enumerator(lower: Expressions, e: t.Expr, labels: tuple[str, ...]) -> Poison:
+def not_an_enumerator(lower: Lowering, e: t.Expr, labels: tuple[str, ...]) -> Poison:
     written = e.id if isinstance(e, t.Name) else "this"
     hint = did_you_mean(written, labels) or "the values are " + ", ".join(labels)
     return lower.ctx.error("E303", f"`{written}` is none of its values", e.span, hint)
@@ -74,7 +71,7 @@ def _labels_of(v: Valued) -> tuple[str, ...]:
     return v.labels if isinstance(v, Value) else ()
 
 
-def lower_member(lower: Expressions, e: t.Member, scope: Scope, pair: Pair, here: Node | None) -> Valued:
+def lower_member(lower: Lowering, e: t.Member, scope: Scope, pair: Pair, here: Node | None) -> Valued:
     value = lower.value(e.value, scope, pair, here)
     if isinstance(e.container, t.Range):
         bounds = e.container
@@ -103,7 +100,7 @@ def lower_member(lower: Expressions, e: t.Member, scope: Scope, pair: Pair, here
     return ops.lift(lower.ctx, e.span, inside, value)
 
 
-def within(lower: Expressions, v: Valued, span: Span, bounds: t.Range, scope: Scope, pair: Pair) -> Valued:
+def within(lower: Lowering, v: Valued, span: Span, bounds: t.Range, scope: Scope, pair: Pair) -> Valued:
     """``v`` in ``start..end``, either of which may be missing."""
     value = ops.as_value(lower.ctx, v, span, "what is compared with a range")
     if isinstance(value, Poison):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from maskc.diagnostics import Diagnostic, MaskcError, Note, Span
 from maskc.ir.nodes import Node
 from maskc.ir.size import MAX_NODE_DEPTH, TOO_DEEP
+from maskc.lower.scope import Pair, Scope
 from maskc.lower.values import POISON, Frame, Poison, Value, Valued
+from maskc.syntax import tree as t
 
 __all__ = [
     "MAX_AXES",
@@ -19,6 +21,7 @@ __all__ = [
     "MAX_STATEMENTS",
     "MAX_STEPS",
     "Context",
+    "Lowering",
 ]
 
 #: Expressions evaluated at most, counting every expansion of a definition, and the operands of long `&` and `|`.
@@ -125,3 +128,17 @@ class Context:
         if self.steps > MAX_STEPS:
             message = f"the program has more than {MAX_STEPS} expressions once its definitions are expanded"
             self.stop("E901", message, span, "use a table or an input in place of repetition")
+
+
+class Lowering(Protocol):
+    """What lowers the expressions within one: calls, comparisons and matches are lowered with it. See ``Expressions``,
+    the only one, which stands above them."""
+
+    ctx: Context
+
+    def value(self, e: t.Expr, scope: Scope, pair: Pair, here: Node | None = None) -> Valued:
+        """The expression's value with ``q`` and ``k`` standing for ``pair``; within a coordinate, ``here`` is the
+        position that coordinates are read at."""
+
+    def plain(self, e: t.Expr, scope: Scope, pair: Pair, what: str = "this") -> Value | Poison:
+        """The expression as a value, or POISON if it was reported to be none."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
 
 from maskc.ir.nodes import TRUE, Const, Node, Type
 from maskc.ir.ops import apply, conjunction, disjunction, negation
 from maskc.ir.size import MAX_NODE_DEPTH, TOO_DEEP
 from maskc.lower import operators as ops
 from maskc.lower.comparisons import not_an_enumerator, within
-from maskc.lower.context import Context
+from maskc.lower.context import Context, Lowering
 from maskc.lower.scope import Pair, Scope
 from maskc.lower.values import POISON, Poison, Value, Valued, mask_of, to_float, where_defined
 from maskc.syntax import tree as t
-
-if TYPE_CHECKING:
-    from maskc.lower.expressions import Expressions
 
 __all__ = ["lower_match"]
 
@@ -24,7 +20,7 @@ _MAX_COVER = 4096  # combinations of finite subjects that are told apart
 _MAX_COMPARED = 1 << 20  # comparisons of a value with a case, to find cases that are never reached
 
 
-def lower_match(lower: Expressions, e: t.Match, scope: Scope, pair: Pair, here: Node | None) -> Valued:
+def lower_match(lower: Lowering, e: t.Match, scope: Scope, pair: Pair, here: Node | None) -> Valued:
     """The value of a match: of the first case that fits."""
     lower.ctx.at_most(MAX_NODE_DEPTH, len(e.arms), "cases", e.span, TOO_DEEP)  # Each stands within those before.
     subjects = [lower.value(s, scope, pair, here) for s in e.subjects]
@@ -39,7 +35,7 @@ def lower_match(lower: Expressions, e: t.Match, scope: Scope, pair: Pair, here: 
 
 
 class _Matcher:
-    def __init__(self, lower: Expressions, e: t.Match, scope: Scope, pair: Pair, here: Node | None) -> None:
+    def __init__(self, lower: Lowering, e: t.Match, scope: Scope, pair: Pair, here: Node | None) -> None:
         self.lower, self.e, self.scope, self.pair, self.here = lower, e, scope, pair, here
         self.ctx = lower.ctx
 

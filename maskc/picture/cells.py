@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,13 +126,14 @@ def _plan(
 ) -> npt.NDArray[np.float64]:
     import numpy as np
 
-    from maskc.tiles import make_plan
+    from maskc.tiles.planner import make_tiling
+    from maskc.tiles.runs import to_dense
 
     side = fold(step, max(binding.q_len, binding.k_len))
-    plan = make_plan(program, binding, q_tile=step // side, k_tile=step // side, watch=watch)
+    plan = make_tiling(program, binding, q_tile=step // side, k_tile=step // side, watch=watch)
     of_kind = np.zeros(3)
     of_kind[PARTIAL], of_kind[FULL] = np.nan, 1.0
-    found: npt.NDArray[np.float64] = of_kind[folded(plan.kinds(plan.group_of(head, batch)), side, side)]
+    found: npt.NDArray[np.float64] = of_kind[folded(to_dense(plan.group_of(head, batch).runs, plan.cols), side, side)]
     return found
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from maskc.ir.binding import Binding
     from maskc.ir.program import Parameter
-    from maskc.tiles.plan import Runs
+    from maskc.tiles.tiling import Runs
 
     Array = npt.NDArray[Any]
 

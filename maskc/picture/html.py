@@ -22,7 +22,7 @@ from maskc.picture.scene import BUDGET, Band, bands, closed, constants, differen
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
 __all__ = ["html_page"]
 
@@ -185,14 +185,12 @@ class _Plans:
         self.runs.append(runs)
         return len(self.runs) - 1
 
-    def of(self, plan: TilePlan) -> list[int]:
+    def of(self, plan: Tiling) -> list[int]:
         """The runs of every head."""
         return [self.number(plan.group_of(h).runs) for h in range(plan.binding.heads)]
 
 
-def _shown(
-    view: _View, plans: list[list[TilePlan]], page: _Plans, numbers: Mapping[Node, int]
-) -> dict[str, Any] | None:
+def _shown(view: _View, plans: list[list[Tiling]], page: _Plans, numbers: Mapping[Node, int]) -> dict[str, Any] | None:
     if view.score is not None and view.score not in numbers:
         return None
     channels = [
@@ -205,19 +203,19 @@ def _shown(
     return row if view.score is None else {**row, "score": numbers[view.score]}
 
 
-def _plans_in(layout: str, program: Program, each: Sequence[Binding], tile: int) -> list[TilePlan]:
+def _plans_in(layout: str, program: Program, each: Sequence[Binding], tile: int) -> list[Tiling]:
     """The plan in another order of the tokens, if there is one of as many tokens, and one layer only."""
-    from maskc.tiles import make_plan
+    from maskc.tiles.planner import make_tiling
 
     binding = each[0]
-    plan = make_plan(program, binding, q_tile=tile, k_tile=tile, layout=layout, budget=BUDGET)
+    plan = make_tiling(program, binding, q_tile=tile, k_tile=tile, layout=layout, budget=BUDGET)
     sides = ((plan.q_order.index, binding.q_len), (plan.k_order.index, binding.k_len))
     fits = all(i is None or (i.size == n and (i >= 0).all()) for i, n in sides)
     moved = any(i is not None for i, _ in sides)
     return [plan] if fits and moved and len(each) == 1 else []
 
 
-def _laid_out(plan: TilePlan, like: dict[str, Any], page: _Plans, arrays: Arrays) -> dict[str, Any]:
+def _laid_out(plan: Tiling, like: dict[str, Any], page: _Plans, arrays: Arrays) -> dict[str, Any]:
     import numpy as np
 
     orders = {"q": plan.q_order, "k": plan.k_order}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from maskc.ir.binding import Binding
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
     Matrix = npt.NDArray[np.uint8]
     Bits = npt.NDArray[np.bool_]
@@ -179,32 +179,35 @@ def _kinds(program: Program, binding: Binding, step: int) -> dict[int, Matrix]:
     """The shade of every cell for every head, from a plan with tiles that are not too coarse to be evaluated."""
     import numpy as np
 
-    from maskc.tiles import make_plan
+    from maskc.tiles.planner import make_tiling
+    from maskc.tiles.runs import to_dense
 
     side = fold(step, max(binding.q_len, binding.k_len))
     tile = step // side
-    plan = make_plan(program, binding, q_tile=tile, k_tile=tile, budget=BUDGET)
+    plan = make_tiling(program, binding, q_tile=tile, k_tile=tile, budget=BUDGET)
     numbers = np.array([0, 2, 5], np.uint8)
     made: dict[int, Matrix] = {}
     found = {}
     for head in range(binding.heads):
         runs = plan.group_of(head).runs
         if id(runs) not in made:
-            made[id(runs)] = numbers[folded(plan.kinds(plan.group_of(head)), side, side)]
+            made[id(runs)] = numbers[folded(to_dense(plan.group_of(head).runs, plan.cols), side, side)]
         found[head] = made[id(runs)]
     return found
 
 
-def plan_panels(plan: TilePlan, *, cells: int = 96) -> list[Panel]:
+def plan_panels(plan: Tiling, *, cells: int = 96) -> list[Panel]:
     """The tiles of a plan, one panel for each mask that heads and batch entries share; laid-out positions."""
     import numpy as np
+
+    from maskc.tiles.runs import to_dense
 
     high, wide = (max(1, -(-n // cells)) for n in (plan.rows, plan.cols))
     classes = (("none", "empty"), ("some2", "partial"), ("full", "full"))
     binding, found = plan.binding, []
     for group in {id(g.runs): g for g in plan.groups}.values():
         heads = [h for g in plan.groups if g.runs is group.runs for h in g.heads]
-        cell = folded(plan.kinds(group), high, wide).astype(np.uint8)
+        cell = folded(to_dense(group.runs, plan.cols), high, wide).astype(np.uint8)
         title = f"heads {_listed(sorted(set(heads)))}" if binding.heads > 1 else ""
         steps = (plan.q_tile * high, plan.k_tile * wide)
         tile = plan.q_tile if plan.q_tile == plan.k_tile and high == 1 else 0

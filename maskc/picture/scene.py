@@ -14,7 +14,7 @@ from maskc.ir.rewrite import map_program, substitute
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
 __all__ = ["Band", "bands", "closed", "constants", "difference", "plan_within"]
 
@@ -127,7 +127,7 @@ def difference(
 
 def plan_within(
     jobs: Sequence[tuple[Program, Binding]], *, tile: int = 128, most_runs: int = 120_000
-) -> tuple[int, list[TilePlan], bool]:
+) -> tuple[int, list[Tiling], bool]:
     """Plans of all jobs at one tile size: ``tile``, or the smallest doubling of it that keeps the runs few.
 
     Coarse plans are made first, since they tell what finer ones cost. The last value is False where even
@@ -157,30 +157,30 @@ def plan_within(
     return size, plans, True
 
 
-def _plans(jobs: Sequence[tuple[Program, Binding]], tile: int) -> list[TilePlan]:
-    from maskc.tiles import make_plan
+def _plans(jobs: Sequence[tuple[Program, Binding]], tile: int) -> list[Tiling]:
+    from maskc.tiles.planner import make_tiling
 
-    made: dict[Any, TilePlan] = {}
+    made: dict[Any, Tiling] = {}
     for program, binding in jobs:
         key = (id(binding), program.mask)
         if key not in made:
-            made[key] = make_plan(program, binding, q_tile=tile, k_tile=tile, budget=BUDGET)
+            made[key] = make_tiling(program, binding, q_tile=tile, k_tile=tile, budget=BUDGET)
     return [made[(id(binding), program.mask)] for program, binding in jobs]
 
 
-def _unknown(program: Program, binding: Binding, tile: int) -> TilePlan:
+def _unknown(program: Program, binding: Binding, tile: int) -> Tiling:
     import numpy as np
 
-    from maskc.tiles.plan import PARTIAL, Group, TilePlan
     from maskc.tiles.runs import assemble
+    from maskc.tiles.tiling import PARTIAL, Group, Tiling
 
     rows, cols = -(-binding.q_len // tile), -(-binding.k_len // tile)
     first = np.arange(rows, dtype=np.int64)
     kind = np.full(rows, PARTIAL, np.uint8)
     runs = assemble(rows, cols, first, first + 1, first * 0, first * 0 + cols, kind)
     everyone = tuple(range(binding.heads)), tuple(range(binding.batch))
-    return TilePlan(program, binding, tile, tile, (Group(*everyone, runs),))
+    return Tiling(program, binding, tile, tile, (Group(*everyone, runs),))
 
 
-def _runs(plans: Sequence[TilePlan]) -> int:
+def _runs(plans: Sequence[Tiling]) -> int:
     return sum({id(g.runs): g.runs.start.size for p in plans for g in p.groups}.values())

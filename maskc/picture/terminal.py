@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.style import Style
 from rich.text import Text
 
-from maskc.tiles.plan import EMPTY, FULL
+from maskc.tiles.tiling import EMPTY, FULL
 
 if TYPE_CHECKING:
     from maskc.picture.cells import Cells

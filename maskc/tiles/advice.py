@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +12,9 @@ from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Symbol, postorder
 from maskc.ir.ops import apply
 from maskc.ir.rewrite import substitute
 from maskc.tiles.analysis import analyse
-from maskc.tiles.choose import TILE_SIZES, Allowance, compare_tiles
+from maskc.tiles.compare import TILE_SIZES, Allowance, compare_tiles
 from maskc.tiles.cost import ROUGH, CostModel, plan_cost
+from maskc.tiles.figures import Advice, Statistics
 from maskc.tiles.report import numbers
 from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import row_of_runs
@@ -22,12 +22,11 @@ from maskc.tiles.runs import row_of_runs
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from maskc.tiles.plan import Runs, TilePlan
-    from maskc.tiles.statistics import Statistics
+    from maskc.tiles.tiling import Runs, Tiling
 
     Array = npt.NDArray[np.int64]
 
-__all__ = ["Advice", "advice", "union_tiles"]
+__all__ = ["advice", "union_tiles"]
 
 _WORTH = 1.1  # times faster, or it is not mentioned
 _BUDGET = 20_000_000  # evaluations that trying each kind of alternative may cost: about half a second
@@ -37,21 +36,7 @@ _SIMILAR = (0.7, 1.3)  # share of the pairs that a rounded window may keep
 _Q, _K = Symbol("q"), Symbol("k")
 
 
-@dataclass(frozen=True)
-class Advice:
-    """One thing to do. ``kind``: "empty", "blind", "ahead", "tiles", "layout", "stride", "share", "balance" or
-    "cache"; or "untried", for what is not known to be worth it. ``gain``: how many times faster or smaller it gets,
-    None where that is not the point."""
-
-    kind: str
-    text: str
-    gain: float | None = None
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def advice(plan: TilePlan, found: Statistics, furthest: Array, model: CostModel = ROUGH) -> Iterator[Advice]:
+def advice(plan: Tiling, found: Statistics, furthest: Array, model: CostModel = ROUGH) -> Iterator[Advice]:
     """What to do, the defects of the mask first. ``found``: the plan's statistics without advice; ``furthest``: the
     last key that each query sees, as ``survey`` finds it."""
     if not found.useful_pairs:
@@ -81,7 +66,7 @@ def _blind(found: Statistics) -> Iterator[Advice]:
             return
 
 
-def _ahead(plan: TilePlan, found: Statistics, furthest: Array) -> Iterator[Advice]:
+def _ahead(plan: Tiling, found: Statistics, furthest: Array) -> Iterator[Advice]:
     """Keys of the future, where the pattern claims that there are none, or where only few queries see some."""
     if found.liveness is None or found.liveness.causal or plan.program.cross or not found.liveness.exact:
         return
@@ -98,7 +83,7 @@ def _ahead(plan: TilePlan, found: Statistics, furthest: Array) -> Iterator[Advic
         )
 
 
-def _tiles(plan: TilePlan, model: CostModel) -> Iterator[Advice]:
+def _tiles(plan: Tiling, model: CostModel) -> Iterator[Advice]:
     choice = compare_tiles(plan, TILE_SIZES, model, plan.q_order.name.partition(":")[0], _BUDGET)
     best, gain = choice.plan, plan_cost(plan, model) / choice.cost
     if gain > _WORTH:
@@ -111,7 +96,7 @@ def _tiles(plan: TilePlan, model: CostModel) -> Iterator[Advice]:
         yield Advice("untried", f"tiles of {sizes} were not compared: planning them takes too long here")
 
 
-def _layout(plan: TilePlan) -> Iterator[Advice]:
+def _layout(plan: Tiling) -> Iterator[Advice]:
     if plan.q_order.name != "none":
         return
     size = {"q_tile": plan.q_tile, "k_tile": plan.k_tile}
@@ -124,7 +109,7 @@ def _layout(plan: TilePlan) -> Iterator[Advice]:
         yield Advice("layout", text, gain)
 
 
-def _stride(plan: TilePlan, found: Statistics, model: CostModel) -> Iterator[Advice]:
+def _stride(plan: Tiling, found: Statistics, model: CostModel) -> Iterator[Advice]:
     """Groups of queries that share one window."""
     if found.liveness is None or found.partial * 20 < found.full or not _is_regular(_bound(plan)):
         return
@@ -162,7 +147,7 @@ def _is_regular(mask: Node) -> bool:
     return not places or any(isinstance(n, Apply) and n.op == "mod" for n in places)
 
 
-def _bound(plan: TilePlan) -> Node:
+def _bound(plan: Tiling) -> Node:
     return analyse(plan.program, plan.binding).program.mask
 
 
@@ -179,7 +164,7 @@ def _coordinates(mask: Node) -> dict[Node, int | None]:
     return found
 
 
-def _shared(plan: TilePlan, stride: int, causal: bool) -> Node | None:
+def _shared(plan: Tiling, stride: int, causal: bool) -> Node | None:
     """The mask with every ``stride`` queries looking as their middle one does; causal ones as their last."""
     mask, end = _bound(plan), plan.binding.offset + plan.binding.q_len
     places = _coordinates(mask) or {_Q: end}
@@ -195,7 +180,7 @@ def _shared(plan: TilePlan, stride: int, causal: bool) -> Node | None:
     return None if changed is mask else apply("and", changed, apply("le", _K, _Q)) if causal else changed
 
 
-def _kept(plan: TilePlan) -> int | None:
+def _kept(plan: Tiling) -> int | None:
     total = 0
     for g in plan.groups:
         sets = row_sets(plan.program, plan.binding, g.heads[0], g.batches[0])
@@ -205,12 +190,12 @@ def _kept(plan: TilePlan) -> int | None:
     return total
 
 
-def _executed(plan: TilePlan) -> int:
+def _executed(plan: Tiling) -> int:
     tiles = sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in plan.groups)
     return tiles * plan.q_tile * plan.k_tile
 
 
-def _share(plan: TilePlan) -> Iterator[Advice]:
+def _share(plan: Tiling) -> Iterator[Advice]:
     """Masks whose tiles are nearly the same."""
     distinct = {id(g.runs): g for g in plan.groups}
     groups = sorted(distinct.values(), key=lambda g: int((g.runs.end - g.runs.start).sum()))

@@ -36,9 +36,10 @@ __all__ = [
 #: What functions that take arguments and inputs by keyword have for parameters of their own.
 OWN_NAMES = frozenset(
     {
-        "arguments", "backend", "batch", "block_table", "budget", "check", "claims", "context", "head", "inputs", "k",
-        "k_cache", "k_len", "k_tile", "kv_heads", "layout", "lengths", "name", "program", "q", "q_len", "q_tile",
-        "return_lse", "scale", "self", "sizes", "start", "to", "v", "v_cache", "x",
+        "arguments", "backend", "batch", "block_table", "budget", "check", "claims", "context", "division", "exchange",
+        "head", "inputs", "k", "k_cache", "k_len", "k_tile", "kv_heads", "layout", "length", "lengths", "method",
+        "name", "ops", "parts", "program", "q", "q_len", "q_start", "q_tile", "ranks", "return_lse", "scale", "self",
+        "sizes", "start", "to", "v", "v_cache", "x",
     }
 )  # fmt: skip
 _POSITIONS = ("token", "q", "k")
@@ -53,6 +54,7 @@ def make_binding(
     layer: int = 0,
     batch: int | None = None,
     sizes: Mapping[str, int] | None = None,
+    q_start: int | None = None,
     inputs: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Binding:
@@ -65,6 +67,7 @@ def make_binding(
         layer: the layer, from 0.
         batch: number of batch entries; None: that of the inputs, else 1.
         sizes: extents of segments and axes; one of a space may be left out.
+        q_start: position of the first query in the sequence of the keys; None: the queries are its last positions.
         inputs: arguments and inputs by name, for names that are also parameters of this function.
         more: arguments, tables and inputs by name: Python numbers, labels of enumerations, lists,
             NumPy arrays or torch tensors. An input over token, q or k may have a batch dimension in
@@ -73,7 +76,8 @@ def make_binding(
     Raises MaskcError with all that is wrong at once: E303, E501 to E508.
     """
     values = by_name("inputs", inputs, more)
-    return bind(program, q_len, k_len, heads=heads, layer=layer, batch=batch, sizes=sizes or {}, values=values)
+    known: dict[str, Any] = {"heads": heads, "layer": layer, "batch": batch, "q_start": q_start}
+    return bind(program, q_len, k_len, **known, sizes=sizes or {}, values=values)
 
 
 def bind(
@@ -88,11 +92,13 @@ def bind(
     values: Mapping[str, Any],
     needed: frozenset[str] | None = None,
     fewer_keys: bool = False,
+    q_start: int | None = None,
 ) -> Binding:
     """``make_binding`` with the values as a mapping. ``needed``: the names that must be given; None: all
     that the mask and the assertions read. ``fewer_keys``: one sequence may have more queries than keys, as the rows of
     a batch in which every entry is shorter."""
     _check_lengths(program, q_len, k_len if not fewer_keys else max(q_len, k_len), heads, layer)
+    first = _first_query(program, q_len, k_len, q_start)
     problems: list[Diagnostic] = []
     extents = _collect(problems, lambda: find_extents(program, q_len, k_len, sizes)) or {}
     needed = names_read(program, mask_roots(program)) if needed is None else needed
@@ -116,7 +122,7 @@ def bind(
     if problems:
         raise MaskcError(problems)
     batched = frozenset(n for n, t in tables.items() if t.ndim > len(program.parameter(n).domain))
-    binding = Binding(q_len, k_len, program.cross, heads, layer, batch, extents, args, tables, batched)
+    binding = Binding(q_len, k_len, program.cross, heads, layer, batch, extents, args, tables, batched, first)
     check_alternatives(program, binding)
     check_overflow(program, binding, extremes)
     return binding
@@ -190,6 +196,20 @@ def _check_lengths(program: Program, q_len: int, k_len: int, heads: int, layer: 
             f"{q_len} queries but only {k_len} keys: {program.name!r} has one sequence, ended by the queries",
             "for two separate sequences declare `over decoder -> encoder`",
         )
+
+
+def _first_query(program: Program, q_len: int, k_len: int, q_start: int | None) -> int | None:
+    """``q_start``, or None where it says what holds anyway. Raises E503, E504 and E506."""
+    if q_start is None:
+        return None
+    first = integer("q_start", q_start, 0)
+    if program.cross:
+        hint = "leave q_start out: the first query is position 0 of its own sequence"
+        raise fail("E506", f"q_start={first}, but queries and keys of {program.name!r} are two sequences", hint)
+    if first > k_len - q_len:
+        message = f"q_start={first}: {q_len} queries from there on are not among {k_len} keys"
+        raise fail("E506", message, f"it is a position of the keys' sequence, from 0 to {k_len - q_len}")
+    return first if first != k_len - q_len else None
 
 
 def _scalars(

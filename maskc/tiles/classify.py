@@ -8,23 +8,19 @@ dropped one. The uniform answer is what keeps a fine dilation from being enumera
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.binding import Binding
-from maskc.ir.evaluate import evaluate, kept
-from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type, postorder
-from maskc.ir.program import Parameter
-from maskc.ir.schedule import free_indices, outside_exists
+from maskc.ir.nodes import Apply, Const, Exists, Lookup, Node, Param, Size, Symbol, Type
+from maskc.ir.schedule import outside_exists
 from maskc.ir.size import MAX_ALTERNATIVES
 from maskc.tiles import ranges
 from maskc.tiles.boxes import Boxes, Range
-from maskc.tiles.budget import Budget
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
+from maskc.tiles.headmask import HeadMask
 from maskc.tiles.periods import Period, periods
 
 __all__ = ["Classifier", "Verdict", "Walk"]
@@ -47,43 +43,11 @@ class Verdict:
 
 
 @dataclass(eq=False)
-class Classifier:
-    """The mask of one head and one batch entry under a binding, ready to be asked about boxes.
+class Classifier(HeadMask):
+    """A mask that is ready to be asked about boxes.
 
-    Building one analyses the expression; asking is vectorised over the boxes. ``budget``: what pays for what is found
-    out once and for all.
+    Building one analyses the expression; asking is vectorised over the boxes.
     """
-
-    mask: Node
-    binding: Binding
-    params: tuple[Parameter, ...]
-    head: int = 0
-    batch: int = 0
-    _fields: dict[Any, Any] = field(default_factory=dict)
-    budget: Budget | None = None
-
-    @functools.cached_property
-    def order(self) -> list[Node]:
-        return list(postorder([self.mask]))
-
-    @functools.cached_property
-    def domains(self) -> Mapping[str, tuple[str | int, ...]]:
-        return {p.name: p.domain for p in self.params}
-
-    @functools.cached_property
-    def free(self) -> dict[Node, frozenset[Node]]:
-        return free_indices([self.mask])
-
-    def points(self, q: Array, k: Array) -> Array:
-        """The mask at absolute positions that broadcast; bool."""
-        return kept(self.mask, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
-
-    def points_of(self, node: Node, positions: Array, name: str) -> Array:
-        """A node that speaks of the query alone (``name`` "q") or of the key alone, at positions, (n,)."""
-        zero = np.zeros(1, np.int64)
-        q, k = (positions, zero) if name == "q" else (zero, positions)
-        value = evaluate(node, self.binding, q=q, k=k, h=self.head, b=self.batch, params=self.params)
-        return np.broadcast_to(value, positions.shape)
 
     def classify(self, boxes: Boxes) -> Verdict:
         """The verdict on each box; arrays of bool, one entry a box."""
@@ -95,33 +59,6 @@ class Classifier:
             found = Walk(self, boxes).value(self.mask, {})
         shape = boxes.q0.shape
         return Verdict(*(np.broadcast_to(x, shape) for x in (found.some, found.gap, found.hit, found.miss)))
-
-    @functools.cached_property
-    def uses(self) -> dict[Node, frozenset[str]]:
-        """The variables among q and k that each node depends on."""
-        uses: dict[Node, frozenset[str]] = {}
-        for node in self.order:
-            own = {node.name} & {"q", "k"} if isinstance(node, Symbol) else set()
-            uses[node] = frozenset(own).union(*(uses[c] for c in node.children))
-        return uses
-
-    def uses_of(self, node: Node) -> frozenset[str]:
-        """As ``uses``, for any node."""
-        if node not in self.uses:
-            for each in postorder([node]):
-                own = {each.name} & {"q", "k"} if isinstance(each, Symbol) else set()
-                self.uses[each] = frozenset(own).union(*(self.uses[c] for c in each.children))
-        return self.uses[node]
-
-    def free_of(self, node: Node) -> frozenset[Node]:
-        """The indices of ``Exists`` that a node speaks of."""
-        if node not in self.free:
-            self.free.update(free_indices([node]))
-        return self.free[node]
-
-    def size_of(self, node: Node) -> int:
-        """How many nodes there are below a node."""
-        return self._once(("size", node), lambda: sum(1 for _ in postorder([node])))
 
     @functools.cached_property
     def periods(self) -> dict[Node, Period]:
@@ -185,12 +122,6 @@ class Classifier:
         """The runs of equal labels of an input over one kind of position, of this batch entry."""
         path, whole = self._entry(name), self._whole(name)
         return self._once(("runs", name, path), lambda: label_runs(whole, path, whole[path]))
-
-    def _once(self, key: Any, make: Callable[[], T]) -> T:
-        """``make()``, kept as long as the plan is made."""
-        if key not in self._fields:
-            self._fields[key] = make()
-        return self._fields[key]  # type: ignore[no-any-return]
 
     def _hull(
         self, name: str, path: tuple[int, ...], table: Array, lows: list[Array], highs: list[Array]

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.arguments import expect
-from maskc.tiles.plan import PARTIAL, Runs, TilePlan
 from maskc.tiles.runs import row_of_runs
+from maskc.tiles.tiling import PARTIAL, Runs, Tiling
 from maskc.tiles.values import fail, to_numpy
 
 __all__ = [
@@ -77,7 +77,7 @@ def row_costs(runs: Runs, q_tile: int, k_tile: int, model: CostModel = ROUGH) ->
     return np.bincount(row_of_runs(runs), weights=each, minlength=runs.offsets.size - 1) + starting
 
 
-def features(plan: TilePlan) -> Array:
+def features(plan: Tiling) -> Array:
     """What the cost is linear in, of all heads and batch entries: pairs of full and of partial tiles, edges, runs,
     rows, queries; float64 (6,)."""
     found = np.zeros(6)
@@ -91,12 +91,12 @@ def features(plan: TilePlan) -> Array:
     return found
 
 
-def plan_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
+def plan_cost(plan: Tiling, model: CostModel = ROUGH) -> float:
     """What all heads and batch entries cost under the model."""
     return float(features(plan) @ np.array(model.weights))
 
 
-def dense_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
+def dense_cost(plan: Tiling, model: CostModel = ROUGH) -> float:
     """What computing every tile would cost, none of them masked, at the same tile sizes."""
     tiles, area = plan.rows * plan.cols, plan.q_tile * plan.k_tile
     runs = plan.rows if plan.cols else 0
@@ -105,7 +105,7 @@ def dense_cost(plan: TilePlan, model: CostModel = ROUGH) -> float:
     return float(np.array(one, np.float64) @ np.array(model.weights)) * copies
 
 
-def fit(plans: Sequence[TilePlan], seconds: Sequence[float], model: CostModel = ROUGH) -> CostModel:
+def fit(plans: Sequence[Tiling], seconds: Sequence[float], model: CostModel = ROUGH) -> CostModel:
     """The constants under which the plans take the seconds that were measured, by least squares of the relative
     error. None comes out negative: what seems to be is nothing. What the measurements do not tell stays as in
     ``model``, relative to a pair.
@@ -132,11 +132,11 @@ def fit(plans: Sequence[TilePlan], seconds: Sequence[float], model: CostModel = 
     return dataclasses.replace(model, seconds=float(found[0]), **changes)
 
 
-def _times(plans: Sequence[TilePlan], seconds: Sequence[float]) -> Array:
+def _times(plans: Sequence[Tiling], seconds: Sequence[float]) -> Array:
     """The seconds, one for each plan."""
     expect("plans", plans, Sequence, "a sequence of plans")
     for plan in plans:
-        expect("each of plans", plan, TilePlan, "a plan")
+        expect("each of plans", plan, Tiling, "a plan")
     found = to_numpy("seconds", seconds)
     if found.dtype.kind not in "iuf":
         raise fail("E503", "seconds: expected numbers")

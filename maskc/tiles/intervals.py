@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.tiles.budget import evaluations_of
-from maskc.tiles.plan import FULL, PARTIAL
 from maskc.tiles.rowsets import KeyRanges, row_sets
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.subdivide import tile_mask
+from maskc.tiles.tiling import FULL, PARTIAL
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, Order, Runs, TilePlan
+    from maskc.tiles.tiling import Group, Order, Runs, Tiling
 
 __all__ = ["key_intervals", "merged"]
 
@@ -27,7 +28,7 @@ _AT_ONCE = 1 << 20  # of them, together
 _MOST_SPANS = 1 << 24  # stretches of keys, one for each query and full run
 
 
-def key_intervals(plan: TilePlan, group: Group) -> tuple[Bounds, ...] | None:
+def key_intervals(plan: Tiling, group: Group) -> tuple[Bounds, ...] | None:
     """See ``TilePlan.intervals``."""
     bounds = _solved(plan, group)
     if bounds is None:
@@ -82,7 +83,7 @@ def _merged_sorted(lo: Array, hi: Array, past: int) -> Bounds:
     return merged_lo, merged_hi
 
 
-def _solved(plan: TilePlan, group: Group) -> list[Bounds] | None:
+def _solved(plan: Tiling, group: Group) -> list[Bounds] | None:
     """From the mask itself, one interval for each of its rules."""
     sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
     if sets is None or len(sets.rules) > _SOLVED or not sets.all_ranges:
@@ -96,7 +97,7 @@ def _solved(plan: TilePlan, group: Group) -> list[Bounds] | None:
     return found
 
 
-def _laid_out(plan: TilePlan, ranges: KeyRanges) -> Bounds | None:
+def _laid_out(plan: Tiling, ranges: KeyRanges) -> Bounds | None:
     """A rule's keys as intervals of laid-out positions; None if those of some query are in several stretches."""
     start, end = ranges.start, ranges.end
     if plan.q_order.index is not None:
@@ -125,7 +126,7 @@ def _places(laid: Order, order: Array | None) -> Array | None:
     return places if order is None else places[order]
 
 
-def _read_off(plan: TilePlan, group: Group) -> list[Bounds] | None:
+def _read_off(plan: Tiling, group: Group) -> list[Bounds] | None:
     """From the tiles; None where there are many intervals, or many pairs to look at."""
     full, partial = _full_spans(plan, group.runs), _partial_spans(plan, group)
     if full is None or partial is None:
@@ -149,7 +150,7 @@ def _read_off(plan: TilePlan, group: Group) -> list[Bounds] | None:
 Spans = tuple[Array, Array, Array]  # query, first key, last key (excluded)
 
 
-def _full_spans(plan: TilePlan, runs: Runs) -> Spans | None:
+def _full_spans(plan: Tiling, runs: Runs) -> Spans | None:
     """What full runs keep; None if they are too many."""
     full, q_tile = runs.kind == FULL, plan.q_tile
     if int(full.sum()) * q_tile > _MOST_SPANS:
@@ -161,7 +162,7 @@ def _full_spans(plan: TilePlan, runs: Runs) -> Spans | None:
     return query[there], start[there], end[there]
 
 
-def _partial_spans(plan: TilePlan, group: Group) -> list[Spans] | None:
+def _partial_spans(plan: Tiling, group: Group) -> list[Spans] | None:
     """What partial tiles keep; None where they are too many, or too frayed."""
     some = group.runs.kind == PARTIAL
     length = (group.runs.end - group.runs.start)[some].astype(np.int64)
@@ -173,7 +174,7 @@ def _partial_spans(plan: TilePlan, group: Group) -> list[Spans] | None:
     step = max(1, _AT_ONCE // size)
     for a in range(0, rows.size, step):
         r, c = rows[a : a + step], cols[a : a + step]
-        kept = np.pad(plan.tile_mask(group, r, c).astype(np.int8), ((0, 0), (0, 0), (1, 1)))
+        kept = np.pad(tile_mask(plan, group, r, c).astype(np.int8), ((0, 0), (0, 0), (1, 1)))
         edges = np.diff(kept, axis=2)
         if int((edges == 1).sum(axis=2).max(initial=0)) > _READ:
             return None

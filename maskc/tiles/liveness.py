@@ -18,7 +18,7 @@ from maskc.tiles.rowsets import KeyRanges, row_sets
 from maskc.tiles.runs import row_of_runs
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, TilePlan
+    from maskc.tiles.tiling import Group, Tiling
 
 __all__ = ["Liveness", "Seen", "Survey", "last_of", "last_queries", "liveness"]
 
@@ -48,7 +48,7 @@ class Liveness:
     causal: bool
 
 
-def liveness(plan: TilePlan, group: Group | None = None) -> Liveness:
+def liveness(plan: Tiling, group: Group | None = None) -> Liveness:
     """Liveness under the mask of one group, or (by default) of all heads together: then of the batch entry that
     needs most. Keys are counted in their own order, whatever the plan's layout."""
     groups = plan.groups if group is None else (group,)
@@ -73,7 +73,7 @@ class Seen:
 class Survey:
     """The liveness of groups, one after another, and of all of them together."""
 
-    def __init__(self, plan: TilePlan, groups: Sequence[Group]) -> None:
+    def __init__(self, plan: Tiling, groups: Sequence[Group]) -> None:
         self._plan, self._births = plan, _Births.of(plan)
         entries = sorted({b for g in groups for b in g.batches}) or [0]
         # Batch entries whose heads are in the same groups need the same.
@@ -124,7 +124,7 @@ class _Births:
     there: Array
 
     @staticmethod
-    def of(plan: TilePlan) -> _Births:
+    def of(plan: Tiling) -> _Births:
         b = plan.binding
         query = np.arange(b.offset, b.offset + b.q_len)
         if b.cross:
@@ -155,14 +155,14 @@ def _counted(births: _Births, seen: Seen) -> Liveness:
     )
 
 
-def last_queries(plan: TilePlan, group: Group) -> tuple[Array, Array, bool]:
+def last_queries(plan: Tiling, group: Group) -> tuple[Array, Array, bool]:
     """For every key the last query that sees it, and for every query the last key that it sees (absolute positions,
     -1 where there is none, int64), and whether that is exact: by tiles either may come out too large."""
     sets = row_sets(plan.program, plan.binding, group.heads[0], group.batches[0])
     return last_of(plan, group, sets.ranges() if sets is not None and sets.all_ranges else None)
 
 
-def last_of(plan: TilePlan, group: Group, every: list[KeyRanges] | None) -> tuple[Array, Array, bool]:
+def last_of(plan: Tiling, group: Group, every: list[KeyRanges] | None) -> tuple[Array, Array, bool]:
     """``last_queries`` of a mask that keeps some ranges; None: it cannot be written as such."""
     b = plan.binding
     if every is None:
@@ -226,7 +226,7 @@ def _latest_moving(start: Array, end: Array, value: Array, size: int) -> Array:
     return found
 
 
-def _by_tiles(plan: TilePlan, group: Group) -> tuple[Array, Array, bool]:
+def _by_tiles(plan: Tiling, group: Group) -> tuple[Array, Array, bool]:
     b, runs = plan.binding, group.runs
     row = row_of_runs(runs)
     if plan.q_order.index is not None or plan.k_order.index is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.tiles.grid import Grid, Rectangles
-from maskc.tiles.plan import FULL, PARTIAL
+from maskc.tiles.tiling import FULL, PARTIAL
 
 __all__ = ["EXACT", "FILL", "INSIDE", "TOUCH", "Entries", "decide_fragments", "decide_rows"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,7 @@ from maskc.ir.evaluate import evaluate, kept
 from maskc.ir.nodes import Apply, Exists, Lookup, Node, Symbol, Type
 from maskc.ir.schedule import schedule
 from maskc.tiles.budget import OPERATIONS
-
-if TYPE_CHECKING:
-    from maskc.tiles.classify import Classifier
+from maskc.tiles.headmask import HeadMask
 
 __all__ = ["Period", "periods"]
 
@@ -41,7 +39,7 @@ class Period:
     miss: tuple[bool, bool, bool]
 
 
-def periods(c: Classifier) -> dict[Node, Period]:
+def periods(c: HeadMask) -> dict[Node, Period]:
     """Of the largest periodic masks within a mask (those that no periodic one contains). Raises MaskcError E801."""
     steps, differences = _steps(c)
     inner = {child for n in c.order if n.type is Type.BOOL and n in steps for child in n.children}
@@ -61,7 +59,7 @@ def periods(c: Classifier) -> dict[Node, Period]:
     return found
 
 
-def _cell(c: Classifier, node: Node, q: int, k: int, difference: bool) -> Period:
+def _cell(c: HeadMask, node: Node, q: int, k: int, difference: bool) -> Period:
     rows, cols = np.arange(q, dtype=np.int64)[:, None], np.arange(k, dtype=np.int64)[None, :]
     cell = kept(node, c.binding, q=rows, k=cols, h=c.head, b=c.batch, params=c.params)
     return Period(q, k, difference, _presence(cell), _presence(~cell))
@@ -71,7 +69,7 @@ def _presence(cell: Array) -> tuple[bool, bool, bool]:
     return bool(cell.any()), bool(cell.any(axis=1).all()), bool(cell.any(axis=0).all())
 
 
-def _steps(c: Classifier) -> tuple[dict[Node, tuple[int, int]], set[Node]]:
+def _steps(c: HeadMask) -> tuple[dict[Node, tuple[int, int]], set[Node]]:
     """The nodes that repeat, with their periods in q and in k; and those that speak of ``q - k`` only."""
     steps: dict[Node, tuple[int, int]] = {}
     differences: set[Node] = set()
@@ -100,7 +98,7 @@ def _steps(c: Classifier) -> tuple[dict[Node, tuple[int, int]], set[Node]]:
     return {n: s for n, s in steps.items() if max(s) <= _LARGEST_CELL}, differences
 
 
-def _slope(c: Classifier, node: Node, slopes: Mapping[Node, tuple[int, int]]) -> tuple[int, int] | None:
+def _slope(c: HeadMask, node: Node, slopes: Mapping[Node, tuple[int, int]]) -> tuple[int, int] | None:
     """(a, b) if the node is ``a*q + b*k`` plus something that depends on neither."""
     if not c.uses[node]:
         return None if c.free[node] else (0, 0)
@@ -122,7 +120,7 @@ def _slope(c: Classifier, node: Node, slopes: Mapping[Node, tuple[int, int]]) ->
     return None
 
 
-def _scalar(c: Classifier, node: Node) -> int | None:
+def _scalar(c: HeadMask, node: Node) -> int | None:
     """The value of an integer that depends on neither position, nor on an index."""
     if c.uses[node] or c.free[node] or node.type is not Type.INT:
         return None

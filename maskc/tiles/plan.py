@@ -1,160 +1,78 @@
-"""The tile plan: which tiles of (query, key) are computed, as runs of key tiles a query-tile row."""
+"""The tile plan: a tiling that is asked for its intervals, its statistics, its columns and its picture."""
 
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from maskc.ir.binding import Binding
+from maskc.ir.program import Program
+from maskc.tiles.budget import BUDGET, Watch
+from maskc.tiles.intervals import key_intervals
+from maskc.tiles.planner import make_tiling
+from maskc.tiles.runs import to_dense
+from maskc.tiles.subdivide import tile_mask
+from maskc.tiles.tiling import Group, Runs, Tiling, TransposedPlan
+from maskc.tiles.transpose import transpose
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from maskc.tiles.figures import Statistics
 
-    import numpy as np
-    import numpy.typing as npt
+__all__ = ["TilePlan", "make_plan"]
 
-    from maskc.ir.binding import Binding
-    from maskc.ir.program import Program
-    from maskc.tiles.statistics import Statistics
-
-    Int32 = npt.NDArray[np.int32]
-
-__all__ = ["EMPTY", "FULL", "PARTIAL", "Group", "Order", "Runs", "TilePlan", "TransposedPlan"]
-
-#: Kinds of tile: no pair kept, some, all.
-EMPTY, PARTIAL, FULL = 0, 1, 2
+Int32 = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True)
-class Stretch:
-    """A stretch of a token order as index arithmetic: laid-out position ``first + i`` holds token ``base +
-    sum(digit[j] * strides[j])``, where the digits of ``i`` have the radices ``extents``, the first digit being the
-    most significant."""
+def make_plan(
+    program: Program,
+    binding: Binding,
+    *,
+    q_tile: int = 128,
+    k_tile: int = 128,
+    layout: str = "none",
+    budget: int = BUDGET,
+    watch: Watch | None = None,
+) -> TilePlan:
+    """The exact tiles of a program's mask.
 
-    first: int
-    base: int
-    extents: tuple[int, ...]
-    strides: tuple[int, ...]
+    Args:
+        program: as lowered; its mask is what is planned.
+        binding: lengths, arguments, tables and inputs.
+        q_tile, k_tile: queries and keys a tile; the last tiles may be ragged.
+        layout: the order of the tokens: "none" leaves it; "residues", "sorted" and "blocks" take the best order of
+            their kind if the mask suggests one; "auto" takes what leaves the fewest tiles, if it leaves at least
+            1.1 times fewer than the tokens' own order; "residues:64", "sorted:doc", "blocks:8x4x4,4x8x4" (shapes
+            for queries and for keys, then perhaps "%2x2x1": within residue classes along the axes, and "@4x0x0":
+            where a block starts) take that one. The plan's orders say which it is and why.
+        budget: what planning may cost, in evaluations of the mask at a point.
+        watch: called now and then with the evaluations that are done and with those that there are likely to be in
+            all, which is an estimate that changes. What it raises ends the planning and nothing else.
 
-    @property
-    def size(self) -> int:
-        """Number of tokens."""
-        return math.prod(self.extents)
-
-
-@dataclass(frozen=True, eq=False)
-class Order:
-    """A token order: position ``i`` of the laid-out sequence holds token ``index[i]`` (of queries: counted from
-    the first one present).
-
-    ``index`` is None for the identity. ``name`` says which layout it is, ``reason`` why it was chosen.
-    ``stretches``: the same order as index arithmetic with absolute positions, in a few stretches that cover all
-    places in turn; empty where it is none, such as for an order sorted by an input.
+    Raises:
+        MaskcError: E801 if planning would go beyond the budget; E502 for a layout that there is not; E503 and E504 for
+            tile sizes; E501 for a binding that lacks what the mask reads.
     """
-
-    name: str = "none"
-    index: Int32 | None = None
-    reason: str = ""
-    stretches: tuple[Stretch, ...] = ()
+    options: dict[str, Any] = {"layout": layout, "budget": budget, "watch": watch}
+    return TilePlan.of(make_tiling(program, binding, q_tile=q_tile, k_tile=k_tile, **options))
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
-    """Runs of key tiles for every query-tile row: row ``r`` owns runs ``offsets[r]:offsets[r + 1]``,
-    ordered by key. Run ``i`` covers key tiles ``start[i]`` to ``end[i]`` (excluded), all of ``kind[i]``
-    (PARTIAL or FULL); EMPTY tiles are in no run. Arrays are int32 (``kind`` uint8)."""
+class TilePlan(Tiling):
+    """A tiling that is asked for more: what users hold, and what kernels are started with."""
 
-    offsets: Int32
-    start: Int32
-    end: Int32
-    kind: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Heads and batch entries that share one mask, and its runs. Groups of a plan that hold the same runs (the same
-    object) share one mask, too: their heads and batch entries are no product."""
-
-    heads: tuple[int, ...]
-    batches: tuple[int, ...]
-    runs: Runs
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """What plans by rows and by columns have in common. Equal if they plan the same masks by the same runs."""
-
-    program: Program
-    binding: Binding
-    q_tile: int
-    k_tile: int
-    groups: tuple[Group, ...]
-    q_order: Order = Order()
-    k_order: Order = Order()
-
-    @property
-    def rows(self) -> int:
-        """Number of query-tile rows."""
-        return -(-self.binding.q_len // self.q_tile)
-
-    @property
-    def cols(self) -> int:
-        """Number of key-tile columns."""
-        return -(-self.binding.k_len // self.k_tile)
-
-    def group_of(self, head: int, batch: int = 0) -> Group:
-        """The group that a head and a batch entry belong to; raises KeyError."""
-        for group in self.groups:
-            if head in group.heads and batch in group.batches:
-                return group
-        raise KeyError((head, batch))
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the runs and the token orders."""
-        runs = {id(g.runs): g.runs for g in self.groups}.values()
-        arrays = [a for r in runs for a in (r.offsets, r.start, r.end, r.kind)]
-        arrays += [o.index for o in (self.q_order, self.k_order) if o.index is not None]
-        return sum(a.nbytes for a in arrays)
-
-    @property
-    def digest(self) -> str:
-        """A hash of all that the plan holds, equal across processes."""
-        from maskc.tiles.exchange import digest
-
-        return digest(self)
-
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def to(self, device: Any) -> dict[str, Any]:
-        """The runs and orders as torch tensors on a device: "groups" holds for each group its heads and batches,
-        and "offsets", "start", "end" (int32) and "kind" (uint8); "q_index" and "k_index" are int32 or None."""
-        from maskc.tiles.exchange import to_device
-
-        return to_device(self, device)
-
-
-@dataclass(frozen=True, eq=False)
-class TransposedPlan(_Plan):
-    """A plan by key tiles: the runs of row ``c`` are those of the query tiles that key-tile column ``c`` meets."""
-
-
-@dataclass(frozen=True, eq=False)
-class TilePlan(_Plan):
-    """Exact block-sparse tiles of a program's mask under a binding.
-
-    Rows are query tiles of ``q_tile`` laid-out queries (counted from the first query present, so the
-    first row holds absolute positions ``binding.offset`` and on), columns are key tiles of ``k_tile``.
-    """
+    @classmethod
+    def of(cls, tiling: Tiling) -> TilePlan:
+        """The plan that these tiles are."""
+        t = tiling
+        return cls(t.program, t.binding, t.q_tile, t.k_tile, t.groups, t.q_order, t.k_order)
 
     def kinds(self, group: Group | None = None) -> npt.NDArray[np.uint8]:
         """The kind of every tile of a group (the first by default), (rows, cols): for small plans."""
-        from maskc.tiles.runs import to_dense
-
         return to_dense((group or self.groups[0]).runs, self.cols)
 
     def tile_mask(
@@ -164,8 +82,6 @@ class TilePlan(_Plan):
 
         ``rows`` and ``cols`` are the tiles' rows and columns, (n,).
         """
-        from maskc.tiles.planner import tile_mask
-
         return tile_mask(self, group, rows, cols)
 
     def intervals(self, group: Group) -> tuple[tuple[Int32, Int32], ...] | None:
@@ -176,8 +92,6 @@ class TilePlan(_Plan):
         ascend; what is left of them is ``lo == hi == 0``. An empty tuple: the mask keeps nothing. Found when they are
         first asked for, and kept: 8 bytes an interval and query, which ``nbytes`` does not count.
         """
-        from maskc.tiles.intervals import key_intervals
-
         if group.runs not in self._intervals:
             self._intervals[group.runs] = key_intervals(self, group)
         return self._intervals[group.runs]
@@ -185,8 +99,6 @@ class TilePlan(_Plan):
     def stacked_intervals(self, groups: Sequence[Group]) -> tuple[Int32, Int32]:
         """The intervals of some groups, ``lo`` and ``hi`` as one array each, (groups, intervals, q_len). They are kept
         in place of those of each group, which become parts of them."""
-        import numpy as np
-
         which = tuple(g.runs for g in groups)
         if which not in self._stacked:
             most = max((len(self.intervals(g) or ()) for g in groups), default=0)
@@ -210,13 +122,12 @@ class TilePlan(_Plan):
     def transposed(self, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
         """The plan by key tiles, for the backward pass, with tile sizes of its own if they are given. Tiles of other
         sizes hold other blocks of tokens: where there is a layout, the orders are then the transposed plan's own."""
-        from maskc.tiles.transpose import transpose
-
         return transpose(self, q_tile, k_tile)
 
     @functools.cached_property
     def stats(self) -> Statistics:
         """What the plan costs and what the mask implies; see ``maskc.tiles.statistics``."""
+        # Not at the top: calls, which plan, have no use for it.
         from maskc.tiles.statistics import statistics
 
         return statistics(self)
@@ -232,7 +143,7 @@ class TilePlan(_Plan):
     def _repr_html_(self) -> str:
         from maskc.picture.notebook import plan_html
 
-        return plan_html(self)
+        return plan_html(self, str(self))
 
     def __getstate__(self) -> dict[str, Any]:
         return {n: v for n, v in self.__dict__.items() if n not in ("stats", "_intervals", "_stacked")}

@@ -23,19 +23,19 @@ from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.groups import Members, members
 from maskc.tiles.layouts.relaid import tiles_in_order
 from maskc.tiles.layouts.suggest import LEAST_GAIN, Layout, candidates, check_layout
-from maskc.tiles.plan import Group, Order, Runs, TilePlan
 from maskc.tiles.rowform import RowForm
 from maskc.tiles.rowwise import rowwise
 from maskc.tiles.runs import assemble
-from maskc.tiles.subdivide import evaluate_tiles, subdivide
+from maskc.tiles.subdivide import subdivide
+from maskc.tiles.tiling import Group, Order, Runs, Tiling
 from maskc.tiles.values import fail
 
-__all__ = ["make_plan", "plans_by_mask", "tile_mask"]
+__all__ = ["make_tiling", "plans_by_mask"]
 
 Array = npt.NDArray[Any]
 
 
-def make_plan(
+def make_tiling(
     program: Program,
     binding: Binding,
     *,
@@ -44,26 +44,8 @@ def make_plan(
     layout: str = "none",
     budget: int = BUDGET,
     watch: Watch | None = None,
-) -> TilePlan:
-    """The exact tiles of a program's mask.
-
-    Args:
-        program: as lowered; its mask is what is planned.
-        binding: lengths, arguments, tables and inputs.
-        q_tile, k_tile: queries and keys a tile; the last tiles may be ragged.
-        layout: the order of the tokens: "none" leaves it; "residues", "sorted" and "blocks" take the best order of
-            their kind if the mask suggests one; "auto" takes what leaves the fewest tiles, if it leaves at least
-            1.1 times fewer than the tokens' own order; "residues:64", "sorted:doc", "blocks:8x4x4,4x8x4" (shapes
-            for queries and for keys, then perhaps "%2x2x1": within residue classes along the axes, and "@4x0x0":
-            where a block starts) take that one. The plan's orders say which it is and why.
-        budget: what planning may cost, in evaluations of the mask at a point.
-        watch: called now and then with the evaluations that are done and with those that there are likely to be in
-            all, which is an estimate that changes. What it raises ends the planning and nothing else.
-
-    Raises:
-        MaskcError: E801 if planning would go beyond the budget; E502 for a layout that there is not; E503 and E504 for
-            tile sizes; E501 for a binding that lacks what the mask reads.
-    """
+) -> Tiling:
+    """See ``maskc.tiles.make_plan``."""
     expect("program", program, Program, "a maskc.Program")
     expect("binding", binding, Binding, "a maskc.Binding")
     check_layout(layout)
@@ -82,7 +64,7 @@ def make_plan(
 
 def plans_by_mask(
     program: Program, binding: Binding, budget: Budget, *, q_tile: int = 128, k_tile: int = 128
-) -> Iterator[TilePlan]:
+) -> Iterator[Tiling]:
     """A plan for each distinct mask that heads and batch entries have, one after another: that of batch entry 0 and
     head 0 first, and then always that of the first batch entry, and its first head, of which there was none. A plan's
     first group holds that entry and that head. What is not asked for is not planned.
@@ -98,7 +80,7 @@ def plans_by_mask(
         budget.spend(_MASK, OWN_MASKS)
         with within_memory("planning this mask"):
             groups = job.groups(products, None)
-        yield TilePlan(program, binding, q_tile, k_tile, tuple(groups))
+        yield Tiling(program, binding, q_tile, k_tile, tuple(groups))
 
 
 def _first(product: Members) -> tuple[int, int]:
@@ -134,7 +116,7 @@ def _hint_at_orders(program: Program) -> Iterator[None]:
 
 
 class _Job:
-    """One call of ``make_plan``."""
+    """One call of ``make_tiling``."""
 
     def __init__(self, program: Program, binding: Binding, grid: Grid, budget: Budget) -> None:
         self.program, self.binding, self.grid, self.budget = program, binding, grid, budget
@@ -147,7 +129,7 @@ class _Job:
         bound = self.analysis.program
         return Classifier(bound.mask, self.binding, bound.params, head, batch, self.fields, self.budget)
 
-    def plan(self, layout: Layout | None, reason: str) -> TilePlan:
+    def plan(self, layout: Layout | None, reason: str) -> Tiling:
         groups: list[Group] = []
         self.budget.each = self.each
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
@@ -156,7 +138,7 @@ class _Job:
                 self.budget.spend(_NEXT, OWN_MASKS)
             groups += self.groups(products, layout)
         orders = (Order(reason=reason),) * 2 if layout is None else layout.orders(reason)
-        return TilePlan(self.program, self.binding, self.grid.q_tile, self.grid.k_tile, tuple(groups), *orders)
+        return Tiling(self.program, self.binding, self.grid.q_tile, self.grid.k_tile, tuple(groups), *orders)
 
     def groups(self, products: list[Members], layout: Layout | None) -> list[Group]:
         """Those of one mask."""
@@ -175,7 +157,7 @@ class _Job:
             found = tiles_in_order(c, layout, grid, self.budget)
         return assemble(grid.rows, grid.cols, found.r0, found.r1, found.c0, found.c1, found.kind)
 
-    def laid_out(self, layout: str) -> TilePlan:
+    def laid_out(self, layout: str) -> Tiling:
         """The plan with the fewest tiles among the orders that the mask suggests (and, if free to choose, none)."""
         if layout == "auto" and self.grid.rows == 1:
             return self.plan(None, _FEW_QUERIES)
@@ -188,7 +170,7 @@ class _Job:
             return self.plan(None, _NO_ORDER)
         return self._best(found, layout == "auto")
 
-    def _best(self, found: list[Layout], free: bool) -> TilePlan:
+    def _best(self, found: list[Layout], free: bool) -> Tiling:
         """The plan in the best of some orders; if ``free``, the tokens' own where none is much better."""
         limit = min(_TRIALS, self.budget.limit) if free else 2 * self.budget.limit
         plans = self._trials(found, limit)
@@ -197,7 +179,7 @@ class _Job:
         tokens = self._trial(None, limit // 2, most) if free else None
         left_out = ", ".join(each.name for plan, each in zip(plans, found, strict=True) if plan is None)
         left_out = left_out and f"not tried, since planning in it takes too long: {left_out}"
-        if not tried and isinstance(tokens, TilePlan):
+        if not tried and isinstance(tokens, Tiling):
             return _named(tokens, left_out)
         if not tried:
             try:
@@ -209,23 +191,23 @@ class _Job:
                     raise
         best, chosen = min(tried, key=lambda t: _executed(t[0]))
         reason = _reason(tokens, tried, free) + (left_out and f" ({left_out})")
-        if isinstance(tokens, TilePlan) and _executed(tokens) < most:
+        if isinstance(tokens, Tiling) and _executed(tokens) < most:
             return _named(tokens, f"no order has at least {LEAST_GAIN} times fewer tiles: {chosen.name} has {reason}")
         q_order, k_order = chosen.orders(reason)
         return replace(best, q_order=q_order, k_order=k_order)
 
-    def _trials(self, layouts: list[Layout], left: int) -> list[TilePlan | None]:
+    def _trials(self, layouts: list[Layout], left: int) -> list[Tiling | None]:
         """Plans in some orders. Together they cost no more than ``left``, and each but the last no more than half of
         what is left of that; None for those that would."""
-        plans = list[TilePlan | None]()
+        plans = list[Tiling | None]()
         for each in layouts:
             before = self.budget.before
             found = self._trial(each, left if each is layouts[-1] else left // 2)
-            plans.append(found if isinstance(found, TilePlan) else None)
+            plans.append(found if isinstance(found, Tiling) else None)
             left -= self.budget.before - before
         return plans
 
-    def _trial(self, layout: Layout | None, limit: int, most: float = math.inf) -> TilePlan | int | None:
+    def _trial(self, layout: Layout | None, limit: int, most: float = math.inf) -> Tiling | int | None:
         """The plan in an order; None if it costs more than ``limit``; where it is given up because it has ``most``
         tiles to compute, or more, how many it has at least."""
         whole = self.budget
@@ -248,12 +230,12 @@ _NO_ORDER = "the mask suggests no order of the tokens"
 _FEW_QUERIES = "for a single row of tiles, gathering the keys costs more than it saves"
 
 
-def _named(plan: TilePlan, reason: str) -> TilePlan:
+def _named(plan: Tiling, reason: str) -> Tiling:
     """A plan in the tokens' own order, with the reason for that."""
     return replace(plan, q_order=Order(reason=reason), k_order=Order(reason=reason))
 
 
-def _reason(tokens: TilePlan | int | None, tried: list[tuple[TilePlan, Layout]], compared: bool) -> str:
+def _reason(tokens: Tiling | int | None, tried: list[tuple[Tiling, Layout]], compared: bool) -> str:
     """The tiles of the best order, of the tokens' own (a number: at least so many), and of the others tried."""
     first, *rest = sorted(tried, key=lambda t: _executed(t[0]))
     own = " (the tokens' own order takes too long to plan)" if compared else ""
@@ -264,7 +246,7 @@ def _reason(tokens: TilePlan | int | None, tried: list[tuple[TilePlan, Layout]],
     return f"{_executed(first[0]):,} tiles{own}" + (f" (also tried: {others})" if others else "")
 
 
-def _executed(plan: TilePlan) -> int:
+def _executed(plan: Tiling) -> int:
     """Tiles that are computed, over all heads and batch entries."""
     return _computed(plan.groups)
 
@@ -290,15 +272,3 @@ def _tiles(c: Classifier, form: RowForm | None, grid: Grid, budget: Budget) -> R
         if mixed.area > _WIDE * grid.rows:
             return subdivide(c, grid, None, budget)
     return Rectangles.join([done, subdivide(c, grid, unknown, budget)])
-
-
-def tile_mask(
-    plan: TilePlan, group: Group, rows: npt.NDArray[np.integer[Any]], cols: npt.NDArray[np.integer[Any]]
-) -> npt.NDArray[np.bool_]:
-    """See ``TilePlan.tile_mask``."""
-    b = plan.binding
-    grid = Grid(b.q_len, b.k_len, plan.q_tile, plan.k_tile, b.offset)
-    c = Classifier(plan.program.mask, b, plan.program.params, group.heads[0], group.batches[0])
-    order = (plan.q_order.index, plan.k_order.index)
-    kept, inside = evaluate_tiles(c, grid, np.asarray(rows, np.int64), np.asarray(cols, np.int64), order)
-    return kept & inside

@@ -23,7 +23,7 @@ from maskc.tiles.runs import row_of_runs
 if TYPE_CHECKING:
     import networkx as nx
 
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
 __all__ = ["Reach", "reach", "tile_graph"]
 
@@ -64,7 +64,7 @@ class Reach:
         return self.reached == self.keys
 
 
-def reach(*plans: TilePlan) -> Reach | None:
+def reach(*plans: Tiling) -> Reach | None:
     """The reach of a stack of layers with these plans, from the lowest layer up and then again from the first, all
     heads together, in the first batch entry. None for cross-attention, for fewer queries than keys, and for none.
     Layers that are given the same plan, as an object, are looked at once."""
@@ -81,7 +81,7 @@ def reach(*plans: TilePlan) -> Reach | None:
     return _by_tiles(plans)
 
 
-def _of_each(plans: Sequence[TilePlan], of: Callable[[TilePlan], _R], once: bool = False) -> list[_R]:
+def _of_each(plans: Sequence[Tiling], of: Callable[[Tiling], _R], once: bool = False) -> list[_R]:
     """``of`` every plan, which is asked once for each object. ``once``: what it gives is listed once, too."""
     known: dict[int, _R] = {}
     for plan in plans:
@@ -119,17 +119,17 @@ def _fewest(cycle: Sequence[_R], compose: Callable[[_R, _R], _R], equal: Callabl
     return layers, closure
 
 
-def _heads(plan: TilePlan) -> set[int]:
+def _heads(plan: Tiling) -> set[int]:
     """One head of each mask, in the first batch entry."""
     return {g.heads[0] for g in plan.groups if 0 in g.batches}
 
 
-def _evaluations(plan: TilePlan) -> int:
+def _evaluations(plan: Tiling) -> int:
     each = evaluations_of(plan.program, plan.binding, outright=True)
     return len(_heads(plan)) * plan.binding.k_len**2 * each
 
 
-def _dense(plan: TilePlan) -> Array:
+def _dense(plan: Tiling) -> Array:
     kept = functools.reduce(np.logical_or, (dense(plan.program, plan.binding, h, 0) for h in _heads(plan)))
     found: Array = kept | np.eye(plan.binding.k_len, dtype=np.bool_)
     return found
@@ -148,7 +148,7 @@ def _by_matrices(cycle: list[Array], level: str, unit: int, keys: int) -> Reach:
     return Reach(layers, "all", level, unit, reached, keys)
 
 
-def _sets(plan: TilePlan) -> list[RowSets] | None:
+def _sets(plan: Tiling) -> list[RowSets] | None:
     """The rules of all distinct heads, in the first batch entry, if all are ranges."""
     found = []
     shared: dict[Any, Any] = {}
@@ -161,7 +161,7 @@ def _sets(plan: TilePlan) -> list[RowSets] | None:
     return found
 
 
-def _by_ranges(plans: Sequence[TilePlan], keys: int) -> Reach | None:
+def _by_ranges(plans: Sequence[Tiling], keys: int) -> Reach | None:
     """Token by token, where every layer's keys are ranges and not too many; else None."""
     unlike, left = {id(p): p for p in plans}, _MOST_RANGES // keys
     sets: dict[int, list[RowSets]] = {}
@@ -252,13 +252,13 @@ def _span(ranges: KeyRanges, queries: Array) -> tuple[Array, int]:
     return at if ranges.order is None else ranges.order[at], width + queries.size
 
 
-def _nodes(plans: Sequence[TilePlan], most: int) -> int:
+def _nodes(plans: Sequence[Tiling], most: int) -> int:
     """Tokens a node: a multiple of all tile sizes."""
     step = math.lcm(*(t for p in plans for t in (p.q_tile, p.k_tile)))
     return -(-plans[0].binding.k_len // (most * step)) * step
 
 
-def _coarse(plan: TilePlan, unit: int) -> Array:
+def _coarse(plan: Tiling, unit: int) -> Array:
     """Which nodes of ``unit`` queries see a key of which nodes; bool."""
     count = -(-plan.binding.k_len // unit)
     change = np.zeros((count, count + 1), np.int64)
@@ -270,14 +270,14 @@ def _coarse(plan: TilePlan, unit: int) -> Array:
     return found
 
 
-def _by_tiles(plans: Sequence[TilePlan]) -> Reach | None:
+def _by_tiles(plans: Sequence[Tiling]) -> Reach | None:
     if any(p.q_order.index is not None or p.k_order.index is not None for p in plans):
         return None
     unit = _nodes(plans, _NODES)
     return _by_matrices(_of_each(plans, lambda p: _coarse(p, unit)), "tiles", unit, plans[0].binding.k_len)
 
 
-def tile_graph(plan: TilePlan, nodes: int = 128) -> nx.DiGraph:
+def tile_graph(plan: Tiling, nodes: int = 128) -> nx.DiGraph:
     """The tiles as a graph for networkx: node ``i`` stands for ``unit`` tokens from ``i * unit`` on (the graph's
     attribute "unit"; at most ``nodes`` nodes), and an edge leads from queries to keys that some of them see.
     For a plan of as many queries as keys without a layout; raises ValueError for others."""

@@ -1,4 +1,4 @@
-"""Statistics as sentences and figures for people."""
+"""Figures as words for people."""
 
 from __future__ import annotations
 
@@ -8,42 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from maskc.tiles.liveness import Liveness
     from maskc.tiles.reach import Reach
-    from maskc.tiles.statistics import Statistics
 
-__all__ = ["cache_text", "numbers", "pairs_text", "ratio_text", "reach_text", "size_text", "speedup_text", "summary"]
-
-
-def summary(s: Statistics) -> list[str]:
-    """The statistics as lines of text."""
-    lines = [
-        f"{s.name}: {s.q_len:,} queries x {s.k_len:,} keys, heads {s.heads}, batch {s.batch}, "
-        f"tiles {s.q_tile} x {s.k_tile}, layout {s.layout}",
-        f"  tiles     {s.full:,} full, {s.partial:,} partial, {s.empty:,} empty; "
-        f"{s.runs:,} runs, {size_text(s.nbytes)}, {s.masks} distinct masks",
-        f"  pairs     {pairs_text(s)}",
-        f"  work      {s.flops_forward:.3g} FLOPs forward, {s.flops_backward:.3g} backward "
-        f"(head dimension {s.head_dim}); {speedup_text(s)}",
-        f"  balance   the longest row has {s.imbalance:.2f} times the mean",
-    ]
-    if s.liveness is not None:
-        lines.append(f"  KV cache  {cache_text(s.liveness)}")
-    if s.reach is not None:
-        lines.append(f"  reach     {reach_text(s.reach)}")
-    return [*lines, *(f"  advice    {a}" for a in s.advice)]
-
-
-def pairs_text(s: Statistics) -> str:
-    """The useful pairs, and whether they are an estimate; the executed ones; and the waste, where there is any pair to
-    speak of."""
-    about = "" if s.useful_exact else "about "
-    how = "" if s.useful_exact else f" (estimated from {s.sampled:,} tiles)"
-    waste = f": waste {s.waste:.2f}" if math.isfinite(s.waste) else ""
-    return f"{about}{s.useful_pairs:,}{how} useful, {s.executed_pairs:,} executed{waste}"
-
-
-def speedup_text(s: Statistics) -> str:
-    """The speed-up over dense, and what says so."""
-    return f"{ratio_text(s.speedup, 1)} times over dense, by the cost model"
+__all__ = ["cache_text", "numbers", "ratio_text", "reach_text", "size_text"]
 
 
 def ratio_text(value: float, digits: int = 2) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.plan import EMPTY, Runs
+from maskc.tiles.tiling import EMPTY, Runs
 
 __all__ = ["assemble", "concatenated_ranges", "row_of_runs", "to_dense"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.tiles.cost import ROUGH, CostModel, row_costs
-from maskc.tiles.plan import Runs
+from maskc.tiles.tiling import Runs
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, TilePlan
+    from maskc.tiles.tiling import Group, Tiling
 
 __all__ = ["Schedule", "schedule", "schedule_runs", "tiles_by_row"]
 
@@ -56,7 +56,7 @@ def tiles_by_row(runs: Runs) -> Array:
 
 
 def schedule(
-    plan: TilePlan, group: Group | None = None, *, workers: int, split: bool = True, model: CostModel = ROUGH
+    plan: Tiling, group: Group | None = None, *, workers: int, split: bool = True, model: CostModel = ROUGH
 ) -> Schedule:
     """The rows of a group (the first by default) as work items, heaviest first; with ``split``, rows above a fair
     share are split. The group's heads and batch entries all run the same items."""

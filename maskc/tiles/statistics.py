@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.advice import Advice, advice
+from maskc.tiles.advice import advice
 from maskc.tiles.budget import Watch, evaluations_of
 from maskc.tiles.cost import ROUGH, CostModel, dense_cost, plan_cost
+from maskc.tiles.figures import Balance, GroupStatistics, Statistics
 from maskc.tiles.liveness import Liveness, Seen, Survey, last_of
-from maskc.tiles.plan import FULL, PARTIAL, Group, Runs
-from maskc.tiles.reach import Reach, reach
+from maskc.tiles.reach import reach
 from maskc.tiles.rowsets import row_sets
 from maskc.tiles.runs import row_of_runs
 from maskc.tiles.schedule import schedule, tiles_by_row
+from maskc.tiles.subdivide import tile_mask
+from maskc.tiles.tiling import FULL, PARTIAL, Group, Runs
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
-__all__ = ["Balance", "GroupStatistics", "Statistics", "statistics", "tile_counts"]
+__all__ = ["statistics", "tile_counts"]
 
 Array = npt.NDArray[Any]
 _EXACT_PAIRS = 1 << 26  # pairs of partial tiles that are counted one by one; beyond, tiles are sampled
@@ -31,143 +32,8 @@ _MOST_ITEMS = 1 << 18  # rows of all heads that are scheduled to find the imbala
 WORKERS = 132  # streaming multiprocessors of an H100 or H200
 
 
-@dataclass(frozen=True)
-class GroupStatistics:
-    """Of one head and one batch entry of a group.
-
-    Attributes:
-        heads, batches: the group's.
-        useful_pairs: (query, key) pairs that the mask keeps.
-        sampled: 0 if they were counted; else the number of partial tiles from which they were estimated.
-        executed_pairs: pairs of the tiles that are computed.
-        full, partial, empty: number of tiles of each kind.
-        runs: number of runs.
-        longest_row: tiles of the longest row; ``imbalance``: that over the mean of all rows.
-        blind: queries that keep no key, None if that is not known; ``first_blind``: the first of them (absolute).
-        live_keys: the most keys that are live at once (the KV cache of these heads alone), or a bound on that:
-            exact where ``Statistics.liveness`` is.
-    """
-
-    heads: tuple[int, ...]
-    batches: tuple[int, ...]
-    useful_pairs: int
-    sampled: int
-    executed_pairs: int
-    full: int
-    partial: int
-    empty: int
-    runs: int
-    longest_row: int
-    imbalance: float
-    blind: int | None
-    first_blind: int | None
-    live_keys: int = 0
-
-    @property
-    def copies(self) -> int:
-        """Heads times batch entries."""
-        return len(self.heads) * len(self.batches)
-
-    @property
-    def waste(self) -> float:
-        """Executed over useful pairs; infinite if nothing is kept."""
-        return self.executed_pairs / self.useful_pairs if self.useful_pairs else float("inf")
-
-
-@dataclass(frozen=True)
-class Balance:
-    """How well the rows of all heads spread over workers: the time until all is done over the mean load, with
-    rows in the order of the queries; heaviest first; and with long rows split along the keys, too."""
-
-    workers: int
-    in_order: float
-    heaviest_first: float
-    split: float
-    split_rows: int
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Of all heads and batch entries together, unless said otherwise.
-
-    Attributes:
-        name, q_len, k_len, heads, batch, q_tile, k_tile, layout: what was planned.
-        useful_pairs: (query, key) pairs that the mask keeps. ``useful_exact``: whether that was counted, or
-            estimated for some group from ``sampled`` partial tiles.
-        executed_pairs: pairs of the tiles that are computed; ``dense_pairs``: of all tiles.
-        waste: executed over useful pairs (infinite if nothing is kept, and None in JSON).
-        full, partial, empty: number of tiles of each kind.
-        runs, nbytes: number of runs, and the size of the plan in bytes.
-        head_dim, value_dim: for the FLOPs.
-        flops_forward, flops_backward: floating-point operations of the matrix products.
-        speedup: over computing every tile, as the cost model predicts it; 1 if there is no tile.
-        imbalance: tiles of the longest row over the mean of all rows, of the worst group.
-        balance: over how many workers rows are spread, and how evenly; None if there are too many rows to try.
-        liveness: which keys are live, the KV cache that the mask needs; None if there are no queries.
-        reach: how far information travels with each layer; None for cross-attention, fewer queries than keys, and
-            plans with a layout that cannot be followed.
-        masks: number of distinct masks among heads and batch entries.
-        groups: each group by itself.
-        advice: what to do about it.
-    """
-
-    name: str
-    q_len: int
-    k_len: int
-    heads: int
-    batch: int
-    q_tile: int
-    k_tile: int
-    layout: str
-    useful_pairs: int
-    useful_exact: bool
-    sampled: int
-    executed_pairs: int
-    dense_pairs: int
-    waste: float
-    full: int
-    partial: int
-    empty: int
-    runs: int
-    nbytes: int
-    head_dim: int
-    value_dim: int
-    flops_forward: int
-    flops_backward: int
-    speedup: float
-    imbalance: float
-    balance: Balance | None
-    liveness: Liveness | None
-    reach: Reach | None
-    masks: int
-    groups: tuple[GroupStatistics, ...]
-    advice: tuple[Advice, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: infinities as None, tuples as lists, and each group with its waste."""
-        found = _plain(dataclasses.asdict(self))
-        for group, g in zip(found["groups"], self.groups, strict=True):
-            group["waste"] = _plain(g.waste)
-        if self.reach is not None:
-            found["reach"]["complete"] = self.reach.complete
-        return dict(found)
-
-    def __str__(self) -> str:
-        from maskc.tiles.report import summary
-
-        return "\n".join(summary(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(v) for name, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
 def statistics(
-    plan: TilePlan,
+    plan: Tiling,
     head_dim: int = 128,
     advise: bool = True,
     *,
@@ -228,7 +94,7 @@ def statistics(
 
 
 def _groups(
-    plan: TilePlan, watch: Watch | None
+    plan: Tiling, watch: Watch | None
 ) -> tuple[list[GroupStatistics], list[GroupStatistics], Liveness | None, Array]:
     """The figures of every group, and of every mask: groups that hold the same runs have the same mask. And the
     liveness of all together, with the last key that each query sees."""
@@ -265,12 +131,12 @@ def _speedup(dense: float, cost: float) -> float:
     return dense / cost if cost else float("inf")
 
 
-def _area(plan: TilePlan) -> int:
+def _area(plan: Tiling) -> int:
     """Pairs of a tile; a kernel takes no more rows than there are."""
     return min(plan.q_tile, max(1, plan.binding.q_len)) * plan.k_tile
 
 
-def _group(plan: TilePlan, group: Group, counts: Array | None) -> GroupStatistics:
+def _group(plan: Tiling, group: Group, counts: Array | None) -> GroupStatistics:
     """``counts``: how many keys each query keeps, None where only the tiles tell."""
     full, partial = tile_counts(group.runs)
     each = tiles_by_row(group.runs)
@@ -298,7 +164,7 @@ def _group(plan: TilePlan, group: Group, counts: Array | None) -> GroupStatistic
     )
 
 
-def _balance(plan: TilePlan, workers: int, model: CostModel) -> Balance | None:
+def _balance(plan: Tiling, workers: int, model: CostModel) -> Balance | None:
     """Of the group that is balanced worst, its heads and batch entries together."""
     copies = sum(len(g.heads) * len(g.batches) for g in plan.groups)
     if not plan.rows or plan.rows * copies > _MOST_ITEMS:
@@ -316,7 +182,7 @@ def tile_counts(runs: Runs) -> tuple[int, int]:
     return int(length[runs.kind == FULL].sum()), int(length[runs.kind == PARTIAL].sum())
 
 
-def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:
+def _from_tiles(plan: Tiling, group: Group) -> tuple[int, int]:
     """Full tiles by their area, partial ones by evaluation: all of them, or as many as are returned."""
     full, (_, partial) = _full_pairs(plan, group.runs), tile_counts(group.runs)
     each = evaluations_of(plan.program, plan.binding, outright=True)
@@ -327,7 +193,7 @@ def _from_tiles(plan: TilePlan, group: Group) -> tuple[int, int]:
     return full + round(_count(plan, group, chosen) * partial / size), size
 
 
-def _full_pairs(plan: TilePlan, runs: Runs) -> int:
+def _full_pairs(plan: Tiling, runs: Runs) -> int:
     full, b = runs.kind == FULL, plan.binding
     start, end = runs.start[full].astype(np.int64), runs.end[full].astype(np.int64)
     keys = np.minimum(end * plan.k_tile, b.k_len) - start * plan.k_tile
@@ -345,9 +211,9 @@ def _partial_tiles(runs: Runs, number: Array) -> tuple[Array, Array]:
     return row_of_runs(runs)[some[at]], runs.end[some[at]] + number - last[at]
 
 
-def _count(plan: TilePlan, group: Group, number: Array) -> int:
+def _count(plan: Tiling, group: Group, number: Array) -> int:
     """The pairs that some partial tiles keep."""
     rows, cols = _partial_tiles(group.runs, number)
     step = max(1, (1 << 20) // (plan.q_tile * plan.k_tile))
-    kept = (plan.tile_mask(group, rows[i : i + step], cols[i : i + step]).sum() for i in range(0, rows.size, step))
+    kept = (tile_mask(plan, group, rows[i : i + step], cols[i : i + step]).sum() for i in range(0, rows.size, step))
     return int(sum(kept))

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from maskc.tiles.budget import BOX_COST, PROBES, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL, Group, Tiling
 
-__all__ = ["evaluate_tiles", "subdivide"]
+__all__ = ["evaluate_tiles", "subdivide", "tile_mask"]
 
 Array = npt.NDArray[Any]
 _CHUNK = 1 << 14  # boxes asked about at once
@@ -323,3 +323,15 @@ def evaluate_tiles(
     q, k = np.minimum(q, grid.q_len - 1), np.minimum(k, grid.k_len - 1)
     q, k = (x if i is None else i[x].astype(np.int64) for x, i in zip((q, k), order, strict=True))
     return c.points(q + grid.offset, k), inside
+
+
+def tile_mask(
+    plan: Tiling, group: Group, rows: npt.NDArray[np.integer[Any]], cols: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.bool_]:
+    """See ``TilePlan.tile_mask``."""
+    b = plan.binding
+    grid = Grid(b.q_len, b.k_len, plan.q_tile, plan.k_tile, b.offset)
+    c = Classifier(plan.program.mask, b, plan.program.params, group.heads[0], group.batches[0])
+    order = (plan.q_order.index, plan.k_order.index)
+    kept, inside = evaluate_tiles(c, grid, np.asarray(rows, np.int64), np.asarray(cols, np.int64), order)
+    return kept & inside

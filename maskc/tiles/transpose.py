@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.plan import Group, Runs, TransposedPlan
+from maskc.tiles.planner import make_tiling
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.tiling import Group, Runs, TransposedPlan
 from maskc.tiles.values import fail
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Tiling
 
 __all__ = ["MAX_RUNS", "transpose", "transpose_runs"]
 
@@ -21,13 +22,11 @@ Array = npt.NDArray[Any]
 MAX_RUNS = 1 << 26
 
 
-def transpose(plan: TilePlan, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
+def transpose(plan: Tiling, q_tile: int | None = None, k_tile: int | None = None) -> TransposedPlan:
     """See ``TilePlan.transposed``."""
     q_tile, k_tile = plan.q_tile if q_tile is None else q_tile, plan.k_tile if k_tile is None else k_tile
     if (q_tile, k_tile) != (plan.q_tile, plan.k_tile):
-        from maskc.tiles.planner import make_plan
-
-        plan = make_plan(plan.program, plan.binding, q_tile=q_tile, k_tile=k_tile, layout=plan.q_order.name)
+        plan = make_tiling(plan.program, plan.binding, q_tile=q_tile, k_tile=k_tile, layout=plan.q_order.name)
     made: dict[int, Runs] = {}
     groups: list[Group] = []
     for g in plan.groups:

@@ -108,15 +108,23 @@ def _from_torch(name: str, value: Any) -> Any:
             how = "dequantize()" if value.is_quantized else "to_dense()"
         raise fail("E503", f"{name}: expected a dense tensor, found {what}", f"convert: {name}.{how}")
     check_values(name, value)
-    func = torch._C._functorch
-    while func.is_functorch_wrapped_tensor(value):
-        if func.is_batchedtensor(value):
-            raise fail("E503", f"{name}: the mask reads this input, and torch.func.vmap hides what it holds",
-                       "map over q, k, v and the inputs of scores, or call the op once for each entry")  # fmt: skip
-        value = func.get_unwrapped(value)
+    value = unwrapped(name, value)
     with torch._C._DisableFuncTorch():
         value = value.detach().cpu()
         return (value.double() if value.is_floating_point() else value).numpy()
+
+
+def unwrapped(name: str, tensor: Any) -> Any:
+    """What transforms of ``torch.func`` have wrapped, of an input that the mask reads. Raises E503 under ``vmap``."""
+    import torch
+
+    func = torch._C._functorch
+    while func.is_functorch_wrapped_tensor(tensor):
+        if func.is_batchedtensor(tensor):
+            hint = "map over q, k, v and the inputs of scores, or call the op once for each entry"
+            raise fail("E503", f"{name}: the mask reads this input, and torch.func.vmap hides what it holds", hint)
+        tensor = func.get_unwrapped(tensor)
+    return tensor
 
 
 def check_complete(name: str, value: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -58,6 +59,42 @@ def test_json_gives_places(maskc: Any, write: Any) -> None:
     found = files[1]["diagnostics"][0]
     assert (found["code"], found["severity"]) == ("E201", "error")
     assert found["place"] == {"file": "bad.mask", "line": 1, "column": 1, "end_line": 1, "end_column": 6}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "-", "-"],
+        ["diff", "bad.mask", "causal & all"],
+        ["emit", "bad.mask"],
+        ["explain", "E000"],
+        ["export", "good.mask", "--to", "magic"],
+        ["plan", "bad.mask"],
+        ["prove", "good.mask", "--arg", "n=1"],
+        ["run", "missing.mask"],
+        ["show", "good.mask", "--layer", "3", "--arg", "x"],
+        ["tune"],
+        ["tune", "bad.mask"],
+        ["why", "good.mask", "9", "9", "--q", "4"],
+    ],
+)
+def test_errors_are_json_where_results_are(words: list[str], maskc: Any, write: Any) -> None:
+    write("good.mask", GOOD), write("bad.mask", BAD)
+    text, found = maskc(*words), maskc(*words, "--json")
+    assert (text.out, found.err, found.code) == ("", "", text.code)
+    document = json.loads(found.out)
+    assert document.keys() == {"maskc", "diagnostics"}
+    for d in document["diagnostics"]:
+        assert d.keys() == {"code", "severity", "message", "hint", "place", "notes"}
+        assert f"error[{d['code']}]: {d['message']}" in text.err
+        assert d["code"] != "E201" or d["place"]["file"] == "bad.mask"
+
+
+def test_every_command_with_json_is_among_these() -> None:
+    from maskc.cli.app import COMMANDS
+
+    tested = {words[0] for mark in test_errors_are_json_where_results_are.pytestmark for words in mark.args[1]}
+    assert tested == {name for name, function in COMMANDS if "as_json" in inspect.signature(function).parameters}
 
 
 def test_both_paths_to_check_say_the_same(maskc: Any, write: Any) -> None:

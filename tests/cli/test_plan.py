@@ -146,3 +146,16 @@ def test_the_limit_can_be_raised(maskc: Any) -> None:
     assert "E801" in refused.err
     assert "--budget" in refused.err
     assert maskc(*words, "1000000").code == 0
+
+
+def test_ranks(maskc: Any, write: Any) -> None:
+    file = write("w.mask", WINDOW)
+    result = maskc("plan", file, "--q", "8192", "--ranks", "4")
+    assert result.code == 0
+    assert "ranks 4 ranks of 2,048 tokens in 1 chunk (contiguous)" in " ".join(result.out.split())
+    data = json.loads(maskc("plan", file, "--q", "8192", "--ranks", "4", "--json").out)["partition"]
+    assert data["chunks"] == [[[i * 2048, (i + 1) * 2048]] for i in range(4)]
+    assert data["received"] == [0, 256, 256, 256]  # a tile with the sinks, one with the window before
+    assert "E504" in maskc("plan", file, "--q", "3", "--ranks", "4").err
+    cross = write("c.mask", "pattern c over decoder -> encoder { attend k <= q }")
+    assert "E702" in maskc("plan", cross, "--q", "64", "--ranks", "4").err

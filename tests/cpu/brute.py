@@ -10,7 +10,7 @@ import numpy as np
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense
 from maskc.ir.program import Program
-from maskc.tiles.plan import FULL, PARTIAL, Group, Order, Runs
+from maskc.tiles.tiling import FULL, PARTIAL, Group, Order, Runs
 
 
 @dataclass(frozen=True, eq=False)

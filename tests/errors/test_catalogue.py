@@ -112,7 +112,11 @@ def test_the_page_of_errors_is_the_catalogue(golden: Any) -> None:
 def page() -> str:
     """``docs/errors.md``."""
     parts = [
-        "# Errors and warnings\n\n`maskc explain CODE` prints any of these. Codes that start with W are warnings.\n"
+        "# Errors and warnings\n\n`maskc explain CODE` prints any of these. Codes that start with W are warnings.\n",
+        "A command that prints JSON (`--json`) prints its errors as JSON too, on standard output, with the same exit "
+        'code:\n`{"maskc": 1, "diagnostics": [...]}`, each with its `code`, `severity`, `message`, `hint`, `place` and '
+        "`notes`.\n`maskc check` has such diagnostics by file. Options that a command does not have, and values that "
+        "an option does not take,\nare reported with its usage, as text on standard error.\n",
     ]
     for row in ERRORS.values():
         blocks = "\n\nmaskc says:\n\n".join(f"```text\n{text.rstrip()}\n```" for text in (row.example, said(row)))

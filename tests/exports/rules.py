@@ -31,6 +31,25 @@ def flash_attention(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
     return keep
 
 
+def flash_attention_4(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
+    """``flash_attn.cute.flash_attn_varlen_func``: None is no bound, and both are dropped where their sum is below 0."""
+    keep = np.zeros((q_len, k_len), np.bool_)
+    q_cut, k_cut = a["cu_seqlens_q"], a["cu_seqlens_k"]
+    assert a.keys() == {"cu_seqlens_q", "cu_seqlens_k", "causal", "window_size"}
+    left, right = a["window_size"]
+    right = 0 if a["causal"] else right
+    if left is not None and right is not None and left + right < 0:
+        left = right = None
+    for s in range(len(q_cut) - 1):
+        i, j = np.arange(q_cut[s + 1] - q_cut[s])[:, None], np.arange(k_cut[s + 1] - k_cut[s])
+        own = i + j.size - i.size
+        inside = np.ones((i.size, j.size), np.bool_)
+        inside &= True if left is None else j >= own - left
+        inside &= True if right is None else j <= own + right
+        keep[q_cut[s] : q_cut[s + 1], k_cut[s] : k_cut[s + 1]] = inside
+    return keep
+
+
 def varlen_attn(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
     """``torch.nn.attention.varlen.varlen_attn``: the same under other names, and a window of (-1, 0) is causal."""
     assert "causal" not in a
@@ -110,6 +129,7 @@ def _packed(rule: Any) -> Any:
 #: From arrays and options, lengths and the number of batch entries to (batch, heads or 1, queries, keys).
 RULES: dict[str, Any] = {
     "varlen": _packed(flash_attention),
+    "varlen_cute": _packed(flash_attention_4),
     "varlen_attn": _packed(varlen_attn),
     "magi": _packed(magi_attention),
     "flashmask": lambda a, q_len, k_len, batch: _flash_mask(a, q_len, k_len),

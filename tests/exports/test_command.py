@@ -36,6 +36,17 @@ def test_files_hold_arrays_and_options(tmp_path: Path, capsys: pytest.CaptureFix
         np.testing.assert_array_equal(said, (distance >= 0) & (distance < 5))
 
 
+def test_flash_attention_4_has_no_number_for_no_bound() -> None:
+    """To it, -1 is a window that ends before a query's own key."""
+    for text, causal, window in (
+        ("(all)", False, (None, None)),
+        ("(causal)", True, (None, 0)),
+        ("q - k < 4", False, (3, None)),
+        ("k - q < 4", False, (None, 3)),
+    ):
+        assert maskc.export(text, "varlen_cute", 8).options == {"causal": causal, "window_size": window}
+
+
 def test_without_a_format_all_are_tried(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["export", "causal & (sinks(2) | sliding_window(3))", "--q", "256"]) == 0
     out = capsys.readouterr().out
@@ -54,7 +65,7 @@ def test_without_a_format_all_are_tried(capsys: pytest.CaptureFixture[str]) -> N
         (["--q", "8", "--to", "magic"], "E503"),
         (["--q", "8", "--out", "x.npz"], "say which: --to FORMAT"),
         (["--q", "8", "--to", "magi", "--out", "x.txt"], "end it in .npz"),
-        (["--to", "magi"], "say how many queries there are"),
+        (["--to", "magi", "--out", "x.npz"], "say how many queries there are"),
         (["--q", "9", "--to", "flashinfer", "--k-tile", "4"], "9 keys are none of 4"),
         (["--q", "3000000", "--to", "flashmask", "--out", "x.json"], "too many for JSON"),
     ],
@@ -80,6 +91,17 @@ def test_a_length_that_nothing_tells_is_asked_for(
     assert run(["export", text, *words, "--to", "flashmask", "--out", str(path)]) == 2
     assert "say how many queries there are: --q 4096" in capsys.readouterr().err
     assert not path.exists()
+
+
+def test_a_length_that_nothing_tells_is_the_usual_one_where_nothing_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["export", WINDOW]) == 0
+    found = capsys.readouterr()
+    assert "256 queries x 256 keys" in found.out
+    assert found.err == "note: no length is given: this is of 256 queries, and may differ for more\n"
+    assert run(["export", WINDOW, "--q", "256"]) == 0
+    assert capsys.readouterr() == (found.out, "")
 
 
 def test_lengths_follow_from_inputs_and_sizes(capsys: pytest.CaptureFixture[str]) -> None:

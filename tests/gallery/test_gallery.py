@@ -29,7 +29,7 @@ from maskc.lower import lower_source
 from maskc.syntax.parse import read_source
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL
 
 if TYPE_CHECKING:
     from conftest import Golden

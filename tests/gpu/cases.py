@@ -14,7 +14,7 @@ class Case:
     ``clauses``: so many intervals a query mask partial tiles, ``boxed``: boxes do; else the mask itself does.
     ``layout``: the order of the tokens, which must be another than their own. ``pack``: heads that share a tile in
     the forward kernel. ``tile``: where lengths are multiples of it, full and partial tiles may be one sequence; one of
-    8 is for the interpreter alone."""
+    8 is for the interpreter alone. ``q_start``: position of the first query, if the queries are not the last ones."""
 
     text: str
     q_len: int = 40
@@ -37,6 +37,7 @@ class Case:
     boxed: bool = False
     layout: str = "none"
     pack: int | None = None
+    q_start: int | None = None
 
 
 _DOCUMENTS = [0] * 13 + [1] * 20 + [2] * 7
@@ -84,6 +85,8 @@ CASES: dict[str, Case] = {
     "causal-half": Case("causal", 70, 70, 4, 2, 64, 64, dtype="float16", tile=32),
     "negative-scale": Case("causal", 20, 20, scale=-0.3),
     "window-fewer-queries": Case("causal & window(7)", 21, 50),
+    "chunk-of-queries": Case("causal & sliding_window(20) | sinks(3)", 32, 96, 4, 2, q_start=32, tile=8),
+    "chunk-before-a-window": Case("abs(q - k) <= 20 & q != 30", 25, 90, q_start=13),
     "window-of-two-edges": Case("causal & window(50)", 85, 90),
     "sinks-and-window": Case("sinks(4) | sliding_window(9)", 45, 45, heads=1),
     "documents": Case("pattern p(doc: int[token]) { attend same(doc) & causal }", inputs={"doc": _DOCUMENTS}),

@@ -236,6 +236,7 @@ def _given(case: Case) -> tuple[Entry, Tensor, Tensor, Tensor, dict[str, Tensor]
         batch=case.batch,
         sizes=case.sizes,
         values={n: np.asarray(x) for n, x in case.inputs.items()},
+        q_start=case.q_start,
     )
     generator = torch.Generator().manual_seed(1)
     floats = {n: torch.randn(shape, generator=generator) for n, shape in case.floats.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,21 @@ def test_digits_that_do_not_fit_are_left_to_the_mask() -> None:
     assert mask_form(text_program, plan) == (None, None)
     near = make_binding(program, 40, 40, a=wide % 9, c=wide % 9)
     assert mask_form(text_program, make_plan(program, near, q_tile=16, k_tile=16))[1] is not None
+
+
+def test_boxes_of_many_heads_take_the_memory_of_their_result() -> None:
+    text = "pattern p(w: int[head]) { attend causal & q - k < w[h] & q % 3 == k % 3 }"
+    program = lower_text(text)[0]
+    binding = make_binding(program, 4000, 4000, heads=64, w=np.arange(64) + 8)
+    plan, text_program = make_plan(program, binding), specialised(program, binding.args)
+    box, groups = box_of(text_program), distinct_groups(plan)
+    assert box is not None
+    assert len(groups) == 64
+    tracemalloc.start()
+    try:
+        found = packed(box, text_program, plan, groups)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found is not None
+    assert peak < 1.5 * (found.low.nbytes + found.high.nbytes + found.point.nbytes)

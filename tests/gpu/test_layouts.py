@@ -20,7 +20,7 @@ from maskc.backends.triton.spec import Form, KernelSpec, specialised
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import bind
-from maskc.tiles.plan import Order, Stretch
+from maskc.tiles.tiling import Order, Stretch
 from tests.gpu.golden_cases import kernel_of
 from tests.gpu.types import check_kernel
 

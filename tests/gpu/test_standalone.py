@@ -68,7 +68,7 @@ def kinds_of(kept: Any, q_tile: int, k_tile: int) -> list[list[int]]:
 
 
 def exact_tiles_of_a_random_mask(data: st.DataObject, path: Path) -> None:
-    program, binding = data.draw(programs(scores=False)), data.draw(bindings())
+    program, binding = data.draw(programs(scores=False)), data.draw(bindings()).replace(q_start=None)
     try:
         text = write_standalone(program, binding.args, batched=binding.batched)
     except MaskcError:

@@ -141,6 +141,36 @@ def test_lengths_may_be_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+_BEYOND = """
+import sys
+sys.modules["maskc"] = None
+import torch
+import window
+torch.manual_seed(0)
+q, k, v = torch.randn(2, 2, 1, 16), torch.randn(2, 2, 12, 16), torch.randn(2, 2, 12, 16)
+wanted = torch.nn.functional.scaled_dot_product_attention(q, k[:, :, 1:5], v[:, :, 1:5])
+for length in (2**31 - 1, 2**32 + 5, 2**62 + 5):
+    for start in (None, [0, 0]):
+        out = window.decode(q, k, v, [length, 5], start=start)
+        assert out[0].isnan().all(), length
+        torch.testing.assert_close(out[1], wanted[1])
+    assert not window.decode(q, k, v, [-length, -5]).any()
+    assert not window.decode(q, k, v, [5, 5], start=[length, 6]).any()
+for given in ((k[:0], v[:0], []), (k.transpose(1, 2), v.transpose(1, 2), [], torch.zeros(0, 3, dtype=torch.int32))):
+    out, lse = window.decode(q[:0], *given, return_lse=True)
+    assert (out.shape, lse.shape) == ((0, 2, 1, 16), (0, 2, 1))
+"""
+
+
+def test_lengths_that_32_bits_do_not_hold_and_no_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a length is beyond every cache: nobody takes its lower bits for it."""
+    (tmp_path / "window.py").write_text(write_standalone(lower_text("sliding_window(4)")[0], {}, decode=True))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    words = [sys.executable, "-c", _BEYOND]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_few_queries_over_many_keys_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernels find the tiles by themselves; gradients follow as ever."""
     (tmp_path / "window.py").write_text(write_standalone(lower_text("sliding_window(20)")[0], {}, decode=True))

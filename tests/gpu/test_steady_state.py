@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskc
 from maskc.backends import triton as backend
-from maskc.backends.triton import entry as entry_module
 from maskc.backends.triton import launch as launch_module
 from maskc.backends.triton import pulling as pulling_module
 from maskc.backends.triton import serving as serving_module
 from maskc.backends.triton import spec as spec_module
+from maskc.backends.triton import staged as staged_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.lower import lower_text
@@ -73,7 +73,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, capturing: bool = False) -> list[t
 
     monkeypatch.setattr(pulling_module, "launch", launch)
     monkeypatch.setattr(launch_module, "launch", launch)
-    monkeypatch.setattr(entry_module, "used_here", lambda *args: None)
+    monkeypatch.setattr(staged_module, "used_here", lambda *args: None)
     monkeypatch.setattr(launch_module, "used_here", lambda *args: None)
     monkeypatch.setattr(launch_module, "capturing", lambda device: capturing)
     return launches
@@ -226,7 +226,7 @@ def test_launches_are_made_on_the_tensors_device(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device", Guard)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[-1])
     monkeypatch.setattr(launch_module, "load_kernel", lambda kernel, interpret: Function())
-    kernel = entry_module.Kernel("f", "", ())
+    kernel = spec_module.Kernel("f", "", ())
     launch_module.launch(kernel, (7, 1, 1), {}, Config(16, 16, 4, 1), torch.device("cuda", 1))
     assert seen == [((7, 1, 1), 1)]
     assert current == [0]

@@ -15,7 +15,8 @@ from maskc.backends.triton.tiles import KernelPlan, joined, kernel_plan
 from maskc.ir.binding import Binding
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
-from maskc.tiles.plan import FULL, PARTIAL, Group, Runs, TilePlan
+from maskc.tiles.plan import TilePlan
+from maskc.tiles.tiling import FULL, PARTIAL, Group, Runs
 
 TILE = 4
 

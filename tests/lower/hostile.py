@@ -7,8 +7,8 @@ import json
 import pickle
 
 from maskc.check import check_source
-from maskc.compiler import parse
 from maskc.diagnostics import MaskcError, Source
+from maskc.reading import parse
 from maskc.syntax.format import format_text
 from maskc.syntax.tokens import MAX_TEXT
 

@@ -137,8 +137,14 @@ def test_a_scale_is_a_number() -> None:
     learned = torch.tensor(0.5, requires_grad=True)
     refused("E503", "scale requires a gradient", lambda: op(q, k, v, scale=learned))
     refused("E503", "scale requires a gradient", lambda: op.decode(q[:, :, :1], k, v, [16], scale=learned))
-    for wrong in ("0.5", [0.5, 1.0], torch.ones(2), 1j):
+    for wrong in ("0.5", [0.5, 1.0], torch.ones(2), 1j, True, np.True_, torch.tensor(True)):
         refused("E503", "scale must be a number", lambda wrong=wrong: op(q, k, v, scale=wrong))
+        refused("E503", "scale must be a number", lambda wrong=wrong: op.decode(q[:, :, :1], k, v, [16], scale=wrong))
+    for wrong in (math.nan, math.inf, -math.inf, np.float32("nan"), torch.tensor(math.inf)):
+        refused("E504", "scale must be finite", lambda wrong=wrong: op(q, k, v, scale=wrong))
+        refused("E504", "scale must be finite", lambda wrong=wrong: op.decode(q[:, :, :1], k, v, [16], scale=wrong))
+        meta = [x.to("meta") for x in (q, k, v)]
+        refused("E504", "scale must be finite", lambda wrong=wrong, meta=meta: op(*meta, scale=wrong))
     wanted = op(q, k, v, scale=0.5)
     assert torch.equal(op(q, k, v, scale=learned.detach()), wanted)
     with torch.no_grad():
@@ -246,7 +252,7 @@ def test_a_mask_mod_is_no_pattern() -> None:
 
 def test_completion_offers_what_is_public() -> None:
     names = [n for n in dir(maskc) if not n.startswith("__")]
-    assert set(names) == {*maskc.__all__, "nn", "trees"}
+    assert set(names) == {*maskc.__all__, "nn", "parallel", "trees"}
 
 
 NAMED = """
@@ -303,6 +309,7 @@ def test_hints_give_what_has_the_name_of_a_parameter_in_a_mapping() -> None:
     for function in (
         maskc.compile, maskc.dense_mask, maskc.check_assertions, maskc.export, maskc.make_binding,
         maskc.Op.__call__, maskc.Op.decode, maskc.Op.plan, maskc.Op.bind, maskc.Op.check, maskc.nn.Attention.forward,
+        maskc.parallel.partition, maskc.parallel.ContextParallel.__call__, maskc.parallel.ContextParallel.partition,
     ):  # fmt: skip
         parameters = inspect.signature(function).parameters.values()
         own |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}

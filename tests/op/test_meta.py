@@ -170,3 +170,41 @@ def test_graphs_that_are_made_of_fake_tensors(mode: str) -> None:
     given = (*(torch.randn(2, 4, 6, 8) for _ in range(3)), DOC)
     graph = make_fx(attend, tracing_mode=mode, _allow_non_fake_inputs=True)(*given)
     torch.testing.assert_close(graph(*given), dense(*given[:3]))
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_transforms_of_tensors_without_values(device: str, backend: str) -> None:
+    op = maskc.compile(DOCS, heads=4, backend=backend)
+    q, k, v = torch.empty(3, 1, 4, 6, 8), torch.empty(1, 4, 6, 8), torch.empty(1, 4, 6, 5)
+    doc, gain = torch.zeros(6, dtype=torch.int64), torch.empty(4)
+    q, k, v, doc, gain = (x.to(device) for x in (q, k, v, doc, gain))
+    with FakeTensorMode() as mode:
+        q, k, v = (mode.from_tensor(x) for x in (q, k, v))
+        inputs = {"doc": mode.from_tensor(doc), "gain": mode.from_tensor(gain)}
+        out, lse = torch.func.vmap(lambda x: op(x, k, v, return_lse=True, **inputs))(q)
+        assert (out.shape, lse.shape, out.device.type) == ((3, 1, 4, 6, 5), (3, 1, 4, 6), device)
+
+        def loss(x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+            return op(x, k, v, doc=inputs["doc"], gain=gain).sum()
+
+        gradients = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), in_dims=(0, None))(q, inputs["gain"])
+        assert [g.shape for g in gradients] == [q.shape, (3, 4)]
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(lambda x: op(x, k, v, **inputs), (q[0],), (q[0],))
+        with pytest.raises(MaskcError, match=r"doc: the mask reads this input, and torch\.func\.vmap hides"):
+            torch.func.vmap(lambda doc: op(q[0], k, v, doc=doc, gain=inputs["gain"]))(torch.stack([inputs["doc"]] * 3))
+
+
+def test_a_graph_of_gradients_is_of_its_sizes() -> None:
+    op = maskc.compile("pattern p over grid(y, x) { attend same(y) }", heads=2)
+    q, k, v = (torch.randn(1, 2, 12, 8) for _ in range(3))
+
+    def gradient(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.func.grad(lambda x: op(x, k, v, sizes={"y": 3}).square().sum())(q)
+
+    graph = make_fx(gradient, tracing_mode="fake")(q, k, v)
+    same = torch.arange(12) // 4 == (torch.arange(12) // 4)[:, None]
+    x = q.clone().requires_grad_()
+    torch.nn.functional.scaled_dot_product_attention(x, k, v, attn_mask=same).square().sum().backward()
+    torch.testing.assert_close(graph(q, k, v), x.grad)

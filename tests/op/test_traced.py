@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,8 @@ def test_numbers_for_a_float_input_are_floats() -> None:
         ({"inputs": {"a|b": 1}}, "E502"),
         ({"inputs": {"doc": None}}, "E503"),
         ({"scale": "0.5"}, "E503"),
+        ({"scale": True}, "E503"),
+        ({"scale": torch.tensor(True)}, "E503"),
     ],
 )
 def test_what_cannot_be_handed_to_an_operator(options: dict[str, Any], code: str) -> None:
@@ -92,6 +95,16 @@ def test_what_cannot_be_handed_to_an_operator(options: dict[str, Any], code: str
     with pytest.raises(MaskcError) as error:
         torch.compile(lambda *x: op(*x, **options), backend="eager")(*tensors())
     assert error.value.codes == (code,)
+
+
+def test_a_scale_that_is_not_finite_is_refused_when_the_graph_runs() -> None:
+    op = maskc.compile("causal", heads=4)
+    q, k, v = tensors()
+    for scale in (math.inf, torch.tensor(math.nan)):
+        for call in (lambda s: op(q, k, v, scale=s), lambda s: op.decode(q[:, :, :1], k, v, [16], scale=s)):
+            with pytest.raises(MaskcError, match="scale must be finite") as error:
+                torch.compile(call, backend="eager")(scale)
+            assert error.value.codes == ("E504",)
 
 
 def test_inputs_without_values() -> None:

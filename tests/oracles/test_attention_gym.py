@@ -12,9 +12,9 @@ masks = pytest.importorskip("attn_gym.masks", reason="needs the extra `oracles`"
 
 from torch.nn.attention.flex_attention import create_block_mask, create_mask  # noqa: E402
 
+from maskc.tiles import make_plan  # noqa: E402
 from maskc.tiles.binding import make_binding  # noqa: E402
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL  # noqa: E402
-from maskc.tiles.planner import make_plan  # noqa: E402
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL  # noqa: E402
 
 from .patterns import Mask, expression, visible  # noqa: E402
 

@@ -27,7 +27,7 @@ few = settings(deadline=None, max_examples=30)
 
 
 def score(program: Program, binding: Binding, h: int, b: int) -> np.ndarray:
-    q = np.arange(binding.offset, binding.k_len)[:, None]
+    q = binding.offset + np.arange(binding.q_len)[:, None]
     k = np.arange(binding.k_len)[None, :]
     s = np.linspace(-2, 2, binding.q_len * binding.k_len).reshape(binding.q_len, binding.k_len)
     value = evaluate(program.score, binding, q=q, k=k, h=h, b=b, s=s, params=program.params)

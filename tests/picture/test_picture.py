@@ -13,7 +13,7 @@ from maskc.picture import cells as module
 from maskc.picture.cells import survey
 from maskc.picture.terminal import Canvas, draw, legend
 from maskc.tiles.binding import make_binding
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL
 
 MASKS = ["causal", "sliding_window(5) | sinks(2)", "none", "all", "chunk(7)", "hash(q, k) % 3 == 0"]
 

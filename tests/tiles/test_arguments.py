@@ -11,7 +11,8 @@ import pytest
 import maskc
 from maskc import MaskcError
 from maskc.tiles import make_plan
-from maskc.tiles.choose import choose_tiles, compare_tiles
+from maskc.tiles.choose import choose_tiles
+from maskc.tiles.compare import compare_tiles
 from maskc.tiles.cost import fit
 
 PROGRAM = maskc.parse("causal").program

@@ -10,7 +10,8 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.tiles import make_plan, planner
 from maskc.tiles.binding import make_binding
-from maskc.tiles.choose import TILE_SIZES, Allowance, choose_tiles, compare_tiles
+from maskc.tiles.choose import choose_tiles
+from maskc.tiles.compare import TILE_SIZES, Allowance, compare_tiles
 from maskc.tiles.cost import plan_cost
 from maskc.tiles.layouts.tables import Tables
 

@@ -13,9 +13,9 @@ from maskc.tiles.binding import make_binding
 from maskc.tiles.budget import Budget
 from maskc.tiles.columns import Columns, columns_of_keys, shared_labels
 from maskc.tiles.overlay import Entries
-from maskc.tiles.plan import FULL, PARTIAL
 from maskc.tiles.rowform import Solved
 from maskc.tiles.rowwise import _Fragments
+from maskc.tiles.tiling import FULL, PARTIAL
 
 from .test_kinds import compare
 

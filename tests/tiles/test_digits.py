@@ -20,7 +20,7 @@ from maskc.tiles.grid import Grid
 from maskc.tiles.layouts.digits import Axes, balanced, decompose, factorizations, index_of
 from maskc.tiles.layouts.orders import Spec, arrange, block_tiles
 from maskc.tiles.layouts.separate import separate
-from maskc.tiles.plan import Order
+from maskc.tiles.tiling import Order
 
 from .corpus import GRIDS, grid_case, plain_case
 from .test_layout import check, tiles

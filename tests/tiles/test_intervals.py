@@ -17,7 +17,8 @@ from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
 from maskc.tiles.intervals import key_intervals
-from maskc.tiles.plan import Group, TilePlan
+from maskc.tiles.plan import TilePlan
+from maskc.tiles.tiling import Group
 
 from .corpus import GRIDS, INPUTS, MASKS, grid_case, input_case, plain_case
 from .test_random import _program, _tables, masks

@@ -12,7 +12,7 @@ from maskc.ir.program import Program
 from maskc.lower import lower_text
 from maskc.tiles import make_plan, ranges
 from maskc.tiles.binding import make_binding
-from maskc.tiles.plan import PARTIAL
+from maskc.tiles.tiling import PARTIAL
 
 from .corpus import GRIDS, INPUTS, MASKS, brute_kinds, grid_case, input_case, plain_case
 

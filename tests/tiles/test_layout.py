@@ -16,7 +16,8 @@ from maskc.lower import lower_text
 from maskc.tiles import columns, make_plan, planner
 from maskc.tiles.binding import make_binding
 from maskc.tiles.layouts.suggest import LEAST_GAIN
-from maskc.tiles.plan import PARTIAL, TilePlan
+from maskc.tiles.plan import TilePlan
+from maskc.tiles.tiling import PARTIAL
 
 from .corpus import GRIDS, grid_case, input_case, plain_case
 

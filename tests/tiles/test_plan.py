@@ -20,10 +20,11 @@ from maskc.tiles import make_plan, transpose
 from maskc.tiles.binding import make_binding
 from maskc.tiles.choose import choose_tiles
 from maskc.tiles.cost import CostModel, plan_cost
-from maskc.tiles.plan import Runs, TilePlan
+from maskc.tiles.plan import TilePlan
 from maskc.tiles.runs import assemble, to_dense
 from maskc.tiles.schedule import schedule
 from maskc.tiles.statistics import statistics
+from maskc.tiles.tiling import Runs
 from maskc.tiles.transpose import transpose_runs
 
 from .corpus import INPUTS, MASKS, brute_kinds, input_case, plain_case

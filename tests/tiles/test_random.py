@@ -18,6 +18,14 @@ from maskc.tiles.classify import Classifier
 from .corpus import brute_kinds
 
 _LENGTH = 150
+# Queries, keys, those of a tile, and where the queries start.
+_SHAPES = [
+    (150, 150, 16, 16, None),
+    (70, 150, 8, 24, None),
+    (1, 150, 4, 32, None),
+    (70, 150, 8, 24, 37),
+    (9, 150, 4, 32, 0),
+]
 _PARAMS = (
     Parameter("label", Type.INT, ("token",)),
     Parameter("mark", Type.BOOL, ("token",)),
@@ -80,10 +88,10 @@ def _program(mask: Node) -> Program:
 
 
 @settings(max_examples=150, deadline=None)
-@given(masks(3), st.integers(0, 3), st.sampled_from([(150, 150, 16, 16), (70, 150, 8, 24), (1, 150, 4, 32)]))
-def test_plans_equal_brute_force(mask: Node, seed: int, shape: tuple[int, int, int, int]) -> None:
-    q_len, k_len, q_tile, k_tile = shape
-    binding = Binding(q_len, k_len, tables=_tables(seed))
+@given(masks(3), st.integers(0, 3), st.sampled_from(_SHAPES))
+def test_plans_equal_brute_force(mask: Node, seed: int, shape: tuple[int, int, int, int, int | None]) -> None:
+    q_len, k_len, q_tile, k_tile, q_start = shape
+    binding = Binding(q_len, k_len, tables=_tables(seed), q_start=q_start)
     plan = make_plan(_program(mask), binding, q_tile=q_tile, k_tile=k_tile)
     expected = brute_kinds(plan.program, binding, q_tile, k_tile)
     np.testing.assert_array_equal(plan.kinds(), expected)

@@ -13,7 +13,7 @@ from maskc.ir.evaluate import dense
 from maskc.lower import lower_text
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
-from maskc.tiles.plan import EMPTY
+from maskc.tiles.tiling import EMPTY
 
 from .scale import GRIDS, PERIODS, SCATTERED, TOKENS, token_case
 

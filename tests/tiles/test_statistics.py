@@ -19,10 +19,11 @@ from maskc.tiles import make_plan
 from maskc.tiles.advice import union_tiles
 from maskc.tiles.binding import make_binding
 from maskc.tiles.cost import ROUGH, CostModel, features, fit, plan_cost, row_costs
+from maskc.tiles.figures import Statistics
 from maskc.tiles.keyorders import KeyOrder
-from maskc.tiles.plan import PARTIAL
 from maskc.tiles.rowsets import RowSets, merged_intervals, row_sets
-from maskc.tiles.statistics import Statistics, _groups, _partial_tiles, statistics
+from maskc.tiles.statistics import _groups, _partial_tiles, statistics
+from maskc.tiles.tiling import PARTIAL
 from tests.strategies import bindings, programs
 
 from .corpus import GRIDS, INPUTS, MASKS, grid_case, input_case, plain_case

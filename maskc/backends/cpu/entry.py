@@ -20,7 +20,7 @@ from maskc.backends.cpu.products import LOG2_E
 from maskc.backends.cpu.tiles import schedule
 from maskc.ir.nodes import Symbol
 from maskc.tiles.budget import BUDGET
-from maskc.tiles.plan import Order
+from maskc.tiles.tiling import Order
 
 if TYPE_CHECKING:
     from maskc.backends.cpu.jobs import Ints

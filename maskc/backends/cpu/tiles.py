@@ -9,10 +9,11 @@ import numpy as np
 
 from maskc.backends.cpu.intervals import interval_jobs
 from maskc.backends.cpu.jobs import Allowance, Bools, Job, Mask, Schedule, batch_equal, order_jobs
-from maskc.tiles.plan import FULL
+from maskc.tiles.tiling import FULL
 
 if TYPE_CHECKING:
-    from maskc.tiles.plan import Group, Runs, TilePlan
+    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Group, Runs
 
 __all__ = ["schedule", "tile_jobs"]
 

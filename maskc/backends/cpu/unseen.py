@@ -9,7 +9,8 @@ import torch
 
 if TYPE_CHECKING:
     from maskc.backends.cpu.jobs import Bools
-    from maskc.tiles.plan import Group, TilePlan
+    from maskc.tiles.plan import TilePlan
+    from maskc.tiles.tiling import Group
 
 __all__ = ["without_unseen"]
 

@@ -15,8 +15,9 @@ from maskc.arguments import expect
 from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.program import Program
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL, Group, TilePlan
+from maskc.tiles.plan import TilePlan
 from maskc.tiles.runs import assemble
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL, Group
 
 __all__ = ["MAX_TILES", "from_block_mask", "to_block_mask"]
 

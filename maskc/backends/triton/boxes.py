@@ -22,7 +22,8 @@ from maskc.ir.binding import Binding
 from maskc.ir.evaluate import evaluate
 from maskc.ir.nodes import Apply, Exists, Node, Symbol, Type, postorder
 from maskc.ir.program import Program
-from maskc.tiles.plan import Group, TilePlan
+from maskc.tiles.plan import TilePlan
+from maskc.tiles.tiling import Group
 
 __all__ = ["BOX_COST", "Box", "Packed", "box_of", "packed"]
 
@@ -113,57 +114,89 @@ def _compared(part: Node, sides: dict[Node, Side]) -> bool:
 
 def packed(box: Box, program: Program, plan: TilePlan, groups: Sequence[Group]) -> Packed | None:
     """The boxes of some groups of a plan, one mask each; None where their digits need more than 31 bits."""
-    fields = [list(_fields(box, program, plan.binding, g)) for g in groups]
-    low, high = np.zeros((2, len(groups), plan.binding.q_len), np.int64)
-    point = np.zeros((len(groups), plan.binding.k_len), np.int64)
-    guard = shift = 0
-    for digits in zip(*fields, strict=True):
-        least = min(int(d.key.min(initial=0)) for d in digits)
-        count = max(int(d.key.max(initial=0)) for d in digits) - least + 1
-        bits = count.bit_length()
-        for i, d in enumerate(digits):
-            # One more than the largest key has is what no key reaches.
-            low[i] += np.where(d.high < least, count, np.clip(d.low - least, 0, count)) << shift
-            high[i] += np.clip(d.high - least, 0, count - 1) << shift
-            point[i] += (d.key - least) << shift
+    # Group by group, since what many heads of a long sequence have is large: first how many values each digit takes.
+    least, most = [], []
+    for group in groups:
+        keys = list(_Values(box, program, plan.binding, group).keys())
+        least.append([int(x.min(initial=0)) for x in keys])
+        most.append([int(x.max(initial=0)) for x in keys])
+    digits, guard, shift = list[_Digit](), 0, 0
+    for lows, highs in zip(zip(*least, strict=True), zip(*most, strict=True), strict=True):
+        digits.append(_Digit(min(lows), max(highs) - min(lows) + 1, shift))
+        bits = digits[-1].count.bit_length()
         guard |= 1 << (shift + bits)
         shift += bits + 1
     if shift > _BITS:
         return None
-    if plan.q_order.index is not None:
-        low, high = low[:, plan.q_order.index], high[:, plan.q_order.index]
-    if plan.k_order.index is not None:
-        point = point[:, plan.k_order.index]
-    first, last, points = (x.astype(np.int32).ravel() for x in (low - guard, high + guard, point))
-    return Packed(first, last, points, guard)
+    first, last = np.empty((2, len(groups), plan.binding.q_len), np.int32)
+    point = np.empty((len(groups), plan.binding.k_len), np.int32)
+    q_order, k_order = (slice(None) if x.index is None else x.index for x in (plan.q_order, plan.k_order))
+    for i, group in enumerate(groups):
+        values = _Values(box, program, plan.binding, group)
+        bounds = [d.bounds(*ends) for d, ends in zip(digits, values.bounds(), strict=True)]
+        low, high = (np.sum(x, axis=0) for x in zip(*bounds, strict=True))
+        first[i], last[i] = (low - guard)[q_order], (high + guard)[q_order]
+        points = [d.point(x) for d, x in zip(digits, values.keys(), strict=True)]
+        point[i] = np.sum(points, axis=0)[k_order]
+    return Packed(first.ravel(), last.ravel(), point.ravel(), guard)
+
+
+@dataclass(frozen=True)
+class _Digit:
+    """Where a digit is, and the values of keys that it tells apart: ``count`` from ``least`` on."""
+
+    least: int
+    count: int
+    shift: int
+
+    def point(self, key: Array) -> Array:
+        """What keys have there."""
+        return (key - self.least) << self.shift
+
+    def bounds(self, low: Array, high: Array) -> tuple[Array, Array]:
+        """What queries have there."""
+        # One more than the largest key has is what no key reaches.
+        lower = np.where(high < self.least, self.count, np.clip(low - self.least, 0, self.count))
+        return lower << self.shift, np.clip(high - self.least, 0, self.count - 1) << self.shift
 
 
 @dataclass(frozen=True, eq=False)
-class _Field:
-    """The values of one digit: of every key, and the bounds at every query."""
+class _Values:
+    """The values of the digits of a group's boxes. Conditions on one side alone are one digit that is 0 where they
+    hold."""
 
-    key: Array
-    low: Array
-    high: Array
+    box: Box
+    program: Program
+    binding: Binding
+    group: Group
 
+    def keys(self) -> Iterator[Array]:
+        """Of every key, digit by digit."""
+        for node in self.box.sides:
+            yield self._of(node, "k")
+        if self.box.queries or self.box.keys:
+            yield (~self._all(self.box.keys, "k")).astype(np.int64)
 
-def _fields(box: Box, program: Program, binding: Binding, group: Group) -> Iterator[_Field]:
-    """The digits of a group's boxes. Conditions on one side alone are one digit that is 0 where they hold."""
-    q = np.arange(binding.offset, binding.offset + binding.q_len, dtype=np.int64)
-    k = np.arange(binding.k_len, dtype=np.int64)
-    far = np.iinfo(np.int64).max >> 1
+    def bounds(self) -> Iterator[tuple[Array, Array]]:
+        """The least and the greatest value for every query, digit by digit."""
+        far = np.iinfo(np.int64).max >> 1
+        for side in self.box.sides.values():
+            lows = [self._of(bound, "q") + more for bound, more in side.low]
+            highs = [self._of(bound, "q") + more for bound, more in side.high]
+            none = np.full(self.binding.q_len, far)
+            yield np.max([-none, *lows], axis=0), np.min([none, *highs], axis=0)
+        if self.box.queries or self.box.keys:
+            here = self._all(self.box.queries, "q")
+            yield np.zeros(here.shape, np.int64), np.where(here, 0, -1)
 
-    def value(node: Node, like: Array) -> Array:
-        at: dict[str, Any] = {"q": q[:1], "k": k[:1], "h": group.heads[0], "b": group.batches[0]}
-        at["q" if like is q else "k"] = like
-        return np.broadcast_to(evaluate(node, binding, **at, params=program.params), like.shape)
+    def _all(self, nodes: Sequence[Node], side: str) -> Array:
+        true = np.ones(self.binding.q_len if side == "q" else self.binding.k_len, np.bool_)
+        found: Array = np.logical_and.reduce([true, *(self._of(n, side) for n in nodes)])
+        return found
 
-    for node, side in box.sides.items():
-        low, high = np.full((1, *q.shape), -far), np.full((1, *q.shape), far)
-        lows = [value(bound, q) + more for bound, more in side.low]
-        highs = [value(bound, q) + more for bound, more in side.high]
-        yield _Field(value(node, k), np.max([*low, *lows], axis=0), np.min([*high, *highs], axis=0))
-    if box.queries or box.keys:
-        here = np.logical_and.reduce([np.ones(q.shape, bool), *(value(n, q) for n in box.queries)])
-        there = np.logical_and.reduce([np.ones(k.shape, bool), *(value(n, k) for n in box.keys)])
-        yield _Field((~there).astype(np.int64), np.zeros_like(q), np.where(here, 0, -1))
+    def _of(self, node: Node, side: str) -> Array:
+        b = self.binding
+        q = np.arange(b.offset, b.offset + (b.q_len if side == "q" else min(b.q_len, 1)), dtype=np.int64)
+        k = np.arange(b.k_len if side == "k" else min(b.k_len, 1), dtype=np.int64)
+        at: dict[str, Any] = {"q": q, "k": k, "h": self.group.heads[0], "b": self.group.batches[0]}
+        return np.broadcast_to(evaluate(node, b, **at, params=self.program.params), at[side].shape)

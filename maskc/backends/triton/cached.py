@@ -37,7 +37,8 @@ _ROWS = """    row = tl.arange(0, Q_TILE)
     q_idx = tile_row * (Q_TILE // PACK) + row // PACK
     q_stored = (row // PACK < Q_TILE // PACK) & (q_idx < rows)
     # The queries are the last positions of the entry, as far as it has so many.
-    k_len = tl.cast(tl.load(lengths + b), tl.int32)
+    # A length that 32 bits do not hold is none of any cache: it is clipped, and stays beyond all of them.
+    k_len = tl.cast(tl.minimum(tl.maximum(tl.load(lengths + b), 0), 1 << 30), tl.int32)
     k_end = tl.maximum(k_len, 1)
 """
 _ONE_SEQUENCE = """    offset = k_len - rows
@@ -52,7 +53,7 @@ _REST = """    q_there = q_stored & (offset + q_idx >= 0)
     dv = tl.arange(0, DV_PAD)
 """
 
-_KEYS = """    k_start = tl.cast(tl.load(starts + b), tl.int32) if STARTED else 0
+_KEYS = """    k_start = tl.cast(tl.minimum(tl.maximum(tl.load(starts + b), 0), 1 << 30), tl.int32) if STARTED else 0
     q_base = q_ptr + tl.cast(b, tl.int64) * q_sb
     q_at = tl.cast(h, tl.int64) * q_sh + tl.cast(q_idx[:, None], tl.int64) * q_sn + d[None, :] * q_sd
     query = tl.load(q_base + q_at, mask=q_there[:, None] & (d[None, :] < D), other=0.0)

@@ -18,7 +18,7 @@ from maskc.tiles.runs import concatenated_ranges
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
-    from maskc.backends.triton.entry import Entry
+    from maskc.backends.triton.problem import Problem
     from maskc.tiles.plan import TilePlan
 
 __all__ = [
@@ -41,7 +41,7 @@ _EACH = 8  # program instances for each multiprocessor: fastest on an H100
 _MOST_ROWS = 64  # of a tile: queries times heads that share a key head
 
 
-def decodes(entry: Entry) -> bool:
+def decodes(entry: Problem) -> bool:
     """Whether a call is decoded; the forward kernel has enough rows to keep a device busy."""
     if entry.splits is not None:
         return entry.splits > 0
@@ -166,7 +166,9 @@ def tile_lists(lists: Sequence[Tiles]) -> dict[str, Tiles]:
     return {"tiles_first": first, "tiles": np.concatenate([*lists, np.zeros(1, np.int32)])}
 
 
-def entry_decoder(entry: Entry, chosen: Config, tensors: Mapping[str, Tensor], tables: Mapping[str, Tensor]) -> Decoder:
+def entry_decoder(
+    entry: Problem, chosen: Config, tensors: Mapping[str, Tensor], tables: Mapping[str, Tensor]
+) -> Decoder:
     """The kernels for calls with such tensors. What is fixed for the entry is copied to the device here: lengths,
     extents, tables, and the list of live tiles where the kernel cannot find them."""
     b, q, k, v = entry.binding, tensors["q_ptr"], tensors["k_ptr"], tensors["v_ptr"]

@@ -16,8 +16,8 @@ from maskc.backends.triton.spec import KernelSpec
 
 if TYPE_CHECKING:
     from maskc.backends.triton.configs import Config
-    from maskc.backends.triton.entry import Entry
     from maskc.backends.triton.pull import Values
+    from maskc.backends.triton.staged import Staged
 
 __all__ = ["kernel_gradients"]
 
@@ -49,7 +49,7 @@ class _BackwardPass(NamedTuple):
 
 
 def kernel_gradients(
-    entry: Entry,
+    entry: Staged,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -103,7 +103,7 @@ def kernel_gradients(
     return dq, dk, dv, delta
 
 
-def _lookups(entry: Entry, wanted: frozenset[str]) -> tuple[ScoreLookups, bool]:
+def _lookups(entry: Staged, wanted: frozenset[str]) -> tuple[ScoreLookups, bool]:
     """What gets gradients by ``wanted`` inputs, and whether rows that keep nothing are cleared."""
     spec = KernelSpec(entry.text_program, entry.binding.batched, None, wanted)
     return score_lookups(spec), clears_empty_rows(spec) and not entry.every_query_keeps_a_key
@@ -127,7 +127,7 @@ def _is_finite(x: Tensor) -> Tensor:
 
 
 def _gradient_stage(
-    entry: Entry,
+    entry: Staged,
     stage: str,
     of: _BackwardPass,
     tables: Mapping[str, Tensor],

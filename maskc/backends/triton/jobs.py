@@ -12,8 +12,9 @@ import torch
 
 from maskc.backends.triton.launch import on_device
 from maskc.backends.triton.pairs import Grouping
-from maskc.tiles.plan import Group, Runs, TilePlan
+from maskc.tiles.plan import TilePlan
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.tiling import Group, Runs
 
 __all__ = ["DeviceJobs", "PairJobs", "jobs_on", "most_blocks", "pair_jobs"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from maskc.backends.triton.tiles import PARTIAL_WORK
 from maskc.diagnostics import MaskcError
-from maskc.tiles.plan import PARTIAL
+from maskc.tiles.tiling import PARTIAL
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan

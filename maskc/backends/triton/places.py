@@ -17,7 +17,7 @@ import torch
 
 from maskc.backends.triton.launch import on_device
 from maskc.backends.triton.spec import Argument
-from maskc.tiles.plan import Order, Stretch
+from maskc.tiles.tiling import Order, Stretch
 
 __all__ = ["InnerText", "OuterText", "Places", "inner_text", "outer_text", "place_arguments", "places_of"]
 

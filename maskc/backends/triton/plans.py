@@ -18,7 +18,7 @@ from maskc.backends.triton.spec import Form, KernelSpec
 from maskc.backends.triton.tiles import KernelPlan, full_skips, joined, kernel_plan, schedule
 
 if TYPE_CHECKING:
-    from maskc.backends.triton.entry import Entry
+    from maskc.backends.triton.problem import Problem
     from maskc.tiles.plan import TilePlan
 
 __all__ = ["device_plan", "workers_of"]
@@ -27,9 +27,9 @@ Tensor = torch.Tensor
 
 
 def device_plan(
-    entry: Entry, stage: str, chosen: Config, device: torch.device, width: int, *, pack: int, group: int, whole: bool
+    entry: Problem, stage: str, chosen: Config, device: torch.device, width: int, *, pack: int, group: int, whole: bool
 ) -> tuple[DevicePlan, Form]:
-    """The plan of an entry for a configuration. Arguments as those of ``Entry._device_plan``."""
+    """The plan of an entry for a configuration. Arguments as those of ``Staged._device_plan``."""
     plan = entry.plan(chosen.q_tile // pack, chosen.k_tile, entry.layout)
     clauses, boxes = mask_form(entry.text_program, plan)
     rows = kernel_plan(plan, by_keys=stage == "dkv", intervals=clauses is not None)

@@ -13,8 +13,8 @@ from maskc.backends.triton.pairs import grouping
 from maskc.backends.triton.spec import Form
 
 if TYPE_CHECKING:
-    from maskc.backends.triton.entry import Entry
     from maskc.backends.triton.pull import Values
+    from maskc.backends.triton.staged import Staged
     from maskc.ir.nodes import Lookup
 
 __all__ = ["pull_pairs"]
@@ -23,7 +23,7 @@ Tensor = torch.Tensor
 
 
 def pull_pairs(
-    entry: Entry,
+    entry: Staged,
     lookups: tuple[Lookup, ...],
     given: tuple[Tensor, Tensor, Tensor],
     tables: Mapping[str, Tensor],

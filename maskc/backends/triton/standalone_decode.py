@@ -25,7 +25,8 @@ def check_caches(q, k, v, lengths, block_table, start, layer, sizes, tables):
         axes = ("B", "most pages") if name == "block_table" else ("B",)
         if x.dim() != len(axes) or x.shape[0] != q.shape[0]:
             raise ValueError(f"expected {name} of shape ({', '.join(axes)}), found {tuple(x.shape)}")
-        if x.dtype not in (torch.int32, torch.int64) or x.device != q.device:
+        integers = x.dtype in (torch.int32, torch.int64) or x.numel() == 0  # an empty list has no type of its own
+        if not integers or x.device != q.device:
             raise ValueError(f"expected {name} to be int32 or int64 on the device of q, found {x.dtype} on {x.device}")
     asking = [name for name, x in {"q": q, "k_cache": k, "v_cache": v, **tables}.items() if x.requires_grad]
     if asking and torch.is_grad_enabled():

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.tiles.plan import FULL, Group, Runs, TilePlan
+from maskc.tiles.plan import TilePlan
 from maskc.tiles.runs import concatenated_ranges, row_of_runs
+from maskc.tiles.tiling import FULL, Group, Runs
 from maskc.tiles.transpose import transpose_runs
 
 __all__ = [

@@ -28,10 +28,10 @@ from maskc.diagnostics import MaskcError
 from maskc.ir.nodes import Symbol, postorder
 from maskc.ir.text import print_program
 from maskc.tiles.cost import plan_cost, row_costs
-from maskc.tiles.plan import PARTIAL
+from maskc.tiles.tiling import PARTIAL
 
 if TYPE_CHECKING:
-    from maskc.backends.triton.entry import Entry
+    from maskc.backends.triton.problem import Problem
 
 __all__ = [
     "Ahead",
@@ -137,7 +137,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def choose(
-    entry: Entry,
+    entry: Problem,
     stage: str,
     q: Tensor,
     k: Tensor,
@@ -182,7 +182,7 @@ def choose(
     return Choice(stage, found.config, "measured", trials, record)
 
 
-def rows_of(entry: Entry, stage: str, chosen: Config) -> Rows:
+def rows_of(entry: Problem, stage: str, chosen: Config) -> Rows:
     """What the plan's rows are like for a stage."""
     plan = entry.plan(chosen.q_tile, chosen.k_tile, entry.layout)
     tiles = partial = rows = 0
@@ -198,7 +198,7 @@ def rows_of(entry: Entry, stage: str, chosen: Config) -> Rows:
     return "long" if tiles * chosen.k_tile >= LONG_ROWS * rows else "short"
 
 
-def situation_of(entry: Entry, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:
+def situation_of(entry: Problem, stage: str, q: Tensor, k: Tensor, v: Tensor) -> Situation:
     """What a result measured with these tensors holds for."""
     b, target = entry.binding, target_of(q.device)
     layer = b.layer if Symbol("layer") in postorder(entry.text_program.roots()) else None
@@ -230,7 +230,7 @@ def _word(text: str) -> str:
     return ascii_text(text)[:100] or "?"
 
 
-def predicted_cost(entry: Entry, q_tile: int, k_tile: int, workers: int) -> float:
+def predicted_cost(entry: Problem, q_tile: int, k_tile: int, workers: int) -> float:
     """What a stage would take with these tiles, in units of the planner's cost model: either all that there is to
     do shared by ``workers``, or the longest row, which one of them must do alone."""
     plan = entry.plan(q_tile, k_tile, entry.layout)
@@ -239,7 +239,7 @@ def predicted_cost(entry: Entry, q_tile: int, k_tile: int, workers: int) -> floa
 
 
 def _ordered(
-    entry: Entry,
+    entry: Problem,
     stage: str,
     configs: tuple[Config, ...],
     device: torch.device,

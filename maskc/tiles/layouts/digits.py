@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from maskc.tiles.plan import Stretch
+from maskc.tiles.tiling import Stretch
 
 __all__ = ["Axes", "Box", "Part", "Shape", "balanced", "cut", "decompose", "factorizations", "index_of"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from maskc.tiles.grid import Rectangles
 from maskc.tiles.layouts.digits import Part
 from maskc.tiles.layouts.tables import MOST_POINTS, Tables, Unsuited
-from maskc.tiles.plan import EMPTY, FULL, PARTIAL
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL
 
 __all__ = ["dense_rectangles", "digit_rectangles", "kinds_between"]
 

@@ -22,7 +22,7 @@ from maskc.tiles.layouts.digits import Axes, Part, Shape, balanced, cut
 from maskc.tiles.layouts.kinds import dense_rectangles, digit_rectangles, kinds_between
 from maskc.tiles.layouts.separate import separate
 from maskc.tiles.layouts.tables import Tables, Unsuited
-from maskc.tiles.plan import Stretch
+from maskc.tiles.tiling import Stretch
 
 __all__ = ["Blocks", "Spec", "arrange", "block_tiles", "segments_of", "settled"]
 

@@ -24,7 +24,7 @@ from maskc.tiles.grid import Grid
 from maskc.tiles.layouts.digits import index_of
 from maskc.tiles.layouts.orders import Blocks, Spec, arrange
 from maskc.tiles.layouts.search import block_specs, residue_specs
-from maskc.tiles.plan import Order
+from maskc.tiles.tiling import Order
 
 __all__ = ["LAYOUTS", "LEAST_GAIN", "Layout", "candidates", "check_layout"]
 

@@ -1,0 +1,143 @@
+"""Calls of DTensors, split by batch entries or heads: what one process would compute, or why not."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+
+import maskc
+from maskc import MaskcError
+
+BIAS = "pattern p(doc: int[token], bias: float[16]) { attend causal & same(doc); score s + bias[q - k] }"
+HEADS = "pattern p(slope: float[head]) { attend causal; score s + slope[h] * (q - k) }"
+DOC = [0] * 5 + [1] * 11
+
+
+def tensors(heads: int = 2, batch: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(batch, n, 16, 8) for n in (4, heads, heads)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def wanted(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    at = torch.arange(16)
+    distance = at[:, None] - at
+    doc = torch.tensor(DOC)
+    keep = (distance >= 0) & (doc[:, None] == doc)
+    mask = torch.where(keep, bias[distance.clamp(0)], -torch.inf)
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+
+def _compute(rank: int, port: int, path: str) -> None:
+    """Results and gradients of both ways to split; the first process writes them."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    found = []
+    for shape, placements in (
+        ((2,), [Shard(1)]),
+        ((2,), [Shard(0)]),
+        ((1, 2), [Shard(0), Shard(1)]),
+        ((2,), [Replicate()]),
+    ):
+        mesh = init_device_mesh("cpu", shape)
+        given = [distribute_tensor(x, mesh, placements).requires_grad_() for x in tensors()]
+        bias = distribute_tensor(torch.linspace(-1, 1, 16, dtype=torch.float64), mesh, [Replicate()] * len(shape))
+        op = maskc.compile(BIAS, heads=4)
+        out, lse = op(*given, return_lse=True, doc=DOC, bias=bias.requires_grad_())
+        assert out.placements == lse.placements == tuple(placements)
+        out.square().sum().backward()
+        found.append([x.full_tensor().detach() for x in (out, lse, *(x.grad for x in (*given, bias)))])
+    if rank == 0:
+        torch.save(found, path)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_compute, (port, str(tmp_path / "found.pt")), nprocs=2)
+    given = [x.requires_grad_() for x in (*tensors(), torch.linspace(-1, 1, 16, dtype=torch.float64))]
+    out = wanted(*given)
+    out.square().sum().backward()
+    for result, lse, *gradients in torch.load(tmp_path / "found.pt"):
+        torch.testing.assert_close(result, out.detach())
+        assert lse.shape == out.shape[:3]
+        for gradient, x in zip(gradients, given, strict=True):
+            torch.testing.assert_close(gradient, x.grad)
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """Of two processes, of which one is there: nothing is sent."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    yield init_device_mesh("cpu", (2,))
+    dist.destroy_process_group()
+
+
+Spread = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def spread(mesh: DeviceMesh) -> Spread:
+    """``tensors``, spread out."""
+
+    def spread(placement: Placement, **shape: int) -> list[Any]:
+        return [distribute_tensor(x, mesh, [placement]) for x in tensors(**shape)]
+
+    return spread
+
+
+def refused(code: str, words: str, work: Callable[[], object]) -> None:
+    with pytest.raises(MaskcError, match=re.escape(words)) as error:
+        work()
+    assert error.value.codes == (code,)
+
+
+def test_a_part_is_of_the_heads_of_a_process(mesh: DeviceMesh, spread: Spread) -> None:
+    op = maskc.compile("sliding_window(3)", heads=4)
+    out = op(*spread(Shard(1)))
+    assert isinstance(out, DTensor)
+    assert (out.shape, out.to_local().shape) == ((2, 4, 16, 8), (2, 2, 16, 8))
+    q, k, v = (x[:, : x.shape[1] // 2] for x in tensors())
+    at = torch.arange(16)
+    distance = at[:, None] - at
+    keep = (distance >= 0) & (distance < 3)
+    same = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=keep, enable_gqa=True)
+    torch.testing.assert_close(out.to_local(), same)
+
+
+def test_what_a_process_does_not_know_is_refused(mesh: DeviceMesh, spread: Spread) -> None:
+    op, by_head = maskc.compile("causal", heads=4), maskc.compile(HEADS, heads=4)
+    refused("E702", "'p' differs by heads", lambda: by_head(*spread(Shard(1)), slope=torch.ones(4)))
+    assert by_head(*spread(Shard(0)), slope=torch.ones(4)).placements == (Shard(0),)
+    entries = maskc.compile("pattern p(n: int[batch]) { attend causal & k < n[b] }", heads=4)
+    refused("E702", "'p' differs by batch entries", lambda: entries(*spread(Shard(0)), n=[3, 5]))
+    documents = maskc.compile("pattern p(doc: int[token]) { attend same(doc) }", heads=4)
+    refused("E702", "'p' differs by batch entries", lambda: documents(*spread(Shard(0)), doc=[DOC, DOC]))
+    assert documents(*spread(Shard(1)), doc=[DOC, DOC]).placements == (Shard(1),)
+    for placement in (Shard(2), Shard(3)):
+        refused("E702", "a query needs whole keys, and all keys", lambda p=placement: op(*spread(p)))
+    refused("E510", "k has 1 heads, which do not make 2 equal parts", lambda: op(*spread(Shard(1), heads=1)))
+    refused("E510", "q has 3 batch entries, which do not make 2", lambda: op(*spread(Shard(0), batch=3)))
+    q, k, v = spread(Shard(1))
+    refused("E511", "k is no DTensor", lambda: op(q, tensors()[1], v))
+    refused("E511", "v is placed as", lambda: op(q, k, v.redistribute(mesh, [Replicate()])))
+    refused("E702", "decoding takes no DTensors", lambda: op.decode(q[:, :, :1], k, v, [16, 16]))
+    biased, bias = maskc.compile(BIAS, heads=4), torch.zeros(16).requires_grad_()
+    refused("E702", "bias requires a gradient", lambda: biased(q, k, v, doc=DOC, bias=bias))
+    split = distribute_tensor(bias.detach(), mesh, [Shard(0)])
+    refused("E702", "bias is not replicated", lambda: biased(q, k, v, doc=DOC, bias=split))
+    refused("E511", "bias is a DTensor, and q, k and v are not", lambda: biased(*tensors(), doc=DOC, bias=split))

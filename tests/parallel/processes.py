@@ -1,0 +1,233 @@
+"""What runs in each of several processes: attention over a divided sequence, beside a formula of the whole one."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+import maskc
+from maskc.parallel import ContextParallel, Partition, partition
+
+from .masks import MASKS, Case
+
+__all__ = ["run"]
+
+Tensor = torch.Tensor
+HEADS, KV_HEADS, DIM, VALUE_DIM = 4, 2, 16, 24
+
+
+def run(ranks: int, folder: str) -> None:
+    """Every check below, in ``ranks`` processes. Raises what fails in one."""
+    mp.spawn(_process, args=(ranks, folder), nprocs=ranks)
+
+
+def _process(rank: int, ranks: int, folder: str) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks, timeout=timedelta(seconds=120)
+    )
+    checks: list[Callable[[int, int], None]] = [
+        masks,
+        halves,
+        layers,
+        module,
+        learned,
+        graphs,
+        nothing_but_needed,
+        mistakes,
+    ]
+    for check in checks:
+        check(rank, ranks)
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, kept: Tensor, bias: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp by the book."""
+    k, v = (x.repeat_interleave(HEADS // KV_HEADS, 1) for x in (k, v))
+    scores = (q @ k.transpose(-1, -2) / DIM**0.5 + bias).masked_fill(~kept, -torch.inf)
+    return scores.softmax(-1).nan_to_num(0.0) @ v, scores.logsumexp(-1)
+
+
+def drawn(length: int, dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Queries, keys and values of a whole sequence, and weights of the output and the log-sum-exp."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(heads: int, dim: int) -> Tensor:
+        return torch.randn(2, heads, length, dim, generator=generator, dtype=torch.float64).to(dtype)
+
+    qkv = [draw(HEADS, DIM).requires_grad_(), draw(KV_HEADS, DIM).requires_grad_(), draw(KV_HEADS, VALUE_DIM)]
+    return [*qkv[:2], qkv[2].requires_grad_()], draw(HEADS, VALUE_DIM), draw(HEADS, 1)[..., 0]
+
+
+def kept_of(case: Case) -> Tensor:
+    n, b, h = np.arange(case.length), np.arange(2)[:, None, None, None], np.arange(HEADS)[None, :, None, None]
+    found = np.broadcast_to(case.kept(b, h, n[:, None], n[None, :]), (2, HEADS, case.length, case.length))
+    return torch.from_numpy(found.copy())
+
+
+def of_rank(whole: list[Tensor], division: Partition, rank: int) -> list[Tensor]:
+    return [division.shard(x.detach(), rank).clone().requires_grad_() for x in whole]
+
+
+def masks(rank: int, ranks: int) -> None:
+    """Outputs, log-sum-exps and gradients of every mask, however the sequence is divided."""
+    for name, case in MASKS.items():
+        op = maskc.compile(case.text, heads=HEADS, sizes=case.sizes, **case.arguments)
+        attend, kept = ContextParallel(op), kept_of(case)
+        qkv, weight, lse_weight = drawn(case.length)
+        out, lse = attended(*qkv, kept)
+        seen = torch.isfinite(lse)
+        wanted = torch.autograd.grad((out * weight).sum() + (lse * lse_weight)[seen].sum(), qkv)
+        for options in ({}, {"method": "balanced", "parts": 3}):
+            division = attend.partition(case.length, **options, **case.inputs)
+            mine = of_rank(qkv, division, rank)
+            got, got_lse = attend(*mine, division, return_lse=True, **case.inputs)
+            live = division.shard(seen, rank, -1)
+            loss = (got * division.shard(weight, rank)).sum()
+            (loss + (got_lse * division.shard(lse_weight, rank, -1))[live].sum()).backward()
+            close = {"atol": 1e-11, "rtol": 1e-10, "msg": lambda m, n=name: f"{n}: {m}"}
+            torch.testing.assert_close(got, division.shard(out, rank), **close)
+            torch.testing.assert_close(got_lse, division.shard(lse, rank, -1), **close)
+            for x, grad in zip(mine, wanted, strict=True):
+                torch.testing.assert_close(x.grad, division.shard(grad, rank), **close)
+
+
+def halves(rank: int, ranks: int) -> None:
+    """In bfloat16, and under autocast, no more is lost than by the op over the whole sequence."""
+    case = MASKS["documents"]
+    attend = ContextParallel(maskc.compile(case.text, heads=HEADS))
+    division = attend.partition(case.length, method="balanced", parts=2, **case.inputs)
+    exact = [x.detach() for x in drawn(case.length, torch.bfloat16)[0]]
+    wanted = division.shard(attended(*(x.double() for x in exact), kept_of(case))[0], rank)
+    out = attend(*of_rank(exact, division, rank), division, **case.inputs)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.double(), wanted, atol=0.03, rtol=0.03)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = attend(*of_rank([x.float() for x in exact], division, rank), division, **case.inputs)
+    torch.testing.assert_close(again, out, atol=0, rtol=0)
+
+
+def layers(rank: int, ranks: int) -> None:
+    """One division serves layers of other masks, which see more than the one that it was made for, and other inputs."""
+    case, wide = MASKS["documents"], MASKS["causal"]
+    division = ContextParallel(maskc.compile("causal & sliding_window(5)", heads=HEADS)).partition(case.length)
+    qkv, _, _ = drawn(case.length)
+    packed, whole = (ContextParallel(maskc.compile(x.text, heads=HEADS)) for x in (case, wide))
+    for doc in (case.inputs["doc"], np.zeros(case.length, int), np.arange(case.length) // 9):
+        kept = torch.from_numpy(doc[:, None] == doc[None, :])
+        out = packed(*of_rank(qkv, division, rank), division, doc=torch.from_numpy(doc))
+        torch.testing.assert_close(out, division.shard(attended(*qkv, kept)[0], rank), atol=1e-11, rtol=1e-10)
+    out = whole(*of_rank(qkv, division, rank), division)
+    torch.testing.assert_close(out, division.shard(attended(*qkv, kept_of(wide))[0], rank), atol=1e-11, rtol=1e-10)
+    assert len(division.memory) == 4
+    again = ContextParallel(maskc.compile(wide.text, heads=HEADS, layer=7))
+    again(*of_rank(qkv, division, rank), division)
+    assert len(division.memory) == 4  # the same mask in another layer is planned once
+
+
+def module(rank: int, ranks: int) -> None:
+    """``maskc.nn.Attention`` over its share of a sequence."""
+    from maskc.nn import Attention
+
+    torch.manual_seed(0)
+    attention = Attention(32, HEADS, MASKS["documents"].text, kv_heads=KV_HEADS).double()
+    x, doc = torch.randn(2, 384, 32, dtype=torch.float64), MASKS["documents"].inputs["doc"]
+    division = attention.parallel.partition(384, doc=doc)
+    mine = attention(division.shard(x, rank), division=division, doc=doc)
+    torch.testing.assert_close(mine, division.shard(attention(x, doc=doc), rank), atol=1e-11, rtol=1e-10)
+    _raises(maskc.MaskcError, "one sequence is divided", lambda: attention(x, x, division=division, doc=doc))
+    assert copy.deepcopy(attention).parallel.op is not attention.op
+
+
+def learned(rank: int, ranks: int) -> None:
+    """Float inputs of the whole sequence: what the ranks' gradients add up to."""
+    text = """pattern p(slope: float[head], own: float[q], of: float[token]) {
+        attend causal & sliding_window(60)
+        score s + slope[h] * (k - q) + own[q] + of[k]
+        output o * (1.0 + of[q])
+    }"""
+    attend, length = ContextParallel(maskc.compile(text, heads=HEADS)), 200
+    (q, k, v), weight, _ = drawn(length)
+    given = {
+        n: torch.linspace(-1, 1, size, dtype=torch.float64) for n, size in (("slope", 4), ("own", 200), ("of", 200))
+    }
+    given = {n: x.requires_grad_() for n, x in given.items()}
+    i = torch.arange(length)
+    distance = i[:, None] - i[None, :]
+    bias = given["slope"][:, None, None] * -distance + given["own"][:, None] + given["of"]
+    out = attended(q, k, v, (distance >= 0) & (distance < 60), bias)[0] * (1 + given["of"][:, None])
+    wanted = torch.autograd.grad((out * weight).sum(), list(given.values()))
+    division = attend.partition(length, method="balanced", parts=2)
+    got = attend(*of_rank([q, k, v], division, rank), division, inputs=given)
+    torch.testing.assert_close(got, division.shard(out, rank), atol=1e-11, rtol=1e-10)
+    (got * division.shard(weight, rank)).sum().backward()
+    for x, grad in zip(given.values(), wanted, strict=True):
+        dist.all_reduce(x.grad)
+        torch.testing.assert_close(x.grad, grad, atol=1e-10, rtol=1e-9)
+
+
+def graphs(rank: int, ranks: int) -> None:
+    """Compilers leave the call alone, and gradients of gradients are refused."""
+    attend = ContextParallel(maskc.compile("causal & sliding_window(40)", heads=HEADS))
+    qkv, _, _ = drawn(256)
+    division = attend.partition(256)
+    mine = of_rank(qkv, division, rank)
+    compiled = torch.compile(lambda q, k, v: attend(q * 2, k, v, division) + 1, backend="aot_eager")
+    torch.testing.assert_close(compiled(*mine), attend(mine[0] * 2, *mine[1:], division) + 1)
+    (first,) = torch.autograd.grad(attend(*mine, division).sum(), mine[1], create_graph=True)
+    _raises(RuntimeError, "once_differentiable", lambda: first.sum().backward())
+
+
+def nothing_but_needed(rank: int, ranks: int) -> None:
+    """Keys that no query of a rank sees may be anything at all: they are not sent to it."""
+    case = MASKS["window"]
+    attend = ContextParallel(maskc.compile(case.text, heads=HEADS))
+    division = attend.partition(case.length, method="contiguous")
+    qkv, _, _ = drawn(case.length)
+    if rank != 1:  # queries of rank 1 alone see these
+        for x in qkv[1:]:
+            x.data[:, :, division.length - 1] = torch.nan
+    out = attend(*of_rank(qkv, division, rank), division)
+    first_two = division.index(0).size + division.index(1).size
+    assert torch.isfinite(out).all() == (division.index(rank)[-1] < first_two)
+
+
+def mistakes(rank: int, ranks: int) -> None:
+    """What is wrong is said in every process, before any waits for another."""
+    case = MASKS["documents"]
+    op = maskc.compile(case.text, heads=HEADS)
+    attend, doc = ContextParallel(op), case.inputs["doc"]
+    division = attend.partition(case.length, doc=doc)
+    q, k, v = of_rank(drawn(case.length)[0], division, rank)
+    _raises(maskc.MaskcError, "this rank holds", lambda: attend(q[:, :, 1:], k, v, division, doc=doc))
+    _raises(maskc.MaskcError, "this rank holds", lambda: attend(q, k[:, :, 1:], v[:, :, 1:], division, doc=doc))
+    _raises(maskc.MaskcError, "whole sequence of 384", lambda: attend(q, k, v, division, doc=doc[1:]))
+    _raises(maskc.MaskcError, "needs the input 'doc'", lambda: attend(q, k, v, division))
+    other = partition(op, case.length, ranks + 1, doc=doc)
+    _raises(maskc.MaskcError, f"among {ranks + 1} ranks", lambda: attend(q, k, v, other, doc=doc))
+    _raises(TypeError, "a partition", lambda: attend(q, k, v, case.length, doc=doc))
+    # Inputs that differ between processes would send keys to where nobody waits for them.
+    mine = attend.partition(case.length, method="balanced", parts=1 + rank % 2, exchange=0, doc=doc)
+    q, k, v = of_rank(drawn(case.length)[0], mine, rank)
+    _raises(RuntimeError, "divide the sequence otherwise", lambda: attend(q, k, v, mine, doc=doc))
+    cross = maskc.compile("pattern p over decoder -> encoder { attend k <= q }", heads=1)
+    _raises(maskc.MaskcError, "two sequences", lambda: ContextParallel(cross))
+
+
+def _raises(kind: type[Exception], says: str, call: Callable[[], Any]) -> None:
+    try:
+        call()
+    except kind as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(f"nothing was raised that says {says!r}")
