@@ -348,7 +348,7 @@ class Op:
         """The inputs of a call by name: those that were given when compiling, in ``inputs``, and by their names. Raises
         E501 for one that a call can only have taken for its own argument."""
         found = {**self._inputs, **by_name("inputs", inputs, more)}
-        for name in sorted(_OWN & self.call_inputs.read - found.keys()):
+        for name in sorted((_OWN & self.call_inputs.read).difference(found)):
             hint = f"give inputs={{{name!r}: ...}} with the call: it has an argument of its own called {name}"
             raise fail("E501", f"{self.pattern.name!r} needs the input {name!r}", hint)
         return found

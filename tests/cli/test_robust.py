@@ -99,6 +99,10 @@ def _header(shape: str) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
+# NumPy 1 takes -1 for however many there are.
+READS_WHAT_IS_LEFT = pytest.mark.skipif(np.__version__ < "2", reason="no error in NumPy 1")
+
+
 def _archive() -> bytes:
     file = io.BytesIO()
     np.savez(file, doc=np.arange(4))
@@ -113,7 +117,7 @@ def _archive() -> bytes:
         b"\x93NUMPY",
         _archive(),
         _header("(1000000000000000000,)"),
-        _header("(-1,)"),
+        pytest.param(_header("(-1,)"), marks=READS_WHAT_IS_LEFT),
         _header("-" * 9000 + "1"),
         b"causal\n",
     ],

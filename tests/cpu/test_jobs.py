@@ -30,7 +30,7 @@ def painted(jobs: list[Job], q_len: int, k_len: int) -> np.ndarray:
             kept = job.mask.kept().numpy()
         for i in range(job.count):
             rows, cols = queries[i][:, None], keys[min(i, len(keys) - 1)][None, :]
-            np.add.at(count, np.broadcast_arrays(rows, cols), kept[min(i, len(kept) - 1)].astype(int))
+            np.add.at(count, (rows, cols), kept[min(i, len(kept) - 1)].astype(int))
     return count
 
 

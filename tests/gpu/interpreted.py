@@ -30,6 +30,7 @@ from maskc.reference.attention import attention
 from maskc.tiles.binding import bind
 from tests.gpu.cases import CASES, Case
 from tests.gpu.faster import hurry
+from tests.gpu.older import mend
 
 Tensor = torch.Tensor
 
@@ -293,6 +294,7 @@ def _elsewhere(name: str) -> Any:
 def main() -> None:
     torch.set_num_threads(1)
     hurry()
+    mend()
     warnings.simplefilter("ignore")
     here = (differences, flat_differences, joined_kernels, nan_reaches, other_strides, random_masks, backend_call)
     functions = {f.__name__: f for f in (*here, empty_calls)}

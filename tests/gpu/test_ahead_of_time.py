@@ -17,6 +17,7 @@ from maskc.backends.triton.masks import is_box, pair_values
 from maskc.backends.triton.spec import KernelSpec, specialised
 from maskc.lower import lower_text
 from tests.gpu.cases import CASES
+from tests.gpu.older import TRITON_3_2, compiles
 from tests.gpu.types import check_kernel
 
 MATRIX = {
@@ -44,6 +45,8 @@ def _not_interpreting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def compiled(text: str, target: str, stage: str, dim: int, **shape: object) -> Emitted:
+    if not compiles(target):
+        pytest.skip("needs a later Triton")
     wanted = Shape(head_dim=dim, value_dim=dim, **shape)  # type: ignore[arg-type]
     return emit(lower_text(text)[0], {}, parse_target(target), wanted, (stage,))[0]
 
@@ -62,7 +65,8 @@ def first_loop(ttir: str) -> str:
 def check(found: Emitted, target: str) -> None:
     result: Compiled = found.compiled
     assert result.shared <= found.limit
-    assert result.spilled == 0
+    assert result.spilled is not None
+    assert result.spilled <= (64 if TRITON_3_2 else 0)
     assert MATRIX[target] in result.tensor_cores
 
 

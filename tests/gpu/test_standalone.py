@@ -431,6 +431,9 @@ sys.modules["maskc"] = None
 warnings.simplefilter("ignore")
 import torch
 torch.set_num_threads(1)
+sys.path.append(sys.argv[1])
+from tests.gpu.older import mend
+mend()
 found = {}
 for name in json.load(open("names.json")):
     given = torch.load(f"{name}.pt")
@@ -499,7 +502,7 @@ def run_files(wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
     """The largest difference of each case, relative to the largest element."""
     (tmp_path / "names.json").write_text(json.dumps(list(wanted)))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    words = [sys.executable, "-c", _DRIVER]
+    words = [sys.executable, "-c", _DRIVER, str(ROOT)]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {}

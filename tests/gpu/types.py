@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import triton
 from triton._C.libtriton import ir
 
@@ -19,5 +23,11 @@ def check_kernel(kernel: Kernel, program: Program, target: Target, chosen: Confi
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
-    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
-    return str(source.make_ir(gpu, options, functions, modules, context))
+    given = {"options": options, "module_map": backend.get_module_map(), "context": context}
+    given["codegen_fns"] = _called(backend.get_codegen_implementation, {"options": options})
+    return str(_called(source.make_ir, {"target": gpu, **given}))
+
+
+def _called(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """The function's answer to what it takes of ``given``: Triton 3.2 takes less."""
+    return function(**{name: given[name] for name in inspect.signature(function).parameters})

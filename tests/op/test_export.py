@@ -22,6 +22,7 @@ from maskc.nn import Attention
 Tensor = torch.Tensor
 DOCS = "pattern p(doc: int[token], t: float[head]) { attend same(doc) & causal; score s * t[h] }"
 GRID = "pattern p over grid(y, x) { attend window(1, 1) on y }"
+holds_ops = pytest.mark.skipif(not hasattr(torch.compiler, "is_exporting"), reason="graphs of torch 2.6 hold no ops")
 
 
 class Layer(torch.nn.Module):
@@ -106,6 +107,7 @@ pattern p(doc: int[token], t: float[head], w: int[head], n: float, kind: {near, 
 """
 
 
+@holds_ops
 @pytest.mark.parametrize("strict", [False, True])
 def test_a_stored_graph_makes_its_op_again(strict: bool) -> None:
     given = (*tensors(), torch.arange(16) // 5, torch.rand(4))
@@ -124,6 +126,7 @@ def test_a_stored_graph_makes_its_op_again(strict: bool) -> None:
     torch.testing.assert_close(q.grad, torch.autograd.grad(Layer(STORED, **more)(q, *given[1:])[0].sum(), q)[0])
 
 
+@holds_ops
 def test_what_a_graph_says_of_its_op_is_not_edited() -> None:
     exported = torch.export.export(Step("causal"), (*tensors(queries=1), torch.tensor([3, 16, 5])), strict=False)
     (node,) = (n for n in exported.graph.nodes if n.target is torch.ops.maskc.decode.default)
@@ -142,6 +145,7 @@ torch.testing.assert_close(graph(*given), wanted)
 """
 
 
+@holds_ops
 def test_a_stored_graph_runs_in_another_process(tmp_path: Path) -> None:
     layer, given = Step("causal"), (*tensors(queries=1), torch.tensor([3, 16, 5]))
     torch.save((given, layer(*given)), tmp_path / "given.pt")

@@ -183,7 +183,7 @@ class Tables:
                 has = (bits[:, None] >> np.arange(some.shape[0], dtype=np.uint64)) & np.uint64(1) != 0
                 some = np.tensordot(some, has, axes=(0, 1)) > 0
             out.append(some)
-        kinds: Array = out[0].astype(np.uint8) | (out[1].astype(np.uint8) << 1)
+        kinds: Array = out[0].astype(np.uint8) | (out[1].astype(np.uint8) << np.uint8(1))
         return kinds
 
 
