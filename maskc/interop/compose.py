@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from maskc.ir.nodes import Apply, Const, Lookup, Node, Size, Symbol, Type, postorder
 from maskc.ir.ops import apply, conjunction
 from maskc.ir.program import Parameter, Program
-from maskc.ir.rewrite import map_program, remake, substitute
+from maskc.ir.rewrite import map_program, rebuild, remake, substitute
 from maskc.passes.fold import fold_node
 from maskc.passes.linear import linear
 
-__all__ = ["Fit", "at_layer", "caps", "fit", "is_relative", "looks_back", "reads_layer", "reads_sizes"]
+__all__ = ["Fit", "at_layer", "caps", "fit", "is_relative", "looks_back", "numbers_heads", "reads_layer", "reads_sizes"]
 
 _Q, _K, _B, _H, _S = (Symbol(name) for name in ("q", "k", "b", "h", "s"))
 
@@ -176,6 +176,19 @@ def at_layer(program: Program, layer: int) -> Program:
     """What the program does in one layer, without speaking of it: the same program for layers that do the same."""
     known: dict[Node, Node] = {Symbol("layer"): Const(layer)}
     return map_program(program, lambda node: fold_node(substitute(node, known)))
+
+
+@functools.lru_cache(maxsize=256)
+def numbers_heads(program: Program) -> bool:
+    """Whether heads differ otherwise than by what calls give for each of them, such as learned sinks."""
+
+    def given(node: Node) -> Node:
+        if isinstance(node, Lookup) and program.parameter(node.name).when == "call":
+            return remake(node, tuple(Const(0) if i == _H else i for i in node.indices))
+        return node
+
+    roots = map_program(program, lambda root: rebuild(root, given)).roots()
+    return bool(_symbols(roots) & {"h", "heads"})
 
 
 def reads_sizes(program: Program) -> bool:

@@ -18,6 +18,7 @@ import maskc
 torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs the extra `hf`")
 
+from maskc.interop.compose import numbers_heads  # noqa: E402
 from maskc.interop.transformers import pattern_from_config, register, set_pattern  # noqa: E402
 from maskc.interop.transformers.handle import MaskHandle  # noqa: E402
 
@@ -207,6 +208,27 @@ def test_what_the_model_adds_to_scores_stays(kind: str) -> None:
         ).logits
     torch.testing.assert_close(explicit, implied, atol=1e-5, rtol=0)
     torch.testing.assert_close(mask_only, implied, atol=1e-5, rtol=0)
+
+
+def test_heads_that_are_split_over_processes_are_not_taken_for_all() -> None:
+    """Tensor parallelism leaves each process some heads, in the model's own projections, and counts them from 0."""
+
+    def split(pattern: str) -> Any:
+        net = model_of(config_of("llama", layers=1)).model
+        attention = net.layers[0].self_attn
+        for name, rows in (("q_proj", slice(16, 32)), ("k_proj", slice(8, 16)), ("v_proj", slice(8, 16))):
+            getattr(attention, name).weight = torch.nn.Parameter(getattr(attention, name).weight[rows])
+        attention.o_proj.weight = torch.nn.Parameter(attention.o_proj.weight[:, 16:])
+        set_pattern(net, pattern)
+        return net(tokens(2, 20))
+
+    assert split("sliding_window(4)").last_hidden_state.shape == (2, 20, 32)
+    learned = "pattern p(logit: float[head]) { attend causal\n normalize softmax(sink = logit[h]) }"
+    assert not numbers_heads(maskc.parse(learned).program)
+    for pattern in ("causal & q - k < 2 ** (h + 1)", "causal & match h { 0: all; else: q - k < 3 }"):
+        with pytest.raises(maskc.MaskcError, match="2 of the model's 4 heads") as error:
+            split(pattern)
+        assert error.value.codes == ("E702",)
 
 
 def test_inputs_of_the_pattern_come_with_the_call() -> None:

@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from maskc.forks import new_lock
-from maskc.interop.compose import Fit, at_layer, caps, fit, is_relative, looks_back, reads_layer, reads_sizes
+from maskc.interop.compose import (
+    Fit,
+    at_layer,
+    caps,
+    fit,
+    is_relative,
+    looks_back,
+    numbers_heads,
+    reads_layer,
+    reads_sizes,
+)
 from maskc.interop.stored import Stored
 from maskc.interop.transformers.demand import Demand, read
 from maskc.interop.transformers.dropped import check_dropped
@@ -117,6 +127,7 @@ def attend(
         sink=s_aux is not None,
         bias=position_bias is not None,
     )
+    _check_heads(module, request, how)
     op, given = _op_of(request, how, type(module).__name__, more.get("maskc_inputs"))
     length = how.length
     bias = None if position_bias is None else position_bias[..., :length]
@@ -168,6 +179,18 @@ def _inputs(op: Op, request: Request, how: _How, user: Mapping[str, Any] | None)
     found = inputs_of(op.program, request, request.k_offset, how.length, user)
     check_given(op.program, found, sink=how.sink, bias=how.bias)
     return found
+
+
+def _check_heads(module: Any, request: Request, how: _How) -> None:
+    """Raises E702 where a pattern numbers the heads and the layer has a share of the model's, nobody says which."""
+    whole = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    if request.stored is None or how.cross or not isinstance(whole, int) or not 0 < how.heads < whole:
+        return
+    program = request.stored.pattern.program
+    if whole % how.heads == 0 and numbers_heads(program):
+        message = f"{type(module).__name__} attends with {how.heads} of the model's {whole} heads, as where a model is"
+        hint = "leave heads whole (no tp_plan), or write a pattern in which they are alike"
+        raise fail("E702", f"{message} split over processes, and {program.name!r} tells heads apart", hint)
 
 
 def _collects_weights() -> bool:
