@@ -151,6 +151,10 @@ class Attention(nn.Module):
         return self._parallel
 
     def _heads(self, x: torch.Tensor, heads: int) -> torch.Tensor:
+        if x.shape[-1] != heads * self.head_dim:
+            message = f"a projection gives {x.shape[-1]} channels, and {heads} heads of {self.head_dim} have more"
+            hint = "where it is split over processes, keep it a DTensor: ColwiseParallel(use_local_output=False)"
+            raise fail("E510", message, hint)
         return x.view(*x.shape[:-1], heads, self.head_dim).transpose(1, 2)
 
     def extra_repr(self) -> str:

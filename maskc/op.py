@@ -22,7 +22,7 @@ from maskc.ir.nodes import Symbol
 from maskc.ir.program import Program
 from maskc.pattern import Pattern
 from maskc.serving import decode
-from maskc.sharded import call_sharded, is_sharded
+from maskc.sharded import call_sharded, is_sharded, of_heads
 from maskc.tensors import (
     LEARNED_SCALE,
     check_tensors,
@@ -95,7 +95,7 @@ class Op:
         args, tables = static_values(pattern.program, heads, layer, pattern.args)
         self.compiled = Compiled(pattern.program, heads, layer, args, tables, self.sizes, layout, self.budget)
         self._bindings = Bindings()
-        self._for_heads: dict[int, Op] = {}
+        self._of_heads: dict[tuple[int, int], Op] = {}
         self._chosen: dict[Hashable, Backend] = {}  # of the kinds of calls that have been made
         self._recipe = recipe_of(pattern, self._options(), inputs=sorted(self._inputs))
         # What graphs that are traced through this op call it.
@@ -202,8 +202,8 @@ class Op:
             its logit), and never a NaN, in either direction. On the device "meta", and of fake
             tensors, results have shapes, no values.
 
-        DTensors that are split by batch entries or heads are computed part by part, each by its process, if the
-        pattern does not tell them apart; results are DTensors that are split alike.
+        DTensors that are split by batch entries or heads are computed part by part, each by its process; results are
+        DTensors that are split alike.
 
         Under ``torch.autocast`` q, k and v are converted to its dtype first, unless they are float64.
 
@@ -273,11 +273,13 @@ class Op:
 
     decode = decode
 
-    def for_heads(self, heads: int) -> Op:
-        """The same for another number of heads; kept."""
-        if heads not in self._for_heads:
-            self._for_heads[heads] = Op(self.pattern, **{**self._options(), "inputs": self._inputs, "heads": heads})
-        return self._for_heads[heads]
+    def of_heads(self, first: int, heads: int) -> Op:
+        """What heads ``first`` and on do, so many of them; kept."""
+        if (first, heads) not in self._of_heads:
+            pattern = Pattern(of_heads(self.program, first, self.heads), self.pattern.args)
+            options = {**self._options(), "inputs": self._inputs, "heads": heads}
+            self._of_heads[first, heads] = Op(pattern, **options)
+        return self._of_heads[first, heads]
 
     @property
     def plain_output(self) -> bool:

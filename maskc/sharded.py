@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from maskc.diagnostics import fail
-from maskc.ir.nodes import Symbol, postorder
+from maskc.ir.nodes import Const, Lookup, Node, Symbol, postorder
+from maskc.ir.ops import apply
 from maskc.ir.program import Program
+from maskc.ir.rewrite import map_program, rebuild, substitute
 
-__all__ = ["call_sharded", "check_whole", "is_sharded", "refuse_sharded"]
+__all__ = ["call_sharded", "check_whole", "is_sharded", "of_heads", "refuse_sharded"]
 
 _DIMS = ("batch entries", "heads")
 _BY_HAND = "call an op for the heads of one process on what x.to_local() gives"
@@ -26,11 +29,19 @@ class _Op(Protocol):
     @property
     def program(self) -> Program: ...
 
-    def for_heads(self, heads: int) -> _Op: ...
+    def of_heads(self, first: int, heads: int) -> _Op: ...
 
     def __call__(
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, inputs: Mapping[str, Any] | None, **options: Any
     ) -> Any: ...
+
+
+class _Part(NamedTuple):
+    """Part number ``own`` of ``parts``, of ``size`` each."""
+
+    parts: int
+    own: int
+    size: int
 
 
 def is_sharded(*tensors: Any) -> bool:
@@ -59,8 +70,8 @@ def call_sharded(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """A call of an op with q, k and v as DTensors, split by batch entries, heads, or both; results are split alike.
 
-    ``given``: inputs, the same in every process: plain tensors without gradients, or replicated DTensors. ``options``:
-    of the call. Raises E510, E511, and E702 where a process would have to know more than its part.
+    ``given``: inputs, of all entries and heads, the same in every process: plain tensors without gradients, or
+    replicated DTensors. ``options``: of the call. Raises E505, E510, E511, and E702 for what is split otherwise.
     """
     from torch.distributed.tensor import DTensor, Partial, Replicate
 
@@ -71,8 +82,8 @@ def call_sharded(
         if (x.device_mesh, x.placements) != (q.device_mesh, q.placements):
             message = f"{name} is placed as {x.placements}, and q as {q.placements}"
             raise fail("E511", message, f"give them one mesh and placements: {name}.redistribute(mesh, q.placements)")
-    parts = _parts(tensors)
-    _check_alike(op, given, parts)
+    entries, heads = _own_parts(tensors)
+    _check_entries(op, entries)
     split = [p.is_shard() for p in q.placements]
     inputs = {}
     for name, x in given.items():
@@ -84,8 +95,8 @@ def call_sharded(
         elif isinstance(x, torch.Tensor) and x.requires_grad and torch.is_grad_enabled() and any(split):
             message = f"{name} requires a gradient, and each process would have that of its part alone"
             raise fail("E702", message, f"give it as a DTensor: distribute_tensor({name}, mesh, [Replicate(), ...])")
-        inputs[name] = x
-    one = op if parts[1] == 1 else op.for_heads(op.heads // parts[1])
+        inputs[name] = _of_entries(op.program, name, x, entries, q.shape[0])
+    one = op if heads.parts == 1 else op.of_heads(heads.own * heads.size, heads.size)
     q_part, k_part, v_part = (x.to_local() for x in tensors)
     found = one(q_part, k_part, v_part, inputs=inputs, **options)
     results = [DTensor.from_local(x, q.device_mesh, q.placements, run_check=False) for x in _listed(found)]
@@ -96,12 +107,12 @@ def _listed(found: Any) -> list[torch.Tensor]:
     return [found] if isinstance(found, torch.Tensor) else list(found)
 
 
-def _parts(tensors: Sequence[Any]) -> list[int]:
-    """Into how many parts batch entries and heads are split. Raises E702 where anything else is, and E510 where parts
-    would be unlike."""
+def _own_parts(tensors: Sequence[Any]) -> tuple[_Part, _Part]:
+    """This process's part of the batch entries and of the heads of q. Raises E702 where anything else is split, and
+    E510 where parts would be unlike."""
     q = tensors[0]
-    parts = [1, 1]
-    for size, placement in zip(q.device_mesh.shape, q.placements, strict=True):
+    parts, own = [1, 1], [0, 0]
+    for size, at, placement in zip(q.device_mesh.shape, q.device_mesh.get_coordinate(), q.placements, strict=True):
         if placement.is_replicate():
             continue
         if not placement.is_shard() or placement.dim > 1:
@@ -109,21 +120,54 @@ def _parts(tensors: Sequence[Any]) -> list[int]:
             if placement.is_shard(2):
                 hint += ", or divide the sequence by maskc.parallel"
             raise fail("E702", f"q is placed as {q.placements}: a query needs whole keys, and all keys", hint)
-        parts[placement.dim] *= size
+        dim = placement.dim
+        parts[dim], own[dim] = parts[dim] * size, own[dim] * size + at
     for name, x in zip("qkv", tensors, strict=True):
         for dim, count in enumerate(parts):
             if x.shape[dim] % count:
                 message = f"{name} has {x.shape[dim]} {_DIMS[dim]}, which do not make {count} equal parts"
                 raise fail("E510", message, _BY_HAND)
-    return parts
+    entries, heads = (_Part(parts[dim], own[dim], q.shape[dim] // parts[dim]) for dim in range(2))
+    return entries, heads
 
 
-def _check_alike(op: _Op, given: Mapping[str, Any], parts: Sequence[int]) -> None:
-    """Raises E702 where the pattern tells apart what is split: a process does not know which part is its own."""
-    spoken = {n.name for n in postorder(op.program.roots()) if isinstance(n, Symbol)}
-    domains = {p.name: p.domain for p in op.program.params}
-    batched = any(name in domains and np.ndim(x) > len(domains[name]) for name, x in given.items())
-    told = (bool(spoken & {"b"}) or batched, bool(spoken & {"h", "heads"}))
-    for what, split, differs in zip(_DIMS, parts, told, strict=True):
-        if split > 1 and differs:
-            raise fail("E702", f"{op.program.name!r} differs by {what}, and these are split over processes", _BY_HAND)
+def _check_entries(op: _Op, entries: _Part) -> None:
+    """Raises E702 where the pattern numbers batch entries that are split: those of a process count from 0."""
+    if entries.parts > 1:
+        domains = {p.name: p.domain for p in op.program.params}
+        roots = (rebuild(root, lambda n: _any_entry(n, domains)) for root in op.program.roots())
+        if any(n is Symbol("b") for n in postorder(roots)):
+            message = f"{op.program.name!r} numbers the batch entries, and these are split over processes"
+            raise fail("E702", message, "give what differs by entry as an input: int[batch]")
+
+
+def _any_entry(node: Node, domains: Mapping[str, tuple[str | int, ...]]) -> Node:
+    """A look-up in an input by batch entry as one of no entry in particular."""
+    if not isinstance(node, Lookup):
+        return node
+    indexed = zip(domains[node.name], node.indices, strict=True)
+    return Lookup(node.name, node.type, (Const(0) if d == "batch" and i is Symbol("b") else i for d, i in indexed))
+
+
+def _of_entries(program: Program, name: str, value: Any, entries: _Part, batch: int) -> Any:
+    """What an input says of a process's batch entries; ``batch``: of how many it is."""
+    domain = next((p.domain for p in program.params if p.name == name), None)
+    if entries.parts == 1 or domain is None:
+        return value
+    axis = 0 if np.ndim(value) > len(domain) else domain.index("batch") if "batch" in domain else None
+    if axis is None:
+        return value
+    whole = value if hasattr(value, "shape") else np.asarray(value)
+    if whole.shape[axis] != batch:
+        message = f"{name} is of {whole.shape[axis]} batch entries, and q of {batch}"
+        raise fail("E505", message, "inputs are given as for all entries, in every process")
+    own = slice(entries.own * entries.size, (entries.own + 1) * entries.size)
+    return whole[(slice(None),) * axis + (own,)]
+
+
+def of_heads(program: Program, first: int, heads: int) -> Program:
+    """What the program says of heads ``first`` and on, among ``heads``, of which each process counts its own from 0."""
+    known: dict[Node, Node] = {Symbol("h"): apply("add", Symbol("h"), Const(first)), Symbol("heads"): Const(heads)}
+    moved = map_program(program, lambda root: substitute(root, known))
+    params = (replace(p, domain=tuple(heads if d == "head" else d for d in p.domain)) for p in program.params)
+    return moved.replace(params=tuple(params))

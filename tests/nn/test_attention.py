@@ -209,13 +209,17 @@ def _train(rank: int, world: int, port: int, kind: str, path: str) -> None:
     made: Any = module()
     if kind == "ddp":
         net: Any = torch.nn.parallel.DistributedDataParallel(made)
+    elif kind == "tp":
+        net = _split(made, world, use_local_output=False)
+        made.learned["sink_logit"] = _whole(made.learned["sink_logit"], made.q_proj.weight.device_mesh)
     else:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
         net = fully_shard(made, mesh=init_device_mesh("cpu", (world,)))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    net(x()[rank : rank + 1], doc=DOC).square().mean().backward()
+    rows = x() if kind == "tp" else x()[rank : rank + 1]  # heads are split, or rows
+    net(rows, doc=DOC).square().mean().backward()
     optimizer.step()
     found = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in made.named_parameters()}
     if rank == 0:
@@ -223,8 +227,31 @@ def _train(rank: int, world: int, port: int, kind: str, path: str) -> None:
     dist.destroy_process_group()
 
 
+def _split(made: Any, world: int, **columns: Any) -> Any:
+    """The heads of a module over processes."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    plan: dict[str, Any] = {f"{n}_proj": ColwiseParallel(**columns) for n in "qkv"}
+    return parallelize_module(made, init_device_mesh("cpu", (world,)), {**plan, "out_proj": RowwiseParallel()})
+
+
+def _whole(parameter: Any, mesh: Any) -> Any:
+    from torch.distributed.tensor import Replicate, distribute_tensor
+
+    return torch.nn.Parameter(distribute_tensor(parameter.detach(), mesh, [Replicate()]))
+
+
+def test_projections_that_are_split_say_how() -> None:
+    made = module()
+    made.q_proj = torch.nn.Linear(made.embed_dim, made.embed_dim // 2)  # what ColwiseParallel makes of it
+    with pytest.raises(MaskcError, match="use_local_output=False") as error:
+        made(x(), doc=DOC)
+    assert error.value.codes == ("E510",)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tp"])
 def test_two_processes_train_as_one(kind: str, tmp_path: Any) -> None:
     import socket
 

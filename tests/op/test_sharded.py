@@ -18,7 +18,6 @@ import maskc
 from maskc import MaskcError
 
 BIAS = "pattern p(doc: int[token], bias: float[16]) { attend causal & same(doc); score s + bias[q - k] }"
-HEADS = "pattern p(slope: float[head]) { attend causal; score s + slope[h] * (q - k) }"
 DOC = [0] * 5 + [1] * 11
 
 
@@ -119,15 +118,56 @@ def test_a_part_is_of_the_heads_of_a_process(mesh: DeviceMesh, spread: Spread) -
     torch.testing.assert_close(out.to_local(), same)
 
 
+EACH = """
+pattern p(n: int[batch], doc: int[token], w: int[head], slope: float[head], own: float[batch, head]) {
+    attend causal & k < n[b] & same(doc) & q - k < w[h] + h + heads
+    score s + slope[h] * (q - k)
+    normalize softmax(sink = own[b, h])
+}
+"""
+
+
+@pytest.mark.parametrize("placements", [[Shard(1)], [Shard(0)], [Shard(0), Shard(1)], [Shard(1), Shard(0)]])
+@pytest.mark.parametrize("rank", range(4))
+def test_each_process_knows_which_part_is_its_own(placements: list[Placement], rank: int) -> None:
+    """Everything differs by entry and by head. The second processes of a mesh, too, though only one is here."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    shape = (4,) if len(placements) == 1 else (2, 2)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=4)
+    try:
+        mesh = init_device_mesh("cpu", shape)
+        q, k, v = tensors(heads=4, batch=4)
+        n, doc = [16, 9, 3, 12], [DOC, [0] * 16, DOC[::-1], list(range(16))]
+        slope, own = torch.linspace(-1, 1, 4).double(), torch.linspace(-2, 2, 16).double().view(4, 4)
+        at, h = torch.arange(16), torch.arange(4)[:, None, None]
+        distance, rows = at[:, None] - at, torch.tensor(doc)
+        keep = (distance >= 0) & (distance < torch.tensor([1, 2, 0, 9])[:, None, None] + h + 4)
+        keep = keep & (at < torch.tensor(n)[:, None, None, None]) & (rows[:, None, :, None] == rows[:, None, None, :])
+        scores = (q @ k.transpose(2, 3) / 8**0.5 + slope[:, None, None] * distance).masked_fill(~keep, -torch.inf)
+        sink = own[:, :, None, None].expand(4, 4, 16, 1)
+        whole = torch.cat([scores, sink], -1).softmax(-1)[..., :-1] @ v
+        part, given = whole, [q, k, v]
+        for size, at_, placement in zip(mesh.shape, mesh.get_coordinate(), placements, strict=True):
+            part, *given = (x.chunk(size, placement.dim)[at_] for x in (part, *given))
+        spread = [DTensor.from_local(x, mesh, placements, run_check=False) for x in given]
+        learned = {"slope": slope, "own": own}
+        whole_here = [Replicate()] * len(shape)
+        inputs = {m: DTensor.from_local(x, mesh, whole_here, run_check=False) for m, x in learned.items()}
+        out = maskc.compile(EACH, heads=4, w=[1, 2, 0, 9])(*spread, n=n, doc=doc, **inputs)
+        assert out.placements == tuple(placements)
+        torch.testing.assert_close(out.to_local(), part)
+    finally:
+        dist.destroy_process_group()
+
+
 def test_what_a_process_does_not_know_is_refused(mesh: DeviceMesh, spread: Spread) -> None:
-    op, by_head = maskc.compile("causal", heads=4), maskc.compile(HEADS, heads=4)
-    refused("E702", "'p' differs by heads", lambda: by_head(*spread(Shard(1)), slope=torch.ones(4)))
-    assert by_head(*spread(Shard(0)), slope=torch.ones(4)).placements == (Shard(0),)
-    entries = maskc.compile("pattern p(n: int[batch]) { attend causal & k < n[b] }", heads=4)
-    refused("E702", "'p' differs by batch entries", lambda: entries(*spread(Shard(0)), n=[3, 5]))
+    op = maskc.compile("causal", heads=4)
+    numbered = maskc.compile("pattern p(n: int[batch]) { attend causal & k < n[b] + b }", heads=4)
+    refused("E702", "'p' numbers the batch entries", lambda: numbered(*spread(Shard(0)), n=[3, 5]))
+    assert numbered(*spread(Shard(1)), n=[3, 5]).placements == (Shard(1),)
     documents = maskc.compile("pattern p(doc: int[token]) { attend same(doc) }", heads=4)
-    refused("E702", "'p' differs by batch entries", lambda: documents(*spread(Shard(0)), doc=[DOC, DOC]))
-    assert documents(*spread(Shard(1)), doc=[DOC, DOC]).placements == (Shard(1),)
+    refused("E505", "doc is of 3 batch entries, and q of 2", lambda: documents(*spread(Shard(0)), doc=[DOC] * 3))
     for placement in (Shard(2), Shard(3)):
         refused("E702", "a query needs whole keys, and all keys", lambda p=placement: op(*spread(p)))
     refused("E510", "k has 1 heads, which do not make 2 equal parts", lambda: op(*spread(Shard(1), heads=1)))
