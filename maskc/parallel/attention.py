@@ -260,9 +260,10 @@ class ContextParallel:
         # The same tensor again for the same tensor, so that one on a device need not be looked at each time.
         known = isinstance(value, Tensor) and not (value.requires_grad and torch.is_grad_enabled())
         parts = self._slices.setdefault(value, {}) if known else {}
-        key = name, view, value._version if known and not value.is_inference() else 0
+        key = name, view
         if key not in parts:
-            part = value if hasattr(value, "shape") else np.asarray(value)
+            # Parts share what a tensor holds and the count of its changes, and do not keep the tensor itself.
+            part = value.detach() if known else value if hasattr(value, "shape") else np.asarray(value)
             for axis, domain in axes.items():
                 start, end = (view.chunk.start, view.chunk.end) if domain == "q" else (view.first, view.end)
                 at = [slice(None)] * part.ndim
