@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 import maskc
-from maskc.parallel import ContextParallel
+from maskc.parallel import Chunk, ContextParallel, Partition
 
 from .processes import run
 
@@ -53,3 +58,79 @@ def test_inputs_are_not_kept_and_may_change_in_place() -> None:
     del doc
     gc.collect()
     assert gone() is None
+
+
+LEARNED = """pattern p(doc: int[token], slope: float[head], of: float[q]) {
+    attend causal & same(doc)
+    score s + slope[h] * (k - q) + of[q]
+}"""
+MISTAKES: list[tuple[str, dict[str, Any], str]] = [
+    (LEARNED, {"slope": None}, "E501"),
+    (LEARNED, {"slope": torch.zeros(3)}, "E505"),
+    (LEARNED, {"slope": torch.zeros(2, device="meta")}, "E512"),
+    (LEARNED, {"slope": "steep"}, "E503"),
+    (LEARNED, {"of": torch.zeros(99)}, "E505"),
+    (LEARNED, {"scale": True}, "E503"),
+    (LEARNED, {"scale": float("nan")}, "E504"),
+    (LEARNED, {"dropout": 0.1}, "E702"),
+    (LEARNED.replace("attend", "normalize sigmoid\nattend"), {"return_lse": True}, "E702"),
+]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("text", "change", "code"), MISTAKES)
+def test_mistakes_are_said_before_anything_is_sent(text: str, change: dict[str, Any], code: str) -> None:
+    attend, doc = ContextParallel(maskc.compile(text, heads=2)), np.arange(100) // 30
+    given = {"doc": doc, "slope": torch.zeros(2), "of": torch.zeros(100), **change}
+    q, k, v = (torch.randn(1, 2, 100, 16) for _ in range(3))
+    _refused(code, attend, q, k, v, attend.partition(100, doc=doc), **{n: x for n, x in given.items() if x is not None})
+
+
+@pytest.mark.usefixtures("alone")
+def test_what_cannot_be_sent() -> None:
+    attend = ContextParallel(maskc.compile("causal", heads=2))
+    q, k, v = (torch.randn(1, 2, 100, 16) for _ in range(3))
+    division = attend.partition(100)
+    _refused("E512", attend, *(x.to("meta") for x in (q, k, v)), division)
+    _refused("E702", torch.vmap(lambda x: attend(x, k, v, division)), q[None])
+    _refused("E702", torch.func.grad(lambda x: attend(q, x, v, division).sum()), k)
+    flex = ContextParallel(maskc.compile("causal", heads=2, backend="flex"))
+    _refused("E702", flex, *(x[..., :8] for x in (q, k, v)), division)
+
+
+def _refused(code: str, call: Callable[..., Any], *args: Any, **options: Any) -> None:
+    with (
+        mock.patch("maskc.parallel.attention.exchange", side_effect=AssertionError("sent")),
+        pytest.raises(maskc.MaskcError) as error,
+    ):
+        call(*args, **options)
+    assert error.value.diagnostics[0].code == code
+
+
+@pytest.mark.usefixtures("alone")
+def test_assertions_are_those_of_the_whole_sequence() -> None:
+    doc = np.arange(400) // 40
+    q, k, v = (torch.randn(1, 2, 400, 16) for _ in range(3))
+    # Two chunks of one rank: the second attends over keys that are counted from its own first one.
+    division = Partition(400, ((Chunk(0, 160), Chunk(160, 400)),), np.ones(1), np.zeros(1, np.int64), "balanced")
+    text = "pattern p(doc: int[token]) {{ attend causal & same(doc)\n assert {} }}"
+    for claim in ("doc[k] == k // 40", "k < size(k) & size(k) == 400", "q - k < 40"):
+        op = maskc.compile(text.format(claim), heads=2, check=True)
+        out = ContextParallel(op)(q, k, v, division, doc=doc)
+        torch.testing.assert_close(out, op(q, k, v, doc=doc))
+    op = maskc.compile(text.format("q - k < 39"), heads=2, check=True)
+    _refused("E513", ContextParallel(op), q, k, v, division, doc=doc)
+
+
+@pytest.mark.usefixtures("alone")
+def test_divisions_are_sent_around_without_what_is_remembered() -> None:
+    """Arrays are told apart by numbers that another process has given to others."""
+    attend, doc = ContextParallel(maskc.compile(LEARNED, heads=2)), np.arange(5000) // 30
+    division = attend.partition(5000, doc=doc)
+    q, k, v = (torch.randn(1, 2, 5000, 16) for _ in range(3))
+    attend(q, k, v, division, doc=doc, slope=torch.zeros(2), of=torch.zeros(5000))
+    assert division.memory
+    for again in (pickle.loads(pickle.dumps(division)), copy.deepcopy(division)):
+        assert again.digest == division.digest
+        assert again.to_dict() == division.to_dict()
+        assert not again.memory
