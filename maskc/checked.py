@@ -110,8 +110,11 @@ class CheckedEntry:
 
         exact = reference(torch.float64)
         usual = exact if q.dtype == torch.float64 else reference(torch.float32)
+        terms = _longest(grad) * _longest(v)  # of a score's gradient, of which the mean over the keys is taken away
+        terms_of = {"q": terms * _longest(k) * abs(scale), "k": terms * _longest(q) * abs(scale)}
         for name, *of in zip(("q", "k", "v", *learned), gradients, exact, usual, strict=True):
-            _compare_gradient(f"gradient of {name} of {self.program.name!r}", q.dtype, *of)
+            what = f"gradient of {name} of {self.program.name!r}"
+            _compare_gradient(what, q.dtype, *of, terms=terms_of.get(name, terms))
         return found
 
     def _reference(
@@ -150,17 +153,28 @@ def _differentiable() -> Iterator[None]:
 #: So many times as far from the exact gradient as the reference in 32 bits may another be: what rounding makes
 #: of differences of large numbers is no defect.
 _ROUNDINGS = 32.0
+#: So many roundings of terms that cancel: all of them do where a query sees one key, and the gradient is 0.
+_CANCELLED = 4.0
 
 
-def _compare_gradient(what: str, dtype: torch.dtype, found: Tensor, exact: Tensor, usual: Tensor) -> None:
+def _longest(x: Tensor) -> float:
+    """The length of the longest finite row."""
+    rows = x.detach().double().norm(dim=-1)
+    return float(rows[rows.isfinite()].max()) if bool(rows.isfinite().any()) else 0.0
+
+
+def _compare_gradient(
+    what: str, dtype: torch.dtype, found: Tensor, exact: Tensor, usual: Tensor, *, terms: float
+) -> None:
     """Raise RuntimeError where ``found`` is not ``exact``, beside its largest element. Where that is not finite, or is
-    beyond the dtype of the gradient, anything is right."""
+    beyond the dtype of the gradient, anything is right. ``terms``: how large what the gradient is a sum of may be."""
     wanted = exact.to(found.dtype).to(exact.dtype)
     known = wanted.isfinite() & usual.isfinite()
     if not bool(known.any()):
         return
     rounding = (usual - exact)[known].abs().max().item()
     allowed = _tolerance(dtype) * wanted[known].abs().max().item() + _ROUNDINGS * rounding
+    allowed += _CANCELLED * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * terms
     worst = (found.to(exact.dtype) - wanted)[known].abs().nan_to_num(torch.inf).max().item()
     if worst > allowed:
         raise RuntimeError(f"check mode: the {what} differs from the reference by {worst:.3g}")

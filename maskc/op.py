@@ -281,6 +281,14 @@ class Op:
             self._of_heads[first, heads] = Op(pattern, **options)
         return self._of_heads[first, heads]
 
+    def without_assertions(self) -> Op:
+        """The same for parts of a sequence, of which the pattern's assertions need not hold: itself, out of check
+        mode."""
+        if not self._check or not self.program.assertions:
+            return self
+        bare = Pattern(self.program.replace(assertions=()), self.pattern.args, self.pattern.source)
+        return Op(bare, **{**self._options(), "inputs": self._inputs})
+
     @property
     def plain_output(self) -> bool:
         """Whether there is no output expression."""
@@ -430,6 +438,22 @@ class Op:
         binding = self.bind(q_len, k_len, batch=batch, sizes=sizes, q_start=q_start, inputs=inputs, **more)
         check(self.program, binding)
 
+    def check_call(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        given: Mapping[str, Any],
+        *,
+        scale: float | None,
+        return_lse: bool,
+    ) -> None:
+        """What a call of tensors that fit finds wrong with anything but what the mask reads. Raises as a call does."""
+        self._check_wishes(return_lse, given)
+        scale_factor(scale, q.shape[-1])
+        floats, _ = self.call_inputs.split(given, q, k.shape[2])
+        choose(self.backend, self.program, self._request(q, k, v, floats, return_lse))
+
     def _check_wishes(self, return_lse: bool, given: Mapping[str, Any]) -> None:
         """Raises E702 for what no backend computes."""
         normalizer = self.program.normalizer.kind
@@ -495,9 +519,10 @@ class Op:
             return binding.replace(batched=binding.batched | batched)
 
         head = (q_len, k_len, q_start, batch, tuple(sorted(extents.items())), batched)
-        return self._bindings.find(head, inputs, make, self._check_assertions)
+        return self._bindings.find(head, inputs, make, self.check_binding)
 
-    def _check_assertions(self, binding: Binding) -> None:
+    def check_binding(self, binding: Binding) -> None:
+        """In check mode, prove the pattern's assertions. Raises E513."""
         if self._check:
             from maskc.assertions import check
 

@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from maskc.arguments import by_name, expect, mapping_of
 from maskc.autocast import autocast_dtype, converted
 from maskc.bindings import Bindings
+from maskc.devices import holds_values
 from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.program import Parameter
@@ -24,7 +25,7 @@ from maskc.parallel.needs import Needs, needs_of
 from maskc.parallel.partitions import Partition
 from maskc.parallel.spans import View, kept
 from maskc.passes.specialise import bind as specialised
-from maskc.tensors import check_tensors
+from maskc.tensors import check_tensors, is_transformed
 from maskc.tiles import make_plan
 from maskc.tiles.binding import names_read
 from maskc.tiles.inputs import content_key
@@ -35,6 +36,8 @@ __all__ = ["ContextParallel"]
 Tensor = torch.Tensor
 _REMEMBERED = 16  # routes that are kept
 _MASKS = 64  # of which a partition remembers what is needed
+_PLAIN = "call it on plain tensors: there are gradients by backward() and torch.autograd.grad"
+_WHOLE = "for shapes alone call the op: maskc.compile(...)(q, k, v)"
 
 
 class ContextParallel:
@@ -59,6 +62,7 @@ class ContextParallel:
         static = op.compiled
         self._program = specialised(op.program, args=static.args, layer=op.layer, heads=op.heads, tables=static.tables)
         self._in_mask = names_read(op.program, (op.program.mask,))
+        self._of_chunks = op.without_assertions()  # they are made about the whole sequence
         self._bindings = Bindings()
         self._routes: OrderedDict[Any, tuple[tuple[View, ...], Routes]] = OrderedDict()
         self._slices: Any = WeakIdKeyDictionary()
@@ -149,17 +153,21 @@ class ContextParallel:
         Returns:
             As the op: the output (B, Hq, n, Dv), and the log-sum-exp (B, Hq, n), of the same tokens.
 
-        Raises MaskcError as the op does; E504 for a division among another number of ranks; E505 where inputs are not
-        of the whole sequence; E510 where the tensors do not have this rank's tokens.
+        Raises MaskcError as the op does, before anything is sent; E504 for a division among another number of ranks;
+        E505 where inputs are not of the whole sequence; E510 where the tensors do not have this rank's tokens; E512 of
+        tensors without values; E702 under transforms of ``torch.func``.
         """
         expect("division", division, Partition, "a partition")
         rank = self._rank(division)
-        self._check(q, k, v, int(division.tokens[rank]))
+        whole = self.op.given(inputs, more)
+        self._check(q, k, v, int(division.tokens[rank]), whole)
+        self._check_lengths(whole, division.length)
+        length = division.length
+        as_whole = (_repeated(q, length), _repeated(k, length), _repeated(v, length))
+        self.op.check_call(*as_whole, whole, scale=scale, return_lse=return_lse)
         dtype = autocast_dtype(q)
         if dtype is not None:  # what is sent is what is computed with
             q, k, v = (converted(x, dtype) for x in (q, k, v))
-        whole = self.op.given(inputs, more)
-        self._check_lengths(whole, division.length)
         needs = self._needs(division, self._bound(division, q.shape[0], sizes, whole))
         views, routes = self._routes_of(needs, rank, q.device)
         keys, values = exchange(k, v, routes, self.group)
@@ -169,7 +177,7 @@ class ContextParallel:
             end, stop = at + view.chunk.end - view.chunk.start, view.place + view.end - view.first
             tensors = q[:, :, at:end], keys[:, :, view.place : stop], values[:, :, view.place : stop]
             given = {name: self._part(name, x, view) for name, x in whole.items()}
-            result = self.op(*tensors, **options, q_start=view.chunk.start - view.first, inputs=given)
+            result = self._of_chunks(*tensors, **options, q_start=view.chunk.start - view.first, inputs=given)
             found.append(result if return_lse else (result,))
             at = end
         results = [torch.cat(x, dim=2) if len(x) > 1 else x[0] for x in zip(*found, strict=True)]
@@ -182,9 +190,14 @@ class ContextParallel:
             raise fail("E504", f"the sequence is divided among {division.ranks} ranks, but there are {ranks}", hint)
         return dist.get_rank(self.group)
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor, tokens: int) -> None:
-        """What the op would find too late, when keys have been sent already. Raises E510, E511, E512."""
+    def _check(self, q: Tensor, k: Tensor, v: Tensor, tokens: int, whole: Mapping[str, Any]) -> None:
+        """What the op would find too late, when keys have been sent already. Raises E510, E511, E512, and E702 where
+        nothing can be sent."""
         check_tensors(q, k, v, self.op.heads)
+        if is_transformed((q, k, v, *whole.values())):
+            raise fail("E702", "attention over a divided sequence cannot run under transforms of torch.func", _PLAIN)
+        if not holds_values(q):
+            raise fail("E512", "q holds no values that could be sent: it is fake, or on meta", _WHOLE)
         for name, x in (("q", q), ("k", k), ("v", v)):
             if x.shape[2] != tokens:
                 message = f"{name} has {x.shape[2]} tokens, but this rank holds {tokens}"
@@ -201,7 +214,8 @@ class ContextParallel:
         def make() -> Binding:
             return self.op.bind(length, length, **known)  # type: ignore[arg-type]
 
-        return self._bindings.find((length, batch, tuple(sorted(extents.items()))), read, make)
+        head = length, batch, tuple(sorted(extents.items()))
+        return self._bindings.find(head, read, make, self.op.check_binding)
 
     def _needs(self, division: Partition, binding: Binding) -> Needs:
         """What ranks need of one another; found once for all layers that have the same mask."""
@@ -260,9 +274,10 @@ class ContextParallel:
         # The same tensor again for the same tensor, so that one on a device need not be looked at each time.
         known = isinstance(value, Tensor) and not (value.requires_grad and torch.is_grad_enabled())
         parts = self._slices.setdefault(value, {}) if known else {}
-        key = name, view, value._version if known and not value.is_inference() else 0
+        key = name, view
         if key not in parts:
-            part = value if hasattr(value, "shape") else np.asarray(value)
+            # Parts share what a tensor holds and the count of its changes, and do not keep the tensor itself.
+            part = value.detach() if known else value if hasattr(value, "shape") else np.asarray(value)
             for axis, domain in axes.items():
                 start, end = (view.chunk.start, view.chunk.end) if domain == "q" else (view.first, view.end)
                 at = [slice(None)] * part.ndim
@@ -270,6 +285,11 @@ class ContextParallel:
                 part = part[tuple(at)]
             parts[key] = part
         return parts[key]
+
+
+def _repeated(x: Tensor, length: int) -> Tensor:
+    """What has the shape of the whole sequence, of which ``x`` is a rank's part."""
+    return x[:, :, :1].expand(-1, -1, length, -1)
 
 
 def _token_axes(p: Parameter, value: Any) -> dict[int, str]:

@@ -38,7 +38,7 @@ class Needs:
     @functools.cached_property
     def digest(self) -> bytes:
         """Equal for equal needs under equal partitions, in every process."""
-        return hashlib.sha256(repr((self.division.digest, self.keys)).encode()).digest()
+        return hashlib.sha256(repr((self.division.digest, self.keys, self.spans)).encode()).digest()
 
     def of_others(self, rank: int) -> Array:
         """The positions of the keys that a rank needs of others, int64, rising."""

@@ -47,6 +47,10 @@ class Partition:
     #: What is found out about masks over sequences that are so divided.
     memory: dict[Any, Any] = field(default_factory=dict, repr=False)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without what is remembered: it tells arrays apart by numbers that are those of this process.
+        return Partition, (self.length, self.chunks, self.work, self.received, self.method)
+
     @property
     def ranks(self) -> int:
         """Number of ranks."""

@@ -55,12 +55,15 @@ def _seen(plan: TilePlan, bounds: Array, step: int, blocks: int) -> npt.NDArray[
     edges, chunks = edges_of(plan), bounds.size - 1
     first = np.searchsorted(bounds, edges[:-1], "right") - 1
     last = np.searchsorted(bounds, edges[1:] - 1, "right") - 1
-    change = np.zeros(chunks * (blocks + 1), np.int64)
+    change = np.zeros(chunks * (blocks + 1), np.int32)
+    one = np.int32(1)
     for runs in {id(g.runs): g.runs for g in plan.groups}.values():
         row, start, end = row_of_runs(runs), runs.start // step, -(-runs.end // step)
         for beside in range(int((last - first).max(initial=0)) + 1):  # a row of tiles may lie in several chunks
             here = first[row] + beside <= last[row]
             at = (first[row[here]] + beside) * (blocks + 1)
-            change += np.bincount(at + start[here], minlength=change.size)
-            change -= np.bincount(at + end[here], minlength=change.size)
-    return np.asarray(np.cumsum(change.reshape(chunks, blocks + 1), axis=1)[:, :blocks] > 0)
+            # In place, and by a number of its own dtype: several times faster than whatever counts all of ``change``.
+            np.add.at(change, at + start[here], one)
+            np.add.at(change, at + end[here], -one)
+    depth = change.reshape(chunks, blocks + 1)
+    return np.asarray(np.cumsum(depth, axis=1, out=depth)[:, :blocks] > 0)

@@ -167,6 +167,15 @@ def test_check_mode_compares_gradients(monkeypatch: pytest.MonkeyPatch, way: str
         gradients(traced(op) if way == "traced" else op)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("text", ["q == k", "k == 3"])
+def test_check_mode_allows_what_rounding_leaves_of_gradients_that_are_0(text: str, dtype: torch.dtype) -> None:
+    """A query that sees one key gives it all its weight, whatever their product is."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 50, 8, dtype=dtype, requires_grad=True) for _ in range(3))
+    maskc.compile(text, heads=2, check=True)(q, k, v).square().sum().backward()
+
+
 def test_check_mode_compares_gradients_of_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     op = maskc.compile(BIAS, heads=4, check=True)
     right = Entry.backward

@@ -39,6 +39,7 @@ def _process(rank: int, ranks: int, folder: str) -> None:
         masks,
         halves,
         layers,
+        chunks_that_swap,
         module,
         learned,
         graphs,
@@ -133,6 +134,18 @@ def layers(rank: int, ranks: int) -> None:
     again = ContextParallel(maskc.compile(wide.text, heads=HEADS, layer=7))
     again(*of_rank(qkv, division, rank), division)
     assert len(division.memory) == 4  # the same mask in another layer is planned once
+
+
+def chunks_that_swap(rank: int, ranks: int) -> None:
+    """Ranks that need the same keys as before, but each for others of its chunks."""
+    attend, length = ContextParallel(maskc.compile(MASKS["documents"].text, heads=HEADS)), 128 * ranks
+    causal = maskc.compile("causal", heads=HEADS)
+    division = partition(causal, length, ranks, method="balanced", parts=2)  # head and tail
+    qkv, chunk = drawn(length)[0], np.arange(length) // 64
+    for doc in (chunk, np.minimum(chunk, chunk[::-1]), chunk):
+        kept = torch.from_numpy(doc[:, None] == doc[None, :])
+        out = attend(*of_rank(qkv, division, rank), division, doc=doc)
+        torch.testing.assert_close(out, division.shard(attended(*qkv, kept)[0], rank), atol=1e-11, rtol=1e-10)
 
 
 def module(rank: int, ranks: int) -> None:
