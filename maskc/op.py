@@ -281,6 +281,11 @@ class Op:
             self._of_heads[first, heads] = Op(pattern, **options)
         return self._of_heads[first, heads]
 
+    @property
+    def checks(self) -> bool:
+        """Whether results are compared with the dense reference."""
+        return self._check
+
     def without_assertions(self) -> Op:
         """The same for parts of a sequence, of which the pattern's assertions need not hold: itself, out of check
         mode."""

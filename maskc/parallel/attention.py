@@ -236,8 +236,9 @@ class ContextParallel:
     def _routes_of(self, needs: Needs, rank: int, device: torch.device) -> tuple[tuple[View, ...], Routes]:
         key = needs.digest, device
         found = self._routes.pop(key, None)
-        if found is None:
+        if found is None or self.op.checks:
             self._agree(needs, device)
+        if found is None:
             keeps = kept(needs, rank, self._program)
             found = keeps.views, routes_of(needs, rank, keeps).to(device)
         self._routes[key] = found

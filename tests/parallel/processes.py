@@ -233,6 +233,12 @@ def mistakes(rank: int, ranks: int) -> None:
     mine = attend.partition(case.length, method="balanced", parts=1 + rank % 2, exchange=0, doc=doc)
     q, k, v = of_rank(drawn(case.length)[0], mine, rank)
     _raises(RuntimeError, "divide the sequence otherwise", lambda: attend(q, k, v, mine, doc=doc))
+    # In check mode also where a process remembers its own, and another does not.
+    q, k, v = of_rank(drawn(case.length)[0], division, rank)
+    checked = ContextParallel(maskc.compile(case.text, heads=HEADS, check=True))
+    checked(q, k, v, division, doc=doc)
+    other_doc = doc if rank == 0 else doc[::-1].copy()
+    _raises(RuntimeError, "or have another mask", lambda: checked(q, k, v, division, doc=other_doc))
     cross = maskc.compile("pattern p over decoder -> encoder { attend k <= q }", heads=1)
     _raises(maskc.MaskcError, "two sequences", lambda: ContextParallel(cross))
 
