@@ -333,6 +333,16 @@ def test_what_can_have_no_gradient_is_refused(learn: str, why: str) -> None:
         write_standalone(gated, {}, learn=["g"])
 
 
+def test_sums_go_to_the_elements_that_kernels_read(tmp_path: Path) -> None:
+    """Which those are is computed with the kernels' floats of 32 bits: 0.7 * 90 is 63 there, and less in 64."""
+    text = "pattern p(t: float[99], u: float[head, token]) { attend causal; score s * t[floor(0.7 * q + u[h, q])] }"
+    module = load(write_standalone(lower_text(text)[0], {}, learn=["t"]), tmp_path / "steps.py")
+    q, zeros = torch.arange(100)[:, None], torch.zeros(1, 100, dtype=torch.float64)
+    ((name, (found,)),), _ = module.read_by_score(q, None, 0, 0, {"tables": {"u": zeros}})
+    assert name == "t"
+    assert found.flatten().tolist() == np.floor(np.float32(0.7) * np.arange(100, dtype=np.float32)).tolist()
+
+
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:120"])
 def test_tiles_are_those_of_the_dtype(target: str, tmp_path: Path) -> None:
     """Those of 16 bits would spill kilobytes a thread, or not fit."""
