@@ -14,7 +14,7 @@ from maskc.ir.ops import OPS
 if TYPE_CHECKING:
     from maskc.ir.program import Program
 
-__all__ = ["indices", "torch_function"]
+__all__ = ["indices", "places_function", "torch_function"]
 
 #: Operators that are written as calls of what ``planning`` offers, or of torch by way of ``by_torch``.
 _CALLS = {
@@ -30,6 +30,10 @@ _CALLS = {
 }
 
 
+#: Texts longer than this get a line of their own.
+_LONG = 60
+
+
 def torch_function(mask: Node, program: Program, batched: frozenset[str] = frozenset()) -> str:
     """The mask as a Python function of positions: tensors of integers, or ranges of them. ``batched``: inputs with a
     batch dimension in front."""
@@ -41,11 +45,18 @@ def torch_function(mask: Node, program: Program, batched: frozenset[str] = froze
     return "\n".join([*lines, *steps, *_returned(mask, texts)]) + "\n"
 
 
+def places_function(name: str, node: Lookup, program: Program, batched: frozenset[str]) -> str:
+    """Where a look-up of a score reads, as a Python function of positions: tensors of integers."""
+    lines = [f"def {name}(q, k, b, h, given):", '    """What the score reads there: indices of an input."""']
+    steps, texts = _steps(node.indices, program, batched, single=True)
+    return "\n".join([*lines, *steps, f"    return [{', '.join(_places(node, texts, program, batched))}]"]) + "\n"
+
+
 def _steps(
     roots: Sequence[Node], program: Program, batched: frozenset[str], single: bool = False
 ) -> tuple[list[str], dict[Node, str]]:
     """Lines that compute what is used more than once, and the texts of all nodes below ``roots``. ``single``: floats
-    have 32 bits, as kernels compute those of scores."""
+    have 32 bits, as kernels compute those of scores, and what is long has a line of its own."""
     uses = Counter(c for n in postorder(roots) for c in n.children)
     texts: dict[Node, str] = {}
     lines: list[str] = []
@@ -54,7 +65,7 @@ def _steps(
     for node in postorder(roots):
         loose[node] = node in bound or any(loose[c] for c in node.children)
         text = _torch_text(node, texts, program, batched, single)
-        if uses[node] > 1 and node.children and not loose[node]:
+        if (uses[node] > 1 or (single and len(text) > _LONG)) and node.children and not loose[node]:
             name = f"v{len(lines)}"
             lines.append(f"    {name} = {text}")
             text = name
