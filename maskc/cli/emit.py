@@ -49,7 +49,9 @@ def command(
     learn: Annotated[
         list[str],
         typer.Option(
-            "--learn", metavar="NAME", help="An input that gets a gradient in attention.py, as often as needed."
+            "--learn",
+            metavar="NAME",
+            help="An input of floats that gets a gradient in attention.py, such as position biases; may be repeated.",
         ),
     ] = [],  # noqa: B006
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where to write.")] = "out",

@@ -193,9 +193,13 @@ def test_comparisons_of_what_may_be_no_number_are_left_open(mask: str, tmp_path:
     assert found.tolist() == kinds_of(dense(program, binding, 0, 0), TILE, TILE)
 
 
-@pytest.mark.parametrize("name", ["causal", "grid", "sink-and-gate", "hash", "edges", "float-mask", "by-head"])
+CLEAN = ["causal", "grid", "sink-and-gate", "hash", "edges", "float-mask", "by-head", "bias-by-bucket"]
+
+
+@pytest.mark.parametrize("name", [*CLEAN, "bias-of-pairs"])
 def test_files_are_clean_python(name: str, tmp_path: Path) -> None:
-    text = write_standalone(lower_text(CASES[name].text)[0], {}, decode=name != "hash")
+    learn = CASES[name].floats if name.startswith("bias") else ()
+    text = write_standalone(lower_text(CASES[name].text)[0], {}, decode=name != "hash", learn=learn)
     assert text.isascii()
     assert text.startswith("# pattern ")
     modules = {a.name for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Import) for a in n.names}
@@ -307,7 +311,7 @@ def test_sinks_by_head_get_a_gradient(params: str, sink: str, score: str, learne
 @pytest.mark.parametrize(
     ("learn", "why"),
     [
-        ("bias", "the score reads it by query and key together, which the op can do"),
+        ("late", "where the score reads it depends on the score itself"),
         ("far", "the mask reads it"),
         ("doc", "it is no input of floats"),
         ("w", "it is no input of floats"),
@@ -318,9 +322,9 @@ def test_sinks_by_head_get_a_gradient(params: str, sink: str, score: str, learne
 )
 def test_what_can_have_no_gradient_is_refused(learn: str, why: str) -> None:
     text = """pattern p(w: float, doc: int[token], far: float[token], bias: float[head, 9], slope: float[head],
-        spare: float[head], logit: float[head]) {
+        spare: float[head], logit: float[head], late: float[9]) {
         attend far[q] <= far[k] & same(doc)
-        score s * w + slope[h] * bias[h, min(abs(q - k), 8)]
+        score s * w + slope[h] * bias[h, min(abs(q - k), 8)] + late[floor(s)]
         normalize softmax(sink = 2.0 * logit[h])
     }"""
     program = lower_text(text)[0]
@@ -331,6 +335,16 @@ def test_what_can_have_no_gradient_is_refused(learn: str, why: str) -> None:
     gated = lower_text("pattern p(g: float[head]) { attend causal; output o * g[h] }")[0]
     with pytest.raises(MaskcError, match="the output expression has none in a standalone file"):
         write_standalone(gated, {}, learn=["g"])
+
+
+def test_sums_go_to_the_elements_that_kernels_read(tmp_path: Path) -> None:
+    """Which those are is computed with the kernels' floats of 32 bits: 0.7 * 90 is 63 there, and less in 64."""
+    text = "pattern p(t: float[99], u: float[head, token]) { attend causal; score s * t[floor(0.7 * q + u[h, q])] }"
+    module = load(write_standalone(lower_text(text)[0], {}, learn=["t"]), tmp_path / "steps.py")
+    q, zeros = torch.arange(100)[:, None], torch.zeros(1, 100, dtype=torch.float64)
+    ((name, (found,)),), _ = module.read_by_score(q, None, 0, 0, {"tables": {"u": zeros}})
+    assert name == "t"
+    assert found.flatten().tolist() == np.floor(np.float32(0.7) * np.arange(100, dtype=np.float32)).tolist()
 
 
 @pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "cuda:120"])

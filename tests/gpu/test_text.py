@@ -156,6 +156,10 @@ def test_what_cannot_be_written_says_why() -> None:
         ("2 * q - 2 * k", True),
         ("min(3, floor(log2(float(max(1, abs(q - k))))))", True),
         ("near[q - k]", True),
+        ("match k > q { true: 4; else: min(q - k, 3) }", True),
+        ("match abs(q - k) < 8 { true: 1; else: 0 }", True),
+        ("match 2 * q > k { true: 1; else: 0 }", False),
+        ("match q == 3 { true: 1; else: 0 }", False),
         ("q", False),
         ("q + k", False),
         ("2 * q - k", False),
@@ -167,7 +171,7 @@ def test_what_cannot_be_written_says_why() -> None:
 )
 def test_what_depends_on_the_difference_alone(index: str, by_difference: bool) -> None:
     text = f"pattern p(t: float[9], near: int[9]) {{ attend causal\n score s + t[{index}] }}"
-    (node,) = float_lookups(lower_text(text)[0].score)
+    (node,) = float_lookups(specialised(lower_text(text)[0], {}).score)
     assert is_by_difference(node) is by_difference
 
 

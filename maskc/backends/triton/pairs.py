@@ -16,7 +16,7 @@ from maskc.backends.triton.expressions import Block, Expressions, Unsupported
 from maskc.backends.triton.spec import Argument, Kernel, KernelSpec
 from maskc.backends.triton.weights import derivatives, is_softmax, slope_lines, statistic_line, times, weigh
 from maskc.backends.triton.writer import PLAN, arguments, assemble, keep_lines
-from maskc.ir.nodes import Lookup, Node, Symbol, Type, postorder
+from maskc.ir.nodes import Apply, Lookup, Node, Symbol, Type, postorder
 from maskc.passes.linear import linear
 
 __all__ = ["JOBS", "Grouping", "grouping", "is_by_difference", "write_pairs"]
@@ -125,6 +125,8 @@ def is_by_difference(node: Node) -> bool:
     found: dict[Node, bool] = {}
     for n in postorder([node]):
         form = linear(n) if n.type is Type.INT else None
+        if isinstance(n, Apply) and n.op in _COMPARISONS and n.args[0].type is Type.INT:
+            form = linear(n.args[0]).plus(linear(n.args[1]), -1)  # both sides may move alike
         if form is None or form.terms == ((n, 1),):
             found[n] = n not in _POSITIONS and all(found[c] for c in n.children)
         else:
@@ -134,3 +136,4 @@ def is_by_difference(node: Node) -> bool:
 
 
 _POSITIONS = {Symbol("q"): 1, Symbol("k"): 1}
+_COMPARISONS = ("lt", "le", "eq", "ne")

@@ -196,6 +196,11 @@ def as_float(x: Any) -> Any:
     return Range(tensor(x.low).double(), tensor(x.high).double()) if isinstance(x, Range) else tensor(x).double()
 
 
+def single(x: Any) -> Any:
+    """A number in 32 bits of float, as kernels compute scores."""
+    return tensor(x).float()
+
+
 def floor(x: Any) -> Any:
     """A float, rounded down to an integer, at most 2**30 from 0; 0 of NaN, which what may be infinite may be."""
     most = float(2**30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import json
@@ -19,11 +20,13 @@ from maskc.backends.triton.entrance import entrance, known
 from maskc.backends.triton.expressions import Unsupported, table_name
 from maskc.backends.triton.forward import write_forward
 from maskc.backends.triton.origin import origin_of
+from maskc.backends.triton.pairs import write_pairs
 from maskc.backends.triton.spec import KernelSpec, read_tables, specialised
 from maskc.backends.triton.spelling import HELPERS
 from maskc.backends.triton.standalone_decode import DECODE
 from maskc.backends.triton.standalone_gradients import PULL, Learned, learned_by, sums_text
-from maskc.backends.triton.torch_text import indices, torch_function
+from maskc.backends.triton.standalone_pairs import pairs_text
+from maskc.backends.triton.torch_text import indices, places_function, torch_function
 from maskc.backends.triton.weights import is_softmax
 from maskc.backends.triton.writer import CONSTANTS
 from maskc.diagnostics import Diagnostic, MaskcError
@@ -205,10 +208,13 @@ class Attention(torch.autograd.Function):
 _RUN_BACKWARD = """        run(attention_dq, "dq", q.shape[1], ctx.given, values, q, v)
         run(attention_dkv, "dkv", k.shape[1], ctx.given, values, q, v)
 """
-_RUN_AND_PULL = """        b, h, row, column = (torch.arange(n, device=q.device) for n in (*q.shape[:3], k.shape[2]))
+_READ_BY_SCORE = """        b, h, row, column = (torch.arange(n, device=q.device) for n in (*q.shape[:3], k.shape[2]))
         b, h = b[:, None, None], h[:, None]
         rows, columns = read_by_score(row + ctx.given["offset"], column, b, h, ctx.given)
-        total = {n: torch.zeros_like(ctx.given["tables"][n], dtype=torch.float64) for n, _ in rows + columns}
+"""
+_TOTAL = """        total = {{n: torch.zeros_like(ctx.given["tables"][n], dtype=torch.float64) for n{of}}}
+"""
+_RUN_AND_PULL = """\
         for kernel, stage, of, reads in ((attention_dq, "dq", q, rows), (attention_dkv, "dkv", k, columns)):
             shape = (*q.shape[:2], of.shape[2])
             sums = [torch.zeros(shape, dtype=torch.float32, device=q.device) for _ in reads]
@@ -216,7 +222,12 @@ _RUN_AND_PULL = """        b, h, row, column = (torch.arange(n, device=q.device)
             run(kernel, stage, of.shape[1], ctx.given, values | tables, q, v)
             for (name, places), x in zip(reads, sums, strict=True):
                 pull(total[name], places, x)
-        grads = [total[name].to(ctx.given["tables"][name].dtype) for name in LEARNED if name != SINK]
+"""
+_RUN_PAIRS = """        wanted = dict(zip(LEARNED, ctx.needs_input_grad[5:], strict=True))
+        if any(wanted[name] for name, *_ in BY_PAIRS):
+            pull_pairs(total, ctx.given, values, q, k, v)
+"""
+_GRADS = """        grads = [total[name].to(ctx.given["tables"][name].dtype) for name in LEARNED if name != SINK]
 """
 _SINK_GRADIENT = """        # The sink's share of the weights; it has no value.
         sink = ctx.given["tables"][SINK]
@@ -249,6 +260,7 @@ def write_standalone(
     differentiable = spec.program.output is OUTPUT
     try:
         kernels = [write_forward(spec), *([write_dq(spec), write_dkv(spec)] if differentiable else [])]
+        kernels += [write_pairs(spec)] if learned.pairs else []
         kernels += [write_cached(spec), write_merge(spec)] if decode else []
     except Unsupported as why:
         message = f"the backend 'triton' cannot compute {program.name!r}: {why}"
@@ -258,11 +270,14 @@ def write_standalone(
     of = ["q", "k", "v", *(json.dumps(name)[1:-1] for name in learned.names)]
     gradients = _GRADIENTS.format(names=f"{', '.join(of[:-1])} and {of[-1]}")
     sizes, function = _sizes(spec.program), torch_function(spec.program.mask, spec.program, batched)
-    sums = ""
+    sums = places = pairs = ""
     if learned.rows or learned.columns:
         sums = sums_text(learned, lambda node: indices(node, spec.program, batched))
+    if learned.pairs:
+        write = functools.partial(places_function, program=spec.program, batched=batched)
+        places, pairs = pairs_text(learned.pairs, batched, write)
     example = _example(names, sizes)
-    stages = ("forward", "dq", "dkv", *(("decode",) if decode else ()))
+    stages = ("forward", "dq", "dkv", *(("pairs",) if learned.pairs else ()), *(("decode",) if decode else ()))
     helpers = dict.fromkeys(h for kernel in kernels for h in kernel.helpers)
     imports = ["import contextlib", "import math", "from typing import Any"]
     parts = [
@@ -277,10 +292,10 @@ def write_standalone(
         "\n\n" + "\n\n".join(text for key, text in HELPERS.items() if key in helpers),
         *("\n\n" + kernel.function + "\n" for kernel in kernels),
         "\n\n" + function,
-        "\n\n" + _planning(function + sums),
+        "\n\n" + _planning(function + sums + places),
         _RUN,
         _FORWARD.format(few=_FEW if decode and not lists_pay(spec.program) else ""),
-        (PULL + sums) if sums else "",
+        (PULL + sums + places + pairs) if sums or pairs else "",
         _backward(learned, clean) if differentiable else "",
         entrance(spec.program),
         DECODE if decode else "",
@@ -290,9 +305,12 @@ def write_standalone(
 
 def _backward(learned: Learned, clean: str) -> str:
     """The class of the backward pass. ``clean``: what is done with queries that keep no key."""
-    pulled = bool(learned.rows or learned.columns)
-    grads = ", *grads" * pulled + ", of_sink" * (learned.sink is not None)
-    run, sink = _RUN_AND_PULL if pulled else _RUN_BACKWARD, "" if learned.sink is None else _SINK_GRADIENT
+    by_one, by_pairs = bool(learned.rows or learned.columns), bool(learned.pairs)
+    total = _TOTAL.format(of=" in LEARNED if n != SINK" if by_pairs else ", _ in rows + columns")
+    run = _READ_BY_SCORE * by_one + total * (by_one or by_pairs) + (_RUN_AND_PULL if by_one else _RUN_BACKWARD)
+    run += _RUN_PAIRS * by_pairs + _GRADS * (by_one or by_pairs)
+    grads = ", *grads" * (by_one or by_pairs) + ", of_sink" * (learned.sink is not None)
+    sink = "" if learned.sink is None else _SINK_GRADIENT
     return _BACKWARD.format(clean=clean, run=run, sink=sink, grads=grads)
 
 

@@ -1,5 +1,5 @@
-"""What a standalone file holds for gradients of float inputs: logits of sinks by head, and what a score reads by query,
-by key or by head. Kernels leave sums over keys, or over queries; where each of these belongs is left to torch."""
+"""What a standalone file holds for gradients of float inputs: logits of sinks by head, and what a score reads. Kernels
+leave sums over keys, over queries, or over tiles of pairs (``standalone_pairs``), and torch adds these to a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maskc.backends.triton.backward import score_lookups
 from maskc.backends.triton.spec import KernelSpec, read_tables
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.ir.derivative import float_lookups
-from maskc.ir.nodes import Lookup, Symbol, Type
+from maskc.ir.nodes import Lookup, Symbol, Type, postorder
 from maskc.ir.program import OUTPUT, Program
 
 __all__ = ["PULL", "Learned", "learned_by", "sums_text"]
@@ -20,12 +20,14 @@ __all__ = ["PULL", "Learned", "learned_by", "sums_text"]
 @dataclass(frozen=True)
 class Learned:
     """The inputs that get gradients beside q, k and v, by name. ``sink``: that which is the logits of the sink;
-    ``rows``, ``columns``: look-ups of the others, whose derivatives are summed over keys, or over queries."""
+    ``rows``, ``columns``, ``pairs``: look-ups of the others, whose derivatives are summed over keys, over queries, or
+    over tiles that read the same elements."""
 
     names: tuple[str, ...] = ()
     sink: str | None = None
     rows: tuple[Lookup, ...] = ()
     columns: tuple[Lookup, ...] = ()
+    pairs: tuple[Lookup, ...] = ()
 
 
 def learned_by(spec: KernelSpec, wanted: Collection[str]) -> tuple[KernelSpec, Learned]:
@@ -46,16 +48,17 @@ def learned_by(spec: KernelSpec, wanted: Collection[str]) -> tuple[KernelSpec, L
     of_score = replace(spec, grad_tables=frozenset(asked))
     found = score_lookups(of_score)
     for node in found.pairs:
-        raise _no_gradient(program, node.name, "the score reads it by query and key together, which the op can do")
+        if Symbol("s") in postorder(node.indices):
+            raise _no_gradient(program, node.name, "where the score reads it depends on the score itself")
     names = (*asked, *(() if sink is None else (sink,)))
-    return of_score, Learned(names, sink, found.rows, found.columns)
+    return of_score, Learned(names, sink, *found)
 
 
 def _no_gradient(program: Program, name: str, why: str) -> MaskcError:
     return MaskcError(Diagnostic("E502", f"{name!r} of {program.name!r} can have no gradient there: {why}", hint=_HINT))
 
 
-_HINT = "inputs of floats that the score alone reads, by query, by key or by head, can have one"
+_HINT = "leave it out, and it stays as it is: inputs of floats that the score alone reads can have one"
 
 
 def _why_not(spec: KernelSpec, name: str) -> str | None:
