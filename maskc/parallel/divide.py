@@ -25,8 +25,8 @@ __all__ = ["EXCHANGE", "METHODS", "divide", "one_sequence", "partition", "tile_f
 Array = npt.NDArray[Any]
 
 #: What receiving one key costs, in pairs that a query head computes in that time. Of 128 dimensions in 16 bits, four
-#: query heads to a key head, a key and its value are 128 bytes for each of them: 200 pairs of 512 operations at 450 GB/s
-#: and 400 TFLOP/s, as within a machine of eight GPUs, and 2,000 at 50 GB/s, as between machines. Not measured.
+#: query heads to a key head, a key and its value are 128 bytes for each of them: 200 pairs of 512 operations at
+#: 450 GB/s and 400 TFLOP/s, as within a machine of eight GPUs; 2,000 at 50 GB/s, as between machines. Not measured.
 EXCHANGE = 512.0
 #: How chunks are given to ranks; "auto" takes the best.
 METHODS = ("auto", "contiguous", "balanced")

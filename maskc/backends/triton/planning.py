@@ -127,7 +127,15 @@ def absolute(x: Any) -> Any:
 def on_one_device(*given: Any) -> list[Any]:
     """Numbers as tensors where the tensors are."""
     device = next((x.device for x in given if torch.is_tensor(x) and x.ndim), None)
-    return [torch.as_tensor(x, device=device) for x in given]
+    return [on_device(x, device) for x in given]
+
+
+def on_device(x: Any, device: Any) -> Any:
+    """A number as a tensor there, made there: nothing is copied, which a graph being captured would not take."""
+    if torch.is_tensor(x) and (x.ndim or device is None or x.device == device):
+        return x if device is None else x.to(device)
+    value, dtype = (x.item(), x.dtype) if torch.is_tensor(x) else (x, None)
+    return torch.full((), value, dtype=dtype, device=device)
 
 
 def choose(condition: Any, a: Any, b: Any) -> Any:
@@ -232,7 +240,7 @@ def element(table: Any, *indices: Any) -> Any:
     moving = [axis for axis, i in enumerate(indices) if isinstance(i, Range)]
     axes = list(zip(indices, table.shape, strict=True))
     if not moving:
-        places = [torch.as_tensor(i, device=table.device).clamp(0, n - 1) for i, n in axes]
+        places = [on_device(i, table.device).clamp(0, n - 1) for i, n in axes]
         return wide(table[tuple(places)])
     if len(moving) > 1:
         return Range(wide(table.min()), wide(table.max()))
