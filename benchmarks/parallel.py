@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from plan import median_ms
 from torch.distributed.tensor.experimental._context_parallel import _load_balancer as peers
 
 import maskc
@@ -111,16 +110,6 @@ def of_peer(indices: torch.Tensor, ranks: int) -> list[Array]:
     return np.split(indices.reshape(-1).numpy(), ranks)
 
 
-def median_ms(run: Callable[[], object], times: int = 5) -> float:
-    run()
-    taken = []
-    for _ in range(times):
-        start = time.perf_counter()
-        run()
-        taken.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(taken)
-
-
 def rows(ranks: int) -> Iterator[str]:
     shares = ("busiest", "at any price", "in a row", "head and tail", "round-robin")
     yield f"| mask | chunks | {' | '.join(shares)} | keys received | of all | ms |"
@@ -139,7 +128,7 @@ def rows(ranks: int) -> Iterator[str]:
         one = maskc.compile(case.text, heads=1)
         blocks = block_mask(one.program, one.bind(LENGTH, LENGTH, **case.inputs))
         robin = peers._PTRRLoadBalancer(blocks, ranks)._generate_indices()
-        ms = median_ms(lambda op=op, case=case: partition(op, LENGTH, ranks, **case.inputs))
+        ms = median_ms(lambda op=op, case=case: partition(op, LENGTH, ranks, **case.inputs), 5)
         chunks = max(len(c) for c in found.chunks)
         received = int(found.received.max())
         theirs = [imbalance(pairs, of_peer(x, ranks)) for x in (tail, robin)]
