@@ -163,7 +163,7 @@ def main() -> None:
         sys.stdout.flush()
         lines.append(line)
     if given.write:
-        given.write.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")
+        given.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
