@@ -7,6 +7,7 @@ truth full or empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -58,15 +59,23 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     return done.take()
 
 
-#: Tiles, drawn at random, that tell what all take; and by how much of the most that a tile may take the mean of those
-#: drawn may be above that of all: by Hoeffding's inequality, one time in 10^9.
-_DRAWN, _ERROR = 1 << 13, 0.036
+#: Tiles, drawn at random, that tell what all take; and the logarithm of how seldom what they tell may be too much: one
+#: time in 10^9.
+_DRAWN, _SELDOM = 1 << 13, math.log(3e9)
+
+
+def _surely(taken: Array, most: int) -> float:
+    """What all tiles take at least on average, by those drawn, none of which may take more than ``most``: by the
+    empirical Bernstein inequality, which is the closer the more alike they are."""
+    error = math.sqrt(2 * float(taken.var()) * _SELDOM / taken.size) + 3 * most * _SELDOM / taken.size
+    return max(0.0, float(taken.mean()) - error)
 
 
 def is_affordable(c: Classifier, grid: Grid, budget: Budget) -> bool:
     """Whether the budget is likely to allow ``subdivide`` everywhere, by a sample that takes little of it."""
     start = _coarse(grid)
-    asked, r, col = _drawn(c, grid, start)
+    asked, open_, r, col = _drawn(c, grid, start)
+    r, col = r[open_], col[open_]
     some = _spread(r.size)
     trial = Budget(budget.limit // _MARGIN, each=budget.each, measure=budget.measure)
     try:
@@ -74,46 +83,46 @@ def is_affordable(c: Classifier, grid: Grid, budget: Budget) -> bool:
     except MaskcError:
         return False
     each = start.area / _DRAWN  # tiles that one of those drawn stands for
-    return budget.affords_boxes(int(asked * each), int(trial.spent * r.size / max(1, some.size) * each))
+    return budget.affords_boxes(int(asked.sum() * each), int(trial.spent * r.size / max(1, some.size) * each))
 
 
 def _foresee(c: Classifier, grid: Grid, start: Rectangles, budget: Budget) -> None:
     """Raises E801 where asking about boxes will surely go beyond the budget: else it would be found out after all that
     the budget allows. The sample takes little of that and is not counted, so that nothing is refused for it."""
     tiles = start.area
-    if not start.size or budget.affords_boxes(tiles) or not budget.affords_boxes(_MARGIN * _DRAWN):
+    if budget.affords_boxes(2 * tiles, PROBES * tiles * budget.each) or not budget.affords_boxes(_MARGIN * _DRAWN):
         return
-    asked, left, _ = _drawn(c, grid, start)
-    boxes, points = asked / _DRAWN - 2 * _ERROR, PROBES * max(0, left.size / _DRAWN - _ERROR)
+    asked, open_, *_ = _drawn(c, grid, start)
+    boxes, points = _surely(asked, 2), PROBES * _surely(open_, 1)
     budget.foresee(int(boxes * tiles), _BOXES, int(points * tiles))
 
 
-def _drawn(c: Classifier, grid: Grid, boxes: Rectangles) -> tuple[float, Array, Array]:
-    """Of ``_DRAWN`` tiles of ``boxes``, at random: how many boxes are asked about for them, each shared by the tiles
-    that it has: two a tile at most; and the rows and columns of those that are left undecided then."""
-    last = np.cumsum((boxes.r1 - boxes.r0) * (boxes.c1 - boxes.c0))
+def _drawn(c: Classifier, grid: Grid, start: Rectangles) -> tuple[Array, Array, Array, Array]:
+    """Tiles of ``start``, drawn at random: how many boxes are asked about for each, shared by the tiles that they have
+    (two a tile at most), and whether it is left undecided then; their rows and columns."""
+    last = np.cumsum((start.r1 - start.r0) * (start.c1 - start.c0))
     tile = np.random.default_rng(0).integers(last[-1], size=_DRAWN)
     of = np.searchsorted(last, tile, side="right")
-    down, right = np.divmod(last[of] - 1 - tile, boxes.c1[of] - boxes.c0[of])
-    r, col, boxes = boxes.r0[of] + down, boxes.c0[of] + right, boxes.pick(of)
-    asked, left = 0.0, [(r[:0], col[:0])]
+    down, right = np.divmod(last[of] - 1 - tile, start.c1[of] - start.c0[of])
+    r, col, boxes = start.r0[of] + down, start.c0[of] + right, start.pick(of)
+    asked, left, these = np.zeros(_DRAWN), np.zeros(_DRAWN, np.bool_), np.arange(_DRAWN)
     while boxes.size:
         area = (boxes.r1 - boxes.r0) * (boxes.c1 - boxes.c0)
-        asked += float((1 / area).sum())
+        asked[these] += 1 / area
         found = c.classify(grid.boxes(boxes))
         open_ = found.some & found.gap & ~(found.hit & found.miss)
-        left.append((r[open_ & (area == 1)], col[open_ & (area == 1)]))
+        left[these] = open_ & (area == 1)
         open_ &= area > 1
-        r, col, boxes = r[open_], col[open_], boxes.pick(open_)
+        these, boxes = these[open_], boxes.pick(open_)
         r_mid, c_mid = _middle(boxes)
+        low, first = r[these] < r_mid, col[these] < c_mid
         boxes = Rectangles(
-            np.where(r >= r_mid, r_mid, boxes.r0),
-            np.where(r < r_mid, r_mid, boxes.r1),
-            np.where(col >= c_mid, c_mid, boxes.c0),
-            np.where(col < c_mid, c_mid, boxes.c1),
+            np.where(low, boxes.r0, r_mid),
+            np.where(low, r_mid, boxes.r1),
+            np.where(first, boxes.c0, c_mid),
+            np.where(first, c_mid, boxes.c1),
         )
-    rows, cols = (np.concatenate(x) for x in zip(*left, strict=True))
-    return asked, rows, cols
+    return asked, left, r, col
 
 
 _MARGIN = 64  # times what a sample costs that there has to be

@@ -119,6 +119,18 @@ def test_what_most_tiles_leave_open_is_refused_by_a_sample(text: str, monkeypatc
     assert boxes < 1 << 18
 
 
+def test_what_is_little_more_than_the_budget_is_refused_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, n = lower_text("hash(q, k) % 2 == 0")[0], 1 << 17
+    spent = watched(program, make_binding(program, n, n))[-1][0]
+
+    def asked(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Budget, "ask", asked)
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, make_binding(program, n, n), budget=spent * 95 // 100)
+
+
 @pytest.mark.parametrize(
     "text", [*REFUSED, "hash(q // 16, k // 16) % 3 == 0", "q * k < 300000", "window(9) & q * k % 7 == 0"]
 )
