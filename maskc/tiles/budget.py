@@ -202,9 +202,9 @@ class Budget:
         """Whether the mask may still be evaluated so often."""
         return self.spent + points * self.each <= self.limit
 
-    def affords_boxes(self, boxes: int) -> bool:
-        """Whether so many boxes may still be asked about."""
-        return self.spent + boxes * self._box <= self.limit
+    def affords_boxes(self, boxes: int, more: int = 0) -> bool:
+        """Whether so many boxes may still be asked about, and so much spent beside."""
+        return self.spent + boxes * self._box + more <= self.limit
 
     def affords_beside(self, cost: int) -> bool:
         """Whether so much other work may still be done."""

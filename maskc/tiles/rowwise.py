@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,7 @@ from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_frag
 from maskc.tiles.pieces import Pieces
 from maskc.tiles.rowfit import columns_of, fitted
 from maskc.tiles.rowform import Bounds, RowForm, Solved, operands, rise
+from maskc.tiles.subdivide import is_affordable
 
 __all__ = ["rowwise"]
 
@@ -50,10 +52,12 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     every = _Fragments(c, grid, starts, ends, bounds)
     reach, most = every.reach, budget.limit // INTERVAL_COST
     least = INTERVAL_COST * sum(every.least(clause, most) for clause in form.clauses)
-    if not budget.affords_beside(least):
-        if any(d.wraps for clause in form.clauses for d in clause.digits):
-            return None  # Boxes know differences by their period, too, and may take less.
-        budget.spend(least, INTERVALS)
+    if least == math.inf:
+        return None
+    if not budget.affords_beside(int(least)):
+        if any(d.wraps for clause in form.clauses for d in clause.digits) or is_affordable(c, grid, budget):
+            return None  # Boxes know what repeats within a tile by its period, too, and may take less.
+        budget.spend(int(least), INTERVALS)
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any((x.pairs or x.differences) and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
@@ -88,9 +92,12 @@ _MOST_AT_ONCE, _FEWEST = 1 << 18, 64
 
 
 def _intervals(clause: Solved, grid: Grid, reach: Callable[[Solved], tuple[Array, Array]]) -> int:
-    """About how many intervals of keys a clause has for a fragment: one for each cycle of digits that it reaches."""
+    """About how many intervals of keys a clause has for a fragment: one for each cycle of digits that it reaches, or
+    that it goes through; the last digit's that come round within a tile are mostly taken together."""
     cycles = [d.stride * d.modulus for d in clause.digits]
-    if not cycles or min(cycles) <= grid.k_tile:
+    if cycles and cycles[-1] <= grid.k_tile:
+        cycles.pop()
+    if not cycles:
         return 1
     lo, hi = reach(clause)
     return 1 + int(np.maximum(hi - lo, 0).mean() * grid.k_tile) // min(cycles)
@@ -109,7 +116,9 @@ def _decide(
         entries = fragments.entries(clause) if there is None else fragments.entries_in(clause, there)
         if entries is None:
             return None
-        cost = entries.owner.size * (INTERVAL_COST if there is None else LISTED_COST)
+        cost = entries.owner.size * LISTED_COST
+        if there is None:
+            cost = max(entries.owner.size, fragments.listed) * INTERVAL_COST
         budget.spend(cost, INTERVALS, more=cost * left // row.size)
         parts.append(entries)
     if (row[1:] > row[:-1]).all():
@@ -165,6 +174,7 @@ class _Fragments:
         single = np.zeros(1, np.bool_)
         self.walk = Walk(c, Boxes(q0, q1, k0, k1, ends - starts, k1 + 1, single))
         self.count = starts.size
+        self.listed = 0  # intervals that the last clause's digits but the last went through, at most at once
         self.known: dict[Node, Any] = {}
 
     def value(self, node: Node) -> Any:
@@ -239,12 +249,16 @@ class _Fragments:
             span = self._within_label(span, self.labels[name])
         outer = Pieces(np.flatnonzero(alive), span.outer_lo[alive], span.outer_hi[alive])
         inner = Pieces(np.arange(self.count), span.inner_lo, span.inner_hi)
-        gap = 0
+        gap = self.listed = 0
         for i, (d, s) in enumerate(digits):
             widest = d.stride * (d.modulus - int(np.min(s.outer_hi - s.outer_lo, initial=d.modulus)))
             last = i == len(digits) - 1
             hull = last and widest + gap < tile
+            if outer.count_within(d, s.outer_lo, s.outer_hi, np.broadcast_to(hull, self.count)) > _MOST_ENTRIES:
+                return None
             outer = outer.within(d, s.outer_lo, s.outer_hi, hull)
+            if not last:
+                self.listed = max(self.listed, outer.owner.size)
             if hull and not np.all(span.point):
                 end = np.where(span.inner_hi >= self.grid.k_len, self.grid.k_len, span.inner_hi // tile * tile)
                 outer = outer.cut(-(-span.inner_lo // tile) * tile, end)  # between them, all queries admit the keys
@@ -266,28 +280,33 @@ class _Fragments:
             most = np.minimum(most, d.most(tile, s.outer_lo, s.outer_hi))
         return self._tiles(outer, inner, surely, whole, alive, bool(digits), most)
 
-    def least(self, clause: Solved, most: int) -> int:
-        """How many intervals ``entries`` finds at least: counted where cycles of digits make them, unless they are so
-        many that it finds none. Beyond ``most`` it is about how many."""
+    def least(self, clause: Solved, most: int) -> float:
+        """How many intervals ``entries`` finds at least, or goes through: counted where cycles of digits make them.
+        Beyond ``most`` it is about how many; infinite where they are so many that it finds none."""
         if clause.period or not clause.digits or clause.labels:
             return 0
         span, alive = self.span(clause.bounds, 0, self.grid.k_len), self.value(clause.guard).some
         *others, (last, s) = ((d, self.span(d.bounds, *d.ends)) for d in clause.digits)
         hull = last.stride * (last.modulus - (s.outer_hi - s.outer_lo)) < self.grid.k_tile
         cycles = [d.stride * d.modulus for d, _ in (others if hull.all() else [*others, (last, s)])]
-        if not cycles or self.grid.k_len // cycles[-1] > _MOST_ENTRIES // _FEWEST:
+        owners = np.flatnonzero(alive & (span.outer_hi > span.outer_lo))
+        if not cycles or not owners.size:
             return 0
-        owners, found = np.flatnonzero(alive & (span.outer_hi > span.outer_lo)), 0
-        step = _LEAST if others else max(1, owners.size)
-        for first in range(0, owners.size, step):
-            owner = owners[first : first + step]
+        width = (span.outer_hi - span.outer_lo)[owners]
+        if width.max() // cycles[-1] > _MOST_ENTRIES // _FEWEST:
+            return math.inf
+        # Some fragments at a time, by how often the digits come round there: what is listed stays small.
+        step = np.cumsum(1 + sum(width // (d.stride * d.modulus) for d, _ in others)) // _AT_ONCE
+        found = listed = 0
+        for owner in np.split(owners, np.flatnonzero(np.diff(step)) + 1):
             pieces = Pieces(owner, span.outer_lo[owner], span.outer_hi[owner])
             for d, t in others:
                 pieces = pieces.within(d, t.outer_lo, t.outer_hi, hull=False)
+            listed += pieces.owner.size if others else 0
             found += pieces.count_within(last, s.outer_lo, s.outer_hi, hull)
-            if found > most:
-                return found * owners.size // min(first + step, owners.size)
-        return found
+            if max(listed, found) > most:
+                return max(listed, found) * owners.size // int(np.searchsorted(owners, owner[-1], side="right"))
+        return max(listed, found)
 
     def reach(self, clause: Solved) -> tuple[Array, Array]:
         """The first key tile that a clause may meet in each fragment, and the one after the last."""

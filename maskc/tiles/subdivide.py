@@ -7,6 +7,7 @@ truth full or empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.diagnostics import MaskcError
 from maskc.tiles.budget import BOX_COST, PROBES, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.tiling import EMPTY, FULL, PARTIAL, Group, Tiling
 
-__all__ = ["evaluate_tiles", "subdivide", "tile_mask"]
+__all__ = ["evaluate_tiles", "is_affordable", "subdivide", "tile_mask"]
 
 Array = npt.NDArray[Any]
 _CHUNK = 1 << 14  # boxes asked about at once
@@ -30,7 +32,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     """The rectangles of FULL and PARTIAL tiles within ``start`` (by default, everywhere)."""
     stack = [_coarse(grid) if start is None else start]
     total = stack[0].area
-    _sample(c, grid, stack[0], budget)
+    _foresee(c, grid, stack[0], budget)
     done, leaves = _Heap(grid), _Heap(grid)
     decided = 0
     while stack:
@@ -57,45 +59,70 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
     return done.take()
 
 
-#: Tiles, drawn at random, that tell what all take; and by how much of the most that a tile may take the mean of those
-#: drawn may be above that of all: by Hoeffding's inequality, one time in 10^9.
-_DRAWN, _ERROR = 1 << 13, 0.036
+#: Tiles, drawn at random, that tell what all take; and the logarithm of how seldom what they tell may be too much: one
+#: time in 10^9.
+_DRAWN, _SELDOM = 1 << 13, math.log(3e9)
 
 
-def _sample(c: Classifier, grid: Grid, start: Rectangles, budget: Budget) -> None:
+def _surely(taken: Array, most: int) -> float:
+    """What all tiles take at least on average, by those drawn, none of which may take more than ``most``: by the
+    empirical Bernstein inequality, which is the closer the more alike they are."""
+    error = math.sqrt(2 * float(taken.var()) * _SELDOM / taken.size) + 3 * most * _SELDOM / taken.size
+    return max(0.0, float(taken.mean()) - error)
+
+
+def is_affordable(c: Classifier, grid: Grid, budget: Budget) -> bool:
+    """Whether the budget is likely to allow ``subdivide`` everywhere, by a sample that takes little of it."""
+    start = _coarse(grid)
+    asked, open_, r, col = _drawn(c, grid, start)
+    r, col = r[open_], col[open_]
+    some = _spread(r.size)
+    trial = Budget(budget.limit // _MARGIN, each=budget.each, measure=budget.measure)
+    try:
+        settle(c, grid, Rectangles(r[some], r[some] + 1, col[some], col[some] + 1), trial)
+    except MaskcError:
+        return False
+    each = start.area / _DRAWN  # tiles that one of those drawn stands for
+    return budget.affords_boxes(int(asked.sum() * each), int(trial.spent * r.size / max(1, some.size) * each))
+
+
+def _foresee(c: Classifier, grid: Grid, start: Rectangles, budget: Budget) -> None:
     """Raises E801 where asking about boxes will surely go beyond the budget: else it would be found out after all that
     the budget allows. The sample takes little of that and is not counted, so that nothing is refused for it."""
-    last = np.cumsum((start.r1 - start.r0) * (start.c1 - start.c0))
-    if not start.size or budget.affords_boxes(int(last[-1])) or not budget.affords_boxes(_MARGIN * _DRAWN):
+    tiles = start.area
+    if budget.affords_boxes(2 * tiles, PROBES * tiles * budget.each) or not budget.affords_boxes(_MARGIN * _DRAWN):
         return
+    asked, open_, *_ = _drawn(c, grid, start)
+    boxes, points = _surely(asked, 2), PROBES * _surely(open_, 1)
+    budget.foresee(int(boxes * tiles), _BOXES, int(points * tiles))
+
+
+def _drawn(c: Classifier, grid: Grid, start: Rectangles) -> tuple[Array, Array, Array, Array]:
+    """Tiles of ``start``, drawn at random: how many boxes are asked about for each, shared by the tiles that they have
+    (two a tile at most), and whether it is left undecided then; their rows and columns."""
+    last = np.cumsum((start.r1 - start.r0) * (start.c1 - start.c0))
     tile = np.random.default_rng(0).integers(last[-1], size=_DRAWN)
     of = np.searchsorted(last, tile, side="right")
     down, right = np.divmod(last[of] - 1 - tile, start.c1[of] - start.c0[of])
-    asked, left = _asked(c, grid, start.pick(of), start.r0[of] + down, start.c0[of] + right)
-    boxes, points = asked / _DRAWN - 2 * _ERROR, PROBES * max(0, left / _DRAWN - _ERROR)
-    budget.foresee(int(boxes * last[-1]), _BOXES, int(points * last[-1]))
-
-
-def _asked(c: Classifier, grid: Grid, boxes: Rectangles, r: Array, col: Array) -> tuple[float, int]:
-    """How many boxes are asked about for some tiles of ``boxes``, each shared by the tiles that it has: two a tile at
-    most; and how many of these tiles are left undecided then."""
-    asked, left = 0.0, 0
+    r, col, boxes = start.r0[of] + down, start.c0[of] + right, start.pick(of)
+    asked, left, these = np.zeros(_DRAWN), np.zeros(_DRAWN, np.bool_), np.arange(_DRAWN)
     while boxes.size:
         area = (boxes.r1 - boxes.r0) * (boxes.c1 - boxes.c0)
-        asked += float((1 / area).sum())
+        asked[these] += 1 / area
         found = c.classify(grid.boxes(boxes))
         open_ = found.some & found.gap & ~(found.hit & found.miss)
-        left += np.count_nonzero(open_ & (area == 1))
+        left[these] = open_ & (area == 1)
         open_ &= area > 1
-        r, col, boxes = r[open_], col[open_], boxes.pick(open_)
+        these, boxes = these[open_], boxes.pick(open_)
         r_mid, c_mid = _middle(boxes)
+        low, first = r[these] < r_mid, col[these] < c_mid
         boxes = Rectangles(
-            np.where(r >= r_mid, r_mid, boxes.r0),
-            np.where(r < r_mid, r_mid, boxes.r1),
-            np.where(col >= c_mid, c_mid, boxes.c0),
-            np.where(col < c_mid, c_mid, boxes.c1),
+            np.where(low, boxes.r0, r_mid),
+            np.where(low, r_mid, boxes.r1),
+            np.where(first, boxes.c0, c_mid),
+            np.where(first, c_mid, boxes.c1),
         )
-    return asked, left
+    return asked, left, r, col
 
 
 _MARGIN = 64  # times what a sample costs that there has to be
@@ -232,7 +259,7 @@ def _by_parts(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, r
     than a tile, such as a table by blocks, a part lies within one. Parts of which a sample of tiles knows little are
     asked about no further; then also how much of these tiles is in parts that are not known, of the smallest ones."""
     known, kind, unknown = np.zeros(r.size, np.bool_), np.full(r.size, PARTIAL, np.uint8), 1.0
-    sample = np.unique(np.linspace(0, r.size - 1, min(r.size, _SAMPLE)).astype(np.int64))
+    sample = _spread(r.size)
     for parts in (2, 4, _PARTS):
         dear = parts**2 * _PART > grid.q_tile * grid.k_tile
         if grid.q_tile % parts or grid.k_tile % parts or dear or not r.size:
@@ -247,6 +274,12 @@ def _by_parts(c: Classifier, grid: Grid, r: Array, col: Array, budget: Budget, r
             break
         unknown = np.count_nonzero(some & gap) / some.size if parts == _PARTS else 1.0
     return known, kind, unknown
+
+
+def _spread(size: int) -> Array:
+    """At most ``_SAMPLE`` of so many places, from the first to the last."""
+    found: Array = np.unique(np.linspace(0, size - 1, min(size, _SAMPLE)).astype(np.int64))
+    return found
 
 
 def _asked_parts(

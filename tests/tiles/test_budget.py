@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from maskc.tiles.binding import make_binding
 from maskc.tiles.boxes import Boxes
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier, Verdict
+from maskc.tiles.pieces import Pieces
 from maskc.tiles.rowwise import _Fragments
+from maskc.tiles.tiling import PARTIAL
 
 from .corpus import MASKS, brute_kinds, input_case, plain_case
 
@@ -116,6 +119,18 @@ def test_what_most_tiles_leave_open_is_refused_by_a_sample(text: str, monkeypatc
     assert boxes < 1 << 18
 
 
+def test_what_is_little_more_than_the_budget_is_refused_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    program, n = lower_text("hash(q, k) % 2 == 0")[0], 1 << 17
+    spent = watched(program, make_binding(program, n, n))[-1][0]
+
+    def asked(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(Budget, "ask", asked)
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, make_binding(program, n, n), budget=spent * 95 // 100)
+
+
 @pytest.mark.parametrize(
     "text", [*REFUSED, "hash(q // 16, k // 16) % 3 == 0", "q * k < 300000", "window(9) & q * k % 7 == 0"]
 )
@@ -166,6 +181,36 @@ def test_intervals_of_several_digits_are_counted_first(monkeypatch: pytest.Monke
     monkeypatch.setattr(_Fragments, "entries", made)
     with pytest.raises(MaskcError, match="E801"):
         make_plan(program, make_binding(program, n, n))
+
+
+@pytest.mark.parametrize(
+    "text", ["q % 3 == k % 5 & k % 7 < 3 & causal", "k % 64 == 0 & k % 63 == q % 2", "k % 1000 < 3 & q % 7 == k % 7"]
+)
+def test_counting_intervals_is_counted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is gone through, though hardly anything is found there; and never much at once."""
+    listed, within = list[int](), Pieces.within
+
+    def counted(pieces: Pieces, *how: Any, **more: Any) -> Pieces:
+        found = within(pieces, *how, **more)
+        listed.append(found.owner.size)
+        return found
+
+    monkeypatch.setattr(Pieces, "within", counted)
+    program, n, budget = lower_text(text)[0], 1 << 20, 1 << 26
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, make_binding(program, n, n), budget=budget)
+    assert max(listed, default=0) < 1 << 18
+    assert sum(listed) <= budget // 8
+
+
+@pytest.mark.parametrize(
+    "text", ["q % 2 == k % 2 & (k % 3 == 1 | q - k < 1000) & causal", "q % 3 == k % 5 & k % 7 < 3 & causal"]
+)
+def test_intervals_that_every_tile_has_some_of_are_left_to_boxes(text: str) -> None:
+    program, n, spent = lower_text(text)[0], 1 << 16, list[int]()
+    plan = make_plan(program, make_binding(program, n, n), watch=lambda done, total: spent.append(done))
+    assert spent[-1] < 7_000_000
+    np.testing.assert_array_equal(plan.kinds(), np.tri(n // 128, dtype=np.uint8) * PARTIAL)
 
 
 @pytest.mark.parametrize(

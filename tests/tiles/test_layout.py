@@ -67,6 +67,14 @@ def test_sorted_by_label(name: str) -> None:
     check(*input_case(name, 301, 333, 1), 16, 16, "sorted")
 
 
+@pytest.mark.parametrize("layout", ["sorted", "residues"])
+def test_queries_from_the_middle_in_another_order(layout: str) -> None:
+    text = "pattern p(lab: int[token], mark: bool[token]) { attend same(lab) & (q - k) % 8 == 0 | mark[q] & causal }"
+    rng, program = np.random.default_rng(0), lower_text(text)[0]
+    inputs = {"lab": rng.integers(0, 20, 536), "mark": rng.random(536) < 0.05}
+    check(program, make_binding(program, 114, 536, q_start=311, **inputs), 16, 24, layout)
+
+
 def test_scattered_labels_are_sorted() -> None:
     program = lower_text("pattern p(doc: int[token]) { attend same(doc) }")[0]
     binding = make_binding(program, 640, 640, doc=np.arange(640) % 10)

@@ -51,7 +51,7 @@ def _relaid(c: Classifier, layout: Layout, grid: Grid) -> Classifier:
     mask = _from_first_query(substitute(mask, mapping), c.params, grid.offset)
     known = {n.name for n in postorder([mask]) if isinstance(n, Lookup)}
     rest = {n: t for n, t in c.binding.tables.items() if n in known and n not in tables}
-    binding = c.binding.replace(cross=True, tables={**rest, **tables})
+    binding = c.binding.replace(cross=True, q_start=None, tables={**rest, **tables})
     return Classifier(mask, binding, (*params, *(p for p in c.params if p.name not in tables)), c.head, c.batch)
 
 
