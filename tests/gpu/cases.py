@@ -87,7 +87,6 @@ CASES: dict[str, Case] = {
     "window-fewer-queries": Case("causal & window(7)", 21, 50),
     "chunk-of-queries": Case("causal & sliding_window(20) | sinks(3)", 32, 96, 4, 2, q_start=32, tile=8),
     "chunk-before-a-window": Case("abs(q - k) <= 20 & q != 30", 25, 90, q_start=13),
-    "few-queries-of-a-chunk": Case("abs(q - k) <= 20", 5, 1030, q_start=500),
     "window-of-two-edges": Case("causal & window(50)", 85, 90),
     "sinks-and-window": Case("sinks(4) | sliding_window(9)", 45, 45, heads=1),
     "documents": Case("pattern p(doc: int[token]) { attend same(doc) & causal }", inputs={"doc": _DOCUMENTS}),
