@@ -194,6 +194,21 @@ def backend_call() -> dict[str, Any]:
     return answers
 
 
+def few_queries_at(start: int) -> list[float]:
+    """The differences of output and log-sum-exp from a formula, for four queries that are anywhere in a sequence."""
+    import maskc
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, 16, generator=generator) for n in (4, 1030, 1030))
+    op = maskc.compile("abs(q - k) <= 20 | k < 3", heads=2, backend="triton")
+    found, keys = op(q, k, v, q_start=start, return_lse=True), torch.arange(1030)
+    keep = ((start + torch.arange(4)[:, None] - keys).abs() <= 20) | (keys < 3)
+    scores = (q.double() @ k.double().mT / 4).masked_fill(~keep, -torch.inf)
+    return [
+        _difference(a, b) for a, b in zip(found, (scores.softmax(-1) @ v.double(), scores.logsumexp(-1)), strict=True)
+    ]
+
+
 def empty_calls() -> None:
     """Calls with no batch entry, query or key, and decoding with none."""
     from tests.op import empty
@@ -297,7 +312,7 @@ def main() -> None:
     mend()
     warnings.simplefilter("ignore")
     here = (differences, flat_differences, joined_kernels, nan_reaches, other_strides, random_masks, backend_call)
-    functions = {f.__name__: f for f in (*here, empty_calls)}
+    functions = {f.__name__: f for f in (*here, empty_calls, few_queries_at)}
     for line in sys.stdin:
         name, *args = json.loads(line)
         try:

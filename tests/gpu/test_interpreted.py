@@ -84,5 +84,11 @@ def test_backend(interpreter: Interpreter) -> None:
     assert "bfloat16" in found["bfloat16"]
 
 
+@pytest.mark.parametrize("start", [0, 500, 1026])
+def test_few_queries_are_where_the_call_says(interpreter: Interpreter, start: int) -> None:
+    """The last positions are decoded; others are not."""
+    assert max(interpreter.call("few_queries_at", start)) < 1e-5
+
+
 def test_nothing_in_a_call(interpreter: Interpreter) -> None:
     interpreter.call("empty_calls")

@@ -104,7 +104,9 @@ def assert_no_worse(name: str, target: str, dim: int, only: str | None = None) -
         if row is None:
             assert found["spilled"] == 0, where
             continue
+        assert found["matrix"] == row["matrix"], where
         for what in ("registers", "spilled", "shared", "predicates"):
+            assert (found[what] is None) == (row[what] is None), (*where, what)
             assert (found[what] or 0) <= (row[what] or 0), (*where, what)
 
 

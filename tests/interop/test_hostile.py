@@ -193,6 +193,8 @@ for spec in (
         pattern_of(types.SimpleNamespace(attention_pattern=spec))
     except MaskcError as error:
         assert len(str(error)) < 600, str(error)[:600]
+    else:
+        raise AssertionError(f"accepted: {str(spec)[:100]}")
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert time.process_time() - start < 2.0
     assert used < 512 << 10, used

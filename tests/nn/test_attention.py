@@ -199,13 +199,12 @@ def test_inputs_are_given_by_name() -> None:
     assert error.value.codes == ("E510",)
 
 
-def _train(rank: int, world: int, port: int, kind: str, path: str) -> None:
+def _train(rank: int, world: int, kind: str, folder: str) -> None:
     """One step of gradient descent; the first process writes what came of it."""
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    where = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
     made: Any = module()
     if kind == "ddp":
         net: Any = torch.nn.parallel.DistributedDataParallel(made)
@@ -223,7 +222,7 @@ def _train(rank: int, world: int, port: int, kind: str, path: str) -> None:
     optimizer.step()
     found = {n: p.full_tensor() if hasattr(p, "full_tensor") else p for n, p in made.named_parameters()}
     if rank == 0:
-        torch.save({n: p.detach().clone() for n, p in found.items()}, path)
+        torch.save({n: p.detach().clone() for n, p in found.items()}, f"{folder}/result.pt")
     dist.destroy_process_group()
 
 
@@ -253,16 +252,10 @@ def test_projections_that_are_split_say_how() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp", "tp"])
 def test_two_processes_train_as_one(kind: str, tmp_path: Any) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    path = tmp_path / "result.pt"
-    torch.multiprocessing.spawn(_train, (2, port, kind, str(path)), nprocs=2)
+    torch.multiprocessing.spawn(_train, (2, kind, str(tmp_path)), nprocs=2)
     made = module()
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
     made(x(), doc=DOC).square().mean().backward()
     optimizer.step()
-    for name, parameter in torch.load(path).items():
+    for name, parameter in torch.load(tmp_path / "result.pt").items():
         torch.testing.assert_close(parameter, dict(made.named_parameters())[name].detach(), msg=name)

@@ -42,10 +42,14 @@ _MOST_ROWS = 64  # of a tile: queries times heads that share a key head
 
 
 def decodes(entry: Problem) -> bool:
-    """Whether a call is decoded; the forward kernel has enough rows to keep a device busy."""
+    """Whether a call is decoded; else the forward kernel has enough rows to keep a device busy, or its queries are not
+    the last positions, which the kernels of decoding take them for."""
+    b = entry.binding
+    if b.q_start not in (None, 0 if b.cross else b.k_len - b.q_len):
+        return False
     if entry.splits is not None:
         return entry.splits > 0
-    return entry.binding.q_len <= _FEW_QUERIES and entry.binding.k_len >= _MANY_KEYS
+    return b.q_len <= _FEW_QUERIES and b.k_len >= _MANY_KEYS
 
 
 @dataclass(frozen=True)
