@@ -132,7 +132,7 @@ def masks(draw: st.DrawFn) -> Node:
     return apply(draw(st.sampled_from(["and", "or"])), *parts) if len(parts) > 1 else parts[0]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(masks(), st.integers(1, 3), st.integers(0, 5), st.integers(0, 99))
 def test_random_masks_are_the_same_where_it_says_so(mask: Node, eighths: int, cut: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
