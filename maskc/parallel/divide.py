@@ -72,17 +72,17 @@ def partition(
     ranks = integer("ranks", ranks, 1, length)
     every = [ops] if isinstance(ops, Op) else ops
     expect("ops", every, Sequence, "an op of maskc.compile, or a sequence of them")
-    tile, given = tile_for(length, ranks), by_name("inputs", inputs, more)
-    plans: dict[int, TilePlan] = {}
     for op in every:
         expect("ops", op, Op, "an op of maskc.compile, or a sequence of them")
         one_sequence(op)
+    tile, given = tile_for(length, ranks), by_name("inputs", inputs, more)
+    own = {id(op): {p.name for p in op.program.params} for op in every}
+    unknown = given.keys() - set().union(*own.values())  # by any op: an error of the first
+    plans: dict[int, TilePlan] = {}
+    for op in every:
         if id(op) not in plans:
-            names = {p.name for p in op.program.params}
-            # An input that no op has is an error of the first.
-            alien = {n for n in given if all(n not in {p.name for p in x.program.params} for x in every)}
-            own = {n: x for n, x in given.items() if n in names | alien}
-            known: dict[str, Any] = {"batch": batch, "sizes": sizes, "inputs": own}
+            mine = {n: x for n, x in given.items() if n in own[id(op)] | unknown}
+            known: dict[str, Any] = {"batch": batch, "sizes": sizes, "inputs": mine}
             plans[id(op)] = op.plan(length, length, q_tile=tile, k_tile=tile, layout="none", **known)
     if not plans:
         raise fail("E504", "there is no op to divide a sequence for")
