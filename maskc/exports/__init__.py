@@ -62,6 +62,7 @@ FORMATS: dict[str, Format] = {
         "BlockSparseAttentionWrapper(workspace).plan(indptr, indices, M, N, R, C, num_qo_heads, num_kv_heads, "
         "head_dim, mask=mask)",
     ),
+    "splash": Format("Splash", "maskc.exports.splash.splash_kernel(export)(q, k, v)"),
 }
 
 
@@ -71,7 +72,8 @@ class Export:
 
     Attributes:
         format: its name, a key of ``FORMATS``.
-        arrays: int32, and bool for masks of blocks, by the names that the engine gives them.
+        arrays: int32 (of Splash, int8 or int16 where these suffice), and bool for masks of blocks, by the names that
+            the engine gives them.
         options: numbers and truth values of the call, by name.
     """
 
@@ -106,7 +108,7 @@ def export(
 
     Args:
         to: "varlen" (FlashAttention 2 and 3), "varlen_cute" (FlashAttention 4), "varlen_attn"
-            (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention) or "flashinfer".
+            (torch.nn.attention.varlen), "flashmask", "magi" (MagiAttention), "flashinfer" or "splash" (JAX on TPUs).
         q_len, k_len: numbers of queries and of keys; as many keys as queries by default.
         kv_heads: number of key heads, where masks differ by head; by default as many as query heads.
         batch: number of batch entries; None: that of the inputs, else 1.
@@ -115,10 +117,11 @@ def export(
         more: arguments and inputs by name.
 
     Returns:
-        ``arrays`` (int32, and bool for masks of blocks) and ``options`` of the engine's call, by name;
+        ``arrays`` (of integers, and bool for masks of blocks) and ``options`` of the engine's call, by name;
         ``tensors(device)`` gives both, the arrays as torch tensors.
 
-    Takes time and memory by the number of tokens; of "flashinfer", by that of the pairs of blocks that are kept.
+    Takes time and memory by the number of tokens; of "flashinfer" and "splash", by that of the pairs of blocks that are
+    written out as well.
 
     Raises MaskcError E704 where the format cannot say the mask, or the pattern has more than a mask: nothing is dropped
     silently. E503 for another format, E504 for ``kv_heads``, E801 where it takes too much, and as ``make_binding``.

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
     from maskc.tiles.tiling import Group
 
-__all__ = ["Spans", "Unfit", "groups_by_member", "keys_of_queries", "queries_of_keys", "same_mask"]
+__all__ = [
+    "Spans",
+    "Unfit",
+    "groups_by_member",
+    "keys_of_queries",
+    "partial_tiles",
+    "queries_of_keys",
+    "same_mask",
+    "tiles_at_once",
+]
 
 Array = npt.NDArray[Any]
 #: ``first`` and ``last`` (excluded) of each stretch, (stretches, tokens), int32: disjoint, ascending, and
@@ -51,8 +60,8 @@ def same_mask(plan: TilePlan, one: Group, other: Group) -> bool:
     runs: list[list[Array]] = [[r.offsets, r.start, r.end, r.kind] for r in (one.runs, other.runs)]
     if known is not others or not _equal(*runs):
         return False
-    rows, cols = _partial_tiles(one)
-    step = _tiles_at_once(plan)
+    rows, cols = partial_tiles(one)
+    step = tiles_at_once(plan)
     parts = (slice(a, a + step) for a in range(0, rows.size, step))
     return rows.size * plan.q_tile * plan.k_tile <= _LOOK and all(
         _equal(*([plan.tile_mask(g, rows[part], cols[part])] for g in (one, other))) for part in parts
@@ -124,11 +133,11 @@ def _toggles_in_tiles(plan: TilePlan, group: Group, most: int, by_key: bool) -> 
     at, or where a token has more than ``most`` stretches before all of them are."""
     runs, (q_len, k_len) = group.runs, (plan.binding.q_len, plan.binding.k_len)
     row = row_of_runs(runs)
-    rows, cols = _partial_tiles(group)
+    rows, cols = partial_tiles(group)
     if rows.size * plan.q_tile * plan.k_tile > _LOOK:
         raise Unfit("its edges are too long, and cannot be solved for the key")
     found: list[Toggles] = []
-    step = _tiles_at_once(plan)
+    step = tiles_at_once(plan)
     count = np.zeros(k_len if by_key else q_len, np.int64)
     for a in range(0, rows.size, step):
         r, c = rows[a : a + step], cols[a : a + step]
@@ -193,7 +202,7 @@ def _too_many(token: int, count: str, by_key: bool) -> str:
     return f"query {token} keeps {count} stretches of keys"
 
 
-def _partial_tiles(group: Group) -> tuple[Array, Array]:
+def partial_tiles(group: Group) -> tuple[Array, Array]:
     """Their rows and columns."""
     runs, row = group.runs, row_of_runs(group.runs).astype(np.int64)
     part = np.flatnonzero(runs.kind == PARTIAL)
@@ -201,7 +210,7 @@ def _partial_tiles(group: Group) -> tuple[Array, Array]:
     return np.repeat(row[part], width), concatenated_ranges(start, width)
 
 
-def _tiles_at_once(plan: TilePlan) -> int:
+def tiles_at_once(plan: TilePlan) -> int:
     return max(1, _AT_ONCE // (plan.q_tile * plan.k_tile))
 
 

@@ -106,6 +106,29 @@ def flash_infer(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
     return keep[:q_len]
 
 
+def splash_attention(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
+    """``flash_attention_kernel`` of JAX's Splash attention, and ``_flash_attention_dkv_kernel``: what each visits."""
+    r, c, masks = a["block_q"], a["block_kv"], a.get("partial_mask_blocks")
+    heads = a["block_mask"].shape[0]
+    forward, backward = (np.zeros((heads, q_len, k_len), np.int64) for _ in range(2))
+    assert a["block_mask"].shape[1] == q_len // r
+    assert a["dkv_block_mask"].shape[2] == k_len // c
+    for seen, part, by_key in ((forward, "", False), (backward, "dkv_", True)):
+        assert a[f"{part}data_next"].shape == a[f"{part}block_mask"].shape
+        for h, x, y in np.ndindex(a[f"{part}block_mask"].shape):
+            kind, at = a[f"{part}block_mask"][h, x, y], a[f"{part}data_next"][h, x, y]
+            i, j = (at, y) if by_key else (x, at)
+            assert 0 <= i < q_len // r
+            assert 0 <= j < k_len // c
+            mask = None if masks is None else masks[a[f"{part}mask_next"][h, x, y]]
+            if kind:
+                seen[h, i * r : (i + 1) * r, j * c : (j + 1) * c] += 1 if kind == 2 else mask
+    assert forward.max(initial=0) <= 1, "a block is visited twice"
+    np.testing.assert_array_equal(forward, backward)
+    assert forward.any(2).all(), "the sum of a query without keys is 0, and its output NaN"
+    return forward > 0
+
+
 def _flash_mask(a: Mapping[str, Any], q_len: int, k_len: int) -> Array:
     indices = a["startend_row_indices"]
     assert indices.dtype == np.int32
@@ -134,4 +157,5 @@ RULES: dict[str, Any] = {
     "magi": _packed(magi_attention),
     "flashmask": lambda a, q_len, k_len, batch: _flash_mask(a, q_len, k_len),
     "flashinfer": lambda a, q_len, k_len, batch: flash_infer(a, q_len, k_len)[None, None],
+    "splash": lambda a, q_len, k_len, batch: splash_attention(a, q_len, k_len)[None],
 }

@@ -30,7 +30,8 @@ def exported(program: Any, binding: Any, to: str, **more: Any) -> Array | None:
     except MaskcError as error:
         assert error.codes == ("E704",), error
         return None
-    assert all(x.dtype in (np.int32, np.bool_) for x in found.arrays.values())
+    integers = (np.int8, np.int16, np.int32) if to == "splash" else (np.int32,)
+    assert all(x.dtype in (*integers, np.bool_) for x in found.arrays.values())
     said = RULES[to]({**found.arrays, **found.options}, binding.q_len, binding.k_len, binding.batch)
     return np.broadcast_to(said, (binding.batch, binding.heads, binding.q_len, binding.k_len))
 
@@ -48,16 +49,18 @@ def bound(text: str, q_len: int, k_len: int | None = None, heads: int = 2, sizes
 
 
 DOC = np.repeat(np.arange(5), [7, 1, 9, 4, 3])
+#: What can say a mask by which a query keeps nothing, or of which there is no whole number of blocks.
+RAGGED = set(FORMATS) - {"splash"}
 PATTERNS: dict[str, tuple[Any, set[str]]] = {
     "causal": (bound("causal", 24), set(FORMATS)),
     "all": (bound("all", 24), set(FORMATS)),
-    "none": (bound("(none)", 24), set(FORMATS)),
+    "none": (bound("(none)", 24), RAGGED),
     "window": (bound("sliding_window(5)", 24), set(FORMATS)),
     "band": (bound("window(3, 2)", 24), set(FORMATS)),
     "self": (bound("self", 24), set(FORMATS)),
-    "before": (bound("k < q", 24), set(FORMATS)),
-    "chunked": (bound("causal", 7, 24), set(FORMATS)),
-    "chunked-window": (bound("sliding_window(9)", 7, 24), set(FORMATS)),
+    "before": (bound("k < q", 24), RAGGED),
+    "chunked": (bound("causal", 7, 24), RAGGED),
+    "chunked-window": (bound("sliding_window(9)", 7, 24), RAGGED),
     "documents": (
         bound("pattern p(doc: int[token]) { attend same(doc) & causal }", 24, doc=DOC),
         set(FORMATS),
@@ -82,10 +85,10 @@ PATTERNS: dict[str, tuple[Any, set[str]]] = {
         bound("pattern p(first: int[batch]) { attend causal & first[b] <= k & first[b] <= q }", 24, first=[0, 5, 24]),
         {"varlen", "flashmask", "magi"},
     ),
-    "sinks": (bound("causal & (sinks(3) | sliding_window(5))", 24), {"flashmask", "magi", "flashinfer"}),
-    "prefix": (bound("k < 6 | causal", 24), {"flashmask", "magi", "flashinfer"}),
-    "global": (bound("window(2, 2) | k < 2 | q < 2", 24), {"flashmask", "magi", "flashinfer"}),
-    "dilated": (bound("dilated(3, 4) & causal", 24), {"magi", "flashinfer"}),
+    "sinks": (bound("causal & (sinks(3) | sliding_window(5))", 24), {"flashmask", "magi", "flashinfer", "splash"}),
+    "prefix": (bound("k < 6 | causal", 24), {"flashmask", "magi", "flashinfer", "splash"}),
+    "global": (bound("window(2, 2) | k < 2 | q < 2", 24), {"flashmask", "magi", "flashinfer", "splash"}),
+    "dilated": (bound("dilated(3, 4) & causal", 24), {"magi", "flashinfer", "splash"}),
     "chunks": (bound("q // 8 == k // 8 & causal", 24), set(FORMATS)),
     "evicted": (
         bound(
@@ -93,15 +96,18 @@ PATTERNS: dict[str, tuple[Any, set[str]]] = {
             24,
             gone=np.arange(24) + 1 + np.arange(24) * 7 % 11,
         ),
-        {"flashmask", "magi", "flashinfer"},
+        {"flashmask", "magi", "flashinfer", "splash"},
     ),
-    "but-a-hole": (bound("causal & ~(8 <= q & q < 14 & 3 <= k & k < 7)", 24), {"flashmask", "magi", "flashinfer"}),
+    "but-a-hole": (
+        bound("causal & ~(8 <= q & q < 14 & 3 <= k & k < 7)", 24),
+        {"flashmask", "magi", "flashinfer", "splash"},
+    ),
     "by-head": (
         bound("pattern p(w: int[head]) { attend sliding_window(w[h]) }", 24, heads=2, w=[3, 9]),
-        {"flashmask"},
+        {"flashmask", "splash"},
     ),
-    "cross": (bound("pattern p over left -> right { attend k < 9 & q < 20 }", 22, 12), set(FORMATS)),
-    "hash": (bound("hash(q, k) % 2 == 0", 40), {"flashinfer"}),
+    "cross": (bound("pattern p over left -> right { attend k < 9 & q < 20 }", 22, 12), RAGGED),
+    "hash": (bound("hash(q, k) % 2 == 0", 40), {"flashinfer", "splash"}),
 }
 
 
@@ -241,7 +247,7 @@ def test_heads_that_share_keys_share_a_mask() -> None:
 
 @pytest.mark.parametrize("to", FORMATS)
 def test_there_may_be_no_batch_entries(to: str) -> None:
-    found = maskc.export("sliding_window(3)", to, 8, batch=0, k_tile=4).arrays
+    found = maskc.export("sliding_window(3)", to, 8, batch=0, q_tile=4, k_tile=4).arrays
     shapes = {name: x.shape for name, x in found.items()}
     if to == "flashmask":
         assert shapes == {"startend_row_indices": (0, 1, 8, 1)}
