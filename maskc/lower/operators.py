@@ -60,7 +60,7 @@ def as_value(ctx: Context, value: Valued, span: Span, what: str) -> Value | Pois
     if isinstance(value, (Value, Poison)):
         return value
     if isinstance(value, Coord):
-        hint = "apply it to a token: `...[q]` or `...[k]`"
+        hint = "apply what it reads to a token, by `...[q]` or `...[k]`: `same(c)` is `c[q] == c[k]`"
         return ctx.error("E301", f"{what} must be a value, and this is a coordinate", span, hint)
     places = ", ".join(INDICES.get(d, "i") if isinstance(d, str) else "i" for d in value.parameter.domain)
     hint = f"index it: `{value.parameter.name}[{places}]`"
@@ -100,7 +100,8 @@ def as_coord(ctx: Context, value: Valued, span: Span) -> Coord | None:
 def _numbers(ctx: Context, symbol: str, spans: tuple[Span, ...], values: tuple[Value, ...]) -> bool:
     for span, v in zip(spans, values, strict=True):
         if v.type is Type.BOOL or v.labels:
-            hint = "masks are combined with `&`, `|` and `~`" if v.type is Type.BOOL else "compare it with `==`"
+            masks = "a mask without another is `a & ~b`" if symbol == "-" else "masks are combined with `&`, `|` and `~`"
+            hint = masks if v.type is Type.BOOL else "compare it with `==`"
             ctx.error("E301", f"`{symbol}` takes numbers, and this is {v.kind}", span, hint)
             return False
     return True

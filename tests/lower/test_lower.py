@@ -388,12 +388,30 @@ def test_any_program_lowers_or_is_diagnosed(text: str, statement: str) -> None:
         ("causal on token / 64", "`//` divides integers"),
         ("sliding_window(1e3)", "write a whole number"),
         ("pattern p(b: int) { attend causal }", "choose another name"),
+        ("k < N // 2", "`size(k)`"),
+        ("k in range(4)", "`x in 0..8`"),
+        ("causal - window(3)", "`a & ~b`"),
+        ("pattern p(doc: int[token]) { attend doc == doc }", "`same(c)` is `c[q] == c[k]`"),
+        ("pattern p(doc: int[B, N]) { attend same(doc) }", "`token` may come for each of them"),
+        ("pattern p(doc: int[N]) { attend same(doc) }", "positions are called `token`"),
+        ("pattern p { attend causal; score softmax(s) }", "`normalize softmax`"),
+        ("pattern p { attend causal; score s / sqrt(head_dim) }", "`s` is scaled already"),
+        ("pattern p(H: int) over grid(H, W) { attend causal on H }", "read `size(H)`"),
     ],
 )
 def test_hints_lead_on(text: str, hint: str) -> None:
     with pytest.raises(MaskcError) as error:
         lower_text(text)
     assert hint in (error.value.diagnostics[0].hint or "")
+
+
+def test_names_that_are_taken_are_reported_in_their_order() -> None:
+    """It was that of a set, which differs from process to process."""
+    names = [f"axis_{i}" for i in range(20)]
+    declared = ", ".join(f"{n}: int" for n in names)
+    with pytest.raises(MaskcError) as error:
+        lower_text(f"pattern p({declared}) over grid({', '.join(names)}) {{ attend all }}")
+    assert [d.message.split("`")[1] for d in error.value.diagnostics] == names
 
 
 def test_a_hint_about_a_table_is_right() -> None:

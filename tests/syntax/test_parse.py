@@ -163,6 +163,10 @@ def test_a_header_that_breaks_off_is_reported_at_its_brace() -> None:
     assert found.span.start == text.index("{")
 
 
+def test_words_of_elsewhere_may_be_names() -> None:
+    parse("pattern p(mod: {text, image}[token], div: int) { attend same(mod) & q - k < div }")
+
+
 def test_words_of_python_may_be_names() -> None:
     parse("pattern import(lambda: int, from: int) {\n  attend k <\n    lambda + from  # lambda x: y\n}")
 
@@ -205,6 +209,15 @@ def test_characters_of_elsewhere_are_translated(character: str, hint: str | None
         ("k <= q ? true : false", "match"),
         ("if q > k: true", "match"),
         ("causal if q > k else all", "match"),
+        ("causal xor sinks(4)", "use `!=`"),
+        ("(q - k) mod 2 == 0", "use `%`"),
+        ("q div 64 == k div 64", "use `//`"),
+        ("// recent tokens\nwindow(4)", "a comment starts with `#`"),
+        ("pattern p {\n  /* recent */ attend window(4)\n}", "a comment starts with `#`"),
+        ("pattern p(w: int = 4) { sliding_window(w) }", "a mask follows `attend`"),
+        ("pattern p { attend causal; return s }", "other statements start with `let`, `score`"),
+        ("pattern p over grid(32, 32) { attend all }", "`sizes={"),
+        ("w = 5\nwindow(w)", "`def w = ...` gives a name"),
     ],
 )
 def test_hints_say_what_to_write(text: str, hint: str) -> None:
