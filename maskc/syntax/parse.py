@@ -251,7 +251,7 @@ def _remedy(
     if token.type == "COLON" and _is_all(tokens):
         return "that all of them fit is `~any(i in 0..n: ~mask)`"
     if token.type == "INT" and wanted == "a name" and any(t.text == "grid" for t in tokens):
-        return "an axis has a name here; its extent is given when compiling or calling, as in `sizes={\"y\": 32}`"
+        return 'an axis has a name here; its extent is given when compiling or calling, as in `sizes={"y": 32}`'
     return None
 
 
