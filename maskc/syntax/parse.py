@@ -225,6 +225,8 @@ def _problem(
     wanted = _wanted({end.kind if k == "$END" and end is not None else k for k in kinds})
     if str(token) in _WORDS and wanted == _GOES_ON:
         return Diagnostic("E105", f"`{token}` is not written like this here", span, f"use `{_WORDS[str(token)]}`")
+    if str(token) in tk.KEYWORDS and "NAME" in kinds and wanted != _EXPRESSION:
+        return Diagnostic("E206", f"`{token}` is a word of the language and no name", span, "choose another name")
     after = f" after `{before.text}`" if before else ""
     hint = _remedy(source, token, before, tokens, kinds, wanted) or (f"expected {wanted}" if wanted else None)
     return Diagnostic("E101", f"{what} cannot stand here{after}", span, hint)

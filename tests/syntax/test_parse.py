@@ -218,6 +218,10 @@ def test_characters_of_elsewhere_are_translated(character: str, hint: str | None
         ("pattern p { attend causal; return s }", "other statements start with `let`, `score`"),
         ("pattern p over grid(32, 32) { attend all }", "`sizes={"),
         ("w = 5\nwindow(w)", "`def w = ...` gives a name"),
+        ("pattern p(on: bool[head]) { attend causal & on[h] }", "choose another name"),
+        ("pattern p(doc: int[token], score: float[head]) { attend causal }", "choose another name"),
+        ("def match(n) = k < n\ncausal", "choose another name"),
+        ("pattern p over some ++ grid(y, x) { attend causal }", "choose another name"),
     ],
 )
 def test_hints_say_what_to_write(text: str, hint: str) -> None:
