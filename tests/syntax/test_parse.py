@@ -163,6 +163,21 @@ def test_a_header_that_breaks_off_is_reported_at_its_brace() -> None:
     assert found.span.start == text.index("{")
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"), [("\uff51", "q"), ("\u210e", "h"), ("doc_\ufb01", "doc_fi"), ("\u212a", "K")]
+)
+def test_names_that_python_reads_as_others_are_refused(name: str, plain: str) -> None:
+    """They look like those others, and ``op(q, k, v, name=...)`` gave the other."""
+    with pytest.raises(MaskcError) as e:
+        parse(f"pattern p({name}: int[token]) {{ attend causal }}")
+    (found,) = e.value.diagnostics
+    assert (found.code, found.hint) == ("E102", f"write `{plain}`")
+
+
+def test_names_may_be_of_any_language() -> None:
+    parse("pattern p(\u00e9tage: int[token], \u6587: int[token], \u03bc: int) { attend same(\u00e9tage) & k < \u03bc }")
+
+
 def test_words_of_elsewhere_may_be_names() -> None:
     parse("pattern p(mod: {text, image}[token], div: int) { attend same(mod) & q - k < div }")
 
