@@ -235,6 +235,13 @@ _ROWS = (
         "A `let` or a definition is used nowhere in the file. Remove it, or use it.",
         "pattern p() {\n    let near = window(4)\n    attend causal\n}\n",
     ),
+    ErrorRow(
+        "W405",
+        "quotients compared",
+        "Integers are divided by `/`, which makes a float, and compared by `==` or `!=`. Blocks come from `//`, which "
+        "rounds down: `q // 64 == k // 64`.",
+        "causal & q / 64 == k / 64\n",
+    ),
     # Arguments, inputs and tensors
     ErrorRow(
         "E501",

@@ -51,6 +51,11 @@ class Subject:
         """Whether it is one mask, and nothing else."""
         return len(self.programs) == 1 and self.token is None and not self.score and not self.reach
 
+    @property
+    def panels(self) -> int:
+        """How many panels it has: one a head, and of one mask alone one a head and layer."""
+        return len(self.heads) * (self.layers if self.is_plain else 1)
+
 
 def panels_of(subject: Subject, cells: int = 96) -> list[Panel]:
     """The panels that show the subject. Raises MaskcError."""
@@ -77,7 +82,23 @@ def panels_of(subject: Subject, cells: int = 96) -> list[Panel]:
         other = subject.programs[1]
         pair = ((program, binding), (other, subject.binding(other)))
         return [p.diff_panel(*pair, head, cells=cells) for head in subject.heads[:_MOST_PANELS]]
+    if subject.layers > 1:
+        return _sheet(subject, cells)
     return p.mask_panels(program, binding, subject.heads[:_MOST_PANELS], cells=cells)
+
+
+def _sheet(subject: Subject, cells: int) -> list[Panel]:
+    """Layer after layer, every head of it, as far as panels are drawn."""
+    from maskc.picture.panels import mask_panels
+
+    program = subject.programs[0]
+    found: list[Panel] = []
+    for layer in range(subject.layers):
+        heads = subject.heads[: _MOST_PANELS - len(found)]
+        for panel in mask_panels(program, subject.binding(program, layer), heads, cells=cells) if heads else ():
+            title = f"layer {layer}" + (f", {panel.title}" if panel.title else "")
+            found.append(dataclasses.replace(panel, title=title))
+    return found
 
 
 def position(program: Program, binding: Binding, token: str) -> int:
@@ -124,8 +145,9 @@ def write_picture(subject: Subject, path: str, ending: str, theme: str) -> None:
         from maskc.picture.svg import svg
 
         _write(path, svg(panels, title=title_of(subject), theme=theme))
-    if len(subject.heads) > _MOST_PANELS:
-        note([f"the first {_MOST_PANELS} of {len(subject.heads)} heads are drawn"])
+    if subject.panels > _MOST_PANELS:
+        what = "pictures" if subject.panels > len(subject.heads) else "heads"
+        note([f"the first {_MOST_PANELS} of {subject.panels} {what} are drawn"])
 
 
 def write_html(subject: Subject, path: str, theme: str, files: Sequence[str | None]) -> None:

@@ -59,7 +59,8 @@ def command(
         bool, typer.Option("--reach", help="Show after how many of --layers a query knows a key.")
     ] = False,
     layers: Annotated[
-        int | None, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Layers of --reach and --html.")
+        int | None,
+        typer.Option("--layers", min=1, max=MAX_LAYERS, help="So many layers, beside one another; those of --reach."),
     ] = None,
     layout: Annotated[
         str, typer.Option("--layout", help="An order of the tokens that --html shows, too: auto.")
@@ -78,7 +79,7 @@ def command(
     files = [n for n, path in (("--html", html), ("--svg", svg), ("--png", png)) if path is not None]
     _refuse_together(what, files, as_json)
     _refuse_idle(
-        layers=layers is not None and not (reach or html),
+        layers=layers is not None and not (reach or html) and bool(what or as_json),
         layout=layout != "none" and not html,
         theme=theme != "auto" and not files,
         diff_name=diff_name is not None and diff is None,
@@ -117,7 +118,7 @@ def _shown(subject: pictures.Subject, as_json: bool, watch: Callable[[int, int],
     binding = subject.binding(program)
     if as_json:
         return json.dumps(_data(program, binding, heads))
-    if not subject.is_plain or len(heads) > 1:
+    if not subject.is_plain or subject.panels > 1:
         return panel_text(subject)
     return picture(program, binding, heads[0], watch=watch)
 
@@ -138,7 +139,8 @@ def _refuse_together(what: Sequence[str], files: Sequence[str], as_json: bool) -
 def _refuse_idle(*, layers: bool, layout: bool, theme: bool, diff_name: bool) -> None:
     """Raises E503 for options that the picture has no use for: whoever gives one believes that it is drawn."""
     if layers:
-        raise MaskcError(Diagnostic("E503", "--layers is for --reach and --html", hint="--layer N draws another layer"))
+        message = "--layers is for pictures of one mask, --reach and --html"
+        raise MaskcError(Diagnostic("E503", message, hint="--layer N draws another layer"))
     if layout:
         hint = "give --html OUT, or see what it saves with `maskc plan FILE --layout auto`"
         raise MaskcError(Diagnostic("E503", "--layout is for --html", hint=hint))
@@ -149,12 +151,12 @@ def _refuse_idle(*, layers: bool, layout: bool, theme: bool, diff_name: bool) ->
 
 
 def panel_text(subject: pictures.Subject) -> Text:
-    """Panels in the terminal; the heads of one mask as a contact sheet."""
+    """Panels in the terminal; the heads and layers of one mask as a contact sheet."""
     from maskc.picture.text import draw_panels
 
     surface = canvas()
     room = min((surface.width - 8) // 2, surface.rows)
-    if len(subject.heads) > 1:
+    if subject.panels > 1:
         room = max(8, min(room, (surface.width - 8 * 3) // 2 // 3))
     return title_and(pictures.title_of(subject), draw_panels(pictures.panels_of(subject, cells=room), surface))
 

@@ -160,13 +160,28 @@ def export_mask(
         return export_plan(plan, to, kv_heads)
 
 
+#: What others call a format, or what is had by other means.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("flash", "flash_attn", "flashattention", "fa", "fa2", "fa3", "fa4"),
+        "FlashAttention 2 and 3 take varlen, version 4 varlen_cute",
+    ),
+    **dict.fromkeys(
+        ("flex", "flex_attention", "flexattention", "block_mask", "blockmask"),
+        "maskc.backends.flex.block_mask makes FlexAttention's: see docs/flexattention.md",
+    ),
+    **dict.fromkeys(("dense", "numpy", "bool"), "maskc.dense_mask gives every pair"),
+    **dict.fromkeys(("paddle", "flash_mask"), "PaddlePaddle's FlashMask takes flashmask"),
+    **dict.fromkeys(("hf", "transformers"), "in Transformers a pattern stands in a config: see docs/transformers.md"),
+}
+
+
 def check_format(to: str) -> None:
     """Raises E503 where there is no such format."""
     if to not in FORMATS:
         from maskc.tiles.values import suggestion
 
-        hint = suggestion(to, FORMATS) or "see docs/exports.md"
-        raise fail("E503", f"there is no format {to!r}; there are: {', '.join(FORMATS)}", hint)
+        raise fail("E503", f"there is no format {to!r}", _ELSEWHERE.get(to.lower()) or suggestion(to, FORMATS))
 
 
 def export_plan(plan: TilePlan, to: str, kv_heads: int | None = None) -> Export:

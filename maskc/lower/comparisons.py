@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maskc.diagnostics import Span
-from maskc.ir.nodes import Const, Node, Symbol, Type
+from maskc.ir.nodes import Apply, Const, Node, Symbol, Type
 from maskc.ir.ops import conjunction
 from maskc.lower import operators as ops
 from maskc.lower.context import Lowering
@@ -29,10 +29,20 @@ def lower_comparison(lower: Lowering, e: t.Comparison, scope: Scope, pair: Pair,
             node = ops.compare(lower.ctx, op, (e.operands[i].span, e.operands[i + 1].span), a, b)
             if node is None:
                 return POISON
+            if op in ("==", "!=") and (_is_quotient(a) or _is_quotient(b)):
+                message = f"`/` does not round, and `{op}` tells quotients apart to the last digit"
+                lower.ctx.warn("W405", message, e.span, "`//` divides integers: `q // 64 == k // 64`")
             parts.append(node)
         return Value(conjunction(parts))
 
     return ops.lift(lower.ctx, e.span, combine, *values)
+
+
+def _is_quotient(value: Value) -> bool:
+    """Whether it is integers that were divided by `/`."""
+    node = value.node
+    whole = (isinstance(a, Const) or (isinstance(a, Apply) and a.op == "float") for a in node.children)
+    return isinstance(node, Apply) and node.op == "div" and all(whole)
 
 
 def _with_enumerators(

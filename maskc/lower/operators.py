@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from maskc.diagnostics import Span
-from maskc.ir.nodes import Const, Node, Type
+from maskc.ir.nodes import Const, Node, Symbol, Type, postorder
 from maskc.ir.ops import OPS, apply
 from maskc.lower.context import Context
 from maskc.lower.values import INDICES, POISON, Coord, Poison, Table, Value, Valued, both, mask_of, to_float
@@ -60,7 +60,7 @@ def as_value(ctx: Context, value: Valued, span: Span, what: str) -> Value | Pois
     if isinstance(value, (Value, Poison)):
         return value
     if isinstance(value, Coord):
-        hint = "apply it to a token: `...[q]` or `...[k]`"
+        hint = "apply what it reads to a token, by `...[q]` or `...[k]`: `same(c)` is `c[q] == c[k]`"
         return ctx.error("E301", f"{what} must be a value, and this is a coordinate", span, hint)
     places = ", ".join(INDICES.get(d, "i") if isinstance(d, str) else "i" for d in value.parameter.domain)
     hint = f"index it: `{value.parameter.name}[{places}]`"
@@ -85,6 +85,11 @@ def as_coord(ctx: Context, value: Valued, span: Span) -> Coord | None:
         return value
     if isinstance(value, Value) and value.type is not Type.FLOAT:
         fixed = value
+        if _of_a_pair(ctx, fixed.node, span):
+            message = "a coordinate is a function of one token, and this is the same number for the query and the key"
+            hint = "leave `q` and `k` out: `on token // 64` divides either position; an input is named without `[q]`"
+            ctx.error("E301", message, span, hint)
+            return None
         return Coord(lambda e: fixed)
     if isinstance(value, Value):
         ctx.error("E301", "a coordinate is an integer for each token, and this is a float", span, INTEGERS)
@@ -92,15 +97,26 @@ def as_coord(ctx: Context, value: Valued, span: Span) -> Coord | None:
         p = value.parameter
         domain = ", ".join(str(d) for d in p.domain)
         own = [d for d in p.domain if d != "batch"]  # what is by token may come for each batch entry
-        hint = f"declare it by `{own[0]}` alone: a call may give one row a batch entry" if own == ["token"] else None
-        ctx.error("E301", f"a coordinate is a function of one token, and this is a table over [{domain}]", span, hint)
+        alone = f"declare it by `{own[0]}` alone: a call may give one row a batch entry" if own == ["token"] else None
+        ctx.error("E301", f"a coordinate is a function of one token, and this is a table over [{domain}]", span, alone)
     return None
+
+
+def _of_a_pair(ctx: Context, node: Node, span: Span) -> bool:
+    """Whether a number depends on the position of the query or the key."""
+    for n in postorder([node]):
+        ctx.count(span)
+        if isinstance(n, Symbol) and n.name in ("q", "k"):
+            return True
+    return False
 
 
 def _numbers(ctx: Context, symbol: str, spans: tuple[Span, ...], values: tuple[Value, ...]) -> bool:
     for span, v in zip(spans, values, strict=True):
         if v.type is Type.BOOL or v.labels:
-            hint = "masks are combined with `&`, `|` and `~`" if v.type is Type.BOOL else "compare it with `==`"
+            hint = "compare it with `==`"
+            if v.type is Type.BOOL:
+                hint = "`a` without `b` is `a & ~b`" if symbol == "-" else "masks are combined with `&`, `|` and `~`"
             ctx.error("E301", f"`{symbol}` takes numbers, and this is {v.kind}", span, hint)
             return False
     return True

@@ -47,9 +47,11 @@ def lower_pattern(ctx: Context, p: t.Pattern, found: Globals) -> Program | None:
     names: dict[str, Binding] = {d.name.id: POISON for d in p.params}
     names.update({d.name: _bound(d) for d in params})
     coordinates = space_coordinates(q_space, k_space, lambda: ctx.statement in _NUMBERS)
-    for n in coordinates.keys() & names.keys():
-        there = next(d.name.span for d in p.params if d.name.id == n)
-        ctx.error("E202", f"`{n}` is a parameter and a coordinate of the space", there)
+    for d in p.params:
+        if d.name.id in coordinates:
+            message = f"`{d.name.id}` is a parameter and a coordinate of the space"
+            hint = f"an extent is no parameter: leave it out, and read `size({d.name.id})`"
+            ctx.error("E202", message, d.name.span, hint)
     made = _Body(ctx, p, Scope(found, names, coordinates), Expressions(ctx, cross))
     made.run()
     if len(ctx.errors) > before or made.mask is None:  # A mask may fail by what was reported before.

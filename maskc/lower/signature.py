@@ -12,6 +12,12 @@ from maskc.syntax import tree as t
 __all__ = ["default_value", "lower_parameter", "lower_signature"]
 
 _TYPES = {"int": Type.INT, "float": Type.FLOAT, "bool": Type.BOOL}
+#: What shapes of tensors are written with, and what is written here.
+_SHAPES = {
+    "H": "heads are called `head`",
+    "B": "batch entries are called `batch`; what is by `token` may come for each of them without",
+    **dict.fromkeys(("N", "L", "S", "T", "seq", "seq_len"), "positions are called `token`, or `q` and `k`"),
+}
 
 
 def lower_signature(ctx: Context, params: tuple[t.ParameterDecl, ...], cross: bool) -> tuple[Parameter, ...]:
@@ -79,10 +85,8 @@ def _domain(ctx: Context, p: t.ParameterDecl, scalars: set[str] | None) -> tuple
         elif d.id in DOMAINS or scalars is None or d.id in scalars:
             found.append(d.id)
         else:
-            known = [*DOMAINS, *scalars]
-            hint = (
-                did_you_mean(d.id, known) or f"a domain is one of {', '.join(DOMAINS)}, a number, or an int parameter"
-            )
+            meant = _SHAPES.get(d.id) or did_you_mean(d.id, [*DOMAINS, *scalars])
+            hint = meant or f"a domain is one of {', '.join(DOMAINS)}, a number, or an int parameter"
             ctx.error("E201", f"`{d.id}` is nothing to index by", d.span, hint)
             return None
     return tuple(found)

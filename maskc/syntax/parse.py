@@ -40,6 +40,9 @@ _PYTHON = re.compile(
     re.MULTILINE,
 )
 _GOES_ON = "an operator, or the end of the line"
+_EXPRESSION = "an expression"
+#: Words that are operators elsewhere. They may be names here, and are told only where an operator should stand.
+_WORDS = {"xor": "!=", "mod": "%", "div": "//"}
 #: With which words a statement of a pattern starts.
 _STATEMENTS = ("attend", "let", "score", "normalize", "output", "assert")
 #: What a statement makes anew, by its word: the name of the old.
@@ -215,28 +218,55 @@ def _problem(
         span = Span(source, token.start_pos or 0, token.end_pos or 0)
         what = "the end of the line" if token.type == "_SEP" else f"`{token}`"
     before = next((t for t in reversed(tokens) if t.span.end <= span.start and t.kind != "_SEP"), None)
-    foreign = _foreign(source, token, before)
+    foreign = _foreign(source, token, before, tokens)
     if foreign:
         return foreign
     kinds = set(getattr(e, "accepts", None) or getattr(e, "expected", None) or ())
     wanted = _wanted({end.kind if k == "$END" and end is not None else k for k in kinds})
+    if str(token) in _WORDS and wanted == _GOES_ON:
+        return Diagnostic("E105", f"`{token}` is not written like this here", span, f"use `{_WORDS[str(token)]}`")
+    if str(token) in tk.KEYWORDS and "NAME" in kinds and wanted != _EXPRESSION:
+        return Diagnostic("E206", f"`{token}` is a word of the language and no name", span, "choose another name")
     after = f" after `{before.text}`" if before else ""
-    hint = f"expected {wanted}" if wanted else None
-    if token is not None and str(token) in _STATEMENTS and before is None:
-        hint = "statements stand in a pattern: `pattern name { attend ... }`; a mask alone needs no `attend`"
-    elif token is not None and str(token) in _STATEMENTS and wanted == _GOES_ON:
-        hint = "a statement ends at the end of its line, or at `;`"
-    elif token is not None and token.type == "LBRACE" and "$END" in kinds:
-        hint = "a pattern is written `pattern name { attend ... }`"
-    elif token is not None and before is not None and before.kind == "IN":
-        hint = "expected a range, as in `x in 0..8`, or a segment; of several values, `x == 1 | x == 4`"
-    elif token is not None and before is not None and before.kind in _NEW and str(token) in (before.text, "="):
-        hint = f"what follows is the new {before.text}, of which `{_NEW[before.kind]}` is the old one"
-    elif token is not None and token.type == "COLON" and _is_all(tokens):
-        hint = "that all of them fit is `~any(i in 0..n: ~mask)`"
-    elif wanted == "`:`" and before is not None and before.kind == "NAME":
-        hint = f"expected `:` and a type, as in `{before.text}: int`"
+    hint = _remedy(source, token, before, tokens, kinds, wanted) or (f"expected {wanted}" if wanted else None)
     return Diagnostic("E101", f"{what} cannot stand here{after}", span, hint)
+
+
+def _remedy(
+    source: Source, token: Any, before: tk.Token | None, tokens: list[tk.Token], kinds: set[str], wanted: str
+) -> str | None:
+    """What to write instead, where it can be guessed what somebody meant by ``token`` or by what stands before it."""
+    if before is not None and before.kind == "NAME" and wanted == "`:`":
+        return f"expected `:` and a type, as in `{before.text}: int`"
+    if token is None:
+        return None
+    if before is None:
+        return _remedy_at_start(source, token, kinds)
+    if str(token) in _STATEMENTS and wanted == _GOES_ON:
+        return "a statement ends at the end of its line, or at `;`"
+    if token.type == "LBRACE" and "$END" in kinds:
+        return "a pattern is written `pattern name { attend ... }`"
+    if before.kind == "IN":
+        return "expected a range, as in `x in 0..8`, or a segment; of several values, `x == 1 | x == 4`"
+    if before.kind in _NEW and str(token) in (before.text, "="):
+        return f"what follows is the new {before.text}, of which `{_NEW[before.kind]}` is the old one"
+    if token.type == "COLON" and _is_all(tokens):
+        return "that all of them fit is `~any(i in 0..n: ~mask)`"
+    if token.type == "INT" and wanted == "a name" and any(t.text == "grid" for t in tokens):
+        return 'an axis has a name here; its extent is given when compiling or calling, as in `sizes={"y": 32}`'
+    return None
+
+
+def _remedy_at_start(source: Source, token: Any, kinds: set[str]) -> str | None:
+    """The same, where nothing stands before ``token``."""
+    if source.text[token.start_pos : token.start_pos + 2] in ("//", "/*"):
+        return "a comment starts with `#`"
+    if str(token) in _STATEMENTS:
+        return "statements stand in a pattern: `pattern name { attend ... }`; a mask alone needs no `attend`"
+    if "ATTEND" in kinds:
+        words = ", ".join(f"`{word}`" for word in _STATEMENTS[1:])
+        return f"a mask follows `attend`; other statements start with {words}"
+    return None
 
 
 def _is_all(tokens: list[tk.Token]) -> bool:
@@ -245,7 +275,7 @@ def _is_all(tokens: list[tk.Token]) -> bool:
     return any(t.text == "all" and kinds[i + 1 : i + 4] == ["LPAR", "NAME", "IN"] for i, t in enumerate(tokens))
 
 
-def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic | None:
+def _foreign(source: Source, token: Any, before: tk.Token | None, tokens: list[tk.Token]) -> Diagnostic | None:
     """`x = 3`, `a if b else c`: what people write who come from Python, beside single words."""
     if token is not None and token.type == "EQUAL" and source.text[token.end_pos : token.end_pos + 1] == ">":
         span = Span(source, token.start_pos, token.end_pos + 1)
@@ -256,7 +286,9 @@ def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic 
         return Diagnostic("E105", "nothing is assigned", span, "write the new score or output: `score s + 1`")
     if token is not None and token.type == "EQUAL" and before and before.text not in tk.KEYWORDS:
         span = Span(source, token.start_pos, token.end_pos)
-        return Diagnostic("E105", "`=` gives a value to an argument; it does not compare", span, "use `==` to compare")
+        named = f"; `def {before.text} = ...` gives a name to something" if before is tokens[0] else ""
+        message = "`=` gives a value to an argument; it does not compare"
+        return Diagnostic("E105", message, span, f"use `==` to compare{named}")
     there = [t for t in (token, before) if t is not None and str(getattr(t, "text", t)) == "if"]
     if there:
         span = before.span if before and there[0] is before else Span(source, token.start_pos, token.end_pos)
@@ -267,7 +299,7 @@ def _foreign(source: Source, token: Any, before: tk.Token | None) -> Diagnostic 
 
 def _wanted(kinds: set[str]) -> str:
     if {"NAME", "INT", "LPAR"} <= kinds:
-        return "an expression"
+        return _EXPRESSION
     names = [_TERMINALS.get(k, f"`{k.lower()}`") for k in sorted(kinds)]
     if not names or len(names) > 6:
         return _GOES_ON if "_SEP" in kinds or "BAR" in kinds else ""

@@ -171,6 +171,7 @@ class _Tokenizer:
                 _OPERATORS[text] if group == "op" else text.upper() if text in KEYWORDS else "NAME"
             )
             self.number(group, text, span)
+            self.name(text, span)
             self.push(Token(kind, text, span))
 
     def number(self, group: str, text: str, span: Span) -> None:
@@ -179,6 +180,13 @@ class _Tokenizer:
             self.error("E104", f"an integer may be at most {MAX_INT}", span.start, span.end)
         elif group == "float" and (len(digits) > 400 or float(digits) == float("inf")):
             self.error("E104", "a float has at most 400 digits and is finite", span.start, span.end)
+
+    def name(self, text: str, span: Span) -> None:
+        """Refuse what Python reads as another name: nobody could give it to a call, and it looks like that other."""
+        other = text if text.isascii() else unicodedata.normalize("NFKC", text)
+        if other != text:
+            message = "these characters are another spelling of plainer ones, and make no name"
+            self.error("E102", message, span.start, span.end, f"write `{other}`" if len(other) <= 80 else None)
 
     def push(self, token: Token) -> None:
         if self.newline or token.kind in ("DEF", "PATTERN"):

@@ -339,10 +339,38 @@ def test_what_one_query_sees_is_drawn_for_every_head(maskc: Any, write: Any) -> 
     assert "0 ··████◆◆··" in shown
 
 
+LAYERS = "pattern p(width: int[head]) {\n    attend match layer { 1: causal; else: sliding_window(width[h]) }\n}\n"
+
+
+def test_layers_and_heads_are_drawn_beside_one_another(maskc: Any, write: Any, tmp_path: Path) -> None:
+    file = write("p.mask", LAYERS)
+    words = ["show", file, "--arg", "width=[1, 2]", "--q", "4", "--head", "all", "--layers", "2"]
+    shown = maskc(*words).out
+    assert [f"layer {i}, head {h} of 2" in shown for i in (0, 1) for h in (0, 1)] == [True] * 4
+    assert shown.index("layer 0, head 1") < shown.index("layer 1, head 0")
+    assert shown.count("0 ██······") == 4
+    assert shown.count("██████··") == 2  # three keys of the third query, in layer 1 alone
+    picture = tmp_path / "sheet.svg"
+    assert maskc(*words, "--svg", str(picture)).code == 0
+    assert "layer 1, head 1 of 2" in picture.read_text(encoding="utf-8")
+    one = maskc("show", file, "--arg", "width=[1]", "--q", "4", "--layers", "2").out
+    assert "layer 1" in one
+    assert "head 0" not in one
+
+
+def test_of_very_many_layers_and_heads_the_first_are_drawn(maskc: Any, write: Any, tmp_path: Path) -> None:
+    words = ["--q", "4", "--heads", "8", "--head", "all", "--layers", "9", "--svg", str(tmp_path / "sheet.svg")]
+    result = maskc("show", write("p.mask", LAYERS), "--arg", "width=[1, 2, 3, 4, 1, 2, 3, 4]", *words)
+    assert result.code == 0
+    assert "the first 64 of 72 pictures are drawn" in result.err
+
+
 @pytest.mark.parametrize(
     ("words", "needed"),
     [
-        (["--layers", "3"], "--reach"),
+        (["--layers", "3", "--score"], "--reach"),
+        (["--layers", "3", "--token", "4"], "--reach"),
+        (["--layers", "3", "--json"], "--reach"),
         (["--layout", "auto"], "--html"),
         (["--theme", "dark"], "--svg"),
         (["--diff-name", "p"], "--diff"),

@@ -147,3 +147,15 @@ def test_options_are_what_the_engines_take() -> None:
     found = maskc.export("causal & q - k < 4", "varlen_attn", 8).tensors()
     inspect.signature(varlen.varlen_attn).bind(q, q, q, **found)
     assert found["window_size"] == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("FlashAttention", "take varlen"), ("flex", "docs/flexattention.md"), ("magi2", "did you mean 'magi'?"),
+     ("xformers", "there are: varlen, varlen_cute")],
+)  # fmt: skip
+def test_what_others_call_a_format_is_answered(name: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", "(causal)", "--q", "8", "--to", name]) == 2
+    said = capsys.readouterr().err
+    assert hint in said
+    assert said.count("varlen_cute") <= 1

@@ -305,6 +305,11 @@ def test_an_error_within_a_definition_points_at_the_call() -> None:
         ("pattern p(a: int = 1) { attend all }", ("W401",)),
         ("pattern p(a: int = 1) { let x = a\n attend all }", ("W404",)),
         ("pattern p(n: int, t: int[n]) { attend k < t[0] }", ()),
+        ("q / 64 == k / 64", ("W405",)),
+        ("pattern p(doc: int[token]) { attend causal & doc[q] / 2 != doc[k] }", ("W405",)),
+        ("pattern p(doc: int[token]) { attend causal & (doc / 2 == token / 2)[q] }", ("W405",)),
+        ("causal & k < q / 2 & q // 64 == k // 64", ()),
+        ("pattern p(x: float[token]) { attend x[q] / 2.0 == x[k] / 2.0 }", ()),
         ("match q { 1: all; 0..5: none; 3: all; else: none }", ("W402",)),
         ("match q { _: all; 3: none; else: none }", ("W402",)),
         ("match q == k { true: all; false: none; else: none }", ("W402",)),
@@ -388,12 +393,34 @@ def test_any_program_lowers_or_is_diagnosed(text: str, statement: str) -> None:
         ("causal on token / 64", "`//` divides integers"),
         ("sliding_window(1e3)", "write a whole number"),
         ("pattern p(b: int) { attend causal }", "choose another name"),
+        ("causal & window(1, 1) on q // 64", "`on token // 64`"),
+        ("same(k // 4) & causal", "leave `q` and `k` out"),
+        ("pattern p(doc: int[token]) { attend causal & same(doc[q]) }", "an input is named without `[q]`"),
+        ("causal on token // 2 & (causal on k) on token // 2", "leave `q` and `k` out"),
+        ("k < N // 2", "`size(k)`"),
+        ("k in range(4)", "`x in 0..8`"),
+        ("causal - window(3)", "`a & ~b`"),
+        ("pattern p(doc: int[token]) { attend doc == doc }", "`same(c)` is `c[q] == c[k]`"),
+        ("pattern p(doc: int[B, N]) { attend same(doc) }", "`token` may come for each of them"),
+        ("pattern p(doc: int[N]) { attend same(doc) }", "positions are called `token`"),
+        ("pattern p { attend causal; score softmax(s) }", "`normalize softmax`"),
+        ("pattern p { attend causal; score s / sqrt(head_dim) }", "`s` is scaled already"),
+        ("pattern p(H: int) over grid(H, W) { attend causal on H }", "read `size(H)`"),
     ],
 )
 def test_hints_lead_on(text: str, hint: str) -> None:
     with pytest.raises(MaskcError) as error:
         lower_text(text)
     assert hint in (error.value.diagnostics[0].hint or "")
+
+
+def test_names_that_are_taken_are_reported_in_their_order() -> None:
+    """It was that of a set, which differs from process to process."""
+    names = [f"axis_{i}" for i in range(20)]
+    declared = ", ".join(f"{n}: int" for n in names)
+    with pytest.raises(MaskcError) as error:
+        lower_text(f"pattern p({declared}) over grid({', '.join(names)}) {{ attend all }}")
+    assert [d.message.split("`")[1] for d in error.value.diagnostics] == names
 
 
 def test_a_hint_about_a_table_is_right() -> None:

@@ -163,6 +163,25 @@ def test_a_header_that_breaks_off_is_reported_at_its_brace() -> None:
     assert found.span.start == text.index("{")
 
 
+@pytest.mark.parametrize(
+    ("name", "plain"), [("\uff51", "q"), ("\u210e", "h"), ("doc_\ufb01", "doc_fi"), ("\u212a", "K")]
+)
+def test_names_that_python_reads_as_others_are_refused(name: str, plain: str) -> None:
+    """They look like those others, and ``op(q, k, v, name=...)`` gave the other."""
+    with pytest.raises(MaskcError) as e:
+        parse(f"pattern p({name}: int[token]) {{ attend causal }}")
+    (found,) = e.value.diagnostics
+    assert (found.code, found.hint) == ("E102", f"write `{plain}`")
+
+
+def test_names_may_be_of_any_language() -> None:
+    parse("pattern p(\u00e9tage: int[token], \u6587: int[token], \u03bc: int) { attend same(\u00e9tage) & k < \u03bc }")
+
+
+def test_words_of_elsewhere_may_be_names() -> None:
+    parse("pattern p(mod: {text, image}[token], div: int) { attend same(mod) & q - k < div }")
+
+
 def test_words_of_python_may_be_names() -> None:
     parse("pattern import(lambda: int, from: int) {\n  attend k <\n    lambda + from  # lambda x: y\n}")
 
@@ -205,6 +224,19 @@ def test_characters_of_elsewhere_are_translated(character: str, hint: str | None
         ("k <= q ? true : false", "match"),
         ("if q > k: true", "match"),
         ("causal if q > k else all", "match"),
+        ("causal xor sinks(4)", "use `!=`"),
+        ("(q - k) mod 2 == 0", "use `%`"),
+        ("q div 64 == k div 64", "use `//`"),
+        ("// recent tokens\nwindow(4)", "a comment starts with `#`"),
+        ("pattern p {\n  /* recent */ attend window(4)\n}", "a comment starts with `#`"),
+        ("pattern p(w: int = 4) { sliding_window(w) }", "a mask follows `attend`"),
+        ("pattern p { attend causal; return s }", "other statements start with `let`, `score`"),
+        ("pattern p over grid(32, 32) { attend all }", "`sizes={"),
+        ("w = 5\nwindow(w)", "`def w = ...` gives a name"),
+        ("pattern p(on: bool[head]) { attend causal & on[h] }", "choose another name"),
+        ("pattern p(doc: int[token], score: float[head]) { attend causal }", "choose another name"),
+        ("def match(n) = k < n\ncausal", "choose another name"),
+        ("pattern p over some ++ grid(y, x) { attend causal }", "choose another name"),
     ],
 )
 def test_hints_say_what_to_write(text: str, hint: str) -> None:
