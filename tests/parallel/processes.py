@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -45,7 +46,7 @@ def _process(rank: int, ranks: int, folder: str) -> None:
         module,
         learned,
         under_way,
-        without_tokens,
+        by_hand,
         normalised,
         graphs,
         nothing_but_needed,
@@ -223,18 +224,23 @@ def under_way(rank: int, ranks: int) -> None:
         assert said == ["last", "send", "first", "send", "wait", "wait"], said
 
 
-def without_tokens(rank: int, ranks: int) -> None:
-    """A rank that holds nothing takes part, in the backward pass too."""
-    length = 130
-    held = [(Chunk(0, 40), Chunk(90, length)), (), (Chunk(40, 90),), *[()] * ranks]
-    division = Partition(length, tuple(held[:ranks]), np.ones(ranks), np.zeros(ranks, np.int64), "by hand")
-    for name in ("window", "sinks"):
-        op, kept = maskc.compile(MASKS[name].text, heads=HEADS), kept_of(MASKS[name])[..., :length, :length]
-        qkv, weight, _ = drawn(length)
+def by_hand(rank: int, ranks: int) -> None:
+    """Any chunks in any order; a rank that holds nothing takes part, in the backward pass too."""
+    draw = np.random.default_rng(5)
+    for name in ("window", "sinks", "documents by batch entry", "windows by head", "grid", "ragged"):
+        case = MASKS[name]
+        op, kept = maskc.compile(case.text, heads=HEADS, sizes=case.sizes, **case.arguments), kept_of(case)
+        cuts = [0, *sorted(draw.choice(np.arange(1, case.length), 6, replace=False).tolist()), case.length]
+        chunks = [Chunk(*c) for c in itertools.pairwise(cuts)]
+        owner = draw.integers(0, max(1, ranks - 1), len(chunks))  # nothing for the last rank
+        held = [[chunks[i] for i in draw.permutation(len(chunks)) if owner[i] == r] for r in range(ranks)]
+        none = np.zeros(ranks, np.int64)
+        division = Partition(case.length, tuple(map(tuple, held)), np.ones(ranks), none, "by hand")
+        qkv, weight, _ = drawn(case.length)
         out = attended(*qkv, kept)[0]
         wanted = torch.autograd.grad((out * weight).sum(), qkv)
         mine = of_rank(qkv, division, rank)
-        got = ContextParallel(op)(*mine, division)
+        got = ContextParallel(op, overlap=2)(*mine, division, **case.inputs)
         torch.testing.assert_close(got, division.shard(out, rank), atol=1e-11, rtol=1e-10)
         (got * division.shard(weight, rank)).sum().backward()
         for x, grad in zip(mine, wanted, strict=True):
