@@ -20,7 +20,7 @@ _ADVICE = "every process has to give the same lengths, inputs and options to par
 #: What follows "ranks [1] ", of each line of what ranks say of a call.
 _UNLIKE = (
     "divide the sequence otherwise than rank 0",
-    "attend by another pattern than rank 0, or of another layer",
+    "attend by another pattern than rank 0",
     "have another mask than rank 0",
     "call with other tensors or options than rank 0: {theirs}, and not {first}",
 )

@@ -69,7 +69,7 @@ class ContextParallel:
         static = op.compiled
         self._program = specialised(op.program, args=static.args, layer=op.layer, heads=op.heads, tables=static.tables)
         self._in_mask = names_read(op.program, (op.program.mask,))
-        self._alike, self._pattern = heads_are_alike(op.program), f"{op.pattern.hash} {op.layer}"
+        self._alike, self._pattern = heads_are_alike(op.program), op.pattern.hash
         self._of_chunks = {op.heads: op.without_assertions()}  # they are made about the whole sequence
         self._bindings = Bindings()
         self._routes: OrderedDict[Any, tuple[tuple[View, ...], Routes]] = OrderedDict()

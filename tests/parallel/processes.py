@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -360,6 +361,11 @@ def unlike_calls(rank: int, ranks: int) -> None:
         _raises(kind, text, lambda: attend(*given, division, doc=doc))  # noqa: B023
         again = attend(*qkv, division, doc=doc)
         assert again.shape == (2, HEADS, division.tokens[rank], VALUE_DIM)
+    # What all agree on is remembered for all layers, by what divisions are and not by which objects.
+    for layer in (0, 1):
+        attend = ContextParallel(maskc.compile(op.pattern, heads=HEADS, layer=layer))
+        with mock.patch.object(dist, "all_gather", side_effect=AssertionError("agreed on before")):
+            attend(*qkv, pickle.loads(pickle.dumps(division)), doc=doc)
     division = attend.partition(length + 1, doc=np.append(doc, 9))
     qkv = of_rank(drawn(length + 1)[0], division, rank)
     other = ContextParallel(maskc.compile("causal", heads=HEADS)) if odd else ContextParallel(op)
