@@ -163,7 +163,8 @@ class ContextParallel:
 
         Raises MaskcError as the op does, before anything is sent; E504 for a division among another number of ranks;
         E505 where inputs are not of the whole sequence; E510 where the tensors do not have this rank's tokens; E512 of
-        tensors without values; E702 under transforms of ``torch.func``.
+        tensors without values; E702 under transforms of ``torch.func``. RuntimeError in every process where they do
+        not make the same call, or one of them raises, as far as they compare: what is new, in check mode all.
         """
         expect("division", division, Partition, "a partition")
         agreed, device = agreed_of(self.group), q.device if isinstance(q, Tensor) and holds_values(q) else None
