@@ -294,6 +294,10 @@ class Op:
         bare = Pattern(self.program.replace(assertions=()), self.pattern.args, self.pattern.source)
         return Op(bare, **{**self._options(), "inputs": self._inputs})
 
+    def with_heads(self, heads: int) -> Op:
+        """The same for so many heads; no inputs are known to it but those of calls."""
+        return Op(self.pattern, **{**self._options(), "heads": heads})
+
     @property
     def plain_output(self) -> bool:
         """Whether there is no output expression."""

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.weak import WeakIdKeyDictionary
 
-from maskc.arguments import by_name, expect, mapping_of
+from maskc.arguments import by_name, expect, integer, mapping_of
 from maskc.autocast import autocast_dtype, converted
 from maskc.bindings import Bindings
 from maskc.devices import holds_values
@@ -19,10 +19,12 @@ from maskc.diagnostics import fail
 from maskc.ir.binding import Binding
 from maskc.ir.program import Parameter
 from maskc.op import Op
-from maskc.parallel.divide import EXCHANGE, one_sequence, partition, tile_for
+from maskc.parallel.agree import agreed_of
+from maskc.parallel.divide import one_sequence, partition, tile_for
 from maskc.parallel.exchange import Routes, exchange, routes_of
 from maskc.parallel.needs import Needs, needs_of
-from maskc.parallel.partitions import Partition
+from maskc.parallel.overlap import groups_of, heads_are_alike
+from maskc.parallel.partitions import EXCHANGE, Partition
 from maskc.parallel.spans import View, kept
 from maskc.passes.specialise import bind as specialised
 from maskc.tensors import check_tensors, is_transformed
@@ -50,19 +52,25 @@ class ContextParallel:
     Attributes:
         op: the op.
         group: the process group; None is the default one.
+        overlap: in how many groups of heads keys are sent at most; None: what takes least by the model of costs.
     """
 
-    def __init__(self, op: Op, group: dist.ProcessGroup | None = None) -> None:
-        """Raises TypeError, and E702 for attention of one sequence over another. ``torch.distributed`` need not be
-        set up before the first call."""
+    def __init__(self, op: Op, group: dist.ProcessGroup | None = None, *, overlap: int | None = None) -> None:
+        """``overlap``: heads are computed in as many groups as their number allows up to this one, while keys of the
+        next groups are on their way; 1: all keys are waited for. None: as many as pay.
+
+        Raises TypeError, E503 and E504, and E702 for attention of one sequence over another. ``torch.distributed``
+        need not be set up before the first call."""
         expect("op", op, Op, "an op of maskc.compile")
         one_sequence(op)
         self.op, self.group = op, group
+        self.overlap = None if overlap is None else integer("overlap", overlap, 1)
         self._params = {p.name: p for p in op.program.params}
         static = op.compiled
         self._program = specialised(op.program, args=static.args, layer=op.layer, heads=op.heads, tables=static.tables)
         self._in_mask = names_read(op.program, (op.program.mask,))
-        self._of_chunks = op.without_assertions()  # they are made about the whole sequence
+        self._alike, self._pattern = heads_are_alike(op.program), op.pattern.hash
+        self._of_chunks = {op.heads: op.without_assertions()}  # they are made about the whole sequence
         self._bindings = Bindings()
         self._routes: OrderedDict[Any, tuple[tuple[View, ...], Routes]] = OrderedDict()
         self._slices: Any = WeakIdKeyDictionary()
@@ -71,7 +79,7 @@ class ContextParallel:
         return f"<context-parallel {self.op!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ContextParallel, (self.op, self.group)
+        return _make, (self.op, self.group, self.overlap)
 
     def partition(
         self,
@@ -155,33 +163,62 @@ class ContextParallel:
 
         Raises MaskcError as the op does, before anything is sent; E504 for a division among another number of ranks;
         E505 where inputs are not of the whole sequence; E510 where the tensors do not have this rank's tokens; E512 of
-        tensors without values; E702 under transforms of ``torch.func``.
+        tensors without values; E702 under transforms of ``torch.func``. RuntimeError in every process where they do
+        not make the same call, or one of them raises, as far as they compare: what is new, in check mode all.
         """
         expect("division", division, Partition, "a partition")
-        rank = self._rank(division)
-        whole = self.op.given(inputs, more)
-        self._check(q, k, v, int(division.tokens[rank]), whole)
-        self._check_lengths(whole, division.length)
-        length = division.length
-        as_whole = (_repeated(q, length), _repeated(k, length), _repeated(v, length))
-        self.op.check_call(*as_whole, whole, scale=scale, return_lse=return_lse)
-        dtype = autocast_dtype(q)
-        if dtype is not None:  # what is sent is what is computed with
-            q, k, v = (converted(x, dtype) for x in (q, k, v))
-        needs = self._needs(division, self._bound(division, q.shape[0], sizes, whole))
-        views, routes = self._routes_of(needs, rank, q.device)
-        keys, values = exchange(k, v, routes, self.group)
+        agreed, device = agreed_of(self.group), q.device if isinstance(q, Tensor) and holds_values(q) else None
+        with agreed.failures_told(division.digest, device, again=self.op.checks):
+            rank, whole = self._rank(division), self.op.given(inputs, more)
+            self._check(q, k, v, int(division.tokens[rank]), whole)
+            self._check_lengths(whole, division.length)
+            length = division.length
+            as_whole = (_repeated(q, length), _repeated(k, length), _repeated(v, length))
+            self.op.check_call(*as_whole, whole, scale=scale, return_lse=return_lse)
+            dtype = autocast_dtype(q)
+            if dtype is not None:  # what is sent is what is computed with
+                q, k, v = (converted(x, dtype) for x in (q, k, v))
+            needs = self._needs(division, self._bound(division, q.shape[0], sizes, whole))
+            views, routes = self._routes_of(needs, rank, q.device)
+            parts = self._parts(needs, q, k)
         options: dict[str, Any] = {"scale": scale, "return_lse": return_lse, "sizes": sizes}
-        found, at = [], 0
+        said = division.digest, self._pattern, needs.digest.hex(), _described(q, k, v, scale, parts)
+        agreed.on(said, q.device, again=self.op.checks)
+        heads, found = self.op.heads // parts, []
+        for part, (keys, values) in enumerate(exchange(k, v, routes, self.group, parts)):
+            own = slice(part * heads, (part + 1) * heads)
+            found.append(self._attended(q[:, own], keys, values, views, own, whole, options))
+        results = [torch.cat(x, dim=1) if len(x) > 1 else x[0] for x in zip(*found, strict=True)]
+        return (results[0], results[1]) if return_lse else results[0]
+
+    def _attended(
+        self,
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        views: tuple[View, ...],
+        heads: slice,
+        whole: Mapping[str, Any],
+        options: dict[str, Any],
+    ) -> tuple[Tensor, ...]:
+        """What these heads of this rank's queries find in the keys that it keeps: the results of the op."""
+        found, at, op = [], 0, self._of_chunks[q.shape[1]]
         for view in views:
             end, stop = at + view.chunk.end - view.chunk.start, view.place + view.end - view.first
             tensors = q[:, :, at:end], keys[:, :, view.place : stop], values[:, :, view.place : stop]
-            given = {name: self._part(name, x, view) for name, x in whole.items()}
-            result = self._of_chunks(*tensors, **options, q_start=view.chunk.start - view.first, inputs=given)
-            found.append(result if return_lse else (result,))
+            given = {name: self._part(name, x, view, heads) for name, x in whole.items()}
+            result = op(*tensors, **options, q_start=view.chunk.start - view.first, inputs=given)
+            found.append(result if options["return_lse"] else (result,))
             at = end
-        results = [torch.cat(x, dim=2) if len(x) > 1 else x[0] for x in zip(*found, strict=True)]
-        return (results[0], results[1]) if return_lse else results[0]
+        return tuple(torch.cat(x, dim=2) if len(x) > 1 else x[0] for x in zip(*found, strict=True))
+
+    def _parts(self, needs: Needs, q: Tensor, k: Tensor) -> int:
+        """In how many groups heads are computed."""
+        parts = groups_of(needs, q.shape[0], q.shape[1], k.shape[1], self.overlap) if self._alike else 1
+        heads = self.op.heads // parts
+        if heads not in self._of_chunks:
+            self._of_chunks[heads] = self._of_chunks[self.op.heads].with_heads(heads)
+        return parts
 
     def _rank(self, division: Partition) -> int:
         ranks = dist.get_world_size(self.group)
@@ -236,8 +273,6 @@ class ContextParallel:
     def _routes_of(self, needs: Needs, rank: int, device: torch.device) -> tuple[tuple[View, ...], Routes]:
         key = needs.digest, device
         found = self._routes.pop(key, None)
-        if found is None or self.op.checks:
-            self._agree(needs, device)
         if found is None:
             keeps = kept(needs, rank, self._program)
             found = keeps.views, routes_of(needs, rank, keeps).to(device)
@@ -245,18 +280,6 @@ class ContextParallel:
         while len(self._routes) > _REMEMBERED:
             self._routes.popitem(last=False)
         return found
-
-    def _agree(self, needs: Needs, device: torch.device) -> None:
-        """Raises RuntimeError in every process where not all have the same division and masks."""
-        mine = torch.frombuffer(bytearray(needs.digest), dtype=torch.uint8).to(device)
-        theirs = [torch.empty_like(mine) for _ in range(needs.division.ranks)]
-        dist.all_gather(theirs, mine, group=self.group)
-        unlike = [rank for rank, x in enumerate(theirs) if not torch.equal(x, theirs[0])]
-        if unlike:
-            raise RuntimeError(
-                f"ranks {unlike} divide the sequence otherwise than rank 0, or have another mask: every process has to "
-                "give the same lengths, inputs and options to partition() and to the call"
-            )
 
     def _check_lengths(self, given: Mapping[str, Any], length: int) -> None:
         for name, x in given.items():
@@ -266,34 +289,55 @@ class ContextParallel:
             message = f"{declaration(p)}: expected the whole sequence of {length} tokens, found {np.shape(x)}"
             raise fail("E505", message, "inputs are given as for the whole sequence, in every process")
 
-    def _part(self, name: str, value: Any, view: View) -> Any:
-        """What a chunk's call takes of an input of the whole sequence."""
+    def _part(self, name: str, value: Any, view: View, heads: slice) -> Any:
+        """What a chunk's call for some heads takes of an input of the whole sequence and of all heads."""
         p = self._params.get(name)
-        axes = _token_axes(p, value) if p is not None else ()
-        if p is None or not axes:
+        axes = dict(_token_axes(p, value)) if p is not None else {}
+        if p is not None and heads.stop - heads.start < self.op.heads:
+            axes |= _axes(p, value, ("head",))
+        if not axes:
             return value
         # The same tensor again for the same tensor, so that one on a device need not be looked at each time.
         known = isinstance(value, Tensor) and not (value.requires_grad and torch.is_grad_enabled())
         parts = self._slices.setdefault(value, {}) if known else {}
-        key = name, view
+        key = name, view, heads.start, heads.stop
         if key not in parts:
             # Parts share what a tensor holds and the count of its changes, and do not keep the tensor itself.
             part = value.detach() if known else value if hasattr(value, "shape") else np.asarray(value)
+            of_queries, of_keys = slice(*view.chunk), slice(view.first, view.end)
             for axis, domain in axes.items():
-                start, end = (view.chunk.start, view.chunk.end) if domain == "q" else (view.first, view.end)
                 at = [slice(None)] * part.ndim
-                at[axis] = slice(start, end)
+                at[axis] = {"head": heads, "q": of_queries}.get(domain, of_keys)
                 part = part[tuple(at)]
             parts[key] = part
         return parts[key]
 
 
+def _make(op: Op, group: dist.ProcessGroup | None, overlap: int | None) -> ContextParallel:
+    return ContextParallel(op, group, overlap=overlap)
+
+
+def _described(q: Tensor, k: Tensor, v: Tensor, scale: Any, parts: int) -> str:
+    """What all ranks have to have alike, of their tensors."""
+    back = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
+    return (
+        f"{q.shape[0]} batch entries, {q.shape[1]} heads and {k.shape[1]} of keys in {parts} groups, {q.shape[3]} and "
+        f"{v.shape[3]} channels, {q.dtype}, scale {'by default' if scale is None else float(scale)}, "
+        f"{'with' if back else 'without'} gradients of keys or values"
+    )
+
+
 def _repeated(x: Tensor, length: int) -> Tensor:
     """What has the shape of the whole sequence, of which ``x`` is a rank's part."""
-    return x[:, :, :1].expand(-1, -1, length, -1)
+    one = x[:, :, :1] if x.shape[2] else x.new_zeros((*x.shape[:2], 1, x.shape[3]))
+    return one.expand(-1, -1, length, -1)
 
 
 def _token_axes(p: Parameter, value: Any) -> dict[int, str]:
     """The axes of ``value`` along which there are tokens, each with what they are."""
+    return _axes(p, value, ("token", "q", "k"))
+
+
+def _axes(p: Parameter, value: Any, domains: tuple[str, ...]) -> dict[int, str]:
     before = len(np.shape(value)) - len(p.domain)  # a batch dimension may stand in front
-    return {before + i: d for i, d in enumerate(p.domain) if d in ("token", "q", "k")}
+    return {before + i: str(d) for i, d in enumerate(p.domain) if d in domains}

@@ -12,22 +12,17 @@ import numpy.typing as npt
 from maskc.arguments import by_name, expect, integer, shown
 from maskc.diagnostics import fail
 from maskc.parallel.assign import balanced, contiguous
-from maskc.parallel.partitions import Chunk, Partition
-from maskc.parallel.seen import Seen, edges_of
-from maskc.tiles.cost import row_costs
+from maskc.parallel.partitions import EXCHANGE, Chunk, Partition
+from maskc.parallel.seen import Seen, costs_of
 from maskc.tiles.plan import TilePlan
 
 if TYPE_CHECKING:
     from maskc.op import Op
 
-__all__ = ["EXCHANGE", "METHODS", "divide", "one_sequence", "partition", "tile_for"]
+__all__ = ["METHODS", "divide", "one_sequence", "partition", "tile_for"]
 
 Array = npt.NDArray[Any]
 
-#: What receiving one key costs, in pairs that a query head computes in that time. Of 128 dimensions in 16 bits, four
-#: query heads to a key head, a key and its value are 128 bytes for each of them: 200 pairs of 512 operations at
-#: 450 GB/s and 400 TFLOP/s, as within a machine of eight GPUs; 2,000 at 50 GB/s, as between machines. Not measured.
-EXCHANGE = 512.0
 #: How chunks are given to ranks; "auto" takes the best.
 METHODS = ("auto", "contiguous", "balanced")
 _PARTS = (1, 2, 4, 8, 16)  # chunks for each rank that are tried
@@ -136,7 +131,7 @@ def divide(
             owner = found.owner(name)
             takes = found.takes(owner, price)
             if best is None or takes < best[0] * _BETTER:
-                best = takes, found.partition(owner, name)
+                best = takes, found.partition(owner, name, price)
     assert best is not None
     return best[1]
 
@@ -161,8 +156,7 @@ class _Chunked:
         self._cost = np.zeros(ranks * parts)
         self._seen = []
         for plan, count in zip(unlike, times, strict=True):
-            rows = np.append(0.0, np.cumsum(_row_costs(plan)))
-            self._cost += np.diff(np.interp(self._bounds, edges_of(plan), rows)) * count
+            self._cost += costs_of(plan, self._bounds) * count
             copies = sum(len(g.heads) * len(g.batches) for g in plan.groups) * count
             self._seen.append((Seen(plan, self._bounds), copies))
 
@@ -183,22 +177,14 @@ class _Chunked:
         received = [sum(copies * seen.received(mine) for seen, copies in self._seen) for mine in self._mine(owner)]
         return float((self._work(owner) + price * np.array(received)).max())
 
-    def partition(self, owner: Array, method: str) -> Partition:
+    def partition(self, owner: Array, method: str, price: float) -> Partition:
         """The partition in which chunk ``i`` is held by rank ``owner[i]``."""
         mine = self._mine(owner)
         received = [max(seen.received(chunks) for seen, _ in self._seen) for chunks in mine]
         chunks = tuple(self._merged(each) for each in mine)
-        return Partition(self._length, chunks, self._work(owner), np.array(received, np.int64), method)
+        return Partition(self._length, chunks, self._work(owner), np.array(received, np.int64), method, price)
 
     def _merged(self, chunks: Array) -> tuple[Chunk, ...]:
         """Chunks, of which neighbours are one."""
         groups = np.split(chunks, np.flatnonzero(np.diff(chunks) > 1) + 1)
         return tuple(Chunk(int(self._bounds[g[0]]), int(self._bounds[g[-1] + 1])) for g in groups)
-
-
-def _row_costs(plan: TilePlan) -> Array:
-    """What each row of tiles costs, of all heads and batch entries: float64 (rows,)."""
-    cost = np.zeros(plan.rows)
-    for g in plan.groups:
-        cost += row_costs(g.runs, plan.q_tile, plan.k_tile) * (len(g.heads) * len(g.batches))
-    return cost

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,68 +62,115 @@ def routes_of(needs: Needs, rank: int, keeps: Kept) -> Routes:
     return Routes(leaving, arriving, own_here, own_at, keeps.length)
 
 
-def exchange(k: Tensor, v: Tensor, routes: Routes, group: Any) -> tuple[Tensor, Tensor]:
-    """The keys and values that this rank keeps: (B, Hkv, length, D) and (B, Hkv, length, Dv), zero where its queries
-    see none.
+def exchange(k: Tensor, v: Tensor, routes: Routes, group: Any, parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """The keys and values that this rank keeps, by ``parts`` groups of as many heads, one after the other: (B, Hkv /
+    parts, length, D) and (B, Hkv / parts, length, Dv), zero where its queries see none.
 
-    ``k``, ``v``: what it holds. Every rank of ``group`` takes part, in the backward pass too.
+    ``k``, ``v``: what it holds. All groups are sent at once, and each is waited for when it is asked for: what is
+    computed with one hides the way of the next. In the backward pass the gradients of each are sent when they are
+    known, and waited for when all are. Every rank of ``group`` takes part, there too.
     """
-    apply: Any = _Exchange.apply
-    found: tuple[Tensor, Tensor] = apply(k, v, routes, group)
-    return found
+    trip, depart, arrive = _Trip(routes, group, parts), _Depart.apply, _Arrive.apply
+    # Each group hands it on to the next, so that backward passes go through them in the opposite order in every rank.
+    order: Tensor = depart(k, v, trip)  # type: ignore[no-untyped-call]
+    for part in range(parts):
+        keys, values, order = arrive(order, trip, part)  # type: ignore[no-untyped-call]
+        yield keys, values
 
 
-class _Exchange(torch.autograd.Function):
+class _Trip:
+    """Keys and values of one call on their way, by groups of heads, and their gradients on the way back.
+
+    Attributes:
+        own: of each group, keys and values that this rank holds. there: what is sent of them.
+        sums: of each group, the gradients of ``own`` as far as they are known. back: what is sent of others'.
+    """
+
+    def __init__(self, routes: Routes, group: Any, parts: int) -> None:
+        self.routes, self.group, self.parts = routes, group, parts
+        self.own: dict[int, tuple[Tensor, Tensor]] = {}
+        self.there: dict[int, _Shipment] = {}
+        self.sums: dict[int, list[Tensor]] = {}
+        self.back: dict[int, _Shipment] = {}
+
+
+class _Depart(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, k: Tensor, v: Tensor, routes: Routes, group: Any) -> tuple[Tensor, Tensor]:
-        ctx.routes, ctx.group, ctx.held = routes, group, k.shape[2]
-        there = _traded((k, v), routes.sent, [len(x) for x in routes.received], group)
-        found = []
-        for x, parts in zip((k, v), there, strict=True):
+    def forward(ctx: Any, k: Tensor, v: Tensor, trip: _Trip) -> Tensor:
+        ctx.trip, routes = trip, trip.routes
+        trip.own = dict(enumerate(zip(k.chunk(trip.parts, dim=1), v.chunk(trip.parts, dim=1), strict=True)))
+        arriving = [len(x) for x in routes.received]
+        trip.there = {part: _Shipment(own, routes.sent, arriving, trip.group) for part, own in trip.own.items()}
+        return k.new_empty(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, order: Tensor) -> tuple[Tensor | None, ...]:
+        trip, found = ctx.trip, []
+        for part in range(trip.parts):
+            sums = trip.sums.pop(part)
+            for x, parts in zip(sums, trip.back.pop(part).arrived(), strict=True):
+                # Several ranks add to a key's gradient: in their order, so that the sum is always the same one.
+                for at, each in zip(trip.routes.sent, parts, strict=True):
+                    x.index_add_(2, at, each.to(x.dtype))
+            found.append([x.to(order.dtype) for x in sums])
+        k, v = (x[0] if len(x) == 1 else torch.cat(x, dim=1) for x in zip(*found, strict=True))
+        return k, v, None
+
+
+class _Arrive(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, order: Tensor, trip: _Trip, part: int) -> tuple[Tensor, ...]:
+        ctx.trip, ctx.part, routes, own = trip, part, trip.routes, trip.own.pop(part)
+        ctx.held, found = own[0].shape[2], []
+        for x, parts in zip(own, trip.there.pop(part).arrived(), strict=True):
             keeps = x.new_zeros((*x.shape[:2], routes.length, x.shape[3]))
             keeps.index_copy_(2, routes.own_at, x.index_select(2, routes.own))
-            for at, part in zip(routes.received, parts, strict=True):
-                keeps.index_copy_(2, at, part)
+            for at, each in zip(routes.received, parts, strict=True):
+                keeps.index_copy_(2, at, each)
             found.append(keeps)
-        return found[0], found[1]
+        return found[0], found[1], order.new_empty(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        routes = ctx.routes
-        there = _traded(grads, routes.received, [len(x) for x in routes.sent], ctx.group)
-        found = []
-        for x, parts in zip(grads, there, strict=True):
-            # Several ranks add to a key's gradient: in their order, so that the sum is always the same one.
+        trip, part, routes, sums = ctx.trip, ctx.part, ctx.trip.routes, []
+        trip.back[part] = _Shipment(grads[:2], routes.received, [len(x) for x in routes.sent], trip.group)
+        for x in grads[:2]:
             wide = torch.promote_types(x.dtype, torch.float32)
-            sums = x.new_zeros((*x.shape[:2], ctx.held, x.shape[3]), dtype=wide)
-            sums.index_copy_(2, routes.own, x.index_select(2, routes.own_at).to(wide))
-            for at, part in zip(routes.sent, parts, strict=True):
-                sums.index_add_(2, at, part.to(wide))
-            found.append(sums.to(x.dtype))
-        return found[0], found[1], None, None
+            own = x.new_zeros((*x.shape[:2], ctx.held, x.shape[3]), dtype=wide)
+            sums.append(own.index_copy_(2, routes.own, x.index_select(2, routes.own_at).to(wide)))
+        trip.sums[part] = sums
+        return grads[2], None, None
 
 
-def _traded(
-    tensors: Sequence[Tensor], index: Sequence[Tensor], arriving: Sequence[int], group: Any
-) -> list[list[Tensor]]:
-    """For each of ``tensors`` (B, H, tokens, D) what every rank sends of its own: (B, H, so many, D).
+class _Shipment:
+    """Tokens of tensors (B, H, tokens, D) on their way between ranks.
 
     ``index``: for each rank, which tokens it is sent. ``arriving``: how many come from each.
     """
-    if dist.get_world_size(group) == 1:
-        return [[x[:, :, :0]] for x in tensors]
-    leaving = torch.cat([_rows(x, torch.cat(list(index))) for x in tensors], dim=1)
-    arrived = leaving.new_empty((sum(arriving), leaving.shape[1]))
-    # As bytes, which every backend moves, whatever the dtype.
-    sizes = list(arriving), [len(x) for x in index]
-    dist.all_to_all_single(arrived.view(torch.uint8), leaving.view(torch.uint8), sizes[0], sizes[1], group=group)
-    widths = [x.shape[0] * x.shape[1] * x.shape[3] for x in tensors]
-    found = []
-    for x, rows in zip(tensors, torch.split(arrived, widths, dim=1), strict=True):
-        whole = rows.reshape(len(rows), x.shape[0], x.shape[1], x.shape[3]).permute(1, 2, 0, 3)
-        found.append(list(torch.split(whole, list(arriving), dim=2)))
-    return found
+
+    def __init__(self, tensors: Sequence[Tensor], index: Sequence[Tensor], arriving: list[int], group: Any) -> None:
+        self._arriving, self._shapes = arriving, [(x.shape[0], x.shape[1], x.shape[3]) for x in tensors]
+        self._leaving = torch.cat([_rows(x, torch.cat(list(index))) for x in tensors], dim=1)
+        self._arrived = self._leaving.new_empty((sum(arriving), self._leaving.shape[1]))
+        self._work = None
+        if dist.get_world_size(group) > 1:
+            # As bytes, which every backend moves, whatever the dtype.
+            here, there = self._arrived.view(torch.uint8), self._leaving.view(torch.uint8)
+            sizes = arriving, [len(x) for x in index]
+            self._work = dist.all_to_all_single(here, there, *sizes, group=group, async_op=True)
+
+    def arrived(self) -> list[list[Tensor]]:
+        """For each of the tensors what every rank sends of its own, when it is there: (B, H, so many, D)."""
+        if self._work is not None:
+            self._work.wait()
+        found = []
+        widths = [batch * heads * dim for batch, heads, dim in self._shapes]
+        for (batch, heads, dim), rows in zip(self._shapes, torch.split(self._arrived, widths, dim=1), strict=True):
+            whole = rows.reshape(len(rows), batch, heads, dim).permute(1, 2, 0, 3)
+            found.append(list(torch.split(whole, self._arriving, dim=2)))
+        return found
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maskc.parallel.partitions import Partition
-from maskc.parallel.seen import Seen
+from maskc.parallel.seen import Seen, costs_of
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
@@ -29,11 +29,15 @@ class Needs:
         division: the partition.
         keys: of each rank, ranges (start, end) of the keys that its queries see, its own ones too, rounded to blocks.
         spans: of each chunk of each rank, the first key that it sees and the end of the last (0, 0: none).
+        work: float64 (ranks,): what each rank computes, in pairs of a full tile, of all heads and batch entries.
+        received: int64 (ranks,): how many keys each gets from others.
     """
 
     division: Partition
     keys: tuple[tuple[tuple[int, int], ...], ...]
     spans: tuple[tuple[tuple[int, int], ...], ...]
+    work: Array
+    received: Array
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -53,11 +57,14 @@ class Needs:
 def needs_of(plan: TilePlan, division: Partition) -> Needs:
     """What the ranks need under the mask of ``plan``, which is of the whole sequence."""
     starts = np.sort([c.start for chunks in division.chunks for c in chunks])
-    seen = Seen(plan, np.append(starts, division.length))
+    bounds = np.append(starts, division.length)
+    seen, cost = Seen(plan, bounds), costs_of(plan, bounds)
     places = [np.searchsorted(starts, [c.start for c in chunks]) for chunks in division.chunks]
     keys = tuple(seen.ranges(place) for place in places)
     spans = tuple(tuple(_span(seen.ranges(np.array([i]))) for i in place) for place in places)
-    return Needs(division, keys, spans)
+    work = np.array([cost[place].sum() for place in places])
+    received = np.array([seen.received(place) for place in places], np.int64)
+    return Needs(division, keys, spans, work, received)
 
 
 def _span(ranges: tuple[tuple[int, int], ...]) -> tuple[int, int]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.tiles.cost import row_costs
 from maskc.tiles.runs import row_of_runs
 
 if TYPE_CHECKING:
     from maskc.tiles.plan import TilePlan
 
-__all__ = ["Seen", "edges_of"]
+__all__ = ["Seen", "costs_of"]
 
 Array = npt.NDArray[Any]
 _BLOCKS = 4096  # that are told apart at most
@@ -45,14 +46,23 @@ class Seen:
         return int((end - start).sum() - own)
 
 
-def edges_of(plan: TilePlan) -> Array:
+def costs_of(plan: TilePlan, bounds: Array) -> Array:
+    """What the queries of each of the chunks that ``bounds`` cuts a plan into cost, in pairs of a full tile, of all
+    heads and batch entries: float64 (chunks,)."""
+    cost = np.zeros(plan.rows)
+    for g in plan.groups:
+        cost += row_costs(g.runs, plan.q_tile, plan.k_tile) * (len(g.heads) * len(g.batches))
+    return np.diff(np.interp(bounds, _edges_of(plan), np.append(0.0, np.cumsum(cost))))
+
+
+def _edges_of(plan: TilePlan) -> Array:
     """Where the rows of tiles begin, and the last one ends: (rows + 1,)."""
     return np.minimum(np.arange(plan.rows + 1) * plan.q_tile, plan.binding.q_len)
 
 
 def _seen(plan: TilePlan, bounds: Array, step: int, blocks: int) -> npt.NDArray[np.bool_]:
     """Whether a chunk sees a key of a block of ``step`` tiles: (chunks, blocks)."""
-    edges, chunks = edges_of(plan), bounds.size - 1
+    edges, chunks = _edges_of(plan), bounds.size - 1
     first = np.searchsorted(bounds, edges[:-1], "right") - 1
     last = np.searchsorted(bounds, edges[1:] - 1, "right") - 1
     change = np.zeros(chunks * (blocks + 1), np.int32)

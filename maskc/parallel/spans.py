@@ -56,8 +56,10 @@ class Kept:
 
 def kept(needs: Needs, rank: int, program: Program) -> Kept:
     """What ``rank`` keeps. ``program``: in its normal form, with its arguments put in."""
-    chunks, length = needs.division.chunks[rank], needs.division.length
-    wanted = [_keys_of(c, span, length, program) for c, span in zip(chunks, needs.spans[rank], strict=True)]
+    # A rank without tokens attends for no query: it takes part in what is sent, in backward passes too.
+    chunks, length = needs.division.chunks[rank] or (Chunk(0, 0),), needs.division.length
+    spans = needs.spans[rank] or ((0, 0),)
+    wanted = [_keys_of(c, span, length, program) for c, span in zip(chunks, spans, strict=True)]
     stretches: list[tuple[int, int]] = []
     for first, end in sorted(wanted):
         if stretches and first <= stretches[-1][1]:

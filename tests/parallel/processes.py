@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -14,7 +17,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import maskc
-from maskc.parallel import ContextParallel, Partition, partition
+from maskc.parallel import Chunk, ContextParallel, Partition, partition
+from maskc.parallel.exchange import _Shipment
 
 from .masks import MASKS, Case
 
@@ -42,9 +46,13 @@ def _process(rank: int, ranks: int, folder: str) -> None:
         chunks_that_swap,
         module,
         learned,
+        under_way,
+        by_hand,
+        normalised,
         graphs,
         nothing_but_needed,
         mistakes,
+        unlike_calls,
     ]
     for check in checks:
         check(rank, ranks)
@@ -84,12 +92,13 @@ def masks(rank: int, ranks: int) -> None:
     """Outputs, log-sum-exps and gradients of every mask, however the sequence is divided."""
     for name, case in MASKS.items():
         op = maskc.compile(case.text, heads=HEADS, sizes=case.sizes, **case.arguments)
-        attend, kept = ContextParallel(op), kept_of(case)
+        kept = kept_of(case)
         qkv, weight, lse_weight = drawn(case.length)
         out, lse = attended(*qkv, kept)
         seen = torch.isfinite(lse)
         wanted = torch.autograd.grad((out * weight).sum() + (lse * lse_weight)[seen].sum(), qkv)
-        for options in ({}, {"method": "balanced", "parts": 3}):
+        for options, overlap in (({}, 1), ({"method": "balanced", "parts": 3}, 2)):
+            attend = ContextParallel(op, overlap=overlap)
             division = attend.partition(case.length, **options, **case.inputs)
             mine = of_rank(qkv, division, rank)
             got, got_lse = attend(*mine, division, return_lse=True, **case.inputs)
@@ -169,7 +178,7 @@ def learned(rank: int, ranks: int) -> None:
         score s + slope[h] * (k - q) + own[q] + of[k]
         output o * (1.0 + of[q])
     }"""
-    attend, length = ContextParallel(maskc.compile(text, heads=HEADS)), 200
+    attend, length = ContextParallel(maskc.compile(text, heads=HEADS), overlap=2), 200
     (q, k, v), weight, _ = drawn(length)
     given = {
         n: torch.linspace(-1, 1, size, dtype=torch.float64) for n, size in (("slope", 4), ("own", 200), ("of", 200))
@@ -187,6 +196,89 @@ def learned(rank: int, ranks: int) -> None:
     for x, grad in zip(given.values(), wanted, strict=True):
         dist.all_reduce(x.grad)
         torch.testing.assert_close(x.grad, grad, atol=1e-10, rtol=1e-9)
+
+
+def under_way(rank: int, ranks: int) -> None:
+    """Keys of all groups of heads are sent before any is computed, and gradients of each when they are known."""
+    said: list[str] = []
+
+    def saying(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: (said.append(what), call(*args, **options))[1]
+
+    op, length = maskc.compile("causal", heads=HEADS), 256
+    attend = ContextParallel(op, overlap=2)
+    division = attend.partition(length, method="contiguous")
+    mine = of_rank(drawn(length)[0], division, rank)
+    with (
+        mock.patch.object(dist, "all_to_all_single", saying("send", dist.all_to_all_single)),
+        mock.patch.object(_Shipment, "arrived", saying("wait", _Shipment.arrived)),
+        mock.patch.object(maskc.Op, "__call__", saying("attend", maskc.Op.__call__)),
+    ):
+        out = attend(*mine, division)
+        assert said == ["send", "send", "wait", "attend", "wait", "attend"]
+        said.clear()
+        # Each group's gradients leave before those of the groups before it are computed.
+        last = out.grad_fn.next_functions[1][0]
+        last.register_prehook(lambda grads: said.append("last"))
+        out.grad_fn.next_functions[0][0].register_prehook(lambda grads: said.append("first"))
+        out.sum().backward()
+        assert said == ["last", "send", "first", "send", "wait", "wait"], said
+
+
+def by_hand(rank: int, ranks: int) -> None:
+    """Any chunks in any order; a rank that holds nothing takes part, in the backward pass too."""
+    draw = np.random.default_rng(5)
+    for name in ("window", "sinks", "documents by batch entry", "windows by head", "grid", "ragged"):
+        case = MASKS[name]
+        op, kept = maskc.compile(case.text, heads=HEADS, sizes=case.sizes, **case.arguments), kept_of(case)
+        cuts = [0, *sorted(draw.choice(np.arange(1, case.length), 6, replace=False).tolist()), case.length]
+        chunks = [Chunk(*c) for c in itertools.pairwise(cuts)]
+        owner = draw.integers(0, max(1, ranks - 1), len(chunks))  # nothing for the last rank
+        held = [[chunks[i] for i in draw.permutation(len(chunks)) if owner[i] == r] for r in range(ranks)]
+        none = np.zeros(ranks, np.int64)
+        division = Partition(case.length, tuple(map(tuple, held)), np.ones(ranks), none, "by hand")
+        qkv, weight, _ = drawn(case.length)
+        out = attended(*qkv, kept)[0]
+        wanted = torch.autograd.grad((out * weight).sum(), qkv)
+        mine = of_rank(qkv, division, rank)
+        got = ContextParallel(op, overlap=2)(*mine, division, **case.inputs)
+        torch.testing.assert_close(got, division.shard(out, rank), atol=1e-11, rtol=1e-10)
+        (got * division.shard(weight, rank)).sum().backward()
+        for x, grad in zip(mine, wanted, strict=True):
+            torch.testing.assert_close(x.grad, division.shard(grad, rank), atol=1e-11, rtol=1e-10)
+
+
+def normalised(rank: int, ranks: int) -> None:
+    """What could not be put together from parts of the keys: sinks, and weights that are no softmax's."""
+    length, i = 200, torch.arange(200)
+    kept = (i[:, None] >= i) & (i[:, None] - i < 60)
+    (q, k, v), weight, _ = drawn(length)
+    sink = torch.linspace(-1, 1, HEADS, dtype=torch.float64).requires_grad_()
+    ones = torch.ones(2, 1, length, 1, dtype=torch.float64)
+    scores = q @ k.repeat_interleave(2, 1).transpose(-1, -2) / DIM**0.5
+    with_sink = torch.cat([scores.masked_fill(~kept, -torch.inf), sink[:, None, None] * ones], -1).softmax(-1)[..., :-1]
+    for text, weights in {
+        "softmax(sink = sink[h])": with_sink,
+        "sigmoid": scores.sigmoid() * kept,
+        "relu": scores.relu() * kept,
+    }.items():
+        given = {"sink": sink} if "sink" in text else {}
+        signature = "(sink: float[head])" if given else ""
+        op = maskc.compile(f"pattern p{signature} {{ attend causal & q - k < 60\n normalize {text} }}", heads=HEADS)
+        attend = ContextParallel(op, overlap=2)
+        division = attend.partition(length, method="balanced", parts=2)
+        out = weights @ v.repeat_interleave(2, 1)
+        wanted = torch.autograd.grad((out * weight).sum(), [q, k, v, *given.values()], retain_graph=True)
+        mine = of_rank([q, k, v], division, rank)
+        got = attend(*mine, division, **given)
+        torch.testing.assert_close(got, division.shard(out, rank), atol=1e-11, rtol=1e-10)
+        grads = torch.autograd.grad((got * division.shard(weight, rank)).sum(), [*mine, *given.values()])
+        for x, grad in zip(grads, wanted, strict=False):
+            if x.ndim == 4:
+                torch.testing.assert_close(x, division.shard(grad, rank), atol=1e-11, rtol=1e-10)
+        if given:
+            dist.all_reduce(grads[-1])
+            torch.testing.assert_close(grads[-1], wanted[-1], atol=1e-10, rtol=1e-9)
 
 
 def graphs(rank: int, ranks: int) -> None:
@@ -238,9 +330,49 @@ def mistakes(rank: int, ranks: int) -> None:
     checked = ContextParallel(maskc.compile(case.text, heads=HEADS, check=True))
     checked(q, k, v, division, doc=doc)
     other_doc = doc if rank == 0 else doc[::-1].copy()
-    _raises(RuntimeError, "or have another mask", lambda: checked(q, k, v, division, doc=other_doc))
+    _raises(RuntimeError, "have another mask", lambda: checked(q, k, v, division, doc=other_doc))
     cross = maskc.compile("pattern p over decoder -> encoder { attend k <= q }", heads=1)
     _raises(maskc.MaskcError, "two sequences", lambda: ContextParallel(cross))
+
+
+def unlike_calls(rank: int, ranks: int) -> None:
+    """What one process alone does otherwise is said in all of them, and nobody waits."""
+    op = maskc.compile("pattern p(doc: int[token]) { attend same(doc) & causal }", heads=HEADS)
+    doc, length = np.arange(256) // 30, 256
+    odd = rank == ranks - 1
+    changes: dict[str, Callable[..., Any]] = {
+        "1 batch entries": lambda q, k, v: (q[:1], k[:1], v[:1]),
+        "4 of keys": lambda q, k, v: (q, *(x.repeat_interleave(2, 1) for x in (k, v))),
+        "16 and 12 channels": lambda q, k, v: (q, k, v[..., :12]),
+        "float32": lambda *qkv: [x.float() for x in qkv],
+        "without gradients": lambda *qkv: [x.detach() for x in qkv],
+        "does not make the call: error[E510]": lambda q, k, v: (q[:, :, 1:], k, v),
+        "does not make the call: error[E511]": lambda q, k, v: (q, k.float(), v),
+    }
+    for says, change in changes.items():
+        # Every other time it is something else that was known.
+        attend, length = ContextParallel(op), length + 1
+        doc = np.append(doc, 9)
+        division = attend.partition(length, doc=doc)
+        qkv = of_rank(drawn(length)[0], division, rank)
+        own = "E51" in says and odd
+        kind, text = (maskc.MaskcError, says[-5:-1]) if own else (RuntimeError, says)
+        given = change(*qkv) if odd else qkv
+        _raises(kind, text, lambda: attend(*given, division, doc=doc))  # noqa: B023
+        again = attend(*qkv, division, doc=doc)
+        assert again.shape == (2, HEADS, division.tokens[rank], VALUE_DIM)
+    # What all agree on is remembered for all layers, by what divisions are and not by which objects.
+    for layer in (0, 1):
+        attend = ContextParallel(maskc.compile(op.pattern, heads=HEADS, layer=layer))
+        with mock.patch.object(dist, "all_gather", side_effect=AssertionError("agreed on before")):
+            attend(*qkv, pickle.loads(pickle.dumps(division)), doc=doc)
+    division = attend.partition(length + 1, doc=np.append(doc, 9))
+    qkv = of_rank(drawn(length + 1)[0], division, rank)
+    other = ContextParallel(maskc.compile("causal", heads=HEADS)) if odd else ContextParallel(op)
+    given = {} if odd else {"doc": np.append(doc, 9)}
+    _raises(RuntimeError, "another pattern", lambda: other(*qkv, division, inputs=given))
+    kind, given = (maskc.MaskcError, {}) if odd else (RuntimeError, {"doc": np.append(doc, 9)})
+    _raises(kind, "needs the input", lambda: ContextParallel(op)(*qkv, division, inputs=given))
 
 
 def _raises(kind: type[Exception], says: str, call: Callable[[], Any]) -> None:

@@ -134,3 +134,21 @@ def test_divisions_are_sent_around_without_what_is_remembered() -> None:
         assert again.digest == division.digest
         assert again.to_dict() == division.to_dict()
         assert not again.memory
+
+
+def test_how_many_groups_is_told_and_copied() -> None:
+    op = maskc.compile("causal", heads=2)
+    assert copy.deepcopy(ContextParallel(op, overlap=4)).overlap == 4
+    assert ContextParallel(op).overlap is None
+    for overlap, code in ((0, "E504"), (2.0, "E503"), (True, "E503")):
+        with pytest.raises(maskc.MaskcError) as error:
+            ContextParallel(op, overlap=overlap)  # type: ignore[arg-type]
+        assert error.value.diagnostics[0].code == code
+    assert pickle.loads(pickle.dumps(maskc.parallel.partition(op, 100, 2, exchange=7))).exchange == 7
+
+
+def test_without_a_process_group() -> None:
+    op = maskc.compile("causal", heads=2)
+    q, k, v = (torch.randn(1, 2, 100, 16) for _ in range(3))
+    with pytest.raises(ValueError, match="process group"):
+        ContextParallel(op)(q, k, v, maskc.parallel.partition(op, 100, 1))

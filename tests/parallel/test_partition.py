@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maskc
-from maskc.parallel import Partition, partition
+from maskc.parallel import Chunk, Partition, partition
 from maskc.parallel.assign import balanced
 from maskc.parallel.needs import needs_of
+from maskc.parallel.overlap import groups_of, heads_are_alike
 
 from .masks import MASKS, Case
 
@@ -194,3 +195,40 @@ def test_a_partition_of_what_sees_nothing() -> None:
     assert isinstance(found, Partition)
     assert found.received.tolist() == [0] * 4
     assert found.imbalance == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "chunks", [[(0, 5), (6, 10)], [(0, 6), (5, 10)], [(0, 9)], [(1, 10)], [(0, 5), (5, 5), (5, 10)], []]
+)
+def test_chunks_are_all_tokens_once(chunks: list[tuple[int, int]]) -> None:
+    ranks = (tuple(Chunk(*c) for c in chunks[::2]), tuple(Chunk(*c) for c in chunks[1::2]))
+    with pytest.raises(maskc.MaskcError, match="each token once"):
+        Partition(10, ranks, np.ones(2), np.zeros(2, np.int64), "by hand")
+
+
+ALIKE = {
+    "causal": True,
+    "pattern p(slope: float[head]) { attend causal\n score s + slope[h] * (k - q) }": True,
+    "pattern p(a: float[head]) { attend causal\n normalize softmax(sink = a[h]) }": True,
+    "pattern p(a: float[head]) { attend causal\n score s + a[0] }": True,
+    "pattern p(w: int[head]) { attend q - k < w[h] }": False,
+    "pattern p(a: float[head]) { attend causal\n score s + a[(h + 1) % 4] }": False,
+    "pattern p { attend causal\n score s + exp2(-8.0 * float(h) / float(heads)) * float(k - q) }": False,
+    "pattern p { attend causal & q - k < 4 * heads }": False,
+}
+
+
+@pytest.mark.parametrize("text", ALIKE)
+def test_heads_that_are_told_apart_are_not_divided(text: str) -> None:
+    op = maskc.compile(text, heads=4, **({"w": [1, 2, 3, 4]} if "w: int" in text else {}))
+    assert heads_are_alike(op.program) is ALIKE[text]
+
+
+def test_keys_are_under_way_where_that_pays() -> None:
+    op, length = maskc.compile("causal", heads=32), 131_072
+    plan = op.plan(length, length)
+    near, far = (needs_of(plan, partition(op, length, 8, exchange=price)) for price in (200, 4000))
+    assert groups_of(near, 1, 32, 8, None) == 1  # of what is hidden less than what more calls take
+    assert groups_of(far, 1, 32, 8, None) in (2, 4)
+    assert groups_of(far, 1, 32, 1, None) == 1  # one head of keys has no parts
+    assert [groups_of(near, 1, 32, 6, most) for most in (1, 2, 4, 5, 99)] == [1, 2, 3, 3, 6]
