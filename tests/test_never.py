@@ -24,7 +24,7 @@ TREES = {name: ast.parse(f.read_text(encoding="utf-8")) for name, f in MODULES.i
 IR = ("maskc.ir", "maskc.diagnostics", "maskc.errors", "maskc.forks")
 
 #: Modules next to the backends that several of them use.
-SHARED = {"decoding", "entries", "finding", "handles", "library", "transforms"}
+SHARED = {"decoding", "entries", "finding", "handles", "keybounds", "library", "transforms"}
 
 
 def in_package(name: str, *packages: str) -> bool:
