@@ -6,19 +6,18 @@ python docs/make_gallery.py        # all patterns, about a minute
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from maskc.cli.values import setting
 from maskc.ir.nodes import Type
-from maskc.ir.program import Program, Space
+from maskc.ir.program import Program
 from maskc.lower import lower_file
 from maskc.pattern import Pattern
 from maskc.picture.panels import mask_panels
 from maskc.picture.svg import thumbnail
-from maskc.setting import Setting
+from maskc.setting import Setting, fixed_length
 from maskc.tiles import make_plan
 
 DOCS = Path(__file__).resolve().parent
@@ -48,22 +47,11 @@ def given(program: Program, length: int) -> Setting:
     no default. Raises MaskcError."""
     args = [f"{p.name}={_AMOUNT}" for p in program.params if p.is_scalar and p.default is None and p.type is Type.INT]
     found = setting([program], q=length, k=length, args=args)
-    queries = _fixed(program.q_space, found.sizes)
+    queries = fixed_length(program.q_space, found.sizes)
     if program.cross and queries not in (None, length):
         sizes = [f"{name}={n}" for name, n in found.sizes.items()]
         found = setting([program], q=queries, k=length, args=args, sizes=sizes)
     return found
-
-
-def _fixed(space: Space, sizes: Mapping[str, int]) -> int | None:
-    """The length of a space if the sizes fix it."""
-    total = 0
-    for segment in space.segments:
-        extents = [sizes.get(e.name) for e in segment.extents]
-        if None in extents:
-            return None
-        total += math.prod(e for e in extents if e is not None)
-    return total if space.segments else None
 
 
 def measured(program: Program) -> dict[str, Any]:

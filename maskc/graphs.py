@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from maskc.backends.handles import find_source, name_call
+from maskc.autocast import without_autocast
+from maskc.backends.finding import find_source
+from maskc.backends.handles import name_call
 from maskc.backends.library import ReverseMode
+from maskc.devices import in_main_memory
+from maskc.steps import no_gradients, step
 from maskc.tensors import LEARNED_SCALE, learned_scale
-from maskc.tiles.values import fail
 
-if TYPE_CHECKING:
-    from maskc.diagnostics import MaskcError
-
-__all__ = ["GRADIENTS", "decode_in_graph", "decode_operator", "no_gradients"]
+__all__ = ["GRADIENTS", "decode_in_graph", "decode_operator"]
 
 Tensor = torch.Tensor
 
@@ -64,10 +64,10 @@ def _decode(
     if GRADIENTS in named.wishes:
         raise no_gradients()
     given, extents = dict(zip(named.inputs, inputs, strict=True)), dict(zip(named.sizes, sizes or (), strict=True))
-    options: dict[str, Any] = {"start": start, "scale": scale, "sizes": extents, "return_lse": return_lse}
-    found = named.source.decode(q, k, v, lengths, table, inputs=given, **options)
-    out = found[0] if return_lse else found
-    lse = found[1] if return_lse else _no_lse(q)
+    with without_autocast(q), in_main_memory():
+        every = named.source.given(given, {})
+        found = step(named.source, q, k, v, lengths, table, start, every, extents, scale, return_lse)
+    out, lse = found if isinstance(found, tuple) else (found, _no_lse(q))
     return out.transpose(1, 2).contiguous().transpose(1, 2), lse.contiguous()
 
 
@@ -90,11 +90,6 @@ def _decode_fake(
 ) -> tuple[Tensor, Tensor]:
     batch, heads, rows, _ = q.shape
     return q.new_empty((batch, rows, heads, v.shape[3])).transpose(1, 2), torch.empty_like(_no_lse(q))
-
-
-def no_gradients() -> MaskcError:
-    """The error for what decoding is asked to differentiate."""
-    return fail("E702", "decoding computes no gradients", "call it under torch.no_grad(), or the op itself")
 
 
 def _refused(ctx: Any, *_: Any) -> Any:

@@ -26,6 +26,7 @@ __all__ = [
     "MAX_MADE_UP",
     "Setting",
     "check_sizes",
+    "fixed_length",
     "given_lengths",
     "make_setting",
 ]
@@ -95,7 +96,7 @@ def make_setting(
 
     extents = dict(sizes or {})
     check_sizes(programs, extents)
-    told = [n for n in (_sized(program.k_space, extents) for program in programs) if n]
+    told = [n for n in (fixed_length(program.k_space, extents) for program in programs) if n]
     usual_length = k is None and q is None and not told
     k_len = length if usual_length else k if k is not None else q if q is not None else told[0]
     check_limits(q_len=k_len if q is None else q, k_len=k_len, heads=heads, layer=layer)
@@ -105,7 +106,7 @@ def make_setting(
     for program in programs:
         if program.cross:
             extents = _shared_sizes(program, k_len, extents, notes, free=q is None)
-    asked = [_sized(program.q_space, extents) for program in programs if program.cross] if q is None else []
+    asked = [fixed_length(program.q_space, extents) for program in programs if program.cross] if q is None else []
     q_len = q if q is not None else next((n for n in asked if n is not None), k_len)
     for program in programs:
         if program.cross:
@@ -178,7 +179,7 @@ def _given_extents(
     return found
 
 
-def _sized(space: Space, sizes: Mapping[str, int]) -> int | None:
+def fixed_length(space: Space, sizes: Mapping[str, int]) -> int | None:
     """The length that follows from the sizes given, if it does."""
     total = 0
     for segment in space.segments:
@@ -208,7 +209,7 @@ def _shared_sizes(
     from maskc.tiles.extents import find_extents, space_names
 
     mine, theirs = space_names(program.q_space), space_names(program.k_space)
-    alike = {*mine} == {*theirs} or not {*mine} & {*theirs} or _sized(program.q_space, sizes) is not None
+    alike = {*mine} == {*theirs} or not {*mine} & {*theirs} or fixed_length(program.q_space, sizes) is not None
     if alike or len([n for n in theirs if n not in sizes]) > 1:
         return dict(sizes)
     keys_only = program.replace(q_space=program.k_space, cross=False)

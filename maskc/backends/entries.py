@@ -1,15 +1,20 @@
-"""What operators of torch call: entries, and what finds them."""
+"""What operators of torch call, and the words in which a call asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-__all__ = ["Entry", "Source"]
+__all__ = ["LSE", "Q_START", "Entry"]
 
 Tensor = torch.Tensor
+
+#: The log-sum-exp is asked for.
+LSE = "lse"
+#: Where the sizes of a call say the position of its first query, if they do: no name, so that no axis is called so.
+Q_START = "q_start of the call"
 
 
 class Entry(Protocol):
@@ -35,26 +40,6 @@ class Entry(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Gradients of q, k, v and ``floats``. ``out``: before the output expression. ``wanted``: which of ``floats``
         need theirs, by default all; the others get 0."""
-
-    @property
-    def plain_output(self) -> bool:
-        """Whether the program has no output expression."""
-
-
-class Source(Protocol):
-    """What finds the entry of a call."""
-
-    def entry_of(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        inputs: Mapping[str, Tensor],
-        sizes: Mapping[str, int],
-        wishes: Collection[str] = (),
-    ) -> tuple[Entry, tuple[str, ...]]:
-        """The entry, and which of the inputs are its floats, in order. ``wishes``: what was seen of the call when it
-        was traced, and is refused here, if at all: ``library.LSE``, ``maskc.tensors.LEARNED_SCALE``."""
 
     @property
     def plain_output(self) -> bool:

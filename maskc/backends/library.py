@@ -16,14 +16,14 @@ from torch.autograd import forward_ad
 
 from maskc.arguments import finite
 from maskc.autocast import without_autocast
-from maskc.backends.entries import Entry, Source
-from maskc.backends.handles import find, find_source, name_call
+from maskc.backends.entries import Entry
+from maskc.backends.finding import find, find_source
+from maskc.backends.handles import name_call
 from maskc.devices import in_main_memory
+from maskc.prepared import Prepared
 
 __all__ = [
     "FORWARD_MODE",
-    "LSE",
-    "Q_START",
     "ReverseMode",
     "attention",
     "call",
@@ -34,12 +34,6 @@ __all__ = [
 ]
 
 Tensor = torch.Tensor
-
-
-#: The log-sum-exp is asked for.
-LSE = "lse"
-#: Where the sizes of a call say the position of its first query, if they do: no name, so that no axis is called so.
-Q_START = "q_start of the call"
 
 
 def call(
@@ -71,8 +65,8 @@ def _entry(
     return entry, [named.inputs.index(name) for name in floats]
 
 
-def _found(handle: str) -> Entry | Source:
-    found: Entry | Source = find_source(handle).source if "|" in handle else find(handle)
+def _found(handle: str) -> Entry | Prepared:
+    found: Entry | Prepared = find_source(handle).source if "|" in handle else find(handle)
     return found
 
 

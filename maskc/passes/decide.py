@@ -8,7 +8,7 @@ from maskc.ir.interval import Interval, Intervals, ranges_of
 from maskc.ir.nodes import Apply, Const, Node, Size, Symbol, Type
 from maskc.ir.program import Program
 from maskc.ir.rewrite import map_program, rewrite
-from maskc.passes.linear import Bound, Linear, bound_of
+from maskc.passes.linear import Bound, Linear, bound_of, interval_of
 
 __all__ = ["decide"]
 
@@ -55,21 +55,12 @@ def _decided(bound: Bound, known: Intervals, limits: dict[Node, Node]) -> Node |
 
 def _span(form: Linear, known: Intervals, limits: dict[Node, Node]) -> Interval:
     """The interval of a linear form, with symbols measured from 0 or from the size that they stay below."""
-    low, high = _sum(form, known)
+    low, high = interval_of(form, known.of)
     for symbol, size in limits.items():
         factor, rest = form.apart(symbol)
         if factor:
             # symbol = size - 1 - back, and back is at least 0.
             rest = rest.plus(Linear(((size, 1),), -1), factor)
-            end = _sum(rest, known)
+            end = interval_of(rest, known.of)
             low, high = (low, min(high, end[1])) if factor > 0 else (max(low, end[0]), high)
-    return low, high
-
-
-def _sum(form: Linear, known: Intervals) -> Interval:
-    low: int | float = form.constant
-    high: int | float = form.constant
-    for atom, factor in form.terms:
-        ends = [factor * end for end in known.of(atom)]
-        low, high = low + min(ends), high + max(ends)
     return low, high

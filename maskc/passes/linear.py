@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from maskc.ir.interval import MAX_INT
+from maskc.ir.interval import MAX_INT, Interval
 from maskc.ir.nodes import Apply, Const, Node, Symbol, Type
 from maskc.ir.ops import apply
 
-__all__ = ["Bound", "Linear", "bound_node", "bound_of", "linear", "linear_node", "order_key"]
+__all__ = ["Bound", "Linear", "bound_node", "bound_of", "interval_of", "linear", "linear_node", "order_key"]
 
 #: Sums of more terms than this stay as they are, and so do those with numbers too large to compute with.
 MAX_TERMS = 24
@@ -42,6 +42,16 @@ class Linear:
         """The factor of ``atom``, and the rest."""
         factor = dict(self.terms).get(atom, 0)
         return factor, Linear(tuple(t for t in self.terms if t[0] is not atom), self.constant)
+
+
+def interval_of(form: Linear, of: Callable[[Node], Interval]) -> Interval:
+    """The interval of a form, by those ``of`` its atoms."""
+    low: int | float = form.constant
+    high: int | float = form.constant
+    for atom, factor in form.terms:
+        ends = [factor * end for end in of(atom)]
+        low, high = low + min(ends), high + max(ends)
+    return low, high
 
 
 def _sorted(terms: Iterable[tuple[Node, int]]) -> tuple[tuple[Node, int], ...]:

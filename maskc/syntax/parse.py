@@ -159,17 +159,15 @@ def _all_problems(source: Source, tokens: list[tk.Token]) -> list[Diagnostic]:
             try:
                 _parser().parse(part, start=start)
             except lark.UnexpectedInput as e:
-                found += _foreign_words(source, part) or [_problem(source, e, part, end)]
+                found += _foreign_words(part) or [_problem(source, e, part, end)]
     return found[:20]
 
 
-def _foreign_words(source: Source, part: list[tk.Token]) -> list[Diagnostic]:
+def _foreign_words(part: list[tk.Token]) -> list[Diagnostic]:
     """All words of other languages in a part that cannot be read: who writes `and` once writes it again."""
-    return [_not_here(source, t.text, t.span) for t in part if t.text in tk.FOREIGN]
-
-
-def _not_here(source: Source, word: str, span: Span) -> Diagnostic:
-    return Diagnostic("E105", f"`{word}` is not written like this here", span, f"use `{tk.FOREIGN[word]}`")
+    foreign = [t for t in part if t.text in tk.FOREIGN]
+    said = "`{}` is not written like this here"
+    return [Diagnostic("E105", said.format(t.text), t.span, f"use `{tk.FOREIGN[t.text]}`") for t in foreign]
 
 
 def _split(tokens: list[tk.Token]) -> Iterator[list[tk.Token]]:

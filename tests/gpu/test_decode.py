@@ -16,7 +16,7 @@ from maskc.backends.triton.configs import Config, config, parse_target, shared_m
 from maskc.backends.triton.spec import Kernel, KernelSpec, specialised
 from maskc.diagnostics import MaskcError
 from maskc.lower import lower_text
-from maskc.serving import _call
+from maskc.steps import call_of
 from tests.gpu.types import check_kernel
 from tests.serving.calls import CASES, make
 
@@ -97,7 +97,7 @@ def test_a_part_of_a_table_that_is_moved_is_read_by_its_new_strides() -> None:
     made = make(CASES["window"])
     tensors = [x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.lengths)]
     wide = torch.cat([made.table, made.table], 1)
-    call = _call(made.op, (*tensors, None, wide[:, : made.table.shape[1]]), {}, {}, None)
+    call = call_of(made.op, (*tensors, None, wide[:, : made.table.shape[1]]), {}, {}, None)
     assert call.block_table is not None
     assert call.block_table.is_contiguous()
 
@@ -114,7 +114,7 @@ def test_nothing_is_read_back(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     made = make(CASES[name])
     inputs = {n: torch.as_tensor(x).to("meta") for n, x in made.inputs.items()}
     tensors = [x if x is None else x.to("meta") for x in (made.q, made.k_pages, made.v_pages, made.lengths, made.start)]
-    call = _call(made.op, (*tensors, made.table.to("meta")), inputs, {}, None)
+    call = call_of(made.op, (*tensors, made.table.to("meta")), inputs, {}, None)
     assert call.binding is None
     out, lse = serving.decode(call, "ieee")
     assert (out.shape, lse.shape) == (made.dense().shape, made.q.shape[:3])
@@ -145,7 +145,7 @@ def test_a_step_like_an_earlier_one_only_hands_addresses_over(monkeypatch: pytes
     def step(blocks: int, dtype: torch.dtype = torch.int32) -> list[str]:
         asked.clear()
         lengths = torch.zeros(4, dtype=dtype, device="meta")
-        serving.decode(_call(made.op, (q, k, v, lengths, None, table[:, :blocks]), {"sink": sink}, {}, None), "ieee")
+        serving.decode(call_of(made.op, (q, k, v, lengths, None, table[:, :blocks]), {"sink": sink}, {}, None), "ieee")
         return asked.copy()
 
     both = ["attention_cached", "attention_merge"]
@@ -163,9 +163,9 @@ def test_inputs_that_are_elsewhere_are_refused() -> None:
     for doc, code in ((torch.zeros(80).int(), "E512"), (torch.zeros(80, device="meta"), "E511"), (None, "E501")):
         given = {} if doc is None else {"doc": doc}
         with pytest.raises(MaskcError, match=code):
-            _call(made.op, (*tensors, None, made.table.to("meta")), given, {}, None)
+            call_of(made.op, (*tensors, None, made.table.to("meta")), given, {}, None)
     image = make(CASES["image"])
-    call = _call(image.op, (*tensors, None, made.table.to("meta")), {}, {"x": 8}, None)
+    call = call_of(image.op, (*tensors, None, made.table.to("meta")), {}, {"x": 8}, None)
     with pytest.raises(MaskcError, match="follows from the length"):
         serving.decode(call, "ieee")
 

@@ -24,7 +24,7 @@ from maskc.backends.triton import staged as staged_module
 from maskc.backends.triton.configs import Config
 from maskc.backends.triton.entry import Entry
 from maskc.lower import lower_text
-from maskc.serving import _call
+from maskc.steps import call_of
 from maskc.tiles.binding import bind
 from tests.gpu.cases import CASES
 
@@ -169,7 +169,7 @@ def _step(op: Any, batch: int, lengths: torch.Tensor | None = None) -> None:
     """A step of decoding over caches on a device, whose lengths are there too, or given."""
     q, k = torch.empty(batch, 4, 1, 16, device=DEVICE), torch.empty(batch, 2, 64, 16, device=DEVICE)
     held = torch.empty(batch, dtype=torch.int32, device=DEVICE) if lengths is None else lengths
-    serving_module.decode(_call(op, (q, k, k, held, None, None), {}, {}, None), "ieee")
+    serving_module.decode(call_of(op, (q, k, k, held, None, None), {}, {}, None), "ieee")
 
 
 def test_tables_that_a_graph_of_decoding_reads_are_kept_as_long_as_the_op(monkeypatch: pytest.MonkeyPatch) -> None:

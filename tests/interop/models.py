@@ -55,7 +55,7 @@ def config_of(kind: str, layers: int = LAYERS, **changes: Any) -> Any:
     return getattr(transformers, name)(**{**TINY, "num_hidden_layers": layers, **own, **changes})
 
 
-def perturbed(net: Any) -> Any:
+def perturbed(net: Any, spread: float = 0.15) -> Any:
     """Sinks start at whatever memory held, and attention of fresh weights is close to uniform: make both speak."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def perturbed(net: Any) -> Any:
             if name.endswith("sinks"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
             elif parameter.ndim > 1:
-                parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(spread * torch.randn(parameter.shape, generator=generator))
     return net
 
 

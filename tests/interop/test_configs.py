@@ -12,7 +12,9 @@ import pytest
 import maskc
 from maskc.interop.configs import parse_config, pattern_from_config, text_from_config
 from maskc.interop.kinds import KINDS as CONFIG_KINDS
-from maskc.ir.evaluate import dense
+from maskc.ir.binding import Binding
+from maskc.ir.evaluate import dense, evaluate
+from maskc.ir.program import Program
 from maskc.tiles.binding import make_binding
 
 torch = pytest.importorskip("torch", reason="needs torch")
@@ -72,6 +74,13 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "modernbert, older": ("ModernBertConfig", 5, {"local_attention": 6, "global_attn_every_n_layers": 2}),
 }
 cases = pytest.mark.parametrize("case", CASES)
+
+
+def scores_of(program: Program, binding: Binding, h: int) -> Any:
+    """What a head adds to dot products."""
+    n = binding.k_len
+    at: dict[str, Any] = {"q": np.arange(n)[:, None], "k": np.arange(n)[None], "h": h, "b": 0, "s": np.zeros((n, n))}
+    return evaluate(program.score, binding, params=program.params, **at)
 
 
 @cache
@@ -156,8 +165,6 @@ def test_t5() -> None:
     )  # fmt: skip
     from oracles.test_scores import t5_bias
 
-    from maskc.ir.evaluate import evaluate
-
     n = 60
     for name in ("encoder", "decoder"):
         program = pattern_from_config(config, f"t5_{name}").program
@@ -166,15 +173,7 @@ def test_t5() -> None:
         np.testing.assert_array_equal(keep, np.tril(np.ones((n, n), bool)) if name == "decoder" else np.ones((n, n)))
         binding = make_binding(program, n, n, heads=4, bias=learned)
         for h in range(4):
-            at: dict[str, Any] = {
-                "q": np.arange(n)[:, None],
-                "k": np.arange(n)[None],
-                "h": h,
-                "b": 0,
-                "s": np.zeros((n, n)),
-            }
-            ours = evaluate(program.score, binding, params=program.params, **at)
-            np.testing.assert_array_equal(ours[keep], theirs[h][keep])
+            np.testing.assert_array_equal(scores_of(program, binding, h)[keep], theirs[h][keep])
 
 
 def test_pictures_and_prefixes() -> None:
@@ -261,8 +260,6 @@ OWN: list[tuple[str, str, dict[str, Any], str, dict[str, Any]]] = [
 def test_kinds_with_their_own_attention(name: str, config: str, changes: Any, example: str, arguments: Any) -> None:
     from oracles.patterns import model
 
-    from maskc.ir.evaluate import evaluate
-
     n, heads = 45, 6
     ours, theirs = pattern_from_config(getattr(transformers, config)(**changes), name).program, model(example)
     more = {"is_global": np.arange(n) % 20 == 3} if "is_global" in {p.name for p in ours.params} else {}
@@ -272,14 +269,7 @@ def test_kinds_with_their_own_attention(name: str, config: str, changes: Any, ex
             binding = make_binding(program, n, n, heads=heads, layer=layer, **values)
             for h in range(heads):
                 masks.append(dense(program, binding, h, 0))
-                at: dict[str, Any] = {
-                    "q": np.arange(n)[:, None],
-                    "k": np.arange(n)[None],
-                    "h": h,
-                    "b": 0,
-                    "s": np.zeros((n, n)),
-                }
-                scores.append(evaluate(program.score, binding, params=program.params, **at))
+                scores.append(scores_of(program, binding, h))
     half = len(masks) // 2
     np.testing.assert_array_equal(masks[:half], masks[half:])
     np.testing.assert_allclose(np.array(scores[:half]), np.array(scores[half:]))

@@ -16,7 +16,7 @@ from torch.export import Dim
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import maskc
-from maskc.backends.handles import find_source
+from maskc.backends.finding import find_source
 from maskc.nn import Attention
 
 Tensor = torch.Tensor

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from maskc.backends.handles import find, handle_of
+from maskc.backends.finding import find
+from maskc.backends.handles import handle_of
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ _FORK = """
 import os, signal, sys, threading
 import torch
 import maskc
-from maskc.backends import handles
+from maskc.backends import finding, handles
 from maskc.ir import nodes
 from maskc.tiles import fields, inputs
 
@@ -83,7 +84,7 @@ torch.set_num_threads(1)
 held, over = threading.Event(), threading.Event()
 
 def hold():
-    with nodes._lock, inputs._REGISTRY.lock, fields._growing, handles._lock:
+    with nodes._lock, inputs._REGISTRY.lock, fields._growing, finding._lock, handles._lock:
         held.set()
         over.wait()
 

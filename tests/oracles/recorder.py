@@ -16,25 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from interop import models
 from torch import Tensor
 from transformers import AttentionInterface, AutoModel, PreTrainedConfig
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "maskc_recorder"
-TINY: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "vocab_size": 64,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "cls_token_id": 1,
-    "sep_token_id": 2,
-}
+TINY: dict[str, Any] = {**models.TINY, "cls_token_id": 1, "sep_token_id": 2}
 
 
 @dataclass

@@ -10,6 +10,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch")
 transformers = pytest.importorskip("transformers", reason="needs the extra `oracles`")
 
+from interop.models import perturbed  # noqa: E402
+
 import maskc  # noqa: E402
 
 from .patterns import MODELS, model, with_clause  # noqa: E402
@@ -17,6 +19,7 @@ from .recorder import tiny_model, tokens  # noqa: E402
 
 pytestmark = pytest.mark.oracle
 NAME, W, N = "maskc_op", 7, 26
+_SPREAD = 0.3  # of weights
 _EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "mistral": ("MistralConfig", {"num_hidden_layers": 2, "sliding_window": W}, {"window": W}),
@@ -50,25 +53,13 @@ def use(make_op: Callable[[Any, int], Any], inputs: Callable[[Any], dict[str, An
     transformers.AttentionInterface.register(NAME, attend)
 
 
-def perturbed(net: Any) -> Any:
-    """Sinks start at whatever memory held, and attention of fresh weights is close to uniform: make both speak."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if name.endswith("sinks"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-            elif parameter.ndim > 1:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return net
-
-
 def sinks(module: Any) -> dict[str, Any]:
     return {"sink_logit": module.sinks} if hasattr(module, "sinks") else {}
 
 
 def hidden(kind: str, implementation: str, **call: Any) -> Any:
     config, changes, _ = KINDS[kind]
-    net = perturbed(tiny_model(getattr(transformers, config), implementation, **changes))
+    net = perturbed(tiny_model(getattr(transformers, config), implementation, **changes), _SPREAD)
     with torch.no_grad():
         return net(input_ids=tokens(2, N), **call).last_hidden_state
 
@@ -112,7 +103,7 @@ def test_hidden_states_of_t5() -> None:
     def run(implementation: str) -> Any:
         torch.manual_seed(0)
         net = transformers.T5EncoderModel._from_config(config, attn_implementation=implementation).eval()
-        net = perturbed(net)
+        net = perturbed(net, _SPREAD)
         bias = net.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.T.contiguous()
         use(
             lambda heads, layer: maskc.compile(MODELS / "t5_encoder.mask", heads=heads, backend="reference"),

@@ -14,7 +14,7 @@ from maskc.ir.binding import Binding
 from maskc.ir.nodes import Const, Size
 from maskc.ir.program import Program, Space
 from maskc.ir.rewrite import map_program, substitute
-from maskc.serving import by_cohort
+from maskc.steps import by_cohort
 from tests.strategies import bindings, programs
 
 

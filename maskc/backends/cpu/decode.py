@@ -21,7 +21,8 @@ from maskc.backends.cpu.jobs import Ints, Job, Schedule, batch_equal, order_jobs
 from maskc.backends.cpu.kernels import FlashKernel, GeneralKernel, Kernel
 from maskc.backends.cpu.tiles import schedule
 from maskc.backends.cpu.together import Group, Live, can_share, copies, union, views
-from maskc.backends.decoding import Cohort, DecodeCall, check_kept_pages, key_bounds
+from maskc.backends.decoding import Cohort, DecodeCall, check_kept_pages
+from maskc.backends.keybounds import key_bounds
 from maskc.tiles.intervals import merged
 
 __all__ = ["decode"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from maskc.backends.decoding import key_ranges
+from maskc.backends.keybounds import key_ranges
 from maskc.backends.triton.expressions import Block, Expressions, table_name
 from maskc.backends.triton.forward import kind_of, weight_lines
 from maskc.backends.triton.reach import listed_loop, range_loops

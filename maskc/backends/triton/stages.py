@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from maskc.backends.triton.backward import write_dkv, write_dq
+from maskc.backends.triton.backward_dkv import write_dkv
+from maskc.backends.triton.backward_dq import write_dq
 from maskc.backends.triton.cached import write_cached, write_merge
 from maskc.backends.triton.expressions import Unsupported
 from maskc.backends.triton.forward import write_forward

@@ -13,7 +13,9 @@ from keyword import iskeyword
 from typing import TYPE_CHECKING
 
 from maskc.backends.triton import planning
-from maskc.backends.triton.backward import clears_empty_rows, write_dkv, write_dq
+from maskc.backends.triton.backward import clears_empty_rows
+from maskc.backends.triton.backward_dkv import write_dkv
+from maskc.backends.triton.backward_dq import write_dq
 from maskc.backends.triton.cached import lists_pay, write_cached, write_merge
 from maskc.backends.triton.configs import Target, config
 from maskc.backends.triton.entrance import entrance, known

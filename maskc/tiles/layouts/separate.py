@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from maskc.ir.interval import Interval, intervals
 from maskc.ir.nodes import FALSE, TRUE, Apply, Const, Exists, Node, Symbol, Type, postorder
 from maskc.ir.ops import apply, conjunction, disjunction, negation
 from maskc.ir.rewrite import rebuild, rewrite, substitute
 from maskc.passes.fold import branches, operators
-from maskc.passes.linear import Linear, bound_of, linear, linear_node
+from maskc.passes.linear import Linear, bound_of, interval_of, linear, linear_node
 from maskc.passes.simplify import quotients, sums
 from maskc.tiles.layouts.digits import Axes
 
 __all__ = ["Group", "Separated", "digit", "separate"]
 
+_T = TypeVar("_T")
 #: High digits that may differ by carrying; beyond that a comparison is left whole.
 _MOST_CARRIES = 6
 _AXIS = 500  # where the names of undivided axes start
@@ -152,12 +154,7 @@ class _Solver:
         return after if less != form else None
 
     def form_range(self, form: Linear) -> Interval:
-        low: int | float = form.constant
-        high: int | float = form.constant
-        for atom, factor in form.terms:
-            ends = [factor * end for end in self.range(atom)]
-            low, high = low + min(ends), high + max(ends)
-        return low, high
+        return interval_of(form, self.range)
 
     def apart(self, mask: Node) -> Node:
         """The mask with comparisons of several digits replaced by ones of few."""
@@ -237,18 +234,25 @@ def _compared(op: str, form: Linear, limit: int) -> Node:
 
 def _components(form: Linear) -> list[list[tuple[Node, int]]]:
     """The terms by the digits that they speak of: those of one digit of the query and the same of the key together."""
-    found: list[tuple[set[str], list[tuple[Node, int]]]] = []
-    for atom, factor in form.terms:
-        names = {_place(n.name) for n in postorder([atom]) if isinstance(n, Symbol)}
-        merged: list[tuple[Node, int]] = [(atom, factor)]
-        apart = []
-        for other, terms in found:
+    return [terms for _, terms in _together((set(map(_place, _symbols(t[0]))), t) for t in form.terms)]
+
+
+def _symbols(node: Node) -> set[str]:
+    return {n.name for n in postorder([node]) if isinstance(n, Symbol)}
+
+
+def _together(named: Iterable[tuple[set[str], _T]]) -> list[tuple[set[str], list[_T]]]:
+    """What has a name in common, be it by way of others, with all the names that it has."""
+    found: list[tuple[set[str], list[_T]]] = []
+    for names, one in named:
+        members, apart = [one], []
+        for other, theirs in found:
             if other & names:
-                names, merged = names | other, terms + merged
+                names, members = names | other, theirs + members
             else:
-                apart.append((other, terms))
-        found = [*apart, (names, merged)]
-    return [terms for _, terms in found]
+                apart.append((other, theirs))
+        found = [*apart, (names, members)]
+    return found
 
 
 def _place(name: str) -> str:
@@ -257,18 +261,8 @@ def _place(name: str) -> str:
 
 
 def _groups(mask: Node, axes: Mapping[str, Axes]) -> tuple[Group, ...]:
-    sets: list[tuple[set[str], list[Node]]] = []
-    for atom in atoms_of(mask):
-        names = {n.name for n in postorder([atom]) if isinstance(n, Symbol)}
-        members, apart = [atom], []
-        for other, atoms in sets:
-            if other & names:
-                names, members = names | other, atoms + members
-            else:
-                apart.append((other, atoms))
-        sets = [*apart, (names, members)]
     groups = []
-    for names, members in sets:
+    for names, members in _together((_symbols(atom), atom) for atom in atoms_of(mask)):
         places = {s: tuple(j for j in range(len(axes[s].digits)) if digit(s, j).name in names) for s in "qk"}
         groups.append(Group(places["q"], places["k"], tuple(members)))
     return tuple(groups)
