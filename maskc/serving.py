@@ -338,8 +338,8 @@ def _split(op: Op, given: Mapping[str, Any], q: Tensor, tokens: int) -> tuple[di
 
 
 def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
-    """The inputs checked and converted. Where there are none, steps share one: only the cases of an `any` would
-    depend on the number of tokens."""
+    """The inputs checked and converted. Where there are none, steps share one, of whatever batch: only the cases of an
+    `any` would depend on the number of tokens."""
     batch, _, rows, _ = call.q.shape
     sizes = tuple(sorted(check_extents(op.program, call.sizes).items()))
 
@@ -353,7 +353,7 @@ def _binding(op: Op, call: DecodeCall, tokens: int) -> Binding:
     cases: bool = op.compiled.remember("has cases", None, lambda: _has_cases(op.program))
     if call.inputs or cases:
         return make()
-    return op.compiled.remember(("decode binding", rows, batch, call.batched, sizes), None, make)
+    return op.compiled.remember(("decode binding", call.batched, sizes), None, make)
 
 
 def _without_spaces(program: Program, sizes: Mapping[str, int]) -> Program:
