@@ -16,7 +16,7 @@ from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_inte
 from maskc.devices import holds_values, in_main_memory
 from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
 from maskc.ir.nodes import Const, Exists, Node, Size, postorder
-from maskc.ir.program import Program, Space
+from maskc.ir.program import Parameter, Program, Space
 from maskc.ir.rewrite import map_program, substitute
 from maskc.sharded import refuse_sharded
 from maskc.tensors import (
@@ -221,8 +221,8 @@ def _without_values(
     """What a call of tensors without values gives: shapes. Raises as a call whose lengths nobody looks at."""
     q, k, v, table = *tensors[:3], tensors[5]
     held, first = _hidden(tensors[3], q), None if tensors[4] is None else _hidden(tensors[4], q)
-    extent = _extent(op.program, given)
-    tokens = q.shape[2] if extent is None else extent
+    by_token = _by_token(op.program, given)
+    tokens = q.shape[2] if by_token is None else by_token[1]
     floats, rest = _split(op, given, q, tokens)
     plain = _without_spaces(op.program, check_extents(op.program, {**op.sizes, **sizes}))
     hidden = op.call_inputs.check_without_values(q, tokens, {}, rest, program=plain, fewer_keys=True)
@@ -270,7 +270,9 @@ def _integers(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
     tensor = value if isinstance(value, Tensor) else torch.from_numpy(integers(name, value))
     check_dense(name, tensor)
     if tensor.shape != q.shape[:1]:
-        raise fail("E510", f"{name} must have one element a batch entry, ({q.shape[0]},), not {tuple(tensor.shape)}")
+        hint = f"the same for all of them: [n] * {q.shape[0]}" if tensor.ndim == 0 else None
+        why = f"{name} must have one element a batch entry, ({q.shape[0]},), not {tuple(tensor.shape)}"
+        raise fail("E510", why, hint)
     check_integers(name, tensor)
     if tensor.device.type != "cpu" and tensor.device != q.device:
         raise fail("E512", f"q is on {q.device}, but {name} is on {tensor.device}", f"move it: {name}.to(q.device)")
@@ -313,9 +315,9 @@ def _call(
     lengths, start = lengths.contiguous(), None if start is None else start.contiguous()
     table = table if table is None or table.device == q.device else table.contiguous()
     on_host = lengths.device.type == "cpu" and (start is None or start.device.type == "cpu")
-    given_extent = _extent(op.program, given)
+    by_token = _by_token(op.program, given)
     longest = int(lengths.max()) if on_host and lengths.numel() else 0
-    tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
+    tokens = max(longest, q.shape[2]) if by_token is None else by_token[1]
     floats, rest = _split(op, given, q, tokens)
     factor = scale_factor(scale, q.shape[-1])
     batched = op.call_inputs.batched(floats)
@@ -324,8 +326,10 @@ def _call(
         _check_device_inputs(op, call, tokens)
         return call
     check_lengths(call)
-    if tokens < longest:
-        raise fail("E505", f"the longest entry has {longest} keys, but inputs are given for {tokens} tokens")
+    if by_token is not None and tokens < longest:
+        shape = tuple(np.shape(given[by_token[0].name]))
+        why = f"{declaration(by_token[0])}: found {shape}, {tokens} tokens, but the longest entry has {longest} keys"
+        raise fail("E505", why, "give it for as many tokens as the cache holds, or as the longest entry has")
     return replace(call, binding=_binding(op, call, tokens))
 
 
@@ -368,14 +372,14 @@ def _has_cases(program: Program) -> bool:
     return any(isinstance(n, Exists) for n in postorder(program.roots()))
 
 
-def _extent(program: Program, given: Mapping[str, Any]) -> int | None:
-    """The number of tokens that inputs are given for; None if none is."""
+def _by_token(program: Program, given: Mapping[str, Any]) -> tuple[Parameter, int] | None:
+    """The first input that is given for tokens or keys, and for how many; None if none is."""
     for p in program.params:
         if p.name in given and p.when == "call":
             shape = np.shape(given[p.name])
             for d, extent in zip(reversed(p.domain), reversed(shape), strict=False):
                 if d in ("token", "k"):
-                    return int(extent)
+                    return p, int(extent)
     return None
 
 

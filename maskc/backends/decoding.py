@@ -356,11 +356,9 @@ def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: i
         raise fail("E510", f"k_cache and v_cache must agree in blocks, block size and heads: {shapes}")
     if not k.shape[1]:
         raise fail("E510", f"a page holds no key: {shapes}")
-    # One key of each page's layout stands for what entries have in common.
-    one_key, one_value = (x.new_empty(()).expand(q.shape[0], x.shape[2], 1, x.shape[3]) for x in (k, v))
-    check_tensors(
-        q, one_key, one_value, heads, "_cache", f"{shapes}, where pages are (num_blocks, block_size, heads, dim)"
-    )
+    # One page stands for the cache of each entry.
+    keys, values = (x.new_empty(()).expand(q.shape[0], x.shape[2], x.shape[1], x.shape[3]) for x in (k, v))
+    check_tensors(q, keys, values, heads, "_cache", f"{shapes}, where pages are (num_blocks, block_size, heads, dim)")
     if not isinstance(table, Tensor):
         hint = "convert: torch.tensor(block_table, device=q.device)"
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}", hint)
