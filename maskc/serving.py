@@ -12,7 +12,15 @@ import torch
 from maskc.arguments import mapping_of, shown
 from maskc.autocast import autocast_dtype, without_autocast
 from maskc.backends import Compiled, Request, backend_row, choose
-from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
+from maskc.backends.decoding import (
+    Cohort,
+    DecodeCall,
+    check_caches,
+    check_integers,
+    check_kept_pages,
+    check_lengths,
+    kept_keys,
+)
 from maskc.devices import holds_values, in_main_memory
 from maskc.graphs import GRADIENTS, decode_in_graph, no_gradients
 from maskc.ir.nodes import Const, Exists, Node, Size, postorder
@@ -413,7 +421,11 @@ def by_cohort(call: DecodeCall, backend: Backend) -> tuple[Tensor, Tensor]:
         how = (compiled.heads, compiled.layer, compiled.args, compiled.tables)
         own = Compiled(program, *how, binding.sizes, budget=compiled.budget)
         rows = q[entries, :, q.shape[2] - binding.q_len :]
-        keys = (_copied(cohort, call.k), _copied(cohort, call.v))
+        keys = [_copied(cohort, call.k), _copied(cohort, call.v)]
+        if not all(x.isfinite().all() for x in keys):
+            # Not every backend keeps a NaN of a key that no query keeps from the results.
+            unseen = torch.from_numpy(~kept_keys(cohort)).to(q.device)[:, None]
+            keys = [x.masked_fill(unseen, 0.0) for x in keys]
         options: dict[str, Any] = {"floats": cohort.floats, "scale": call.scale, "return_lse": call.return_lse}
         part, part_lse = backend.run(own, rows, *keys, binding=binding, **options)
         out[entries, :, q.shape[2] - binding.q_len :] = part

@@ -40,6 +40,7 @@ __all__ = [
     "check_integers",
     "check_kept_pages",
     "check_lengths",
+    "kept_keys",
     "key_bounds",
     "key_ranges",
     "speaks_of_batch",
@@ -407,6 +408,15 @@ def _check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
         )
 
 
+def kept_keys(cohort: Cohort) -> npt.NDArray[np.bool_]:
+    """Whether any query of any head keeps a key, (length,), in time of the whole mask."""
+    program, binding = cohort.one()
+    found: npt.NDArray[np.bool_] = np.zeros(binding.k_len, np.bool_)
+    for h in range(binding.heads):
+        found |= dense(program, binding, h).any(axis=0)
+    return found
+
+
 def check_kept_pages(cohort: Cohort) -> None:
     """``_check_pages`` for all entries, in time of the whole mask if a page is none of the cache."""
     call, held = cohort.call, cohort.binding.k_len - cohort.start
@@ -415,8 +425,6 @@ def check_kept_pages(cohort: Cohort) -> None:
     pages = call.block_table[list(cohort.entries), : -(-held // call.block_size)].cpu().numpy()
     if not ((pages < 0) | (pages >= call.k.shape[0])).any():
         return
-    program, binding = cohort.one()
-    kept = np.logical_or.reduce([dense(program, binding, h).any(axis=0) for h in range(binding.heads)])
-    needed = np.unique((np.flatnonzero(kept) - cohort.start) // call.block_size)
+    needed = np.unique((np.flatnonzero(kept_keys(cohort)) - cohort.start) // call.block_size)
     for entry, row in zip(cohort.entries, pages, strict=True):
         _check_pages(call, entry, row[needed])
