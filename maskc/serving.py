@@ -14,7 +14,7 @@ from maskc.backends.decoding import check_caches
 from maskc.devices import holds_values, in_main_memory
 from maskc.graphs import GRADIENTS, decode_in_graph
 from maskc.sharded import refuse_sharded
-from maskc.steps import extent_of, on_entries, split, step, without_spaces
+from maskc.steps import by_token, on_entries, split, step, without_spaces
 from maskc.tensors import is_symbolic, is_transformed, scale_factor, traced_scale
 from maskc.tiles.extents import check_extents
 from maskc.tiles.values import fail
@@ -182,8 +182,8 @@ def _without_values(
         op._check_lse()
     held = _hidden(on_entries("lengths", lengths, q), q)
     first = None if start is None else _hidden(on_entries("start", start, q), q)
-    extent = extent_of(op.program, given)
-    tokens = q.shape[2] if extent is None else extent
+    found = by_token(op.program, given)
+    tokens = q.shape[2] if found is None else found[1]
     floats, rest = split(op, given, q, tokens)
     plain = without_spaces(op.program, check_extents(op.program, {**op.sizes, **sizes}))
     hidden = op.call_inputs.check_without_values(q, tokens, {}, rest, program=plain, fewer_keys=True)

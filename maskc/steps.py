@@ -10,9 +10,17 @@ import numpy as np
 import torch
 
 from maskc.backends import Compiled, Request, backend_row, choose
-from maskc.backends.decoding import Cohort, DecodeCall, check_caches, check_integers, check_kept_pages, check_lengths
+from maskc.backends.decoding import (
+    Cohort,
+    DecodeCall,
+    check_caches,
+    check_integers,
+    check_kept_pages,
+    check_lengths,
+    kept_keys,
+)
 from maskc.ir.nodes import Const, Exists, Node, Size, postorder
-from maskc.ir.program import Program, Space
+from maskc.ir.program import Parameter, Program, Space
 from maskc.ir.rewrite import map_program, substitute
 from maskc.tensors import check_dense, check_hidden_input, scale_factor
 from maskc.tiles.binding import bind, given_as, positions
@@ -25,7 +33,7 @@ if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.prepared import Prepared
 
-__all__ = ["by_cohort", "call_of", "extent_of", "no_gradients", "on_entries", "split", "step", "without_spaces"]
+__all__ = ["by_cohort", "by_token", "call_of", "no_gradients", "on_entries", "split", "step", "without_spaces"]
 
 Tensor = torch.Tensor
 #: q, k, v, lengths, start and block table.
@@ -88,7 +96,9 @@ def on_entries(name: str, value: Tensor | Sequence[int], q: Tensor) -> Tensor:
     tensor = value if isinstance(value, Tensor) else torch.from_numpy(integers(name, value))
     check_dense(name, tensor)
     if tensor.shape != q.shape[:1]:
-        raise fail("E510", f"{name} must have one element a batch entry, ({q.shape[0]},), not {tuple(tensor.shape)}")
+        hint = f"the same for all of them: [n] * {q.shape[0]}" if tensor.ndim == 0 else None
+        why = f"{name} must have one element a batch entry, ({q.shape[0]},), not {tuple(tensor.shape)}"
+        raise fail("E510", why, hint)
     check_integers(name, tensor)
     if tensor.device.type != "cpu" and tensor.device != q.device:
         raise fail("E512", f"q is on {q.device}, but {name} is on {tensor.device}", f"move it: {name}.to(q.device)")
@@ -121,9 +131,9 @@ def call_of(
     lengths, start = lengths.contiguous(), None if start is None else start.contiguous()
     table = table if table is None or table.device == q.device else table.contiguous()
     on_host = lengths.device.type == "cpu" and (start is None or start.device.type == "cpu")
-    given_extent = extent_of(op.program, given)
+    found = by_token(op.program, given)
     longest = int(lengths.max()) if on_host and lengths.numel() else 0
-    tokens = max(longest, q.shape[2]) if given_extent is None else given_extent
+    tokens = max(longest, q.shape[2]) if found is None else found[1]
     floats, rest = split(op, given, q, tokens)
     factor = scale_factor(scale, q.shape[-1])
     batched = op.call_inputs.batched(floats)
@@ -132,8 +142,10 @@ def call_of(
         _check_device_inputs(op, call, tokens)
         return call
     check_lengths(call)
-    if tokens < longest:
-        raise fail("E505", f"the longest entry has {longest} keys, but inputs are given for {tokens} tokens")
+    if found is not None and tokens < longest:
+        shape = tuple(np.shape(given[found[0].name]))
+        why = f"{declaration(found[0])}: found {shape}, {tokens} tokens, but the longest entry has {longest} keys"
+        raise fail("E505", why, "give it for as many tokens as the cache holds, or as the longest entry has")
     return replace(call, binding=_binding(op, call, tokens))
 
 
@@ -146,8 +158,8 @@ def split(op: Prepared, given: Mapping[str, Any], q: Tensor, tokens: int) -> tup
 
 
 def _binding(op: Prepared, call: DecodeCall, tokens: int) -> Binding:
-    """The inputs checked and converted. Where there are none, steps share one: only the cases of an `any` would
-    depend on the number of tokens."""
+    """The inputs checked and converted. Where there are none, steps share one, of whatever batch: only the cases of an
+    `any` would depend on the number of tokens."""
     batch, _, rows, _ = call.q.shape
     sizes = tuple(sorted(check_extents(op.program, call.sizes).items()))
 
@@ -161,7 +173,7 @@ def _binding(op: Prepared, call: DecodeCall, tokens: int) -> Binding:
     cases: bool = op.compiled.remember("has cases", None, lambda: _has_cases(op.program))
     if call.inputs or cases:
         return make()
-    return op.compiled.remember(("decode binding", rows, batch, call.batched, sizes), None, make)
+    return op.compiled.remember(("decode binding", call.batched, sizes), None, make)
 
 
 def without_spaces(program: Program, sizes: Mapping[str, int]) -> Program:
@@ -176,14 +188,14 @@ def _has_cases(program: Program) -> bool:
     return any(isinstance(n, Exists) for n in postorder(program.roots()))
 
 
-def extent_of(program: Program, given: Mapping[str, Any]) -> int | None:
-    """The number of tokens that inputs are given for; None if none is."""
+def by_token(program: Program, given: Mapping[str, Any]) -> tuple[Parameter, int] | None:
+    """The first input that is given for tokens or keys, and for how many; None if none is."""
     for p in program.params:
         if p.name in given and p.when == "call":
             shape = np.shape(given[p.name])
             for d, extent in zip(reversed(p.domain), reversed(shape), strict=False):
                 if d in ("token", "k"):
-                    return int(extent)
+                    return p, int(extent)
     return None
 
 
@@ -217,7 +229,11 @@ def by_cohort(call: DecodeCall, backend: Backend) -> tuple[Tensor, Tensor]:
         how = (compiled.heads, compiled.layer, compiled.args, compiled.tables)
         own = Compiled(program, *how, binding.sizes, budget=compiled.budget)
         rows = q[entries, :, q.shape[2] - binding.q_len :]
-        keys = (_copied(cohort, call.k), _copied(cohort, call.v))
+        keys = [_copied(cohort, call.k), _copied(cohort, call.v)]
+        if not all(x.isfinite().all() for x in keys):
+            # Not every backend keeps a NaN of a key that no query keeps from the results.
+            unseen = torch.from_numpy(~kept_keys(cohort)).to(q.device)[:, None]
+            keys = [x.masked_fill(unseen, 0.0) for x in keys]
         options: dict[str, Any] = {"floats": cohort.floats, "scale": call.scale, "return_lse": call.return_lse}
         part, part_lse = backend.run(own, rows, *keys, binding=binding, **options)
         out[entries, :, q.shape[2] - binding.q_len :] = part

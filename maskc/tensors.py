@@ -187,7 +187,9 @@ def _check_shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int,
         hint = "batch entries, queries and keys may be none"
         raise fail("E510", f"the number of heads and the last dimensions must not be 0: {shapes}", hint)
     if q.shape[1] % k.shape[1]:
-        raise fail("E510", f"the query heads must be a multiple of the key heads: {shapes}")
+        fits = k.shape[2] and q.shape[1] % k.shape[2] == 0
+        hint = f"if heads and tokens are exchanged: k{suffix}.transpose(1, 2), and v{suffix} alike" if fits else ""
+        raise fail("E510", f"the query heads must be a multiple of the key heads: {shapes}", hint)
 
 
 def check_float_input(

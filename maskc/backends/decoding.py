@@ -36,6 +36,7 @@ __all__ = [
     "check_integers",
     "check_kept_pages",
     "check_lengths",
+    "kept_keys",
 ]
 
 Tensor = torch.Tensor
@@ -245,11 +246,9 @@ def check_caches(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, heads: i
         raise fail("E510", f"k_cache and v_cache must agree in blocks, block size and heads: {shapes}")
     if not k.shape[1]:
         raise fail("E510", f"a page holds no key: {shapes}")
-    # One key of each page's layout stands for what entries have in common.
-    one_key, one_value = (x.new_empty(()).expand(q.shape[0], x.shape[2], 1, x.shape[3]) for x in (k, v))
-    check_tensors(
-        q, one_key, one_value, heads, "_cache", f"{shapes}, where pages are (num_blocks, block_size, heads, dim)"
-    )
+    # One page stands for the cache of each entry.
+    keys, values = (x.new_empty(()).expand(q.shape[0], x.shape[2], x.shape[1], x.shape[3]) for x in (k, v))
+    check_tensors(q, keys, values, heads, "_cache", f"{shapes}, where pages are (num_blocks, block_size, heads, dim)")
     if not isinstance(table, Tensor):
         hint = "convert: torch.tensor(block_table, device=q.device)"
         raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}", hint)
@@ -298,6 +297,15 @@ def _check_pages(call: DecodeCall, entry: int, pages: Ints) -> None:
         )
 
 
+def kept_keys(cohort: Cohort) -> npt.NDArray[np.bool_]:
+    """Whether any query of any head keeps a key, (length,), in time of the whole mask."""
+    program, binding = cohort.one()
+    found: npt.NDArray[np.bool_] = np.zeros(binding.k_len, np.bool_)
+    for h in range(binding.heads):
+        found |= dense(program, binding, h).any(axis=0)
+    return found
+
+
 def check_kept_pages(cohort: Cohort) -> None:
     """``_check_pages`` for all entries, in time of the whole mask if a page is none of the cache."""
     call, held = cohort.call, cohort.binding.k_len - cohort.start
@@ -306,8 +314,6 @@ def check_kept_pages(cohort: Cohort) -> None:
     pages = call.block_table[list(cohort.entries), : -(-held // call.block_size)].cpu().numpy()
     if not ((pages < 0) | (pages >= call.k.shape[0])).any():
         return
-    program, binding = cohort.one()
-    kept = np.logical_or.reduce([dense(program, binding, h).any(axis=0) for h in range(binding.heads)])
-    needed = np.unique((np.flatnonzero(kept) - cohort.start) // call.block_size)
+    needed = np.unique((np.flatnonzero(kept_keys(cohort)) - cohort.start) // call.block_size)
     for entry, row in zip(cohort.entries, pages, strict=True):
         _check_pages(call, entry, row[needed])

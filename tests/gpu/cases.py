@@ -358,5 +358,20 @@ CASES: dict[str, Case] = {
         splits=2,
         layout="none",
     ),
+    "decode-in-the-middle": Case("sliding_window(9)", 3, 60, 4, 2, splits=3, q_start=30),
+    "decode-before-the-keys-it-sees": Case("0 <= k - q < 20 | k < 3", 2, 60, splits=2, q_start=0),
+    "decode-listed-in-the-middle": Case(
+        "pattern p(doc: int[token], m: float[q], gate: float[q, head]) { attend same(doc) | q // 3 == k % 5\n"
+        " score s * m[q]\n output o * gate[q, h] + 0.01 * q }",
+        3,
+        40,
+        4,
+        2,
+        batch=2,
+        splits=2,
+        q_start=12,
+        inputs={"doc": [_DOCUMENTS, _DOCUMENTS[::-1]]},
+        floats={"m": (2, 3), "gate": (3, 4)},
+    ),
     "decode-laid-out": Case("dilated(8, 4) & causal", 16, 128, splits=2, layout="residues"),
 }

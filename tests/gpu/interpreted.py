@@ -195,12 +195,15 @@ def backend_call() -> dict[str, Any]:
 
 
 def few_queries_at(start: int) -> list[float]:
-    """The differences of output and log-sum-exp from a formula, for four queries that are anywhere in a sequence."""
+    """The differences of output and log-sum-exp from a formula, for four queries that are anywhere in a sequence, and
+    are decoded."""
     import maskc
+    from maskc.backends.triton.decode import decodes
 
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, n, 16, generator=generator) for n in (4, 1030, 1030))
     op = maskc.compile("abs(q - k) <= 20 | k < 3", heads=2, backend="triton")
+    assert decodes(Entry(op.program, op.bind(4, 1030, q_start=start), ()))
     found, keys = op(q, k, v, q_start=start, return_lse=True), torch.arange(1030)
     keep = ((start + torch.arange(4)[:, None] - keys).abs() <= 20) | (keys < 3)
     scores = (q.double() @ k.double().mT / 4).masked_fill(~keep, -torch.inf)

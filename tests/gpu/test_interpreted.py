@@ -86,7 +86,6 @@ def test_backend(interpreter: Interpreter) -> None:
 
 @pytest.mark.parametrize("start", [0, 500, 1026])
 def test_few_queries_are_where_the_call_says(interpreter: Interpreter, start: int) -> None:
-    """The last positions are decoded; others are not."""
     assert max(interpreter.call("few_queries_at", start)) < 1e-5
 
 

@@ -68,7 +68,7 @@ def kinds_of(kept: Any, q_tile: int, k_tile: int) -> list[list[int]]:
 
 
 def exact_tiles_of_a_random_mask(data: st.DataObject, path: Path) -> None:
-    program, binding = data.draw(programs(scores=False)), data.draw(bindings()).replace(q_start=None)
+    program, binding = data.draw(programs(scores=False)), data.draw(bindings())
     try:
         text = write_standalone(program, binding.args, batched=binding.batched)
     except MaskcError:
@@ -214,18 +214,19 @@ def test_files_are_clean_python(name: str, tmp_path: Path) -> None:
 
 
 def test_tables_may_be_called_like_anything(tmp_path: Path) -> None:
-    names = ("v", "scale", "tables", "class", "doc")
+    names = ("v", "scale", "tables", "q_start", "class", "doc")
     params = ", ".join(f"{n}: int[token]" for n in names)
     mask = " & ".join(f"{n}[q] == {n}[k]" for n in names)
     text = write_standalone(lower_text(f"pattern p({params}) {{ attend {mask} }}")[0], {})
-    assert 'out = attention(q, k, v, doc=doc, v=v, tables={"class": ..., "scale": ..., "tables": ...})' in text
+    others = '{"class": ..., "q_start": ..., "scale": ..., "tables": ...}'
+    assert f"out = attention(q, k, v, doc=doc, v=v, tables={others})" in text
     module = load(text, tmp_path / "names.py")
     given: dict[str, Any] = {}
     module.Attention = type("Call", (), {"apply": lambda *args: given.update(args[-1])})
     q, table = torch.zeros(1, 1, 4, 16), torch.arange(4)
-    module.attention(q, q, q, v=table, doc=table, tables=dict.fromkeys(("scale", "tables", "class"), table))
+    module.attention(q, q, q, v=table, doc=table, tables=dict.fromkeys(("scale", "tables", "q_start", "class"), table))
     assert sorted(given["tables"]) == sorted(names)
-    with pytest.raises(TypeError, match=r"needs class, doc, scale, tables, v"):
+    with pytest.raises(TypeError, match=r"needs class, doc, q_start, scale, tables, v"):
         module.attention(q, q, q)
 
 
@@ -237,9 +238,7 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     q, k = torch.zeros(2, 4, 8, 16), torch.zeros(2, 2, 8, 16)
     tables = {n: torch.zeros(extent, dtype=torch.int64) for n, extent in (("doc", 8), ("w", 4), ("t", 4))}
 
-    def refused(
-        why: str, q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = k, **changed: torch.Tensor
-    ) -> None:
+    def refused(why: str, q: torch.Tensor = q, k: torch.Tensor = k, v: torch.Tensor = k, **changed: Any) -> None:
         with pytest.raises(ValueError, match=why):
             module.attention(q, k, v, **{**tables, **changed})
 
@@ -248,6 +247,8 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused("in groups of key heads", q=q[:, :3])
     refused("1 to 256 dimensions", q=torch.zeros(2, 4, 8, 300), k=torch.zeros(2, 2, 8, 300))
     refused("cannot be more of them", k=k[:, :, :5], v=k[:, :, :5])
+    for start in (-1, 1, 1.5, torch.tensor(0)):
+        refused("expected q_start to be an integer from 0 to 0, found", q_start=start)
     refused("of one dtype", q=q.double(), k=k.double(), v=k.double())
     refused("of one dtype", v=k.half())
     refused(r"'doc' of shape \[8\]", doc=torch.zeros(2, 8))
@@ -469,7 +470,7 @@ print("done")
 #: Cases with nothing that standalone files leave out: decoding.
 CORPUS = [n for n, c in CASES.items() if c.splits is None and c.dtype == "float32"]
 FEW = ["causal", "documents-batch", "grid", "by-head", "sink-and-gate", "score-inputs", "prefix-ragged", "edges"]
-FEW += ["negative-scale", "alibi"]
+FEW += ["negative-scale", "alibi", "chunk-of-queries"]
 GALLERY = ROOT / "examples" / "gallery"
 
 
@@ -498,7 +499,7 @@ def write_case(
     assert learn <= {*names}
     tables = {n: torch.as_tensor(np.array(x)) for n, x in binding.tables.items()} | floats
     differentiable = specialised(program, binding.args).output is OUTPUT
-    options = {"layer": binding.layer, "sizes": dict(binding.sizes), "scale": scale}
+    options = {"layer": binding.layer, "sizes": dict(binding.sizes), "scale": scale, "q_start": binding.q_start}
     given = {"tensors": tensors, "tables": tables, "options": options, "differentiable": differentiable}
     torch.save(given, tmp_path / f"{name}.pt")
     exact = [x.double().requires_grad_(differentiable) for x in tensors]
@@ -536,7 +537,7 @@ def corpus_case(name: str, tmp_path: Path) -> Any:
     program = lower_text(case.text)[0]
     sizes = {"heads": case.heads, "layer": case.layer, "batch": case.batch, "sizes": case.sizes}
     values = {n: np.asarray(x) for n, x in case.inputs.items()}
-    binding = bind(program, case.q_len, case.k_len, **sizes, values=values)  # type: ignore[arg-type]
+    binding = bind(program, case.q_len, case.k_len, **sizes, values=values, q_start=case.q_start)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(1)
     floats = {n: torch.randn(shape, generator=generator) for n, shape in case.floats.items()}
     extra = {n for n, x in floats.items() if x.ndim > len(program.parameter(n).domain)}

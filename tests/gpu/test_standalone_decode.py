@@ -104,6 +104,13 @@ for a, b in zip((q, k, v), same, strict=True):
 assert len(decoded) == 1
 window.attention(q, k[:, :, :1000], v[:, :, :1000])
 assert len(decoded) == 1
+for start in (0, 500, 1027):
+    distance = start + torch.arange(3)[:, None] - torch.arange(1030)
+    keep = (distance >= 0) & (distance < 20)
+    wanted = torch.nn.functional.scaled_dot_product_attention(*same, attn_mask=keep, enable_gqa=True)
+    out = window.attention(q, k, v, q_start=start)
+    torch.testing.assert_close(out.double(), wanted, rtol=1e-5, atol=1e-5)
+assert len(decoded) == 4
 """
 
 

@@ -12,11 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import maskc
-from maskc.backends import cpu
+from maskc.backends import cpu, reference
 from maskc.backends.cpu import decode as decoding
 from maskc.diagnostics import MaskcError
 from maskc.tiles.classify import Classifier
 from tests.serving.calls import CASES, Call, make
+
+Tensor = torch.Tensor
 
 
 @pytest.mark.parametrize("strided", [False, True])
@@ -39,6 +41,30 @@ def test_backends_without_decoding_of_their_own(name: str) -> None:
     out, _ = call.wanted()
     for found in (call.dense(), call.paged()):
         torch.testing.assert_close(found.double(), out, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("paged", [False, True])
+def test_backends_without_decoding_of_their_own_get_numbers_where_no_query_looks(
+    monkeypatch: pytest.MonkeyPatch, paged: bool
+) -> None:
+    """FlexAttention multiplies a value by a weight of 0, which a NaN survives."""
+    found, run = list[Tensor](), reference.run
+
+    def watched(compiled: Any, q: Tensor, k: Tensor, v: Tensor, **more: Any) -> Any:
+        found.extend((k, v))
+        return run(compiled, q, k, v, **more)
+
+    monkeypatch.setattr(reference, "run", watched)
+    call = make(CASES["sinks-and-window"], backend="reference")
+    for b, length in enumerate(CASES["sinks-and-window"].lengths):
+        between = slice(5, max(5, length - 12))
+        call.k[b, :, between], call.v[b, :, between] = torch.nan, torch.inf
+        for i in range(1, (length - 12) // 16):
+            call.k_pages[call.table[b, i]], call.v_pages[call.table[b, i]] = torch.nan, torch.inf
+    out = call.paged() if paged else call.dense()
+    assert found
+    assert all(x.isfinite().all() for x in found)
+    torch.testing.assert_close(out.double(), call.wanted()[0], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -196,13 +222,14 @@ def test_a_planned_step_looks_at_its_keys_a_few_times(monkeypatch: pytest.Monkey
     assert handed["ranges"] <= 16 * tokens // stride
 
 
-def test_no_plan_is_remembered_for_a_length() -> None:
-    call = make(CASES["sinks-and-window"])
+def test_nothing_is_remembered_for_a_length_or_a_batch() -> None:
+    call = _clean(make(CASES["sinks-and-window"]))
     call.dense()
     size = call.op.cache_info().size
     for length in range(10, 60):
+        some = slice(length % 4 + 1)
         call.lengths.fill_(length)
-        call.op.decode(call.q, call.k.nan_to_num(), call.v.nan_to_num(), call.lengths)
+        call.op.decode(call.q[some, :, : length % 2 + 1], call.k[some], call.v[some], call.lengths[some])
     assert call.op.cache_info().size == size
 
 

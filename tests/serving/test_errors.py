@@ -59,6 +59,7 @@ def test_pages() -> None:
 @pytest.mark.parametrize("paged", [False, True])
 def test_lengths(paged: bool) -> None:
     _call("E510", r"one element a batch entry, \(2,\)", paged=paged, lengths=torch.tensor([40]))
+    _call("E510", r"one element .*, not \(\)\n.*the same for all of them: \[n\] \* 2", paged=paged, lengths=40)
     _call("E511", "int32 or int64", paged=paged, lengths=torch.tensor([40.0, 20.0]))
     _call("E504", "entry 1 has length -1", paged=paged, lengths=[40, -1])
     _call("E504", "has 60 keys, but its cache holds 4", paged=paged, lengths=[60, 20])
@@ -88,7 +89,7 @@ def test_inputs() -> None:
     _call("E502", "no input called 'dok'", _DOCUMENTS, dok=torch.zeros(40, dtype=torch.int64))
     _call(
         "E505",
-        "longest entry has 40 keys, but inputs are given for 39",
+        r"doc: int.* found \(39,\), 39 tokens, but the longest entry has 40 keys\n.*give it for as many",
         _DOCUMENTS,
         doc=torch.zeros(39, dtype=torch.int64),
     )
@@ -185,7 +186,11 @@ def test_errors_show_what_was_given() -> None:
     """Not the shapes that stand for pages when they are checked."""
     turned = torch.zeros(_PAGES).transpose(1, 2)
     pages = r"k_cache \(6, 2, 16, 16\), v_cache \(6, 2, 16, 16\), where pages are \(num_blocks, "
-    _call("E510", f"multiple of the key heads: .*{pages}", paged=True, k_cache=turned, v_cache=turned)
+    exchanged = r"if heads and tokens are exchanged: k_cache\.transpose\(1, 2\), and v_cache alike"
+    message = f"multiple of the key heads: .*{pages}.*\n.*{exchanged}"
+    _call("E510", message, paged=True, k_cache=turned, v_cache=turned)
+    turned = torch.zeros(_K).transpose(1, 2)
+    _call("E510", f"multiple of the key heads: .*\n.*{exchanged}", k_cache=turned, v_cache=turned)
     none = torch.zeros(_PAGES)[:0]
     _call("E504", "keeps keys on page 0 .* the cache has no pages", paged=True, k_cache=none, v_cache=none)
     _call("E510", "k_cache and v_cache must agree in batch", v_cache=torch.zeros(_K)[:, :1])

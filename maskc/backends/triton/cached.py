@@ -36,12 +36,12 @@ _ROWS = """    row = tl.arange(0, Q_TILE)
     h = head[:, None]
     q_idx = tile_row * (Q_TILE // PACK) + row // PACK
     q_stored = (row // PACK < Q_TILE // PACK) & (q_idx < rows)
-    # The queries are the last positions of the entry, as far as it has so many.
+    # The queries are the last positions of the entry but for those behind them, as far as it has so many.
     # A length that 32 bits do not hold is none of any cache: it is clipped, and stays beyond all of them.
     k_len = tl.cast(tl.minimum(tl.maximum(tl.load(lengths + b), 0), 1 << 30), tl.int32)
     k_end = tl.maximum(k_len, 1)
 """
-_ONE_SEQUENCE = """    offset = k_len - rows
+_ONE_SEQUENCE = """    offset = k_len - rows - behind
     q_len = tl.minimum(rows, k_len)
 """
 _CROSS = """    offset = 0
@@ -204,7 +204,8 @@ def _arguments(
     out = [Argument(name, kind) for name, kind in tensors]
     out += [Argument(name, "int32") for name in (*integers, *sizes)]
     out += [Argument(name, "table", pointers[name]) for name in used.used if name in pointers]
-    out += _ints("rows", "batch", "heads", "splits", *(name for name in used.used if name not in known))
+    behind = () if spec.program.cross else ("behind",)
+    out += _ints("rows", "batch", "heads", "splits", *behind, *(name for name in used.used if name not in known))
     return [*out, Argument("PACK", "constexpr")]
 
 

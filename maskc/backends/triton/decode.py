@@ -42,13 +42,10 @@ _MOST_ROWS = 64  # of a tile: queries times heads that share a key head
 
 
 def decodes(entry: Problem) -> bool:
-    """Whether a call is decoded; else the forward kernel has enough rows to keep a device busy, or its queries are not
-    the last positions, which the kernels of decoding take them for."""
-    b = entry.binding
-    if b.q_start not in (None, 0 if b.cross else b.k_len - b.q_len):
-        return False
+    """Whether a call is decoded; else the forward kernel has enough rows to keep a device busy."""
     if entry.splits is not None:
         return entry.splits > 0
+    b = entry.binding
     return b.q_len <= _FEW_QUERIES and b.k_len >= _MANY_KEYS
 
 
@@ -90,7 +87,8 @@ class Decoder:
     """Both kernels, ready for tensors of some shapes, strides and dtypes.
 
     ``kernels``: that of the parts, and that which joins them. ``shared``: arguments that stay the same from call to
-    call, but those that follow from ``sharing`` and from ``q`` (B, Hq, Nq, D) and ``out`` (B, Hq, Nq, Dv).
+    call, but those that follow from ``sharing`` and from ``q`` (B, Hq, Nq, D) and ``out`` (B, Hq, Nq, Dv), and
+    ``behind``, positions behind the last query, where there are any.
     """
 
     def __init__(
@@ -108,6 +106,7 @@ class Decoder:
         self._device = q.device
         self._shape = (sharing.splits, *q.shape[:3], dv)
         every = {
+            "behind": 0,
             **shared,
             **{"rows": sharing.rows, "batch": sharing.batch, "heads": sharing.heads, "splits": sharing.splits},
             **{"PACK": sharing.pack, "Q_TILE": sharing.q_tile, "K_TILE": chosen.k_tile, "PRECISION": precision},
@@ -196,5 +195,6 @@ def entry_decoder(
         **{n: x for n, x in table_arguments(entry.program, b, tables, moving, q.device).items() if n not in tensors},
         **{**fixed, "starts": fixed["lengths"], "block_table": fixed["lengths"], "STARTED": False},
         **{"group": b.heads // k.shape[1], "layer": b.layer, **cache_arguments(k, v, None)},
+        "behind": b.k_len - b.q_len - b.offset,
     }
     return Decoder(kernels, sharing, chosen, q, tensors["out_ptr"], shared, entry.precision)

@@ -15,7 +15,7 @@ __all__ = ["entrance", "known"]
 
 _CHECKS = '''
 
-def check(q, k, v, layer, sizes, tables):
+def check(q, k, v, layer, sizes, q_start, tables):
     """Raise a TypeError or a ValueError for what does not fit together, before a kernel reads it."""
     check_names("attention", sizes, tables)
     check_tensors({"q": q, "k": k, "v": v} | {name: tables[name] for name in DOMAINS})
@@ -24,7 +24,11 @@ def check(q, k, v, layer, sizes, tables):
         raise ValueError(f"expected q (B, H, Nq, D), k (B, Hk, Nk, D) and v (B, Hk, Nk, Dv), {found}")
     check_heads(q, k.shape[1], v.shape[3], found)
     if not CROSS and q.shape[2] > k.shape[2]:
-        raise ValueError(f"queries are the last tokens of the keys: there cannot be more of them, {found}")
+        raise ValueError(f"queries are tokens of the keys: there cannot be more of them, {found}")
+    if q_start is not None and CROSS:
+        raise ValueError("queries are a sequence of their own, from its start: there is no q_start")
+    if q_start is not None and (not isinstance(q_start, int) or not 0 <= q_start <= k.shape[2] - q.shape[2]):
+        raise ValueError(f"expected q_start to be an integer from 0 to {k.shape[2] - q.shape[2]}, found {q_start!r}")
     check_dtypes(q, k, v)
     check_tables(q, {"k": k.shape[2], "token": k.shape[2]}, layer, tables)
     for side, parts in SPACES.items():
@@ -102,18 +106,20 @@ def adds_up(length, parts, sizes):
 
 _ATTENTION = '''
 
-def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, tables=None, **more):
+def attention(q, k, v, /, *, scale=None, layer=0, sizes=None, q_start=None, tables=None, **more):
     """Attention of (batch, heads, queries, dim) queries; ``tables`` and ``more`` are the pattern's tables and inputs
-    as tensors on the same device, ``sizes`` the extents of its axes and segments, by name."""
+    as tensors on the same device, ``sizes`` the extents of its axes and segments, by name. Queries of the sequence of
+    the keys are its last ones, or start at ``q_start``."""
     tables, sizes = {{**(tables or {{}}), **more}}, {{name: int(n) for name, n in (sizes or {{}}).items()}}
-    check(q, k, v, layer, sizes, tables)
+    check(q, k, v, layer, sizes, q_start, tables)
     if torch.is_tensor(scale) and scale.requires_grad and torch.is_grad_enabled():
         raise ValueError("no gradient is computed of scale: detach it, or scale q instead")
     q, k, v = (x.resolve_neg() for x in (q, k, v))  # kernels read what is in memory
     if q.numel() == 0:
         return (q[..., :1] * (k.sum() + v.sum())).expand(*q.shape[:3], v.shape[3])
     q_len, k_len = q.shape[2], k.shape[2]
-    given = {{"q_len": q_len, "k_len": k_len, "offset": {offset}, "layer": layer, "heads": q.shape[1]}}
+    offset = q_start if q_start is not None else 0 if CROSS else k_len - q_len
+    given = {{"q_len": q_len, "k_len": k_len, "offset": offset, "layer": layer, "heads": q.shape[1]}}
     given.update({{f"size_{{name}}": sizes[name] for name in SIZES}})
     given["tables"] = {{name: tables[name].resolve_neg() for name in TABLES}}
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
@@ -150,4 +156,4 @@ def entrance(program: Program) -> str:
     """The functions of the file that are called from outside."""
     call = 'Attention.apply(q, k, v, scale, given, *(given["tables"][name] for name in LEARNED))'
     call = call if program.output is OUTPUT else "forward(q, k, v, scale, given)[0]"
-    return _CHECKS + _ATTENTION.format(offset="0" if program.cross else "k_len - q_len", call=call)
+    return _CHECKS + _ATTENTION.format(call=call)

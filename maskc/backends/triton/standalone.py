@@ -178,7 +178,8 @@ def forward(q, k, v, scale, given):
 
 _FEW = """    if q.shape[2] <= 16 and k.shape[2] >= 1024:  # too few rows to keep a GPU busy
         lengths = torch.full(q.shape[:1], k.shape[2], dtype=torch.int32, device=q.device)
-        return run_cached(q, k, v, lengths, None, None, scale, given)
+        behind = k.shape[2] - q.shape[2] - given["offset"]
+        return run_cached(q, k, v, lengths, None, None, scale, {**given, "behind": behind})
 """
 
 _BACKWARD = '''
@@ -317,7 +318,7 @@ def _backward(learned: Learned, clean: str) -> str:
 
 
 #: Arguments of ``attention`` that a table may be called like.
-_TAKEN = ("scale", "layer", "sizes", "tables", "block_table", "start", "return_lse")
+_TAKEN = ("scale", "layer", "sizes", "q_start", "tables", "block_table", "start", "return_lse")
 
 
 def _example(names: Sequence[str], sizes: Sequence[str]) -> str:

@@ -95,7 +95,8 @@ def decode(q, k_cache, v_cache, lengths, /, block_table=None, *, start=None, sca
     if return_lse and not SOFTMAX:
         raise ValueError("there is no log-sum-exp where weights are not normalised by a softmax")
     q, k_cache, v_cache = (x.resolve_neg() for x in (q, k_cache, v_cache))
-    given = {"layer": layer, "heads": q.shape[1], "tables": {name: tables[name].resolve_neg() for name in TABLES}}
+    given = {"layer": layer, "heads": q.shape[1], "behind": 0}
+    given["tables"] = {name: tables[name].resolve_neg() for name in TABLES}
     given.update({f"size_{name}": sizes[name] for name in SIZES})
     scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     if scale <= 0:
