@@ -213,6 +213,14 @@ def test_intervals_that_every_tile_has_some_of_are_left_to_boxes(text: str) -> N
     np.testing.assert_array_equal(plan.kinds(), np.tri(n // 128, dtype=np.uint8) * PARTIAL)
 
 
+@pytest.mark.parametrize("length", [1 << 13, 1 << 16])
+def test_intervals_are_not_found_one_by_one_where_boxes_take_less(length: int) -> None:
+    program, spent = lower_text("q % 3 == k % 5 & k % 7 < 3 & causal")[0], list[int]()
+    plan = make_plan(program, make_binding(program, length, length), watch=lambda done, total: spent.append(done))
+    np.testing.assert_array_equal(plan.kinds(), np.tri(length // 128, dtype=np.uint8) * PARTIAL)
+    assert spent[-1] < 250_000
+
+
 @pytest.mark.parametrize(
     "text",
     [
