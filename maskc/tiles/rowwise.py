@@ -56,7 +56,7 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
         return sum(every.least(clause, most) for clause in form.clauses)
 
     if (few := least(_FEW)) > _FEW:
-        whole = min(INTERVAL_COST * few, budget.limit) * budget.measure.plain
+        whole = min(INTERVAL_COST * few * budget.measure.plain, budget.limit)
         if is_affordable(c, grid, Budget(int(whole) // 2, each=budget.each, measure=budget.measure)):
             return None  # Boxes know what repeats within a tile by its period, too, and take less.
         few = least(budget.limit // INTERVAL_COST)
