@@ -21,7 +21,7 @@ from maskc.tiles import ranges
 from maskc.tiles.boxes import Boxes, Range
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
 from maskc.tiles.headmask import HeadMask
-from maskc.tiles.periods import Period, periods
+from maskc.tiles.periods import Repeats, repeats
 
 __all__ = ["Classifier", "Verdict", "Walk"]
 
@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 T = TypeVar("T")
 #: Ranges and verdicts that are held at once, for all nodes, boxes and values of indices: each takes some 50 bytes.
 _LARGEST = 1 << 22
+#: Sizes of tiles that are told apart: more than a grid has.
+_MOST_WIDTHS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +63,9 @@ class Classifier(HeadMask):
         return Verdict(*(np.broadcast_to(x, shape) for x in (found.some, found.gap, found.hit, found.miss)))
 
     @functools.cached_property
-    def periods(self) -> dict[Node, Period]:
-        """The largest periodic masks within the mask (those that no periodic one contains)."""
-        return periods(self)
+    def repeats(self) -> Repeats:
+        """What repeats within the mask."""
+        return repeats(self)
 
     def range_over(self, node: Lookup, indices: list[Range]) -> tuple[Any, Any, Any]:
         """Bounds of a look-up whose indices range, and whether they are attained."""
@@ -203,8 +205,9 @@ class Walk:
 
     def _mask(self, node: Apply, args: list[Any]) -> Verdict:
         if node.op in ("and", "or"):
-            uses = [self.c.uses_of(a) for a in node.args]
-            return _all(args, uses) if node.op == "and" else _not(_all([_not(a) for a in args], uses))
+            found = _joined(node.op, args, [self.c.uses_of(a) for a in node.args])
+            joint = self.c.repeats.joint.get(node)
+            return found if joint is None else _both_known(found, self._with_joint(node, args, joint))
         if node.op == "not":
             return _not(args[0])
         if node.op == "select":
@@ -217,6 +220,14 @@ class Walk:
             return both if node.op == "eq" else _not(both)
         found = self._atom(*ranges.equal(self.boxes, args[0], args[1]))
         return found if node.op == "eq" else _not(found)
+
+    def _with_joint(self, node: Apply, args: list[Any], joint: Apply) -> Verdict:
+        """A conjunction or a union, with those of its operands that repeat taken as one."""
+        every = [(a, v, self.c.uses_of(a)) for a, v in zip(node.args, args, strict=True)]
+        within, rest = ([x for x in every if (x[0] in joint.args) is some] for some in (True, False))
+        one = _joined(node.op, [v for _, v, _ in within], [u for *_, u in within])
+        parts = [(self._with_period(joint, one), self.c.uses_of(joint)), *((v, u) for _, v, u in rest)]
+        return _joined(node.op, [v for v, _ in parts], [u for _, u in parts])
 
     def _atom(self, some: Any, gap: Any, some_exact: Any, gap_exact: Any) -> Verdict:
         """Within one tile, what is attained in the box is attained in the tile."""
@@ -234,22 +245,26 @@ class Walk:
         return Verdict(some, gap, hit, miss)
 
     def _with_period(self, node: Node, found: Verdict) -> Verdict:
-        period = self.c.periods.get(node)
+        period = self.c.repeats.periods.get(node)
         if period is None:
             return found
-        rows = self.boxes.q_width >= period.q if self.boxes.q_step == 1 else np.zeros_like(self.boxes.single)
-        cols = self.boxes.k_width >= period.k if self.boxes.k_step == 1 else np.zeros_like(self.boxes.single)
+        widths, of = self._widths
+        hit, miss = np.array([period.within(q, k) for q, k in widths], np.bool_).reshape(-1, 2)[of].T
+        some, gap = found.some & period.cell.any(), found.gap & ~period.cell.all()
+        return Verdict(some, gap, (found.hit | hit) & some, (found.miss | miss) & gap)
 
-        every = rows & cols
-        if period.difference and self.boxes.q_step == self.boxes.k_step == 1:
-            every = every | (self.boxes.q_width + self.boxes.k_width > period.q)
-
-        def present(flags: tuple[bool, bool, bool]) -> Any:
-            return (every & flags[0]) | (cols & flags[1]) | (rows & flags[2])
-
-        some, gap = found.some & period.hit[0], found.gap & period.miss[0]
-        hit, miss = found.hit | present(period.hit), found.miss | present(period.miss)
-        return Verdict(some, gap, hit & some, miss & gap)
+    @functools.cached_property
+    def _widths(self) -> tuple[list[tuple[int, int]], Array]:
+        """The sizes that tiles have, each once, and of which of them are the smallest tile of each box."""
+        boxes = self.boxes
+        q, k = (
+            w if step == 1 else np.ones_like(w)
+            for w, step in ((boxes.q_width, boxes.q_step), (boxes.k_width, boxes.k_step))
+        )
+        pairs, of = np.unique((q << 32) + k, return_inverse=True)
+        if pairs.size > _MOST_WIDTHS:
+            pairs, of = (q.min() << 32) + k.min(keepdims=True), np.zeros_like(of)
+        return [divmod(x, 1 << 32) for x in pairs.tolist()], of
 
     def _exists(self, node: Exists, known: dict[Node, Any]) -> Verdict:
         count = known[node.count]
@@ -292,6 +307,16 @@ def _settled(value: bool) -> Verdict:
 
 def _not(v: Verdict) -> Verdict:
     return Verdict(v.gap, v.some, v.miss, v.hit)
+
+
+def _both_known(v: Verdict, w: Verdict) -> Verdict:
+    """What two proofs say of one mask."""
+    return Verdict(v.some & w.some, v.gap & w.gap, v.hit | w.hit, v.miss | w.miss)
+
+
+def _joined(op: str, parts: list[Verdict], uses: list[frozenset[str]]) -> Verdict:
+    """The conjunction (``and``) or the union (``or``)."""
+    return _all(parts, uses) if op == "and" else _not(_all([_not(p) for p in parts], uses))
 
 
 def _all(parts: list[Verdict], uses: list[frozenset[str]]) -> Verdict:

@@ -23,6 +23,7 @@ _BAND = 64  # rows of tiles that labels are compared for at once
 #: What comparing labels costs, in nanoseconds: a pair of tiles, whatever they hold; a word of bits of both; a key tile
 #: of a label that few have. And how many of these are a unit of a budget.
 _PAIR, _WORD, _RARE, _UNIT = 8, 2, 24, 48
+_SEVERAL, _NONE = -1, -2  # labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,21 +105,23 @@ def shared_labels(
     budget: Budget | None = None,
     admitted: tuple[Array | bool, Array | bool] = (True, True),
     free: Array | None = None,
+    unequal: bool = False,
 ) -> SharedLabels | None:
-    """What there is to find the runs of ``q_label == k_label``: labels of the queries that are present, of which
-    stretches begin at ``starts``, and of the keys. Rows are those stretches. Queries and keys that are not
-    ``admitted`` share no label with any; keys that are ``free`` share that of every query.
+    """What there is to find the runs of ``q_label == k_label``, or of ``!=`` if ``unequal``: labels of the queries that
+    are present, of which stretches begin at ``starts``, and of the keys. Rows are those stretches. Queries and keys
+    that are not ``admitted`` pass with none; keys that are ``free`` pass with every query.
 
     ``reach``: the first key tile that is asked about in each row, and the one after the last; by default, all are.
     None if ``budget`` does not suffice: where there are very many tiles.
     """
-    q_rank, k_rank = _ranks(q_label, k_label, *admitted)
-    k_starts, labels = np.arange(0, k_rank.size, tile), int(max(q_rank.max(), k_rank.max())) + 1
+    q_rank, k_rank, out = _ranks(q_label, k_label, *admitted)
+    k_starts = np.arange(0, k_rank.size, tile)
     k_rank, k_free = _without_free(k_rank, k_starts, free)
-    q, k = _Side.of(q_rank, starts), _Side.of(k_rank, k_starts)
-    join = _Join.of(q, k, k_free, labels)
-    # Rows with a label that all key tiles have are all alike.
-    alike = ((join.q_bits & np.bitwise_and.reduce(join.k_bits, axis=1)[:, None]) != 0).any(axis=0) & (q.only < 0)
+    q, k = _Side.of(q_rank, starts, out), _Side.of(k_rank, k_starts, out)
+    join = _Join.of(q, k, k_free, out + 2, unequal)
+    # Rows with a label that all key tiles have, and others beside it, are all alike.
+    several = q.sole == _SEVERAL if unequal else (q.sole == _SEVERAL) | ~q.every
+    alike = ((join.q_bits & np.bitwise_and.reduce(join.k_bits, axis=1)[:, None]) != 0).any(axis=0) & several
     alike &= not (k_free == 2).any()
     lo, hi = (np.zeros(q.tiles, np.int64), np.full(q.tiles, k.tiles)) if reach is None else reach
     found = SharedLabels(join, alike, lo, hi, tile)
@@ -132,9 +135,9 @@ def shared_labels(
 
 @dataclass(frozen=True, eq=False)
 class SharedLabels:
-    """The columns of labels that are equal at the query and the key, found for some rows at a time: over all rows they
-    may be millions. ``alike``: rows that share a label with every key tile; ``lo`` and ``hi``: as ``reach``; ``tile``:
-    keys a tile."""
+    """The columns of labels that are equal at the query and the key, or that are not, found for some rows at a time:
+    over all rows they may be millions. ``alike``: rows that pass in part with every key tile; ``lo`` and ``hi``: as
+    ``reach``; ``tile``: keys a tile."""
 
     join: _Join
     alike: Array
@@ -151,7 +154,8 @@ class SharedLabels:
     def runs(self) -> int:
         """How many runs a row has, or more, on average."""
         free = np.count_nonzero(np.diff(self.join.k_free))
-        return int(min(self.join.runs // max(1, self.join.q.tiles) + free, self.join.k.tiles // 2)) + 1
+        found = min(self.join.runs // max(1, self.join.q.tiles) + free, self.join.k.tiles // 2)
+        return int(found) * (1 + self.join.unequal) + 1  # those between are runs, too, where labels are not to be equal
 
     def rows(self, first: int, last: int) -> Columns:
         """Those of some rows, counted from the first of them."""
@@ -183,7 +187,8 @@ class SharedLabels:
 class _Join:
     """Tiles of queries and of keys, and which labels they have: those that are often met as bits, 64 a word, the
     others by the list of their key tiles (``k_tiles`` from ``first`` on, ``rare`` of them for each entry of ``q``).
-    ``runs``: those of the key tiles of each label of each tile of queries, in all; ``k_free``: as ``_without_free``."""
+    ``runs``: those of the key tiles of each label of each tile of queries, in all; ``k_free``: as ``_without_free``;
+    ``unequal``: whether pairs pass whose labels are not equal."""
 
     q: _Side
     k: _Side
@@ -194,9 +199,10 @@ class _Join:
     rare: Array
     runs: int
     k_free: Array
+    unequal: bool
 
     @staticmethod
-    def of(q: _Side, k: _Side, k_free: Array, labels: int) -> _Join:
+    def of(q: _Side, k: _Side, k_free: Array, labels: int, unequal: bool) -> _Join:
         count = np.bincount(k.label, minlength=labels)
         limit = max(1, k.tiles // 16)
         often = np.flatnonzero(count > limit)
@@ -207,7 +213,7 @@ class _Join:
         starts = np.append(True, (label[1:] != label[:-1]) | (k_tiles[1:] != k_tiles[:-1] + 1))
         runs = int(np.bincount(label[starts], minlength=labels)[q.label].sum())
         first = np.cumsum(count) - count
-        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, first, rare, runs, k_free)
+        return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, first, rare, runs, k_free, unequal)
 
     def work(self, rows: Array, tiles: int) -> int:
         """What comparing some rows with so many tiles costs, in nanoseconds."""
@@ -215,8 +221,7 @@ class _Join:
         return int(tiles * (_PAIR + _WORD * self.q_bits.shape[0]) + _RARE * self.rare[entries].sum())
 
     def kinds(self, rows: Array, first: int, last: int) -> Array:
-        """0, 1 or 2 for rows and the key tiles ``first`` to ``last`` (excluded): no label is shared, one is, all are
-        one label."""
+        """0, 1 or 2 for rows and the key tiles ``first`` to ``last`` (excluded): no pair passes, some do, all do."""
         shared = _share(self.q_bits[:, rows], self.k_bits[:, first:last])
         length = np.diff(self.q.offsets)[rows]
         entries = concatenated_ranges(self.q.offsets[rows], length)
@@ -225,15 +230,20 @@ class _Join:
         col = self.k_tiles[concatenated_ranges(self.first[self.q.label[entries]], many)] - first
         inside = (col >= 0) & (col < last - first)
         shared[row[inside], col[inside]] = True
-        only, free = self.q.only[rows, None], self.k_free[first:last]
-        whole = (only >= 0) & (only == self.k.only[first:last]) | (free == 2)
-        found: Array = (shared | (free > 0)).astype(np.uint8) + whole
+        own, other, free = self.q.sole[rows, None], self.k.sole[first:last], self.k_free[first:last]
+        one, every = (own >= 0) & (own == other), self.q.every[rows, None] & self.k.every[first:last]
+        some, whole = shared, one & every
+        if self.unequal:
+            some, whole = (own != _NONE) & (other != _NONE) & ~one, ~shared & every
+        found: Array = (some | (free > 0)).astype(np.uint8) + (whole | (free == 2))
         return found
 
 
-def _ranks(q_label: Array, k_label: Array, q_admitted: Array | bool, k_admitted: Array | bool) -> tuple[Array, Array]:
-    """Labels as small numbers: one for all keys that no query has the label of or that are not admitted, and another
-    for all queries that are not."""
+def _ranks(
+    q_label: Array, k_label: Array, q_admitted: Array | bool, k_admitted: Array | bool
+) -> tuple[Array, Array, int]:
+    """Labels as small numbers: one for all keys that no query has the label of, and two, the last ones, for queries and
+    for keys that are not admitted; with the first of these."""
     every = np.concatenate([q_label, k_label])
     low, span = int(every.min()), int(every.max()) - int(every.min())
     ranks: Array = every - low if span < 4 * every.size else np.unique(every, return_inverse=True)[1].reshape(-1)
@@ -242,7 +252,7 @@ def _ranks(q_label: Array, k_label: Array, q_admitted: Array | bool, k_admitted:
     q = np.where(q_admitted, q, other + 1)
     wanted = np.zeros(other + 2, np.bool_)
     wanted[q] = True
-    return q, np.where(wanted[k] & k_admitted, k, other)
+    return q, np.where(k_admitted, np.where(wanted[k], k, other), other + 2), other + 1
 
 
 def _without_free(rank: Array, starts: Array, free: Array | None) -> tuple[Array, Array]:
@@ -260,24 +270,27 @@ def _without_free(rank: Array, starts: Array, free: Array | None) -> tuple[Array
 @dataclass(frozen=True, eq=False)
 class _Side:
     """The labels of each tile, each once: tile ``t`` has entries ``offsets[t]`` to ``offsets[t + 1]``.
-    ``only``: the label of a tile that has but one, else -1."""
+    ``sole``: the label of a tile that has but one of what is admitted, else how many; ``every``: all is admitted."""
 
     tiles: int
     tile: Array
     label: Array
     offsets: Array
-    only: Array
+    sole: Array
+    every: Array
 
     @staticmethod
-    def of(rank: Array, starts: Array) -> _Side:
+    def of(rank: Array, starts: Array, out: int) -> _Side:
+        """``out``: labels from this on are of what is not admitted."""
         tiles, labels = starts.size, int(rank.max()) + 1
         key = np.repeat(np.arange(tiles), np.diff(starts, append=rank.size)) * labels + rank
         changes = np.append(True, key[1:] != key[:-1])  # few are left of labels that come in runs
         key = np.sort(key[changes])
         tile, label = np.divmod(key[np.append(True, key[1:] != key[:-1])], labels)
         offsets = np.searchsorted(tile, np.arange(tiles + 1))
-        only = np.where(np.diff(offsets) == 1, label[offsets[:-1]], -1)
-        return _Side(tiles, tile, label, offsets, only)
+        number = np.bincount(tile[label < out], minlength=tiles)
+        sole = np.where(number == 1, label[offsets[:-1]], np.where(number > 1, _SEVERAL, _NONE))
+        return _Side(tiles, tile, label, offsets, sole, number == np.diff(offsets))
 
     def bits(self, which: Array, labels: int) -> Array:
         """Which of some labels each tile has, 64 labels a word: (words, tiles)."""

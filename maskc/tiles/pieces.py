@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from maskc.tiles.runs import concatenated_ranges
 __all__ = ["Pieces"]
 
 Array = npt.NDArray[Any]
+_AT_ONCE = 1 << 16  # parts that are listed together to count those within them
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,29 @@ class Pieces:
         one = (d.free(low, high) | hull)[self.owner]
         count = np.where(one, np.minimum(end - start + 1, 1), end - start + 1)
         return int(np.maximum(count, 0)[(self.hi > self.lo) & (high > low)[self.owner]].sum())
+
+    def least(self, digits: Sequence[tuple[Digit, Array, Array]], hull: Array, most: int) -> int:
+        """How many parts there are within all digits, or within some of the first ones, with the hull of those of the
+        last one where it is to. Beyond ``most`` it is about how many."""
+        *others, last = digits
+        if not others:
+            return self.count_within(*last, hull)
+        # Some at a time, by how often the digits come round there: what is listed stays small.
+        width, none = np.maximum(self.hi - self.lo, 0), np.zeros_like(hull)
+        step = np.cumsum(1 + sum(width // (d.stride * d.modulus) for d, *_ in others)) // _AT_ONCE
+        found, listed = 0, self.count_within(*others[0], none)
+        if listed > most:
+            return listed
+        listed = 0
+        for part in np.split(np.arange(self.owner.size), np.flatnonzero(np.diff(step)) + 1):
+            pieces = Pieces(self.owner[part], self.lo[part], self.hi[part])
+            for d, low, high in others:
+                pieces = pieces.within(d, low, high, hull=False)
+            listed += pieces.owner.size
+            found += pieces.count_within(*last, hull)
+            if max(listed, found) > most:
+                return max(listed, found) * self.owner.size // (int(part[-1]) + 1)
+        return max(listed, found)
 
     def cut(self, low: Array, high: Array) -> Pieces:
         """The parts before, between and after two places in each fragment."""

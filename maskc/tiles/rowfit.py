@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maskc.ir.nodes import FALSE, TRUE, Const, Lookup, Node, Symbol, Type
+from maskc.ir.nodes import FALSE, TRUE, Const, Node, Symbol, Type
 from maskc.ir.ops import apply, conjunction, disjunction
 from maskc.passes.rows import conjuncts
 from maskc.tiles.budget import OPERATIONS, Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.columns import Columns, SharedLabels, columns_of_keys, joint_labels, shared_labels
 from maskc.tiles.differences import Diagonals, diagonals, with_differences
+from maskc.tiles.equalities import equal_label, label_pair
 from maskc.tiles.grid import Grid
 from maskc.tiles.rowform import Bounds, RowForm, Solved, cuts_of, on_difference
 
@@ -34,7 +35,7 @@ def fitted(c: Classifier, form: RowForm, grid: Grid) -> tuple[RowForm, dict[str,
     labels = {name: _label_runs(c, name, grid.k_len) for x in form.clauses for name in x.labels}
     bounds = {name: found for name, found in labels.items() if found is not None}
     types = {p.name: p.type for p in c.params if p.name in labels and p.name not in bounds}
-    clauses = tuple(_by_remainder(_with_pairs(x, types), grid) for x in form.clauses)
+    clauses = tuple(_by_remainder(_with_pairs(c, x, types, grid), grid) for x in form.clauses)
     clauses = with_differences(c, clauses, grid)
     clauses = tuple(_settled(x, grid) for x in _by_difference(c, clauses, grid))
     clauses = tuple(_joined(clauses))
@@ -97,13 +98,10 @@ def _settled(clause: Solved, grid: Grid) -> Solved:
         return replace(clause, digits=(), period=short[0].modulus, once=not short[0].wraps)
     rest += [d.part for d in short if d.part is not None]
     digits = tuple(d for d in clause.digits if d not in short)
-    pairs, keep = clause.pairs, clause.keep
     if digits:
-        rest += [keep, *(apply("eq", *pair) for pair in pairs)]
-        pairs, keep = (), TRUE
-    return replace(
-        clause, digits=digits, pairs=pairs, keep=keep, residual=conjunction([x for x in rest if x is not TRUE])
-    )
+        rest += [clause.keep, *_of_pairs(clause)]
+        clause = replace(clause, pairs=(), unequal=False, keep=TRUE)
+    return replace(clause, digits=digits, residual=conjunction([x for x in rest if x is not TRUE]))
 
 
 def _joined(clauses: tuple[Solved, ...]) -> Iterator[Solved]:
@@ -118,6 +116,10 @@ def _joined(clauses: tuple[Solved, ...]) -> Iterator[Solved]:
     for found in within.values():
         labelled, on_key = ([x for x in found if bool(x.pairs) is some] for some in (True, False))
         keep = disjunction([x.keep for x in on_key])
+        unequal = [x for x in labelled if x.unequal and x.keep is TRUE]
+        if len(unequal) > 1:  # one pair of labels is not equal, or another one
+            every = replace(unequal[0], pairs=tuple(dict.fromkeys(pair for x in unequal for pair in x.pairs)))
+            labelled = [every, *(x for x in labelled if x not in unequal)]
         yield from (replace(x, free=keep) for x in labelled)
         if on_key and not labelled:
             yield replace(on_key[0], keep=keep)
@@ -132,15 +134,27 @@ def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
     return None if runs.scattered else np.append(runs.starts[runs.starts < k_len], k_len)
 
 
-def _with_pairs(clause: Solved, scattered: Mapping[str, Type]) -> Solved:
-    """The clause with scattered labels as pairs of labels."""
-    same = tuple(_pair(name, scattered[name]) for name in clause.labels if name in scattered)
+def _with_pairs(c: Classifier, clause: Solved, scattered: Mapping[str, Type], grid: Grid) -> Solved:
+    """The clause with scattered labels as pairs of labels. Contiguous ones that are not equal are known by boxes."""
+    same = tuple(label_pair(name, scattered[name]) for name in clause.labels if name in scattered)
     labels = tuple(name for name in clause.labels if name not in scattered)
+    plain = clause.guard is TRUE is clause.keep
+    if clause.unequal and (same or (plain and all(_contiguous(c, pair, grid.k_len) for pair in clause.pairs))):
+        residual = conjunction([x for x in (clause.residual, *_of_pairs(clause)) if x is not TRUE])
+        clause = replace(clause, pairs=(), unequal=False, residual=residual)
     return replace(clause, labels=labels, pairs=(*same, *clause.pairs))
 
 
-def _pair(name: str, type_: Type) -> tuple[Node, Node]:
-    return Lookup(name, type_, (Symbol("q"),)), Lookup(name, type_, (Symbol("k"),))
+def _contiguous(c: Classifier, pair: tuple[Node, Node], k_len: int) -> bool:
+    name = equal_label(apply("eq", *pair))
+    return name is not None and _label_runs(c, name, k_len) is not None
+
+
+def _of_pairs(clause: Solved) -> list[Node]:
+    """What a clause says of its pairs of labels."""
+    if clause.unequal:
+        return [disjunction([apply("ne", *pair) for pair in clause.pairs])]
+    return [apply("eq", *pair) for pair in clause.pairs]
 
 
 def columns_of(
@@ -168,7 +182,8 @@ def columns_of(
     q_labels = [c.points_of(a, queries, "q").astype(np.int64, copy=False) for a, _ in clause.pairs]
     k_labels = [c.points_of(b, keys, "k").astype(np.int64, copy=False) for _, b in clause.pairs]
     free = None if clause.free is FALSE else np.asarray(_holds(c, clause.free, keys, "k", budget))
-    return shared_labels(*joint_labels(q_labels, k_labels), starts, grid.k_tile, reach(clause), budget, admitted, free)
+    labels = joint_labels(q_labels, k_labels)
+    return shared_labels(*labels, starts, grid.k_tile, reach(clause), budget, admitted, free, clause.unequal)
 
 
 def _holds(c: Classifier, condition: Node, at: Array, name: str, budget: Budget | None) -> Array | bool:

@@ -15,6 +15,7 @@ from maskc.ir.ops import apply, conjunction
 from maskc.ir.rewrite import substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
+from maskc.tiles.equalities import equal_label, equal_pair, unequal_pair
 
 __all__ = [
     "Bounds",
@@ -96,7 +97,8 @@ class Solved:
     of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
     ``period``: besides, ``q - k`` has certain remainders modulo that, which any so many differences have; 0: not.
     ``once``: it is a single one.
-    ``free``: keys that need no label and no condition. ``differences``: those that ``q - k`` has besides; None: any.
+    ``unequal``: the labels are not all equal, instead. ``free``: keys that need no label and no condition.
+    ``differences``: those that ``q - k`` has besides; None: any.
     """
 
     bounds: Bounds
@@ -108,6 +110,7 @@ class Solved:
     residual: Node
     period: int = 0
     once: bool = False
+    unequal: bool = False
     free: Node = FALSE
     differences: Differences | None = None
 
@@ -143,7 +146,7 @@ def _solved(clause: Clause) -> Solved:
     stretches: dict[_Difference, Digit] = {}
     for part in conjuncts(clause.residual):
         names = {n.name for n in postorder([part]) if isinstance(n, Symbol)}
-        label = _equal_label(part)
+        label = equal_label(part)
         if label is not None:
             labels.append(label)
             continue
@@ -172,22 +175,16 @@ def _solved(clause: Clause) -> Solved:
     ordered = sorted(digits.items(), key=lambda d: -d[0][0] * d[0][1])
     found = [Digit(*x[:2], b, differences.get(x), shift=x[2], alike=aligned.get(x)) for x, b in ordered]
     places = tuple(sorted((*stretches.values(), *found), key=lambda d: -d.stride * d.modulus))
-    pairs = {part: pair for part in rest if (pair := _equal_pair(part)) is not None}
+    pairs = {part: pair for part in rest if (pair := equal_pair(part)) is not None}
+    others = {part: pair for part in rest if (pair := unequal_pair(part)) is not None}
+    unequal = not pairs and len(others) == 1
+    pairs = others if unequal else pairs
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
         rest, keep, pairs = rest + keep, [], {}
     rest = [part for part in rest if part not in pairs]
     guards, keeps, residual = (conjunction(x) for x in (guard, keep, rest))
-    return Solved(Bounds(lo, hi), places, tuple(labels), tuple(pairs.values()), guards, keeps, residual)
-
-
-def _equal_label(part: Node) -> str | None:
-    """The table if ``part`` is ``table[q] == table[k]``."""
-    if not (isinstance(part, Apply) and part.op == "eq"):
-        return None
-    a, b = part.args
-    if not (isinstance(a, Lookup) and isinstance(b, Lookup) and a.name == b.name and a.type is not Type.FLOAT):
-        return None  # no float that is not a number equals itself
-    return a.name if {*a.indices, *b.indices} == {_Q, _K} and len(a.indices) == 1 else None
+    labelled = tuple(labels), tuple(pairs.values())
+    return Solved(Bounds(lo, hi), places, *labelled, guards, keeps, residual, unequal=unequal and bool(pairs))
 
 
 def _as_digit(part: Node) -> Node:
@@ -291,17 +288,6 @@ def on_difference(part: Node) -> Node | None:
             apart[node] = linear_node(rest.plus(linear(_K), factor))
     left = set(postorder([substitute(part, dict.fromkeys(apart, Const(0)))]))
     return None if {_Q, _K} & left else substitute(part, apart)
-
-
-def _equal_pair(part: Node) -> tuple[Node, Node] | None:
-    """(a, b) if ``part`` says that ``a`` of the query equals ``b`` of the key, both integers."""
-    if not (isinstance(part, Apply) and part.op == "eq" and part.args[0].type is Type.INT is part.args[1].type):
-        return None
-    for a, b in (part.args, part.args[::-1]):
-        on_a, on_b = (set(postorder([x])) for x in (a, b))
-        if _Q in on_a and _K not in on_a and _K in on_b and _Q not in on_b:
-            return a, b
-    return None
 
 
 def operands(node: Node, op: str) -> tuple[Node, ...]:

@@ -50,14 +50,22 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
         return None
     ends = np.append(starts[1:], grid.q_len)
     every = _Fragments(c, grid, starts, ends, bounds)
-    reach, most = every.reach, budget.limit // INTERVAL_COST
-    least = INTERVAL_COST * sum(every.least(clause, most) for clause in form.clauses)
-    if least == math.inf:
+    reach = every.reach
+
+    def least(most: int) -> float:
+        return sum(every.least(clause, most) for clause in form.clauses)
+
+    if (few := least(_FEW)) > _FEW:
+        whole = min(INTERVAL_COST * few * budget.measure.plain, budget.limit)
+        if is_affordable(c, grid, Budget(int(whole) // 2, each=budget.each, measure=budget.measure)):
+            return None  # Boxes know what repeats within a tile by its period, too, and take less.
+        few = least(budget.limit // INTERVAL_COST)
+    if few == math.inf:
         return None
-    if not budget.affords_beside(int(least)):
+    if not budget.affords_beside(INTERVAL_COST * int(few)):
         if any(d.wraps for clause in form.clauses for d in clause.digits) or is_affordable(c, grid, budget):
-            return None  # Boxes know what repeats within a tile by its period, too, and may take less.
-        budget.spend(int(least), INTERVALS)
+            return None
+        budget.spend(INTERVAL_COST * int(few), INTERVALS)
     columns = [columns_of(c, clause, grid, starts, reach, budget) for clause in form.clauses]
     if any((x.pairs or x.differences) and found is None for x, found in zip(form.clauses, columns, strict=True)):
         return None
@@ -84,6 +92,8 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])
 
 
+#: Intervals that take no longer than finding out whether boxes take less.
+_FEW = 1 << 19
 #: Intervals that are looked at together: few enough to stay within the cache.
 _AT_ONCE = 1 << 16
 _LEAST = 1 << 11  # fragments, which may have far fewer intervals: a step takes some milliseconds whatever it does
@@ -129,14 +139,6 @@ def _decide(
     return found[0].down(shift), found[1].down(shift)
 
 
-def _sorted_union(parts: list[Array]) -> Array:
-    if len(parts) == 1:
-        return parts[0]
-    every = np.sort(np.concatenate(parts), kind="stable")
-    found: Array = every[np.append(True, every[1:] != every[:-1])]
-    return found
-
-
 def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[Array, Array]:
     """The first query of each fragment (counted from the first query present), and its tile row."""
     starts = [np.arange(grid.rows, dtype=np.int64) * grid.q_tile]
@@ -147,7 +149,8 @@ def _fragments(form: RowForm, grid: Grid, labels: Mapping[str, Array]) -> tuple[
     for bounds in labels.values():
         places = bounds[:-1] - grid.offset
         starts.append(places[(places > 0) & (places < grid.q_len)])
-    every = _sorted_union(starts)
+    every = np.sort(np.concatenate(starts), kind="stable")
+    every = every[np.append(True, every[1:] != every[:-1])]
     return every, every // grid.q_tile
 
 
@@ -292,21 +295,10 @@ class _Fragments:
         owners = np.flatnonzero(alive & (span.outer_hi > span.outer_lo))
         if not cycles or not owners.size:
             return 0
-        width = (span.outer_hi - span.outer_lo)[owners]
-        if width.max() // cycles[-1] > _MOST_ENTRIES // _FEWEST:
+        if (span.outer_hi - span.outer_lo)[owners].max() // cycles[-1] > _MOST_ENTRIES // _FEWEST:
             return math.inf
-        # Some fragments at a time, by how often the digits come round there: what is listed stays small.
-        step = np.cumsum(1 + sum(width // (d.stride * d.modulus) for d, _ in others)) // _AT_ONCE
-        found = listed = 0
-        for owner in np.split(owners, np.flatnonzero(np.diff(step)) + 1):
-            pieces = Pieces(owner, span.outer_lo[owner], span.outer_hi[owner])
-            for d, t in others:
-                pieces = pieces.within(d, t.outer_lo, t.outer_hi, hull=False)
-            listed += pieces.owner.size if others else 0
-            found += pieces.count_within(last, s.outer_lo, s.outer_hi, hull)
-            if max(listed, found) > most:
-                return max(listed, found) * owners.size // int(np.searchsorted(owners, owner[-1], side="right"))
-        return max(listed, found)
+        digits = [(d, t.outer_lo, t.outer_hi) for d, t in (*others, (last, s))]
+        return Pieces(owners, span.outer_lo[owners], span.outer_hi[owners]).least(digits, hull, most)
 
     def reach(self, clause: Solved) -> tuple[Array, Array]:
         """The first key tile that a clause may meet in each fragment, and the one after the last."""

@@ -184,7 +184,7 @@ def test_intervals_of_several_digits_are_counted_first(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    "text", ["q % 3 == k % 5 & k % 7 < 3 & causal", "k % 64 == 0 & k % 63 == q % 2", "k % 1000 < 3 & q % 7 == k % 7"]
+    "text", ["q % 30 == k % 50 & k % 77 < 3 & causal", "k % 64 == 0 & k % 63 == q % 2", "k % 1000 < 3 & q % 7 == k % 7"]
 )
 def test_counting_intervals_is_counted(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is gone through, though hardly anything is found there; and never much at once."""
@@ -211,6 +211,41 @@ def test_intervals_that_every_tile_has_some_of_are_left_to_boxes(text: str) -> N
     plan = make_plan(program, make_binding(program, n, n), watch=lambda done, total: spent.append(done))
     assert spent[-1] < 7_000_000
     np.testing.assert_array_equal(plan.kinds(), np.tri(n // 128, dtype=np.uint8) * PARTIAL)
+
+
+@pytest.mark.parametrize("length", [1 << 13, 1 << 16])
+def test_intervals_are_not_found_one_by_one_where_boxes_take_less(length: int) -> None:
+    program, spent = lower_text("q % 3 == k % 5 & k % 7 < 3 & causal")[0], list[int]()
+    plan = make_plan(program, make_binding(program, length, length), watch=lambda done, total: spent.append(done))
+    np.testing.assert_array_equal(plan.kinds(), np.tri(length // 128, dtype=np.uint8) * PARTIAL)
+    assert spent[-1] < 250_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(q % 3 == k % 5) & (k % 7 < 3)",
+        "((q % 3 == k % 5) | (q % 9 == k % 4)) & (k % 7 < 3)",
+        "(q % 3 == k % 5) & (k % 7 < 3) & ((q - k) % 11 != 2)",
+        "((q + k) % 3 == 1) & (k % 50 < 30) & (q % 20 < 11)",
+        "((q + k) % 2 == 0) & (q % 2 == 0) & (k % 2 == 1)",
+    ],
+)
+def test_conditions_that_repeat_are_known_together(text: str) -> None:
+    """Whatever their common period, which may be longer than a tile: all of a tile's length hold both, or hold none."""
+    program, n, tile, spent = lower_text(f"causal & {text}")[0], 333, 48, list[int]()
+    q, k = np.arange(n)[:, None], np.arange(n)
+    pairs = np.pad((k <= q) & eval(text, {"q": q, "k": k}), (0, -n % tile))
+    there = np.pad(np.ones((n, n), np.bool_), (0, -n % tile))
+    tiles = [x.reshape(len(x) // tile, tile, -1, tile) for x in (pairs, pairs | ~there)]
+    wanted = tiles[0].any((1, 3)).astype(np.uint8) + tiles[1].all((1, 3))
+    plan = make_plan(program, make_binding(program, n, n), q_tile=tile, k_tile=tile)
+    np.testing.assert_array_equal(plan.kinds(), wanted)
+    n = 1 << 16
+    plan = make_plan(program, make_binding(program, n, n), watch=lambda done, total: spent.append(done))
+    some = PARTIAL if wanted.any() else 0
+    np.testing.assert_array_equal(plan.kinds(), np.tri(n // 128, dtype=np.uint8) * some)
+    assert spent[-1] < 1_200_000  # of 131,328 tiles; at most a point of each, and where they are all empty
 
 
 @pytest.mark.parametrize(

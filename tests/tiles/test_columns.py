@@ -48,18 +48,27 @@ def _dense(columns: Columns, rows: int) -> Any:
 
 @pytest.mark.parametrize("tile", [1, 16, 50])
 @pytest.mark.parametrize("kind", ["few", "many", "most once", "one often", "in runs", "one"])
-def test_tiles_that_share_a_label(kind: str, tile: int) -> None:
+@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("admitted", ["all", "most", "stretches", "none"])
+def test_tiles_that_share_a_label(kind: str, tile: int, unequal: bool, admitted: str) -> None:
     rng = np.random.default_rng(tile)
     q_label, k_label = _labels(kind, 301, rng), _labels(kind, 333, rng)
     starts = np.unique(np.append(0, rng.integers(0, 301, 20)))
-    shared = shared_labels(q_label, k_label, starts, tile)
+    q_there, k_there = (np.full(n, admitted == "all") for n in (301, 333))
+    if admitted in ("most", "stretches"):
+        q_there, k_there = rng.random(301) < 0.9, rng.random(333) < 0.9
+    if admitted == "stretches":
+        q_there[100:200], k_there[140:250] = False, np.arange(110) > 50
+    shared = shared_labels(q_label, k_label, starts, tile, admitted=(q_there, k_there), unequal=unequal)
     assert shared is not None
     found = _dense(shared.rows(0, starts.size), starts.size)
-    equal = q_label[:, None] == k_label
+    passes = ((q_label[:, None] == k_label) ^ unequal) & q_there[:, None] & k_there
     some = [_dense(shared.rows(a, b), b - a) for a, b in ((0, 5), (5, 5), (5, 6), (6, starts.size))]
     np.testing.assert_array_equal(np.concatenate(some), found)
-    assert shared.runs >= sum(np.count_nonzero(np.diff(row, prepend=0)[row > 0]) for row in found) // starts.size
-    for i, rows in enumerate(np.split(equal, starts[1:])):
+    if admitted == "all":
+        number = sum(np.count_nonzero(np.diff(row, prepend=0)[row > 0]) for row in found)
+        assert shared.runs >= number // starts.size
+    for i, rows in enumerate(np.split(passes, starts[1:])):
         for j in range(found.shape[1]):
             part = rows[:, j * tile : (j + 1) * tile]
             assert found[i, j] == (2 if part.all() else part.any())
@@ -102,6 +111,13 @@ CONDITIONS = {
     "two kinds of labels": "same(lab) & same(other)",
     "three kinds of labels": "same(lab) & same(other) & hash(q) % 4 == hash(k, 1) % 4 & (causal | mark[k])",
     "labels that differ": "lab[q] != lab[k] & causal",
+    "labels that differ, of both": "mark[q] & lab[q] != lab[k] & mark[k]",
+    "not two kinds of labels": "~(same(lab) & same(other))",
+    "labels that differ, or marks": "(~same(lab) | mark[k] | other[k] == 1) & causal",
+    "labels that differ within documents": "same(doc) & lab[q] != lab[k] & lab[k] > 1 | ~same(doc) & mark[q]",
+    "labels that differ from others": "lab[k] != other[q // 2] + 1 & k < 500 | same(other) & ~same(lab)",
+    "marks that differ": "mark[q] != mark[k] & (q - k) % 3 == 1",
+    "labels and periods that differ": "causal & ~same(lab) & (q - k) % 40 == 7 | ~same(doc) & k % 50 < 20",
     "labels of others": "causal & lab[k] == other[q // 2] + 1",
     "marks of both": "mark[q] & mark[k] & causal",
     "marks or a window": "sliding_window(60) | global(mark)",
@@ -179,6 +195,10 @@ def test_a_label_that_is_no_number_equals_nothing() -> None:
         ("causal & doc[q] // 9 == doc[k] // 9 & doc[q] % 7 == doc[k] % 7", {"doc": 1000}),
         ("causal | same(doc) & doc[q] >= 0", {"doc": -8}),
         ("causal & same(doc) & doc[q] != -1 & doc[k] != -1", {"doc": -8}),
+        ("causal & ~same(doc)", {"doc": 2}),
+        ("doc[q] != doc[k]", {"doc": 64}),
+        ("~(causal & same(doc))", {"doc": 1000}),
+        ("causal & doc[k] != -1 & ~same(doc)", {"doc": -8}),
         ("causal & mark[k]", {"mark": 0.9}),
         ("sliding_window(500) | global(mark)", {"mark": 0.0001}),
     ],

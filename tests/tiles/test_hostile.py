@@ -80,7 +80,7 @@ def test_periods_of_many_terms_cost_little() -> None:
     text = " | ".join(f"((q + {i}) * 3 + k) % {200 + i} * k % 7 == 5" for i in range(200))
     program = maskc.parse(text).program
     c = Classifier(program.mask, make_binding(program, 64, 64), program.params)
-    assert len(c.periods) < 200
+    assert len(c.repeats.periods) < 200
     assert schedule(program.mask).live < 12
 
 

@@ -17,7 +17,7 @@ from maskc.tiles import columns, make_plan, planner
 from maskc.tiles.binding import make_binding
 from maskc.tiles.layouts.suggest import LEAST_GAIN
 from maskc.tiles.plan import TilePlan
-from maskc.tiles.tiling import PARTIAL
+from maskc.tiles.tiling import EMPTY, FULL, PARTIAL
 
 from .corpus import GRIDS, grid_case, input_case, plain_case
 
@@ -169,6 +169,24 @@ def test_blocks_that_a_table_is_by_are_found(trials: int, monkeypatch: pytest.Mo
     assert twice.q_order.name == "blocks:2x4x16,2x4x8"
     with pytest.raises(MaskcError, match=r"try blocks of the grid \(layout=\"auto\"\)"):
         make_plan(program, binding, q_tile=64, k_tile=64, budget=100_000)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_of_blocks_that_a_table_is_by_one_token_each_is_looked_at(heads: int) -> None:
+    """Two of them in a tile, which lie within each other; in the tokens' own order some twenty."""
+    text = """pattern p(chosen: bool[head, 384, 384]) over grid(t, y, x) {
+        let cube = (t // 4 * 8 + y // 4) * 12 + x // 4
+        attend chosen[h, cube[q], cube[k]]
+    }"""
+    program, n, spent = lower_text(text)[0], 16 * 32 * 48, list[int]()
+    chosen = np.random.default_rng(0).random((heads, 384, 384)) < 0.1
+    binding = make_binding(program, n, n, heads=heads, sizes={"t": 16, "y": 32, "x": 48}, chosen=chosen)
+    plan = make_plan(program, binding, layout="blocks", watch=lambda done, total: spent.append(done))
+    assert plan.q_order.name == "blocks:4x4x8"
+    tiles = chosen.reshape(heads, 192, 2, 192, 2)
+    wanted = np.where(tiles.all((2, 4)), FULL, np.where(tiles.any((2, 4)), PARTIAL, EMPTY))
+    np.testing.assert_array_equal([plan.kinds(group) for group in plan.groups], wanted)
+    assert spent[-1] < heads * 500_000  # of 36,864 tiles
 
 
 def test_runs_of_scattered_labels_are_found_some_at_a_time() -> None:

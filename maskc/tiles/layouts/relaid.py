@@ -16,6 +16,7 @@ from maskc.passes.linear import Linear, linear, linear_node
 from maskc.tiles.budget import Budget
 from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
+from maskc.tiles.layouts.classes import tiles_by_class
 from maskc.tiles.layouts.orders import block_tiles
 from maskc.tiles.layouts.suggest import Layout
 from maskc.tiles.subdivide import subdivide
@@ -30,7 +31,9 @@ def tiles_in_order(c: Classifier, layout: Layout, grid: Grid, budget: Budget) ->
     found = None if layout.blocks is None else block_tiles(c, layout.blocks, grid, budget)
     if found is not None:
         return found
-    return subdivide(_relaid(c, layout, grid), Grid(grid.q_len, grid.k_len, grid.q_tile, grid.k_tile, 0), None, budget)
+    relaid, grid = _relaid(c, layout, grid), Grid(grid.q_len, grid.k_len, grid.q_tile, grid.k_tile, 0)
+    found = tiles_by_class(relaid, grid, budget)
+    return subdivide(relaid, grid, None, budget) if found is None else found
 
 
 def _relaid(c: Classifier, layout: Layout, grid: Grid) -> Classifier:
