@@ -15,7 +15,7 @@ from maskc.devices import holds_values, in_main_memory
 from maskc.graphs import GRADIENTS, decode_in_graph
 from maskc.sharded import refuse_sharded
 from maskc.steps import by_token, on_entries, split, step, without_spaces
-from maskc.tensors import is_symbolic, is_transformed, scale_factor, traced_scale
+from maskc.tensors import is_symbolic, is_transformed, refuse_traced, scale_factor, traced_scale
 from maskc.tiles.extents import check_extents
 from maskc.tiles.values import fail
 
@@ -145,7 +145,7 @@ def _traced(
     """A call while torch.compile traces it: one operator, which does the rest when it runs."""
     held, first = _traced_integers("lengths", lengths), None if start is None else _traced_integers("start", start)
     if table is not None and not isinstance(table, Tensor):
-        raise fail("E511", f"block_table must be a torch tensor, not {shown(table)}")
+        refuse_traced("E511", f"block_table must be a torch tensor, not {shown(table)}")
     factor, wishes = traced_scale(scale)
     inputs, sizes = op.call_inputs.traced(tensors[0], given), op.call_inputs.traced_sizes(options["sizes"])
     if torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *inputs.values())):
@@ -161,7 +161,7 @@ def _traced_integers(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if not isinstance(value, (list, tuple, range, np.ndarray)):
-        raise fail("E503", f"{name}: expected integers, found {shown(value)}")
+        refuse_traced("E503", f"{name}: expected integers, found {shown(value)}")
     return torch.tensor(value) if len(value) else torch.zeros(0, dtype=torch.int64)
 
 

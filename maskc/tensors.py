@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ __all__ = [
     "is_transformed",
     "kind_of_call",
     "learned_scale",
+    "refuse_traced",
     "scale_factor",
     "traced_input",
     "traced_scale",
@@ -155,8 +156,20 @@ def traced_scale(scale: Any) -> tuple[Any, list[str]]:
         learned = torch.is_grad_enabled() and scale.requires_grad
         return (1.0, [LEARNED_SCALE]) if learned else (scale.item(), [])
     if isinstance(scale, (str, bytes, list, tuple, Mapping)) or _is_truth(scale):
-        raise fail("E503", f"scale must be a number, not {shown(scale)}")
+        refuse_traced("E503", f"scale must be a number, not {shown(scale)}")
     return scale, []
+
+
+def refuse_traced(code: str, message: str, hint: str | None = None) -> NoReturn:
+    """Raises what ``fail`` makes, where a call is traced: outside the graph, since the one that torch 2.11 goes on with
+    after that can raise no object made before."""
+
+    def refuse() -> NoReturn:
+        raise fail(code, message, hint)
+
+    disable: Any = torch.compiler.disable
+    disable(refuse)()
+    raise AssertionError
 
 
 def _is_truth(x: Any) -> bool:
@@ -275,9 +288,9 @@ def traced_input(name: str, value: Any, q: torch.Tensor, is_float: bool) -> torc
     """An input of a call as an operator takes it; ``is_float``: the pattern declares it as floats. Raises E503 and E512
     where it cannot be handed to one."""
     if value is None or isinstance(value, (str, bytes, Mapping)):
-        raise fail("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
+        refuse_traced("E503", f"{name}: expected numbers, an array or a tensor, found {shown(value)}")
     x = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
     _check_lists(name, value)
     if x.device.type == "meta" and q.device.type != "meta":
-        raise fail("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
+        refuse_traced("E512", f"q is on {q.device}, but {name} is on meta", f"move it: {name}.to(q.device)")
     return _all_bits(value, x) if x is not value and is_float else x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -174,6 +175,15 @@ def test_a_mask_takes_a_few_instructions_a_pair(name: str, stage: str, most: flo
 @pytest.mark.parametrize("dim", [64, 128])
 def test_causal_fits_every_chip(target: str, stage: str, dim: int) -> None:
     check(compiled("causal", target, stage, dim), target)
+
+
+@pytest.mark.parametrize("memory", [0, 24])
+def test_what_amd_chips_keep_in_accumulators_is_not_spilled(memory: int) -> None:
+    """The end of what Triton 3.8 makes of dK and dV for gfx942, and with memory."""
+    text = f".agpr_count: 107\n.private_segment_fixed_size: {memory}\n.vgpr_count: 363\n.vgpr_spill_count: 18\n"
+    found = SimpleNamespace(asm={"amdgcn": text, "hsaco": b"", "ttir": ""}, metadata=SimpleNamespace(shared=0))
+    read = aot._read(found, parse_target("hip:gfx942"))
+    assert (read.registers, read.spilled) == (363, memory)
 
 
 @pytest.mark.slow

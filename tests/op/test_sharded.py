@@ -102,12 +102,12 @@ def refused(code: str, words: str, work: Callable[[], object]) -> None:
     assert error.value.codes == (code,)
 
 
-def test_a_part_is_of_the_heads_of_a_process(mesh: DeviceMesh, spread: Spread) -> None:
+def test_a_part_is_of_the_heads_of_a_process(mesh: DeviceMesh) -> None:
     op = maskc.compile("sliding_window(3)", heads=4)
-    out = op(*spread(Shard(1)))
+    q, k, v = (x[:, : x.shape[1] // 2] for x in tensors())  # not by ``spread``: what torch 2.11 spreads here is empty
+    out = op(*(DTensor.from_local(x, mesh, [Shard(1)], run_check=False) for x in (q, k, v)))
     assert isinstance(out, DTensor)
     assert (out.shape, out.to_local().shape) == ((2, 4, 16, 8), (2, 2, 16, 8))
-    q, k, v = (x[:, : x.shape[1] // 2] for x in tensors())
     at = torch.arange(16)
     distance = at[:, None] - at
     keep = (distance >= 0) & (distance < 3)

@@ -141,9 +141,9 @@ def _type(kind: str, table: str | None, program: Program, dtype: str) -> str:
 def _read(found: Any, target: Target) -> Compiled:
     if target.kind == "hip":
         text, binary = found.asm["amdgcn"], found.asm["hsaco"]
-        spilled = _number(r"\.vgpr_spill_count:\s*(\d+)", text)
         registers = _number(r"\.vgpr_count:\s*(\d+)", text)
-        spilled = None if spilled is None else 4 * spilled
+        # Not .vgpr_spill_count: it counts those, too, that are kept in free accumulators, which takes no memory.
+        spilled = _number(r"\.private_segment_fixed_size:\s*(\d+)", text)
     else:
         text, binary = found.asm["ptx"], found.asm["cubin"]
         registers, spilled = _resources(binary)
