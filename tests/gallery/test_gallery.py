@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from gallery import (
+    formulas_analysis,
     formulas_blocks,
     formulas_classics,
     formulas_generation,
     formulas_language,
     formulas_multimodal,
     formulas_neighborhoods,
+    formulas_selection,
+    formulas_systems,
     formulas_vision,
 )
 from gallery.cases import Case, Formula, Here, formulas_of
@@ -45,6 +48,9 @@ FORMULAS = formulas_of(
     formulas_neighborhoods,
     formulas_classics,
     formulas_blocks,
+    formulas_selection,
+    formulas_systems,
+    formulas_analysis,
 )
 #: What a line of a header may start with, besides the name of a parameter.
 LABELS = {"system", "source", "assumed", "part"}
@@ -107,7 +113,15 @@ PAIRS = [pytest.param(f, case, id=f"{f.key}-{i}") for f in FORMULAS for i, case 
 
 
 @pytest.mark.parametrize(
-    ("section", "count"), [("static masks and sparsity", 74), ("classics", 34), ("visual generation", 5)]
+    ("section", "count"),
+    [
+        ("static masks and sparsity", 74),
+        ("classics", 34),
+        ("visual generation", 5),
+        ("data-dependent selection and routing", 25),
+        ("kernels, systems and distribution", 12),
+        ("analysis and pictures", 15),
+    ],
 )
 def test_every_system_has_one_file(section: str, count: int) -> None:
     rows = sections()[section]
