@@ -293,7 +293,7 @@ class _Maker:
 
         low = 0 if p.low is None else p.low
         high = len(p.labels) if p.labels else p.high
-        if "batch" in p.domain:
+        if p.domain == ("batch",) and not p.labels:  # A length, mostly; a table of blocks, say, holds none.
             most = self.k_len + 1 if high is None else high
             if self.batch > 1:
                 return "drawn up to the length", rng.integers(low, max(low + 1, min(most, self.k_len + 1)), shape)

@@ -114,6 +114,14 @@ def test_what_is_missing_is_made_up_and_said(maskc: Any, write: Any) -> None:
     assert "note: width was not given" in result.err
 
 
+def test_tables_that_come_with_the_batch_are_drawn_as_others_are(maskc: Any, write: Any) -> None:
+    """Only one number a batch entry is made up as a length."""
+    file = write("h.mask", "pattern p(level: {fine, dropped}[batch, 8, 8]) { attend level[b, q // 8, k // 8] == fine }")
+    result = maskc("plan", file, "--q", "64", "--json")
+    assert "note: level was not given: drawn from 0 to 1" in result.err
+    assert 0 < json.loads(result.out)["useful_pairs"] < 64 * 64
+
+
 def test_all_layers_of_a_stack_share_what_a_plan_may_cost(maskc: Any, write: Any) -> None:
     """A layer of it may be planned, but not if a thousand may cost no more than one."""
     file = write("h.mask", "pattern half { attend hash(q, k, layer) % 2 == 0 & causal }")
