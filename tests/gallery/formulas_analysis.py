@@ -24,6 +24,8 @@ STAGES = [["none", "recalling", "reasoning"], ["expression", "identification", "
     case(17, heads=3, stage=STAGES, without="recalling"),
     case(12, heads=3, layer=1, stage=STAGES, without="identification"),
     case(3, 14, heads=3, layer=1, stage=STAGES, without="expression"),
+    case(9, heads=3, layer=1, stage=STAGES, without="recalling"),
+    case(9, heads=3, layer=1, stage=STAGES, without="reasoning"),
     case(9, heads=3, stage=STAGES, without="reasoning"),
 )
 def head_survey(c: Here, q: int, k: int) -> bool:
@@ -165,6 +167,7 @@ KINDS = [["other", "retrieval", "other"], ["drawn", "other", "retrieval"]]
     case(17, heads=3, kind=KINDS),
     case(14, heads=3, kind=KINDS, without="retrieval"),
     case(3, 14, heads=3, layer=1, kind=KINDS, without="drawn"),
+    case(9, heads=3, layer=1, kind=KINDS, without="retrieval"),
 )
 def retrieval_head(c: Here, q: int, k: int) -> bool:
     return k <= q and c["kind"][c.layer][c.h] != c.get("without", "nothing")
@@ -179,6 +182,7 @@ def zero_where_ablated(c: Here, s: float, q: int, k: int) -> float:
     case(17, heads=2, ablated=[[True, False]]),
     case(12, heads=2, layer=1, ablated=[[True, True], [True, False]], how="uniform"),
     case(4, 15, heads=2, ablated=[[False, True]], how="uniform"),
+    case(9, heads=2, layer=1, ablated=[[True, True], [True, False]]),
     score=zero_where_ablated,
 )
 def safety_heads(c: Here, q: int, k: int) -> bool:
@@ -193,6 +197,8 @@ SINKS = {"first": [2, 3, 3], "end": [4, 4, 9], "width": 5}
     "analysis/secondary_sinks",
     case(30, layer=1, level=ints(1, -1, 3, 30), **SINKS),
     case(30, layer=3, level=ints(2, -1, 3, 30), **SINKS),
+    case(30, layer=2, level=ints(6, -1, 3, 30), **SINKS),
+    case(30, layer=4, level=ints(5, -1, 3, 30), **SINKS),
     case(5, 33, layer=6, level=ints(3, -1, 3, 2, 33), batch=2, batched=["level"], **SINKS),
     case(20, levels=1, first=[0], end=[1], level=ints(4, -1, 1, 20), width=2),
 )

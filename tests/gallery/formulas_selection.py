@@ -385,7 +385,7 @@ SHAPES = {"frames": 2, "rows": 2, "columns": 3}
     "selection/vmoba",
     video(4, 3, 5, heads=2, layer=0, blocks=2, chosen=bools(1, 60, 2, 2, p=0.3), **SHAPES),
     video(3, 4, 5, layer=4, blocks=4, chosen=bools(2, 60, 1, 4, p=0.3), **SHAPES),
-    video(3, 4, 4, layer=2, blocks=8, chosen=bools(3, 2, 48, 1, 8, p=0.3), batch=2, batched=["chosen"], **SHAPES),
+    video(3, 3, 4, layer=2, blocks=8, chosen=bools(3, 2, 36, 1, 8, p=0.3), batch=2, batched=["chosen"], **SHAPES),
 )
 def vmoba(c: Here, q: int, k: int) -> bool:
     extents = c.size("t"), c.size("y"), c.size("x")
