@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +22,8 @@ __all__ = [
     "image",
     "ints",
     "neighbours",
+    "normals",
+    "softmax",
     "video",
 ]
 
@@ -39,6 +41,10 @@ class Case:
     sizes: Mapping[str, int]
     values: Mapping[str, Any]
     batched: frozenset[str]
+
+    def given(self, **values: Any) -> Case:
+        """The case with other values."""
+        return replace(self, values={**self.values, **values})
 
 
 def case(
@@ -108,6 +114,10 @@ Sees = Callable[[Here, int, int], bool]
 Score = Callable[[Here, float, int, int], float]
 #: What becomes of an output element ``o`` of query ``q``.
 Output = Callable[[Here, float, int], float]
+#: The weights of the keys ``k`` that query ``q`` keeps, whose scaled scores are ``s``.
+Weights = Callable[[Here, np.ndarray, int, np.ndarray], np.ndarray]
+#: Inputs that are computed from all scaled scores, (batch, heads, q_len, k_len), in a pass before.
+Before = Callable[[Case, np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +125,7 @@ class Formula:
     """The meaning of the pattern ``pattern`` of the file ``path``, written from its description.
 
     ``cross``: queries and keys are separate sequences, and the first query is at position 0; else the
-    last query is the last key.
+    last query is the last key. Weights are the softmax of ``score``, or what ``weights`` says, which says both then.
     """
 
     path: str
@@ -125,6 +135,8 @@ class Formula:
     cross: bool = False
     score: Score | None = None
     output: Output | None = None
+    weights: Weights | None = None
+    before: Before | None = None
 
     @property
     def key(self) -> str:
@@ -140,6 +152,22 @@ class Formula:
         rows = [[bool(self.sees(here, first + q, k)) for k in range(case.k_len)] for q in range(case.q_len)]
         return np.array(rows, dtype=bool).reshape(case.q_len, case.k_len)
 
+    def attention(self, case: Case, mask: np.ndarray, s: np.ndarray, v: np.ndarray, h: int, b: int) -> np.ndarray:
+        """The attention of one head, (q_len, dim), of its scaled scores, one query at a time."""
+        here, first, out = Here(case, h, b), self.offset(case), np.zeros((case.q_len, v.shape[1]))
+        for i in range(case.q_len):
+            kept = np.flatnonzero(mask[i])
+            if kept.size:
+                out[i] = self._weights(here, s[i, kept], first + i, kept) @ v[kept]
+            if self.output:
+                out[i] = [self.output(here, o, first + i) for o in out[i]]
+        return out
+
+    def _weights(self, here: Here, s: np.ndarray, q: int, k: np.ndarray) -> np.ndarray:
+        if self.weights:
+            return self.weights(here, s, q, k)
+        return softmax([self.score(here, x, q, int(j)) for x, j in zip(s, k, strict=True)] if self.score else s)
+
 
 def formula(
     path: str,
@@ -148,9 +176,13 @@ def formula(
     cross: bool = False,
     score: Score | None = None,
     output: Output | None = None,
+    weights: Weights | None = None,
+    before: Before | None = None,
 ) -> Callable[[Sees], Formula]:
     """Make the decorated function the formula of a pattern, called like the function unless named."""
-    return lambda sees: Formula(f"{path}.mask", pattern or sees.__name__, sees, cases, cross, score, output)
+    return lambda sees: Formula(
+        f"{path}.mask", pattern or sees.__name__, sees, cases, cross, score, output, weights, before
+    )
 
 
 def formulas_of(*modules: ModuleType) -> tuple[Formula, ...]:
@@ -171,6 +203,17 @@ def bools(seed: int, *shape: int, p: float = 0.5) -> np.ndarray:
 def floats(seed: int, *shape: int) -> np.ndarray:
     """Floats from 0.1 to 1.1."""
     return np.random.default_rng(seed).random(shape) + 0.1
+
+
+def normals(seed: int, *shape: int) -> np.ndarray:
+    """Floats of either sign."""
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def softmax(s: Any) -> np.ndarray:
+    """Weights that sum to 1."""
+    weights = np.exp(np.asarray(s) - np.max(s))
+    return np.asarray(weights / weights.sum())
 
 
 def divide(position: int, *extents: int) -> tuple[int, ...]:

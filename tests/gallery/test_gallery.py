@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
+import maskc
 from gallery import (
     formulas_analysis,
     formulas_blocks,
@@ -18,9 +20,12 @@ from gallery import (
     formulas_language,
     formulas_multimodal,
     formulas_neighborhoods,
+    formulas_scores,
     formulas_selection,
+    formulas_steering,
     formulas_systems,
     formulas_vision,
+    formulas_weights,
 )
 from gallery.cases import Case, Formula, Here, formulas_of
 from maskc.assertions import check
@@ -29,6 +34,7 @@ from maskc.ir.evaluate import dense, evaluate
 from maskc.ir.nodes import Symbol
 from maskc.ir.program import Normalizer, Program
 from maskc.lower import lower_source
+from maskc.pattern import Pattern
 from maskc.syntax.parse import read_source
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
@@ -51,6 +57,9 @@ FORMULAS = formulas_of(
     formulas_selection,
     formulas_systems,
     formulas_analysis,
+    formulas_scores,
+    formulas_steering,
+    formulas_weights,
 )
 #: What a line of a header may start with, besides the name of a parameter.
 LABELS = {"system", "source", "assumed", "part"}
@@ -121,6 +130,7 @@ PAIRS = [pytest.param(f, case, id=f"{f.key}-{i}") for f in FORMULAS for i, case 
         ("data-dependent selection and routing", 25),
         ("kernels, systems and distribution", 12),
         ("analysis and pictures", 15),
+        ("scores, normalisers and outputs", 51),
     ],
 )
 def test_every_system_has_one_file(section: str, count: int) -> None:
@@ -216,9 +226,9 @@ def test_formulas_tell_masks_apart() -> None:
 def test_formulas_have_what_patterns_have() -> None:
     for formula in FORMULAS:
         program = PROGRAMS[formula.key]
-        assert (formula.score is None) == (program.score is Symbol("s")), formula.key
+        plain = program.score is Symbol("s") and program.normalizer == Normalizer()
+        assert (formula.score is None and formula.weights is None) == plain, formula.key
         assert (formula.output is None) == (program.output is Symbol("o")), formula.key
-        assert program.normalizer == Normalizer(), formula.key
 
 
 @pytest.mark.parametrize(("formula", "case"), [p for p in PAIRS if p.values[0].score or p.values[0].output])
@@ -239,6 +249,38 @@ def test_score_and_output_equal_formula(formula: Formula, case: Case) -> None:
                 got = np.broadcast_to(evaluate(program.output, binding, o=o, **{**at, "k": 0}), o.shape)
                 want = [[formula.output(here, o[i, 0], int(q[i]))] for i in range(case.q_len)]
                 np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("formula", "case"), [p for p in PAIRS if p.values[0].score or p.values[0].weights or p.values[0].output]
+)
+def test_attention_equals_formula(formula: Formula, case: Case) -> None:
+    """The whole of it, in both precisions: mask, scores, weights and output."""
+    rng, dim = np.random.default_rng(0), 4
+    q, k, v = (
+        rng.normal(size=(case.batch, case.heads, n, dim)) for n in (case.q_len, case.k_len, case.k_len)
+    )  # fmt: skip
+    s = q @ k.swapaxes(2, 3) / np.sqrt(dim)
+    masks = [[expected(formula, case, h, b) for h in range(case.heads)] for b in range(case.batch)]
+    if formula.before:
+        case = case.given(**formula.before(case, s))
+    want = np.zeros(q.shape)
+    for b, h in np.ndindex(case.batch, case.heads):
+        want[b, h] = formula.attention(case, masks[b][h], s[b, h], v[b, h], h, b)
+    program = PROGRAMS[formula.key]
+    fixed = {p.name for p in program.params if p.when == "compile"}
+    arguments = {name: value for name, value in case.values.items() if name in fixed}
+    for backend in ("reference", "cpu"):
+        op = maskc.compile(
+            Pattern(program), heads=case.heads, layer=case.layer, sizes=case.sizes, backend=backend, arguments=arguments
+        )
+        for dtype, close in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+            inputs = {
+                name: torch.as_tensor(value, dtype=dtype if np.asarray(value).dtype.kind == "f" else None)
+                for name, value in case.values.items() if name not in fixed
+            }  # fmt: skip
+            got = op(*(torch.tensor(x, dtype=dtype) for x in (q, k, v)), inputs=inputs)
+            np.testing.assert_allclose(got.numpy(), want, rtol=close, atol=close, err_msg=f"{backend}, {dtype}")
 
 
 def test_index_lists_every_file(golden: Golden) -> None:
