@@ -26,6 +26,7 @@ from maskc.backends.triton.standalone_gradients import learned_by
 from maskc.diagnostics import MaskcError
 from maskc.ir.binding import Binding
 from maskc.ir.evaluate import dense
+from maskc.ir.nodes import Type
 from maskc.ir.program import OUTPUT, Program
 from maskc.lower import lower_source, lower_text
 from maskc.reference.attention import attention
@@ -566,7 +567,8 @@ def gallery() -> dict[str, Program]:
 
 
 def setting_of(program: Program, **more: Any) -> Binding:
-    made = make_setting([program], heads=2, layer=0, seed=3, **more)
+    scalars = {p.name: 8 for p in program.params if p.is_scalar and p.type is Type.INT and p.default is None}
+    made = make_setting([program], heads=2, layer=0, seed=3, values=scalars, **more)
     values = {n: x for n, x in made.values.items() if n in {p.name for p in program.params}}
     sizes = {"heads": 2, "layer": 0, "batch": 1, "sizes": made.sizes}
     return bind(program, made.q_len, made.k_len, **sizes, values=values)  # type: ignore[arg-type]
