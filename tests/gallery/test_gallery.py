@@ -302,14 +302,15 @@ def test_index_lists_every_file(golden: Golden) -> None:
 
 HEADINGS = ("| file | system | what it says |", "|---|---|---|")
 INTRODUCTION = (
-    "One pattern file for each published system: static masks, the classics, and selection, routing, kernels and",
-    "analyses as far as they are masks; what a system selects while it runs comes as an input. The header of a file",
-    "says what it is, where it comes from, what its parameters mean and which of their defaults are published. What",
-    "the source leaves open is under `assumed`; which part of a system the file is, where not all is a mask, is under",
-    "`part`. Try one:",
+    "One pattern file for each published system: static masks, the classics, what changes scores, weights or outputs,",
+    "and selection, routing, kernels and analyses as far as they are masks; what a system selects while it runs comes",
+    "as an input. The header of a file says what it is, where it comes from, what its parameters mean and which of",
+    "their defaults are published. What the source leaves open is under `assumed`; which part of a system the file is,",
+    "where not all is a mask, a score or an output, is under `part`. Try one:",
     "",
     "    maskc show examples/gallery/classics/longformer.mask",
     "",
-    "Each pattern is compared with a dense formula that was written from the description (`tests/gallery`).",
+    "Each pattern is compared with a dense formula that was written from the description (`tests/gallery`): its mask,",
+    "and where there is more to it, the attention.",
     "This page is written from the headers: `pytest tests/gallery --update-golden`.",
 )
