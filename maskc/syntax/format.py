@@ -165,7 +165,7 @@ class _Formatter:
     def statement(self, head: str, value: t.Expr, indent: str) -> None:
         text = _expression(value, len(indent) + len(head) + 1, _WIDTH)
         lines = text.split("\n")
-        chained = isinstance(value, t.Chain) and len(lines) > 1
+        chained = _is_chained(value) and len(lines) > 1
         if chained and head.endswith("="):
             text = _expression(value, len(indent) + len(_INDENT), _WIDTH)
             self.lines.append(indent + head)
@@ -212,16 +212,32 @@ def _space(segments: Iterable[t.SegmentDecl]) -> str:
 
 
 def _expression(e: t.Expr, column: int, width: int) -> str:
-    """The expression on one line if it fits after ``column``; else chains and matches over several."""
+    """The expression on one line if it fits after ``column``; else chains, sums and matches over several."""
     flat = _flat(e)
     if isinstance(e, t.Match) and (len(e.arms) > 2 or column + len(flat) > width):
         return _broken_match(e, width)
     if column + len(flat) <= width and not _has_long_match(e):
         return flat
-    if isinstance(e, t.Chain):
-        parts = [_wrapped(o, _TIGHT[e.op] + 1, width) for o in e.operands]
-        return f"\n{e.op} ".join(parts)
+    if _is_chained(e):
+        first, *rest = [(op, _wrapped(o, _binds(e) + 1, width)) for op, o in _links(e)]
+        return "\n".join([first[1], *(f"{op} {text}" for op, text in rest)])
     return flat if not _has_long_match(e) else _wrapped(e, 0, width)
+
+
+def _is_chained(e: t.Expr) -> bool:
+    """Whether lines are broken at its operators."""
+    return isinstance(e, t.Chain) or (isinstance(e, t.Binary) and e.op in ("+", "-"))
+
+
+def _links(e: t.Expr) -> list[tuple[str, t.Expr]]:
+    """The operands of a chain or of a sum, each with the operator before it."""
+    if isinstance(e, t.Chain):
+        return [(e.op, o) for o in e.operands]
+    links: list[tuple[str, t.Expr]] = []
+    while isinstance(e, t.Binary) and e.op in ("+", "-"):
+        links.append((e.op, e.right))
+        e = e.left
+    return [("", e), *reversed(links)]
 
 
 def _wrapped(e: t.Expr, tight: int, width: int) -> str:
@@ -240,10 +256,12 @@ def _broken_match(e: t.Match, width: int) -> str:
     heads = [_arm_head(a) for a in e.arms]
     lines = [f"match {subjects} {{"]
     for a, head in zip(e.arms, heads, strict=True):
-        body = _expression(a.value, 4 + len(head) + 1, width - 4)
+        # A line that starts with `-` would be a case.
+        is_difference = any(op == "-" for op, _ in _links(a.value))
+        body = _flat(a.value) if is_difference else _expression(a.value, 4 + len(head) + 1, width - 4)
         first, *rest = body.split("\n")
         lines.append(f"{_INDENT}{head} {first}")
-        lines.extend(_INDENT * (2 if isinstance(a.value, t.Chain) else 1) + line for line in rest)
+        lines.extend(_INDENT * (2 if _is_chained(a.value) else 1) + line for line in rest)
     return "\n".join([*lines, "}"])
 
 

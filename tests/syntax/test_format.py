@@ -105,6 +105,26 @@ def test_long_match_with_open_ranges_is_read_again() -> None:
     assert _bare(neat) == _bare(text)
 
 
+def test_long_sums_are_broken_at_their_operators() -> None:
+    """But not where a line that starts with ``-`` is a case."""
+    pair, other = "first[q] * second[k]", "third[q] * fourth[k]"
+    signature = "pattern p(first: float[q], second: float[k], third: float[q], fourth: float[k]) {\n    attend all\n"
+    sums = f"{pair} + {pair} - {other} - ({pair} + {other})"
+    neat = format_text(f"{signature}score {sums}\n}}")
+    lines = (pair, f"+ {pair}", f"- {other}", f"- ({pair} + {other})")
+    assert f"    score {chr(10).join('        ' + line for line in lines).lstrip()}\n}}\n" in neat
+    arms = f"true: {pair} + {pair} + {other} + {other}; else: {sums}"
+    matched = format_text(f"{signature}score match q < k {{ {arms} }}\n}}")
+    assert f"        true: {pair}\n            + {pair}\n            + {other}\n" in matched
+    assert f"        else: {sums}\n" in matched
+    for text, laid_out in (
+        (f"{signature}score {sums}\n}}", neat),
+        (f"{signature}score match q < k {{ {arms} }}\n}}", matched),
+    ):
+        assert format_text(laid_out) == laid_out
+        assert lower_text(laid_out) == lower_text(text)
+
+
 def test_prelude_is_formatted() -> None:
     for path in prelude_files():
         assert format_text(path.read_text()) == path.read_text(), path
