@@ -32,7 +32,7 @@ def test_the_cheapest_of_all_sizes_is_chosen() -> None:
 
 
 def test_sizes_that_cost_too_much_are_left_out_with_all_smaller_ones() -> None:
-    program, binding = plain_case("residues of sums", 3000, 3000)
+    program, binding = plain_case("hash", 3000, 3000)
     plan = make_plan(program, binding)
     choice = compare_tiles(plan, budget=400_000)
     assert choice.left_out
