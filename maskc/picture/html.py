@@ -18,7 +18,7 @@ from maskc.ir.nodes import Apply, Lookup, Node, Symbol, postorder
 from maskc.ir.program import SCORE, Program
 from maskc.ir.rewrite import substitute
 from maskc.picture.encode import Arrays, encode_nodes, encode_runs, encode_tables
-from maskc.picture.scene import BUDGET, Band, bands, closed, constants, difference, plan_within
+from maskc.picture.scene import BUDGET, Band, apart, bands, closed, constants, difference, plan_within
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
@@ -85,6 +85,10 @@ def _data(
     layout: str,
     tile: int,
 ) -> dict[str, Any]:
+    theirs = {} if other is None else _sources(sources[1], other[0])
+    if other is not None:
+        both = [apart((program, a), (other[0], b)) for a, b in zip(each, other[1], strict=True)]
+        other = both[0][0], [b for _, b in both]
     binding, views = (each[0], [_single(program, each)]) if other is None else _compared(program, each, other)
     if other is None and program.score is not SCORE:
         views.append(_scored(program, views[0]))
@@ -94,7 +98,6 @@ def _data(
     written = _sources(sources[0], program)
     if other is not None:
         known = constants(program, each[0]), constants(other[0], other[1][0])
-        theirs = _sources(sources[1], other[0])
         pairs = [
             (n, t, k) for texts, k in zip((theirs, written), reversed(known), strict=True) for n, t in texts.items()
         ]

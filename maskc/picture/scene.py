@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from maskc.diagnostics import Diagnostic, MaskcError
-from maskc.ir.nodes import Const, Node, Param, Size
+from maskc.ir.nodes import Const, Lookup, Node, Param, Size
 from maskc.ir.ops import conjunction, negation
 from maskc.ir.program import Parameter, Program, Space
-from maskc.ir.rewrite import map_program, substitute
+from maskc.ir.rewrite import map_program, rebuild, substitute
 
 if TYPE_CHECKING:
     from maskc.ir.binding import Binding
     from maskc.tiles.tiling import Tiling
 
-__all__ = ["Band", "bands", "closed", "constants", "difference", "plan_within"]
+__all__ = ["Band", "apart", "bands", "closed", "constants", "difference", "plan_within"]
 
 #: Spans of a band at most; one with more is only noise.
 _MOST_SPANS = 64
@@ -99,19 +99,15 @@ def difference(
 ) -> tuple[Binding, tuple[tuple[str, Program], ...]]:
     """One binding for two programs, and three programs: what both keep, what only the first, only the second keeps.
 
-    Raises MaskcError (E504) if they are not over the same lengths, and ValueError if they give one name
-    two different tables.
+    Raises MaskcError (E504) if they are not over the same lengths.
     """
-    import numpy as np
-
     one, two = a[1], b[1]
     shape = [(x.q_len, x.k_len, x.offset, x.heads) for x in (one, two)]
     if shape[0] != shape[1]:
         message = f"{a[0].name!r} and {b[0].name!r} cannot be compared: they are over different lengths"
         raise MaskcError(Diagnostic("E504", message, hint="compare self-attention with self-attention"))
-    for name in set(one.tables) & set(two.tables):
-        if not np.array_equal(one.tables[name], two.tables[name]):
-            raise ValueError(f"the two patterns were given different values of {name!r}")
+    b = apart(a, b)
+    two = b[1]
     names = [a[0].name, b[0].name] if a[0].name != b[0].name else ["the first", "the second"]
     params = {p.name: p for program, _ in (b, a) for p in program.params if not p.is_scalar}
     binding = one.replace(tables={**two.tables, **one.tables}, batched=one.batched | two.batched)
@@ -123,6 +119,31 @@ def difference(
     )
     base = first.replace(params=tuple(params.values()))
     return binding, tuple((label, base.replace(mask=mask)) for label, mask in masks)
+
+
+def apart(a: tuple[Program, Binding], b: tuple[Program, Binding]) -> tuple[Program, Binding]:
+    """The second of two programs, with other names for tables that the first declares otherwise: labels of enumerations
+    are numbers by their own order."""
+    import numpy as np
+
+    (one, mine), (two, theirs) = a, b
+    other = {p.name: p for p in one.params}
+    clash = {
+        p.name: f"{p.name}'"
+        for p in two.params
+        if p.name in mine.tables and p.name in theirs.tables
+        if replace(p, default=None) != replace(other[p.name], default=None)
+        or not np.array_equal(mine.tables[p.name], theirs.tables[p.name])
+    }
+
+    def renamed(n: Node) -> Node:
+        return Lookup(clash[n.name], n.type, n.indices) if isinstance(n, Lookup) and n.name in clash else n
+
+    program = map_program(two, lambda root: rebuild(root, renamed))
+    params = tuple(replace(p, name=clash.get(p.name, p.name)) for p in two.params)
+    tables = {clash.get(name, name): table for name, table in theirs.tables.items()}
+    batched = frozenset(clash.get(name, name) for name in theirs.batched)
+    return program.replace(params=params), theirs.replace(tables=tables, batched=batched)
 
 
 def plan_within(
