@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from maskc.tiles.tiling import Group, Runs, Tiling
 
     Bools = npt.NDArray[np.bool_]
+    Ints = npt.NDArray[np.int64]
 
-__all__ = ["Place", "counterexample"]
+__all__ = ["Place", "counterexample", "nearest_pair"]
 
 #: Query and key of a counterexample; None where the assertion speaks of all of them.
 Place = tuple[int | None, int | None]
@@ -56,6 +57,41 @@ def _kept_pair(plan: Tiling, group: Group, budget: Budget) -> Place | None:
         key = part[tile[q == first]] * plan.k_tile + k[q == first]
         best = min(best, (int(first), int(key.min(initial=plan.binding.k_len))))
     return plan.binding.offset + row * plan.q_tile + best[0], best[1]
+
+
+def nearest_pair(plan: Tiling, group: Group, budget: Budget) -> tuple[int, int] | None:
+    """The query and the key of the kept pair whose larger position is the smallest, then whose query is. Raises
+    MaskcError E801."""
+    rows, cols, least = _nearest_tiles(plan, group)
+    best: tuple[int, int, int] | None = None
+    for part in np.array_split(np.arange(rows.size), max(1, -(-rows.size // _TILES_AT_ONCE))):
+        if not part.size or (best is not None and best[0] < least[part[0]]):
+            break
+        budget.evaluate(part.size * plan.q_tile * plan.k_tile, _LOOKED_AT)
+        tile, q, k = np.nonzero(tile_mask(plan, group, rows[part], cols[part]))
+        q = q + plan.binding.offset + rows[part][tile] * plan.q_tile
+        k = k + cols[part][tile] * plan.k_tile
+        larger = np.maximum(q, k)
+        i = np.lexsort((k, q, larger))[0]
+        found = int(larger[i]), int(q[i]), int(k[i])
+        best = found if best is None else min(best, found)
+    return None if best is None else best[1:]
+
+
+def _nearest_tiles(plan: Tiling, group: Group) -> tuple[Ints, Ints, Ints]:
+    """The tiles that may hold the nearest pair, by row and column, and what the larger position is in each at least,
+    the smallest first. As each holds a pair, none is farther than the nearest one's end."""
+    runs, offset = group.runs, plan.binding.offset
+    row = row_of_runs(runs).astype(np.int64)
+    start, end = runs.start.astype(np.int64), runs.end.astype(np.int64)
+    first = np.maximum(row * plan.q_tile + offset, start * plan.k_tile)
+    limit = min(first.tolist(), default=0) + max(plan.q_tile, plan.k_tile)
+    near = first < limit
+    row, start, end = row[near], start[near], np.minimum(end[near], -(-limit // plan.k_tile))
+    rows, cols = np.repeat(row, end - start), concatenated_ranges(start, end - start)
+    least = np.maximum(rows * plan.q_tile + offset, cols * plan.k_tile)
+    order = np.lexsort((cols, rows, least))
+    return rows[order], cols[order], least[order]
 
 
 def _blind_query(plan: Tiling, group: Group, budget: Budget) -> Place | None:

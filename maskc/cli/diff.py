@@ -9,7 +9,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.style import plain
-from maskc.setting import MAX_HEADS, MAX_LAYERS
+from maskc.setting import MAX_HEADS, MAX_LAYERS, MAX_LENGTH
 
 if TYPE_CHECKING:
     from maskc.cli.compare import Difference
@@ -26,14 +26,14 @@ def command(
         typer.Option(
             "--q",
             min=0,
-            max=o.MAX_COMPARED,
+            max=MAX_LENGTH,
             help="Number of queries.",
             show_default="many lengths, or as --k or --arg says",
         ),
     ] = None,
     k: Annotated[
         int | None,
-        typer.Option("--k", min=0, max=o.MAX_COMPARED, help="Number of keys.", show_default="as --arg says, or as --q"),
+        typer.Option("--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as --arg says, or as --q"),
     ] = None,
     heads: Annotated[int, typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.")] = 4,
     layers: Annotated[int, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Number of layers looked at.")] = 8,
@@ -42,14 +42,17 @@ def command(
     up_to: Annotated[
         int | None,
         typer.Option(
-            "--up-to", min=1, max=o.MAX_COMPARED, help="Longest sequence looked at.", show_default=str(o.LONGEST)
+            "--up-to", min=1, max=MAX_LENGTH, help="Longest sequence looked at.", show_default=f"{o.LONGEST:,}"
         ),
     ] = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """Compare two patterns, at many lengths or at those given. Exit code 0 if no difference is found, 1 if there is
-    one."""
+    one, or if masks are so irregular that this takes too long.
+
+    Of long sequences what only one of the two keeps is planned, so that a million tokens take milliseconds.
+    """
     from maskc.cli.compare import compare
 
     a, b = o.programs_of((first, name_a, "--name-a"), (second, name_b, "--name-b"))

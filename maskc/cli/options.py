@@ -43,10 +43,8 @@ Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the 
 MAX_SEED = 2**32 - 1
 #: Head dimensions, batch entries and workers at most: many times what any model or chip has, and few enough to count.
 MAX_DIM = 1 << 16
-#: The longest sequence that ``diff`` looks at, pair by pair: a mask of 2**32 pairs takes minutes.
-MAX_COMPARED = 1 << 16
-#: And where nobody says another.
-LONGEST = 4200
+#: The longest sequence that ``diff`` looks at where nobody says another.
+LONGEST = 1 << 20
 
 Queries = Annotated[
     int | None,

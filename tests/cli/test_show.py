@@ -300,7 +300,7 @@ def test_a_picture_that_cannot_be_written_says_what_to_give(maskc: Any, tmp_path
 def test_diff_compares_at_the_lengths_given(maskc: Any, write: Any) -> None:
     a, b = write("a.mask", "causal\n"), write("b.mask", "sliding_window(4)\n")
     assert maskc("diff", a, b, "--q", "4").out == (
-        "no difference at any pair, for 4 queries x 4 keys; that is no proof for others\n"
+        "equal at every pair, for 4 queries x 4 keys: proved, but not for others\n"
     )
     assert maskc("diff", a, b, "--q", "4").code == 0
     found = json.loads(maskc("diff", a, b, "--q", "3", "--k", "7", "--json").out)["counterexample"]
@@ -310,6 +310,80 @@ def test_diff_compares_at_the_lengths_given(maskc: Any, write: Any) -> None:
     assert maskc("diff", c, d, "--q", "5", "--k", "9").code == 0
     assert maskc("diff", c, d, "--q", "6", "--k", "9").code == 1
     assert maskc("diff", a, b, "--q", "5", "--k", "4").code == 2
+
+
+def test_diff_compares_a_million_tokens(maskc: Any) -> None:
+    long = ["--q", "1048576"]
+    a, b = "(same(token // 8192) & q != 900000)", "(q // 4096 // 2 == k // 8192)"
+    assert maskc("diff", "(same(token // 8192))", b, *long).out == (
+        "equal at every pair, for 1,048,576 queries x 1,048,576 keys: proved, but not for others\n"
+    )
+    found = json.loads(maskc("diff", "(same(token // 8192))", b, *long, "--json").out)
+    assert (found["same"], found["proved"]) == (True, True)
+    assert found["for"] == "1,048,576 queries x 1,048,576 keys"
+    result = maskc("diff", a, b, *long)
+    first = 900000 // 8192 * 8192
+    assert result.code == 1
+    assert result.out.startswith(f"different: the second keeps query 900000, key {first}, and the first does not")
+    assert f"{a}: Query 900000 does not see key {first}, for `q != 900000`" in result.out
+    found = json.loads(maskc("diff", "(causal)", "sliding_window(70000) & causal", "--json").out)["counterexample"]
+    assert (found["k_len"], found["query"], found["key"]) == (70001, 70000, 0)
+
+
+def test_a_table_that_two_patterns_read_otherwise_is_one_for_each(
+    maskc: Any, write: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Labels are numbered in the order of their declaration."""
+    text = "pattern p(kind: {text, image}[token]) { attend kind[k] == text }\n"
+    a, b = write("a.mask", text), write("b.mask", text.replace("text, image", "image, text"))
+    (tmp_path / "k.json").write_text(json.dumps(["text", "image"] * 20))
+    monkeypatch.setattr("maskc.cli.compare._ONE_BY_ONE", 0)
+    assert maskc("diff", a, b, "--arg", "kind=@k.json").out.startswith("equal at every pair, for 40 queries x 40 keys")
+    assert "<<" not in maskc("show", a, "--diff", b, "--arg", "kind=@k.json").out.split("neither")[0]
+    assert maskc("show", a, "--diff", b, "--arg", "kind=@k.json", "--html", "x.html").code == 0
+
+
+_N = 700
+_PLANNED = {
+    "k <= q & k != 300": lambda q, k: (k <= q) & (k != 300),
+    "(k <= q)": lambda q, k: k <= q,
+    "(q <= k | k == 0)": lambda q, k: (q <= k) | (k == 0),
+    "(q + k < 900)": lambda q, k: q + k < 900,
+    "k <= q & (h != 2 | q - k < 222)": lambda q, k: k <= q,  # of head 0
+    "(k <= q | q == 140 & k == 680 | q == 690 & k == 130)": lambda q, k: (
+        (k <= q) | ((q == 140) & (k == 680)) | ((q == 690) & (k == 130))
+    ),
+}
+
+
+@pytest.mark.parametrize("lengths", [(_N, _N), (500, _N)])
+@pytest.mark.parametrize("pair", [*itertools.combinations(_PLANNED, 2)])
+def test_what_is_planned_differs_first_where_it_does(
+    maskc: Any, monkeypatch: pytest.MonkeyPatch, pair: tuple[str, str], lengths: tuple[int, int]
+) -> None:
+    """As NumPy finds it: the smallest larger position, then the smallest query, then the smallest key."""
+    monkeypatch.setattr("maskc.cli.compare._ONE_BY_ONE", 0)
+    q, k = np.meshgrid(np.arange(lengths[1] - lengths[0], lengths[1]), np.arange(lengths[1]), indexing="ij")
+    one, two = (np.broadcast_to(_PLANNED[text](q, k), q.shape) for text in pair)
+    differing = sorted(zip(np.maximum(q, k)[one != two], q[one != two], k[one != two], strict=True))
+    words = ["--q", str(lengths[0]), "--k", str(lengths[1]), "--json"]
+    found = json.loads(maskc("diff", *pair, *words, "--heads", "4").out)
+    if not differing:
+        assert found["counterexample"]["head"] == 2 if "h" in pair[0] + pair[1] else found["proved"]
+        return
+    where = found["counterexample"]
+    assert (where["head"], where["query"], where["key"]) == (0, *differing[0][1:])
+    assert where["first_keeps"] == one[where["query"] - q[0, 0], where["key"]]
+
+
+def test_diff_of_irregular_masks_looks_at_what_it_can(maskc: Any) -> None:
+    a, b = "(hash(q, k) % 2 == 0)", "(hash(q, k) % 2 == 1)"
+    found = maskc("diff", a, b, "--q", "1048576")
+    assert (found.code, "query 0, key 0" in found.out) == (1, True)
+    assert maskc("diff", a, "(hash(q, k) % 2 == 0 & k != 9000)", "--q", "1048576").code == 1  # one hash in both
+    refused = maskc("diff", a, "(hash(q, max(k, q - 9000)) % 2 == 0)", "--q", "1048576")
+    assert (refused.code, refused.out) == (1, "")
+    assert "error[E801]: the masks cannot be compared for 1048576 queries x 1048576 keys: " in refused.err
 
 
 def test_the_second_pattern_of_two_is_named_by_the_option_that_there_is(maskc: Any, write: Any) -> None:
