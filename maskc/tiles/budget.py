@@ -27,6 +27,7 @@ __all__ = [
     "OWN_MASKS",
     "PROBES",
     "PROOF",
+    "RANGES_AT_ONCE",
     "Budget",
     "Outdone",
     "Watch",
@@ -58,6 +59,10 @@ PROOF = 12_000_000_000
 _BESIDE, _PLAIN = 8, 16
 #: Evaluations that one of a mask counts as, at most, where the mask is one that is written by hand.
 ORDINARY = 8
+#: Ranges and verdicts that are held at once, for all nodes, boxes and values of indices: each takes some 50 bytes.
+RANGES_AT_ONCE = 1 << 22
+#: What a node takes in units of other work, beside what is computed there for each box: some ten microseconds.
+_NODE = 1 << 10
 #: And where points are so few that they are evaluated outright.
 _OUTRIGHT = 512
 
@@ -136,7 +141,8 @@ class Budget:
     """What planning may spend, in evaluations of the mask or as ``measure`` says; ``spend`` and ``evaluate`` raise E801
     before they go beyond.
 
-    ``before``: what was spent before this budget, for ``watch``; ``each``: what an evaluation of the mask counts as.
+    ``before``: what was spent before this budget, for ``watch``; ``each``: what an evaluation of the mask counts as;
+    ``nodes``: how many operators and operands it has.
     ``most``: how many tiles to compute, over all heads and batch entries, are too many for the plan to be of use.
     """
 
@@ -147,6 +153,7 @@ class Budget:
     each: int = 1
     measure: Measure = _PLANNING
     most: float = math.inf
+    nodes: int = 0
     _began: int = 0
     _later: int = 0
     _copies: int = 1
@@ -191,7 +198,10 @@ class Budget:
 
     @property
     def _box(self) -> int:
-        return BOX_COST * (self.each + self.measure.plain)
+        """Of a mask with very many nodes few boxes are asked about at once, since a range is held for each node: then
+        going through the nodes takes longer than what is computed there."""
+        going = self.nodes * self.nodes // (RANGES_AT_ONCE // _NODE)
+        return BOX_COST * (self.each + self.measure.plain) + going * self.measure.plain
 
     def examine(self, points: int) -> None:
         """The mask is evaluated at ``points`` whose number is bounded, which costs something only where the mask is a

@@ -19,6 +19,7 @@ from maskc.ir.schedule import outside_exists
 from maskc.ir.size import MAX_ALTERNATIVES
 from maskc.tiles import ranges
 from maskc.tiles.boxes import Boxes, Range
+from maskc.tiles.budget import RANGES_AT_ONCE
 from maskc.tiles.fields import Field2, LabelRuns, field_of, label_runs
 from maskc.tiles.headmask import HeadMask
 from maskc.tiles.periods import Repeats, repeats
@@ -27,8 +28,6 @@ __all__ = ["Classifier", "Verdict", "Walk"]
 
 Array = npt.NDArray[Any]
 T = TypeVar("T")
-#: Ranges and verdicts that are held at once, for all nodes, boxes and values of indices: each takes some 50 bytes.
-_LARGEST = 1 << 22
 #: Sizes of tiles that are told apart: more than a grid has.
 _MOST_WIDTHS = 16
 
@@ -53,7 +52,7 @@ class Classifier(HeadMask):
 
     def classify(self, boxes: Boxes) -> Verdict:
         """The verdict on each box; arrays of bool, one entry a box."""
-        step = max(1, _LARGEST // len(self.order))
+        step = max(1, RANGES_AT_ONCE // len(self.order))
         if boxes.q0.size > step:
             parts = [self.classify(boxes.part(slice(a, a + step))) for a in range(0, boxes.q0.size, step)]
             return Verdict(*(np.concatenate([getattr(p, n) for p in parts]) for n in ("some", "gap", "hit", "miss")))
@@ -272,7 +271,7 @@ class Walk:
         depth, copies = self.depth, self.copies
         outer = {n: v for n, v in known.items() if node.index not in self.c.free_of(n)}
         total: Verdict | None = None
-        step = max(1, _LARGEST // max(1, self.boxes.q0.size * copies * self.c.size_of(node.body)))
+        step = max(1, RANGES_AT_ONCE // max(1, self.boxes.q0.size * copies * self.c.size_of(node.body)))
         for first in range(0, most, step):
             values = np.arange(first, min(first + step, most), dtype=np.int64)
             index = values.reshape((-1,) + (1,) * (depth + 1))

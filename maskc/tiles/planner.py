@@ -76,7 +76,7 @@ def plans_by_mask(
         job = _Job(program, binding, grid, budget)
         first = [sorted(products, key=_first) for products in job.members]
     for products in sorted(first, key=lambda products: _first(products[0])):
-        budget.each = job.each
+        budget.each, budget.nodes = job.each, job.nodes
         budget.spend(_MASK, OWN_MASKS)
         with within_memory("planning this mask"):
             groups = job.groups(products, None)
@@ -122,6 +122,7 @@ class _Job:
         self.program, self.binding, self.grid, self.budget = program, binding, grid, budget
         self.analysis = analyse(program, binding)
         self.each = budget.measure.each(self.analysis.program, binding)
+        self.nodes = sum(1 for _ in postorder([self.analysis.program.mask]))
         self.members = members(self.analysis.program, binding)
         self.fields: dict[Any, Any] = {}
 
@@ -131,7 +132,7 @@ class _Job:
 
     def plan(self, layout: Layout | None, reason: str) -> Tiling:
         groups: list[Group] = []
-        self.budget.each = self.each
+        self.budget.each, self.budget.nodes = self.each, self.nodes
         for later, products in zip(reversed(range(len(self.members))), self.members, strict=True):
             self.budget.begin(later, sum(len(h) * len(b) for h, b in products), _computed(groups))
             if groups:  # The first is what was asked for at least.
@@ -255,20 +256,9 @@ def _computed(groups: Sequence[Group]) -> int:
     return sum(int((g.runs.end - g.runs.start).sum()) * len(g.heads) * len(g.batches) for g in groups)
 
 
-#: Tiles a row that rows may leave undecided; with more, boxes that span many rows are the better way.
-_WIDE = 32
-
-
 def _tiles(c: Classifier, form: RowForm | None, grid: Grid, budget: Budget) -> Rectangles:
     found = rowwise(c, form, grid, budget) if form is not None else None
     if found is None:
         return subdivide(c, grid, None, budget)
     done, unknown = found
-    if not unknown.size:
-        return done
-    if unknown.area > _WIDE * grid.rows:
-        verdict = c.classify(grid.boxes(unknown))
-        mixed = unknown.pick(verdict.some & verdict.gap & ~(verdict.hit & verdict.miss))
-        if mixed.area > _WIDE * grid.rows:
-            return subdivide(c, grid, None, budget)
-    return Rectangles.join([done, subdivide(c, grid, unknown, budget)])
+    return Rectangles.join([done, subdivide(c, grid, unknown, budget)]) if unknown.size else done

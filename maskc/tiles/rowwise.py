@@ -31,6 +31,7 @@ from maskc.tiles.pieces import Pieces
 from maskc.tiles.rowfit import columns_of, fitted
 from maskc.tiles.rowform import Bounds, RowForm, Solved, operands, rise
 from maskc.tiles.subdivide import is_affordable
+from maskc.tiles.undecided import Undecided
 
 __all__ = ["rowwise"]
 
@@ -41,8 +42,8 @@ _MOST_ENTRIES = 1 << 23  # intervals; with more, boxes are the better way
 def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[Rectangles, Rectangles] | None:
     """What row intervals decide: FULL and PARTIAL rectangles, and the rectangles that are still unknown.
 
-    None if there would be too many intervals, or labels that take too long to compare. Raises MaskcError E801, and
-    Outdone.
+    None if there would be too many intervals, labels that take too long to compare, or too much that is unknown, so
+    that boxes that span many rows are the better way. Raises MaskcError E801, and Outdone.
     """
     form, bounds = fitted(c, form, grid)
     starts, row = _fragments(form, grid, bounds)
@@ -72,7 +73,8 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     # Which queries and keys have a label at all is settled with the tiles that share one.
     settled = (x if not x.pairs else replace(x, guard=TRUE, keep=TRUE) for x in form.clauses)
     form = replace(form, clauses=tuple(settled))
-    parts: list[tuple[Rectangles, Rectangles]] = []
+    parts: list[Rectangles] = []
+    unknown = Undecided(c, grid, budget)
     each = 1 + sum(_intervals(x, grid, reach) for x in form.clauses)
     listed = sum(x.runs for x in columns if isinstance(x, SharedLabels | Diagonals))
     step = max(_FEWEST, min(max(_LEAST, _AT_ONCE // each), _MOST_AT_ONCE // max(each, listed)))
@@ -86,10 +88,12 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
             if found is None:
                 return None
             area += found[0].area
-            parts.append((found[0].compact(), found[1]))
+            parts.append(found[0].compact())
+            if not unknown.add(found[1]):
+                return None
             if b < row.size:
                 budget.found(area)
-    return Rectangles.join([p[0] for p in parts]), Rectangles.join([p[1] for p in parts])
+    return Rectangles.join([*parts, *unknown.decided]), Rectangles.join(unknown.left)
 
 
 #: Intervals that take no longer than finding out whether boxes take less.

@@ -21,7 +21,7 @@ from maskc.tiles.classify import Classifier
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.tiling import EMPTY, FULL, PARTIAL, Group, Tiling
 
-__all__ = ["evaluate_tiles", "is_affordable", "subdivide", "tile_mask"]
+__all__ = ["BOXES", "evaluate_tiles", "is_affordable", "subdivide", "tile_mask"]
 
 Array = npt.NDArray[Any]
 _CHUNK = 1 << 14  # boxes asked about at once
@@ -42,7 +42,7 @@ def subdivide(c: Classifier, grid: Grid, start: Rectangles | None, budget: Budge
             boxes = boxes.pick(slice(0, _CHUNK))
         if not boxes.size:
             continue
-        budget.ask(boxes.size, _BOXES, total - decided)
+        budget.ask(boxes.size, BOXES, total - decided)
         found = c.classify(grid.boxes(boxes))
         uniform = found.hit & found.miss
         undecided = found.some & found.gap & ~uniform
@@ -77,7 +77,7 @@ def is_affordable(c: Classifier, grid: Grid, budget: Budget) -> bool:
     asked, open_, r, col = _drawn(c, grid, start)
     r, col = r[open_], col[open_]
     some = _spread(r.size)
-    trial = Budget(budget.limit // _MARGIN, each=budget.each, measure=budget.measure)
+    trial = Budget(budget.limit // _MARGIN, each=budget.each, nodes=budget.nodes, measure=budget.measure)
     try:
         settle(c, grid, Rectangles(r[some], r[some] + 1, col[some], col[some] + 1), trial)
     except MaskcError:
@@ -94,7 +94,7 @@ def _foresee(c: Classifier, grid: Grid, start: Rectangles, budget: Budget) -> No
         return
     asked, open_, *_ = _drawn(c, grid, start)
     boxes, points = _surely(asked, 2), PROBES * _surely(open_, 1)
-    budget.foresee(int(boxes * tiles), _BOXES, int(points * tiles))
+    budget.foresee(int(boxes * tiles), BOXES, int(points * tiles))
 
 
 def _drawn(c: Classifier, grid: Grid, start: Rectangles) -> tuple[Array, Array, Array, Array]:
@@ -126,7 +126,7 @@ def _drawn(c: Classifier, grid: Grid, start: Rectangles) -> tuple[Array, Array, 
 
 
 _MARGIN = 64  # times what a sample costs that there has to be
-_BOXES = "boxes that are neither full nor empty"
+BOXES = "boxes that are neither full nor empty"
 _LEAVES = 1 << 17  # undecided tiles that are settled together
 
 

@@ -18,7 +18,16 @@ from maskc.tiles import classify as classification
 from maskc.tiles import make_plan
 from maskc.tiles.binding import make_binding
 from maskc.tiles.boxes import Boxes
-from maskc.tiles.budget import OPERATIONS, ORDINARY, Budget, evaluations_of, operations_of, proof_budget, within_memory
+from maskc.tiles.budget import (
+    BOX_COST,
+    OPERATIONS,
+    ORDINARY,
+    Budget,
+    evaluations_of,
+    operations_of,
+    proof_budget,
+    within_memory,
+)
 from maskc.tiles.classify import Classifier
 
 _NESTED = "any(i in 0..64: any(j in 0..64: hash(q, k, i, j) % 100000 == 0))"
@@ -63,7 +72,7 @@ def test_boxes_of_nested_cases_need_bounded_memory(monkeypatch: pytest.MonkeyPat
     boxes = Boxes(q0, q0 + 63, k0, k0 + 63, width, width, single)
     c = Classifier(program.mask, binding, program.params)
     whole = c.classify(boxes)
-    monkeypatch.setattr(classification, "_LARGEST", 1 << 13)
+    monkeypatch.setattr(classification, "RANGES_AT_ONCE", 1 << 13)
     tracemalloc.start()
     parts = c.classify(boxes)
     peak = tracemalloc.get_traced_memory()[1]
@@ -181,3 +190,38 @@ def test_proofs_of_a_call_share_what_they_may_cost(monkeypatch: pytest.MonkeyPat
         maskc.check_assertions("hash(q, k) % 2 == 0", 1 << 14, 1 << 14, claims=[*claims, "q >= 0"])
     assert error.value.codes == ("E801",) * 3
     assert 0 < sum(b.spent for b in limits) <= 1 << 27
+
+
+_ROWS = "; ".join(f"{i}, {i}..{i + 5}: k <= q - {i}" for i in range(50))
+_CASES = f"match q % 1000, k % 1000 {{ {_ROWS}; else: k == q }}"
+_PAIRS = "any(i in 0..60: any(j in 0..60: k * i == q * j + 7))"
+
+
+def _asked(text: str, n: int, budget: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How many boxes are asked about where a mask is refused, and how many nodes are gone through for them."""
+    program = maskc.parse(f"pattern p {{ attend {text} }}").program
+    inner, boxes, nodes = Classifier.classify, 0, 0
+
+    def counted(c: Classifier, asked: Boxes) -> classification.Verdict:
+        nonlocal boxes, nodes
+        if asked.q0.size * len(c.order) <= classification.RANGES_AT_ONCE:
+            boxes, nodes = boxes + asked.q0.size, nodes + len(c.order)
+        return inner(c, asked)
+
+    monkeypatch.setattr(Classifier, "classify", counted)
+    with pytest.raises(MaskcError) as error:
+        make_plan(program, make_binding(program, n, n), budget=budget)
+    assert error.value.codes == ("E801",)
+    return boxes, nodes
+
+
+def test_boxes_that_rows_leave_open_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be millions, which are asked about some at a time."""
+    boxes, _ = _asked(f"{_CASES} & ~causal", 1 << 18, 100_000_000, monkeypatch)
+    assert boxes * BOX_COST * 25 <= 100_000_000  # as which an evaluation of this mask counts
+
+
+def test_going_through_many_nodes_for_few_boxes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some ten microseconds each, of which the budget is to bound the seconds."""
+    _, nodes = _asked(_PAIRS, 1 << 20, 100_000_000, monkeypatch)
+    assert nodes < 100_000_000 // 1024
