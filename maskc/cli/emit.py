@@ -30,7 +30,9 @@ class Dtype(str, enum.Enum):
 def command(
     file: o.File,
     name: o.Name = None,
-    target: Annotated[str, typer.Option("--target", help="The chip: cuda:80, cuda:90, hip:gfx942, ...")] = "cuda:90",
+    target: Annotated[
+        str, typer.Option("--target", help="The chip: cuda:80, cuda:90, hip:gfx942, or h100, sm_90, mi300, ...")
+    ] = "cuda:90",
     backward: Annotated[bool, typer.Option("--backward", help="The kernels of the gradients, too.")] = False,
     decode: Annotated[bool, typer.Option("--decode", help="The kernels for a few queries, too.")] = False,
     standalone: Annotated[
@@ -61,16 +63,16 @@ def command(
     program = o.program_of(file, name)
     args, of_entries = _scalars(program, arg), _batched(program, batched)
     rows, files = _emitted(program, args, of_entries, target, dtype.value, dim, value_dim or dim, backward, decode)
+    from maskc.backends.triton.configs import parse_target
+
+    chip = parse_target(target)
     if standalone:
-        from maskc.backends.triton.configs import parse_target
         from maskc.backends.triton.standalone import write_standalone
 
-        files["attention.py"] = write_standalone(
-            program, args, parse_target(target), of_entries, decode, learn
-        ).encode()
+        files["attention.py"] = write_standalone(program, args, chip, of_entries, decode, learn).encode()
     _write(Path(out), files)
     if as_json:
-        typer.echo(json.dumps({"maskc": 1, "target": target, "kernels": rows, "files": sorted(files)}))
+        typer.echo(json.dumps({"maskc": 1, "target": str(chip), "kernels": rows, "files": sorted(files)}))
     else:
         typer.echo(plain("\n".join(table(rows))))
         typer.echo(f"{len(files)} files in {in_line(out)}")
@@ -159,7 +161,7 @@ def _emitted(
         kernels = emit(program, args, chip, Shape(dtype, dim, value_dim, page=0), stages, batched, show)
     files = {end: content for kernel in kernels for end, content in kernel.files().items()}
     rows = [kernel.row() for kernel in kernels]
-    files["resources.json"] = (json.dumps({"target": target, "kernels": rows}, indent=2) + "\n").encode()
+    files["resources.json"] = (json.dumps({"target": str(chip), "kernels": rows}, indent=2) + "\n").encode()
     return rows, files
 
 

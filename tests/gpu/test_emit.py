@@ -50,7 +50,34 @@ def test_backward(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines[:4]] == ["kernel", "forward", "dq", "dkv"]
 
 
-@pytest.mark.parametrize("target", ["cuda:10", "cuda:99", "cuda:", "cuda:90a", "hip:gfx000", "metal:1", "", "cuda:²"])
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [("sm_90", "cuda:90"), ("sm_90a", "cuda:90"), ("SM80", "cuda:80"), ("h100", "cuda:90"), ("H100", "cuda:90"),
+     ("a100", "cuda:80"), ("L40S", "cuda:89"), ("B200", "cuda:100"), ("mi300", "hip:gfx942"), ("MI300X", "hip:gfx942"),
+     ("gfx90a", "hip:gfx90a"), ("hip:gfx942", "hip:gfx942")],
+)  # fmt: skip
+def test_chips_have_the_names_that_others_call_them_by(text: str, target: str) -> None:
+    assert str(parse_target(text)) == target
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "sm_10",
+        "sm_",
+        "smart",
+        "gfx",
+        "h1000",
+        "cuda:10",
+        "cuda:99",
+        "cuda:",
+        "cuda:90a",
+        "hip:gfx000",
+        "metal:1",
+        "",
+        "cuda:²",
+    ],
+)
 def test_chips_that_compilers_do_not_know(words: list[str], target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*words, "--target", target]) == 2
     assert "expected one of cuda:80, cuda:86" in capsys.readouterr().err

@@ -213,10 +213,30 @@ _INTERPRETED = (_SMALL, Config(32, 16, 4, 1), Config(16, 32, 4, 1))
 _REGISTERS = 245
 
 
+#: Chips by the names that they are sold under, in lower case.
+_CHIPS: dict[str, int | str] = {
+    **dict.fromkeys(("a30", "a100"), 80),
+    **dict.fromkeys(("a10", "a40", "a6000"), 86),
+    **dict.fromkeys(("l4", "l40", "l40s"), 89),
+    **dict.fromkeys(("h100", "h200", "gh200"), 90),
+    **dict.fromkeys(("b200", "gb200"), 100),
+    **dict.fromkeys(("b300", "gb300"), 103),
+    **dict.fromkeys(("mi210", "mi250", "mi250x"), "gfx90a"),
+    **dict.fromkeys(("mi300", "mi300a", "mi300x", "mi325x"), "gfx942"),
+    **dict.fromkeys(("mi350x", "mi355x"), "gfx950"),
+}
+
+
 def parse_target(text: str) -> Target:
-    """``cuda:90`` or ``hip:gfx942``. Raises ValueError for chips that are not in the table: compilers end the whole
-    process where they do not know one."""
+    """``cuda:90`` or ``hip:gfx942``, or by what others call it: ``sm_90``, ``gfx942``, ``h100``. Raises ValueError for
+    chips that are not in the table: compilers end the whole process where they do not know one."""
     kind, _, arch = text.partition(":")
+    name = text.lower()
+    if name.startswith("sm"):
+        kind, arch = "cuda", name.removeprefix("sm").removeprefix("_").removesuffix("a")
+    elif name in _CHIPS or name.startswith("gfx"):
+        arch = str(_CHIPS.get(name, name))
+        kind = "cuda" if arch.isdecimal() else "hip"
     found = Target(kind, int(arch) if kind == "cuda" and arch.isdecimal() and len(arch) < 5 else arch)
     known = [str(Target("hip" if isinstance(a, str) else "cuda", a)) for a in _SHARED]
     if str(found) not in known:
