@@ -79,6 +79,7 @@ def command(
     files = [n for n, path in (("--html", html), ("--svg", svg), ("--png", png)) if path is not None]
     _refuse_together(what, files, as_json)
     _refuse_idle(
+        layer=layer > 0 and layers is not None,
         layers=layers is not None and not (reach or html) and bool(what or as_json),
         layout=layout != "none" and not html,
         theme=theme != "auto" and not files,
@@ -136,8 +137,11 @@ def _refuse_together(what: Sequence[str], files: Sequence[str], as_json: bool) -
             raise MaskcError(Diagnostic("E503", f"{option} is not for --html", hint=hint))
 
 
-def _refuse_idle(*, layers: bool, layout: bool, theme: bool, diff_name: bool) -> None:
+def _refuse_idle(*, layer: bool, layers: bool, layout: bool, theme: bool, diff_name: bool) -> None:
     """Raises E503 for options that the picture has no use for: whoever gives one believes that it is drawn."""
+    if layer:
+        hint = "--layers N is of the first N layers, --layer N of that one: leave one of them out"
+        raise MaskcError(Diagnostic("E503", "--layer is one layer, and --layers several", hint=hint))
     if layers:
         message = "--layers is for pictures of one mask, --reach and --html"
         raise MaskcError(Diagnostic("E503", message, hint="--layer N draws another layer"))
