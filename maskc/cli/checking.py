@@ -53,12 +53,7 @@ def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -
     if may_be_text and is_text(file):
         return Source(file)
     if file != "-":
-        word = (
-            f"; a mask of one word goes in brackets: '({file})'"
-            if file.isidentifier() and not os.path.exists(file)
-            else ""
-        )
-        return read_source(file, hint or (_FILE_OR_TEXT + word if may_be_text and not file.endswith(".mask") else None))
+        return read_source(file, hint or (_FILE_OR_TEXT if may_be_text and not file.endswith(".mask") else None))
     # By way of the file descriptor's name, so that the bounds and checks are those of any file.
     source = read_source("/dev/stdin")
     return Source(source.text, "<stdin>")
@@ -66,9 +61,17 @@ def source_of(file: str, hint: str | None = None, *, may_be_text: bool = True) -
 
 def is_text(file: str) -> bool:
     """Whether an argument is a mask written out, and no file: with blanks, brackets or operators in it, as a call or
-    a combination has them. What ends in `.mask`, or is there, is a file."""
+    a combination has them, or a word that is a mask. What ends in `.mask`, or is there, is a file."""
     readable = all(c.isprintable() or c in "\n\t" for c in file)
-    return bool(_TEXT.search(file)) and readable and not file.endswith(".mask") and not os.path.exists(file)
+    if not readable or file.endswith(".mask") or os.path.exists(file):
+        return False
+    return bool(_TEXT.search(file)) or (file.isidentifier() and _is_word(file))
+
+
+def _is_word(text: str) -> bool:
+    from maskc.lower import words
+
+    return text in words()
 
 
 def read_once(files: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from maskc.lower.scope import Globals
 from maskc.syntax import tree as t
 from maskc.syntax.parse import parse, read_source
 
-__all__ = ["Lowered", "lower_claims", "lower_file", "lower_source", "lower_text", "prelude_files"]
+__all__ = ["Lowered", "lower_claims", "lower_file", "lower_source", "lower_text", "prelude_files", "words"]
 
 #: The name of a program that is written as a bare mask.
 _BARE = "mask"
@@ -52,6 +52,11 @@ def _prelude() -> Globals:
     if ctx.errors:
         raise MaskcError(ctx.errors)
     return found
+
+
+def words() -> frozenset[str]:
+    """What of the prelude is a mask as a single word, such as ``causal``."""
+    return frozenset(name for name, each in _prelude().definitions.items() if not each.formals)
 
 
 def lower_file(path: str | Path) -> tuple[Program, ...]:
