@@ -9,7 +9,7 @@ import typer
 
 from maskc.cli import options as o
 from maskc.cli.style import plain
-from maskc.setting import MAX_HEADS, MAX_LAYERS, MAX_LENGTH
+from maskc.setting import MAX_HEADS, MAX_LAYERS
 
 if TYPE_CHECKING:
     from maskc.cli.compare import Difference
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    first: Annotated[str, typer.Argument(metavar="A", help="A pattern file, or a mask in quotes.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A pattern file, or a mask: causal, or in quotes.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
     name_a: Annotated[str | None, typer.Option("--name-a", help="Which pattern of A.")] = None,
     name_b: Annotated[str | None, typer.Option("--name-b", help="Which pattern of B.")] = None,
@@ -25,16 +25,13 @@ def command(
         int | None,
         typer.Option(
             "--q",
-            min=0,
-            max=MAX_LENGTH,
-            help="Number of queries.",
+            parser=o.tokens,
+            metavar="N",
+            help="Number of queries: 64k is 65,536 and 1M is 1,048,576.",
             show_default="many lengths, or as --k or --arg says",
         ),
     ] = None,
-    k: Annotated[
-        int | None,
-        typer.Option("--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as --arg says, or as --q"),
-    ] = None,
+    k: o.Keys = None,
     heads: Annotated[int, typer.Option("--heads", min=1, max=MAX_HEADS, help="Number of query heads.")] = 4,
     layers: Annotated[int, typer.Option("--layers", min=1, max=MAX_LAYERS, help="Number of layers looked at.")] = 8,
     size: o.Sizes = [],  # noqa: B006
@@ -42,16 +39,21 @@ def command(
     up_to: Annotated[
         int | None,
         typer.Option(
-            "--up-to", min=1, max=MAX_LENGTH, help="Longest sequence looked at.", show_default=f"{o.LONGEST:,}"
+            "--up-to",
+            parser=o.some_tokens,
+            metavar="N",
+            help="Longest sequence looked at, as --q.",
+            show_default=f"{o.LONGEST:,}",
         ),
     ] = None,
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """Compare two patterns, at many lengths or at those given. Exit code 0 if no difference is found, 1 if there is
-    one, or if masks are so irregular that this takes too long.
+    one.
 
-    Of long sequences what only one of the two keeps is planned, so that a million tokens take milliseconds.
+    Of long sequences what only one of the two keeps is planned, so that a million tokens take milliseconds. Masks that
+    are too irregular for that are refused with an error, E801, and exit code 1, too.
     """
     from maskc.cli.compare import compare
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from maskc.arguments import shown
 from maskc.diagnostics import Diagnostic, MaskcError
 from maskc.setting import MAX_HEADS, MAX_LAYERS, MAX_LENGTH
 
@@ -35,9 +37,13 @@ __all__ = [
     "program_of",
     "programs_of",
     "read",
+    "some_tokens",
+    "tokens",
 ]
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="A pattern file, or a mask in quotes; - for standard input.")]
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="A pattern file, or a mask: causal, or in quotes; - for standard input.")
+]
 Name = Annotated[str | None, typer.Option("--name", help="Which pattern, if the file holds several.")]
 #: Seeds at most: those that NumPy and torch take, of whatever version.
 MAX_SEED = 2**32 - 1
@@ -46,14 +52,50 @@ MAX_DIM = 1 << 16
 #: The longest sequence that ``diff`` looks at where nobody says another.
 LONGEST = 1 << 20
 
+_SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20}
+_NUMBER = re.compile(r"(\d+(?:_\d+)*|\d{1,3}(?:,\d{3})+)([km]?)", re.IGNORECASE)
+_POWER = re.compile(r"([1-9])e(\d)", re.IGNORECASE)
+
+
+def tokens(text: str, least: int = 0) -> int:
+    """How many tokens a text says: 65536, 65_536, 65,536, 64k or 1e6. Raises BadParameter."""
+    found = None
+    if number := _NUMBER.fullmatch(text.strip()):
+        digits = number[1].replace("_", "").replace(",", "")
+        found = int(digits) * _SUFFIXES[number[2].lower()] if len(digits) < 18 else None
+    elif power := _POWER.fullmatch(text.strip()):
+        found = int(power[1]) * 10 ** int(power[2])
+    if found is None:
+        raise typer.BadParameter(f"{shown(text)} is no number of tokens, such as 65536, 65_536, 64k or 1M.")
+    if not least <= found <= MAX_LENGTH:
+        raise typer.BadParameter(f"{shown(text)} is not in the range {least}<=x<={MAX_LENGTH}.")
+    return found
+
+
+def some_tokens(text: str) -> int:
+    """As ``tokens``, and one at least."""
+    return tokens(text, 1)
+
+
+_TOKENS = "64k is 65,536 and 1M is 1,048,576."
 Queries = Annotated[
     int | None,
-    typer.Option("--q", min=0, max=MAX_LENGTH, help="Number of queries.", show_default="256, or as --k or --arg says"),
+    typer.Option(
+        "--q",
+        parser=tokens,
+        metavar="N",
+        help=f"Number of queries: {_TOKENS}",
+        show_default="256, or as --k or --arg says",
+    ),
 ]
 Keys = Annotated[
     int | None,
     typer.Option(
-        "--k", min=0, max=MAX_LENGTH, help="Number of keys.", show_default="as --arg says, or as many as queries"
+        "--k",
+        parser=tokens,
+        metavar="N",
+        help="Number of keys, as --q.",
+        show_default="as --arg says, or as many as queries",
     ),
 ]
 Batch = Annotated[

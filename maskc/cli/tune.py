@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def command(
     ctx: typer.Context,
     file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="A pattern file, or a mask in quotes; - for standard input.")
+        str | None,
+        typer.Argument(metavar="FILE", help="A pattern file, or a mask: causal, or in quotes; - for standard input."),
     ] = None,
     name: o.Name = None,
     q: o.Queries = None,

@@ -378,7 +378,42 @@ def test_standard_input_is_read_once(maskc: Any, words: list[str]) -> None:
 
 def test_a_directory_is_no_mask_of_one_word(maskc: Any, tmp_path: Path) -> None:
     (tmp_path / "masks").mkdir()
-    result = maskc("show", "masks")
-    assert "cannot read masks: Is a directory" in result.err
-    assert "in brackets" not in result.err
-    assert "in brackets: '(causal)'" in maskc("show", "causal").err
+    (tmp_path / "causal").mkdir()
+    for name in ("masks", "causal"):
+        assert f"cannot read {name}: Is a directory" in maskc("show", name).err
+
+
+def test_a_word_that_is_a_mask_needs_no_brackets(maskc: Any, write: Any) -> None:
+    shown = maskc("show", "causal", "--q", "5")
+    assert (shown.code, shown.out) == (0, maskc("show", "(causal)", "--q", "5").out)
+    assert maskc("check", "all", "none", "self").code == 0
+    assert maskc("diff", "causal", "k <= q").code == 0
+    for words in (["show", "sinks"], ["show", "casual"], ["fmt", "causal"]):
+        _refused(maskc(*words), "E003", "cannot read")
+    write("causal", "self\n")
+    assert maskc("diff", "causal", "self").code == 0
+
+
+LENGTHS = {"64k": 65536, "1M": 1048576, "1m": 1048576, "1e6": 1000000, "65_536": 65536, "65,536": 65536, "007": 7}
+
+
+@pytest.mark.parametrize("text", LENGTHS)
+def test_lengths_are_written_as_people_write_them(maskc: Any, text: str) -> None:
+    found = json.loads(maskc("plan", "causal", "--q", "3", "--k", text, "--json").out)
+    assert (found["q_len"], found["k_len"]) == (3, LENGTHS[text])
+    found = json.loads(maskc("diff", "causal", "k < q", "--q", text, "--json").out)
+    assert found["counterexample"]["q_len"] == LENGTHS[text]
+
+
+@pytest.mark.parametrize(
+    "text", ["64K tokens", "1,5", "6,55,36", "1.5k", "2g", "-1", "1e9", "17M", "9" * 30, "", "k", "_1"]
+)
+@pytest.mark.parametrize("option", ["--q", "--k", "--up-to"])
+def test_lengths_that_are_none(maskc: Any, text: str, option: str) -> None:
+    result = maskc("diff", "causal", "self", option, text)
+    assert (result.code, result.out) == (2, "")
+    assert option in result.err
+
+
+def test_a_longest_sequence_has_a_token(maskc: Any) -> None:
+    assert maskc("diff", "causal", "self", "--up-to", "0").code == 2
