@@ -37,7 +37,11 @@ PIPELINE: tuple[Pass, ...] = (
         simplify,
     ),
     Pass("decide", "Comparisons that the ranges of their operands decide become constants.", decide),
-    Pass("absorb", "Bounds on one quantity become one, and masks that others contain go.", absorb),
+    Pass(
+        "absorb",
+        "Bounds on one quantity become one, masks that others contain go, and what alternatives share stands once.",
+        absorb,
+    ),
 )
 
 

@@ -1,4 +1,5 @@
-"""Masks that others contain go: bounds on one quantity become one, ``a & (a | b)`` is ``a``."""
+"""Masks that others contain go: bounds on one quantity become one, ``a & (a | b)`` is ``a``, ``a & (a & b | c)`` is
+``a & (b | c)``."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from maskc.ir.program import Program
 from maskc.ir.rewrite import map_program, rewrite
 from maskc.passes.linear import Bound, Linear, bound_node, bound_of, order_key
 from maskc.passes.negate import opposite
+from maskc.passes.simplify import operands
 
 __all__ = ["absorb"]
 
@@ -18,7 +20,7 @@ _DUAL = {"and": "or", "or": "and"}
 
 def absorb(program: Program) -> Program:
     """The pass."""
-    return map_program(program, lambda node: rewrite(node, (bounds, contained, opposites)))
+    return map_program(program, lambda node: rewrite(node, (bounds, contained, repeated, shared)))
 
 
 def bounds(node: Node) -> Node | None:
@@ -82,23 +84,53 @@ def contained(node: Node) -> Node | None:
     return _joined(node.op, kept) if len(kept) < len(node.args) else None
 
 
-def opposites(node: Node) -> Node | None:
-    """``a & ~a`` is false, and ``a & (~a | b)`` is ``a & b``; likewise with the two exchanged."""
+def repeated(node: Node) -> Node | None:
+    """``a & ~a`` is false, ``a & (~a | b)`` is ``a & b``, and ``a & (a & b | c)`` is ``a & (b | c)``, however deep;
+    likewise with the two exchanged."""
     if not isinstance(node, Apply) or node.op not in _DUAL:
         return None
     against = {_opposite(a) for a in node.args}
     if any(a in against for a in node.args):
         return Const(node.op == "or")
-    parts: list[Node] = []
-    for a in node.args:
-        inner = _operands(a, _DUAL[node.op])
-        left = [i for i in a.children if i not in against] if len(inner) > 1 else [a]
-        parts.append(a if len(left) == len(inner) else _joined(_DUAL[node.op], left))
+    # An operand matters where all others hold, of an `or` where none does.
+    known: dict[Node, Node] = {a: Const(node.op == "or") for a in against}
+    known.update({a: Const(node.op == "and") for a in node.args})
+    parts = [_told(a, known) if isinstance(a, Apply) and a.op in _DUAL else a for a in node.args]
     return _joined(node.op, parts) if tuple(parts) != node.args else None
 
 
+def _told(node: Apply, known: dict[Node, Node]) -> Node:
+    """``node`` with what is ``known`` of masks put in below it; what that makes of others is known from then on."""
+    parts = []
+    for a in node.args:
+        if a not in known:
+            known[a] = _told(a, known) if isinstance(a, Apply) and a.op in _DUAL else a
+        parts.append(known[a])
+    if tuple(parts) == node.args:
+        return node
+    found = operands(apply(node.op, *parts))
+    assert found is not None
+    return found
+
+
+def shared(node: Node) -> Node | None:
+    """``a & b | a & c`` is ``a & (b | c)``, where all operands share some; likewise with the two exchanged."""
+    if not isinstance(node, Apply) or node.op not in _DUAL:
+        return None
+    dual = _DUAL[node.op]
+    common = frozenset.intersection(*(_operands(a, dual) for a in node.args))
+    if not common:
+        return None
+    rest = [_joined(dual, [n for n in _in_order(a, dual) if n not in common]) for a in node.args]
+    return _joined(dual, [*(n for n in _in_order(node.args[0], dual) if n in common), _joined(node.op, rest)])
+
+
+def _in_order(node: Node, op: str) -> tuple[Node, ...]:
+    return node.args if isinstance(node, Apply) and node.op == op else (node,)
+
+
 def _operands(node: Node, op: str) -> frozenset[Node]:
-    return frozenset(node.args) if isinstance(node, Apply) and node.op == op else frozenset({node})
+    return frozenset(_in_order(node, op))
 
 
 def _opposite(node: Node) -> Node:
