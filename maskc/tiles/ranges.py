@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maskc.ir.interval import MAX_INT
 from maskc.ir.ops import OPS
 from maskc.tiles.boxes import NO_VARIABLES, Boxes, Range
 
 __all__ = ["apply_op", "constant", "equal", "less", "linear", "without_nan"]
 
 Array = npt.NDArray[Any]
-#: Values beyond this are as good as unbounded: no sum of two leaves int64.
-_HUGE = 1 << 61
+#: No integer of a program is beyond this (E507), so that bounds need not be; and no sum of two leaves int64.
+_HUGE = MAX_INT - 1
 
 
 def constant(value: Any) -> Range:
@@ -112,13 +113,13 @@ def scale(boxes: Boxes, x: Range, factor: Any) -> Range:
 
 
 def _product(a: Any, b: Any) -> Any:
-    """a * b, or something of the same sign that is as good as unbounded where that would overflow."""
+    """a * b, or the bound of the same sign that all integers have, where that is beyond it or would overflow."""
     big = np.abs(np.asarray(a, np.float64) * np.asarray(b, np.float64)) > _HUGE
     if not np.any(big):
-        return a * b
+        return np.clip(a * b, -_HUGE, _HUGE)
     a, b, big = np.broadcast_arrays(a, b, big)
     sign = np.sign(a) * np.sign(b)
-    return np.where(big, sign * _HUGE, np.where(big, 0, a) * np.where(big, 0, b))
+    return np.where(big, sign * _HUGE, np.clip(np.where(big, 0, a) * np.where(big, 0, b), -_HUGE, _HUGE))
 
 
 def sub(boxes: Boxes, x: Range, y: Range) -> Range:

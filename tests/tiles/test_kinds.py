@@ -89,6 +89,23 @@ def test_floats_that_have_no_integer_below(text: str) -> None:
         compare(program, make_binding(program, 200, 200), 64, 64)
 
 
+_MOST = (1 << 62) - 1
+
+
+@pytest.mark.parametrize("ends", [(-_MOST, _MOST), (0, _MOST), (-_MOST, 0), (_MOST, _MOST - 200)])
+def test_integers_as_large_as_they_may_be(ends: tuple[int, int]) -> None:
+    """Boxes took all beyond 2**61 for 2**61: a full tile was called empty."""
+    x = np.repeat(ends, 4)
+    for text, mask in {
+        "x[q] < x[k]": x[:, None] < x,
+        "x[q] <= x[k]": x[:, None] <= x,
+        "-x[q] == -x[k] & k < 9": x[:, None] == x,
+    }.items():
+        program = lower_text(f"pattern p(x: int[token]) {{ attend {text} }}")[0]
+        plan = make_plan(program, make_binding(program, 8, 8, x=x), q_tile=4, k_tile=4)
+        np.testing.assert_array_equal(plan.kinds(), 2 * mask[::4, ::4])
+
+
 def test_cross_attention() -> None:
     program = lower_text("pattern p() over decoder -> encoder { attend k <= 2 * q }")[0]
     compare(program, make_binding(program, 150, 401), 32, 32)
