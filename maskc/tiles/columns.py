@@ -8,7 +8,7 @@ of its own: the key tiles that share a label with it. Both are exact, and found 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,18 @@ import numpy.typing as npt
 from maskc.tiles.budget import Budget
 from maskc.tiles.runs import concatenated_ranges
 
-__all__ = ["Columns", "SharedLabels", "columns_of_keys", "joint_labels", "shared_labels"]
+__all__ = [
+    "Columns",
+    "Compared",
+    "PairColumns",
+    "columns_of_keys",
+    "joint_labels",
+    "runs_of_kinds",
+    "shared_labels",
+]
 
 Array = npt.NDArray[Any]
-_BAND = 64  # rows of tiles that labels are compared for at once
+_BAND = 64  # rows of tiles that are compared with key tiles at once
 #: What comparing labels costs, in nanoseconds: a pair of tiles, whatever they hold; a word of bits of both; a key tile
 #: of a label that few have. And how many of these are a unit of a budget.
 _PAIR, _WORD, _RARE, _UNIT = 8, 2, 24, 48
@@ -80,7 +88,7 @@ def columns_of_keys(passes: Array, tile: int) -> Columns:
     starts = np.arange(0, passes.size, tile)
     number = np.add.reduceat(passes, starts, dtype=np.int64)
     every = number == np.diff(starts, append=passes.size)
-    count, start, end, whole = _runs(((number > 0).astype(np.uint8) + every)[None, :])
+    count, start, end, whole = runs_of_kinds(((number > 0).astype(np.uint8) + every)[None, :])
     most = (
         np.maximum.reduceat(np.append(number, 0), np.stack([start, end], axis=1).ravel())[::2] if start.size else start
     )
@@ -106,7 +114,7 @@ def shared_labels(
     admitted: tuple[Array | bool, Array | bool] = (True, True),
     free: Array | None = None,
     unequal: bool = False,
-) -> SharedLabels | None:
+) -> PairColumns | None:
     """What there is to find the runs of ``q_label == k_label``, or of ``!=`` if ``unequal``: labels of the queries that
     are present, of which stretches begin at ``starts``, and of the keys. Rows are those stretches. Queries and keys
     that are not ``admitted`` pass with none; keys that are ``free`` pass with every query.
@@ -124,22 +132,34 @@ def shared_labels(
     alike = ((join.q_bits & np.bitwise_and.reduce(join.k_bits, axis=1)[:, None]) != 0).any(axis=0) & several
     alike &= not (k_free == 2).any()
     lo, hi = (np.zeros(q.tiles, np.int64), np.full(q.tiles, k.tiles)) if reach is None else reach
-    found = SharedLabels(join, alike, lo, hi, tile)
-    if budget is not None:
-        cost = found.work() // _UNIT
-        if not budget.affords_beside(cost):
-            return None
-        budget.spend(cost, "labels that tiles share")
-    return found
+    return PairColumns(join, alike, lo, hi, tile).within(budget, "labels that tiles share")
+
+
+class Compared(Protocol):
+    """Tiles of queries and of keys."""
+
+    @property
+    def k_count(self) -> int:
+        """How many key tiles there are."""
+
+    @property
+    def runs_of_row(self) -> int:
+        """How many runs a row has, or more, on average."""
+
+    def work(self, rows: Array, tiles: int) -> int:
+        """What comparing some rows with so many tiles costs, in nanoseconds."""
+
+    def kinds(self, rows: Array, first: int, last: int) -> Array:
+        """0, 1 or 2 for rows and the key tiles ``first`` to ``last`` (excluded): no pair passes, some do, all do."""
 
 
 @dataclass(frozen=True, eq=False)
-class SharedLabels:
-    """The columns of labels that are equal at the query and the key, or that are not, found for some rows at a time:
-    over all rows they may be millions. ``alike``: rows that pass in part with every key tile; ``lo`` and ``hi``: as
+class PairColumns:
+    """The columns of a condition on labels, or numbers, of the query and the key, found for some rows at a time: over
+    all rows they may be millions. ``alike``: rows that pass in part with every key tile; ``lo`` and ``hi``: as
     ``reach``; ``tile``: keys a tile."""
 
-    join: _Join
+    tiles: Compared
     alike: Array
     lo: Array
     hi: Array
@@ -147,21 +167,28 @@ class SharedLabels:
 
     def work(self) -> int:
         """What finding all takes, in nanoseconds."""
-        rows, bands = self._bands(0, self.join.q.tiles)
-        return self.join.work(rows, sum(r.size * (b - a) for r, a, b in bands))
+        rows, bands = self._bands(0, self.lo.size)
+        return self.tiles.work(rows, sum(r.size * (b - a) for r, a, b in bands))
+
+    def within(self, budget: Budget | None, what: str) -> PairColumns | None:
+        """These, if the budget suffices."""
+        if budget is not None:
+            cost = self.work() // _UNIT
+            if not budget.affords_beside(cost):
+                return None
+            budget.spend(cost, what)
+        return self
 
     @property
     def runs(self) -> int:
         """How many runs a row has, or more, on average."""
-        free = np.count_nonzero(np.diff(self.join.k_free))
-        found = min(self.join.runs // max(1, self.join.q.tiles) + free, self.join.k.tiles // 2)
-        return int(found) * (1 + self.join.unequal) + 1  # those between are runs, too, where labels are not to be equal
+        return self.tiles.runs_of_row
 
     def rows(self, first: int, last: int) -> Columns:
         """Those of some rows, counted from the first of them."""
-        k_tiles = self.join.k.tiles
+        k_tiles = self.tiles.k_count
         rows, bands = self._bands(first, last)
-        parts = [_runs(self.join.kinds(r, a, b)) for r, a, b in bands]
+        parts = [runs_of_kinds(self.tiles.kinds(r, a, b)) for r, a, b in bands]
         count = self.alike[first:last].astype(np.int64)
         rows = rows - first
         count[rows] = np.concatenate([p[0] for p in parts]) if parts else 0
@@ -215,13 +242,21 @@ class _Join:
         first = np.cumsum(count) - count
         return _Join(q, k, q.bits(often, labels), k.bits(often, labels), k_tiles, first, rare, runs, k_free, unequal)
 
+    @property
+    def k_count(self) -> int:
+        return self.k.tiles
+
+    @property
+    def runs_of_row(self) -> int:
+        free = np.count_nonzero(np.diff(self.k_free))
+        found = min(self.runs // max(1, self.q.tiles) + free, self.k.tiles // 2)
+        return int(found) * (1 + self.unequal) + 1  # those between are runs, too, where labels are not to be equal
+
     def work(self, rows: Array, tiles: int) -> int:
-        """What comparing some rows with so many tiles costs, in nanoseconds."""
         entries = concatenated_ranges(self.q.offsets[rows], np.diff(self.q.offsets)[rows])
         return int(tiles * (_PAIR + _WORD * self.q_bits.shape[0]) + _RARE * self.rare[entries].sum())
 
     def kinds(self, rows: Array, first: int, last: int) -> Array:
-        """0, 1 or 2 for rows and the key tiles ``first`` to ``last`` (excluded): no pair passes, some do, all do."""
         shared = _share(self.q_bits[:, rows], self.k_bits[:, first:last])
         length = np.diff(self.q.offsets)[rows]
         entries = concatenated_ranges(self.q.offsets[rows], length)
@@ -320,7 +355,7 @@ def _share(q_bits: Array, k_bits: Array) -> Array:
     return shared
 
 
-def _runs(kind: Array) -> tuple[Array, Array, Array, Array]:
+def runs_of_kinds(kind: Array) -> tuple[Array, Array, Array, Array]:
     """Rows of tiles, (rows, cols) of 0 (nothing passes), 1 (some) or 2 (all), as runs: how many each row has, start,
     end, whether whole."""
     rows, cols = kind.shape

@@ -14,10 +14,11 @@ from maskc.ir.ops import apply, conjunction, disjunction
 from maskc.passes.rows import conjuncts
 from maskc.tiles.budget import OPERATIONS, Budget
 from maskc.tiles.classify import Classifier
-from maskc.tiles.columns import Columns, SharedLabels, columns_of_keys, joint_labels, shared_labels
+from maskc.tiles.columns import Columns, PairColumns, columns_of_keys, joint_labels, shared_labels
 from maskc.tiles.differences import Diagonals, diagonals, with_differences
 from maskc.tiles.equalities import equal_label, label_pair
 from maskc.tiles.grid import Grid
+from maskc.tiles.orderings import Order, ordered_places, places_in_order
 from maskc.tiles.rowform import Bounds, RowForm, Solved, cuts_of, on_difference
 
 __all__ = ["columns_of", "fitted"]
@@ -100,7 +101,7 @@ def _settled(clause: Solved, grid: Grid) -> Solved:
     digits = tuple(d for d in clause.digits if d not in short)
     if digits:
         rest += [clause.keep, *_of_pairs(clause)]
-        clause = replace(clause, pairs=(), unequal=False, keep=TRUE)
+        clause = replace(clause, pairs=(), unequal=False, order=None, keep=TRUE)
     return replace(clause, digits=digits, residual=conjunction([x for x in rest if x is not TRUE]))
 
 
@@ -135,13 +136,16 @@ def _label_runs(c: Classifier, name: str, k_len: int) -> Array | None:
 
 
 def _with_pairs(c: Classifier, clause: Solved, scattered: Mapping[str, Type], grid: Grid) -> Solved:
-    """The clause with scattered labels as pairs of labels. Contiguous ones that are not equal are known by boxes."""
+    """The clause with scattered labels as pairs of labels. Contiguous ones that are not equal are known by boxes, and
+    so are numbers in an order that rise with the position."""
     same = tuple(label_pair(name, scattered[name]) for name in clause.labels if name in scattered)
     labels = tuple(name for name in clause.labels if name not in scattered)
     plain = clause.guard is TRUE is clause.keep
-    if clause.unequal and (same or (plain and all(_contiguous(c, pair, grid.k_len) for pair in clause.pairs))):
+    by_boxes = clause.unequal and plain and all(_contiguous(c, pair, grid.k_len) for pair in clause.pairs)
+    by_boxes |= clause.order is not None and (grid.rows < _FEW_ROWS or _monotone(c, clause.order, grid))
+    if by_boxes or (same and (clause.unequal or clause.order is not None)):
         residual = conjunction([x for x in (clause.residual, *_of_pairs(clause)) if x is not TRUE])
-        clause = replace(clause, pairs=(), unequal=False, residual=residual)
+        clause = replace(clause, pairs=(), unequal=False, order=None, residual=residual)
     return replace(clause, labels=labels, pairs=(*same, *clause.pairs))
 
 
@@ -150,8 +154,21 @@ def _contiguous(c: Classifier, pair: tuple[Node, Node], k_len: int) -> bool:
     return name is not None and _label_runs(c, name, k_len) is not None
 
 
+#: Rows of tiles of which boxes are few, and take less than reading all keys, as for a step of decoding.
+_FEW_ROWS = 16
+
+
+def _monotone(c: Classifier, order: Order, grid: Grid) -> bool:
+    """Whether what is in order rises, or falls, from each position to the next, at the queries and at the keys."""
+    queries = c.points_of(order.query, np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64), "q")
+    keys = c.points_of(order.key, np.arange(grid.k_len, dtype=np.int64), "k")
+    return all(not (x[1:] < x[:-1]).any() or not (x[1:] > x[:-1]).any() for x in (queries, keys))
+
+
 def _of_pairs(clause: Solved) -> list[Node]:
     """What a clause says of its pairs of labels."""
+    if clause.order is not None:
+        return [clause.order.condition]
     if clause.unequal:
         return [disjunction([apply("ne", *pair) for pair in clause.pairs])]
     return [apply("eq", *pair) for pair in clause.pairs]
@@ -164,10 +181,11 @@ def columns_of(
     starts: Array,
     reach: Callable[[Solved], tuple[Array, Array]],
     budget: Budget,
-) -> Columns | SharedLabels | Diagonals | None:
+) -> Columns | PairColumns | Diagonals | None:
     """The key tiles that a clause's condition on the key passes, that its condition on ``q - k`` does, or that share a
-    label with each fragment, of queries and keys that its conditions admit. ``reach``: the key tiles that each fragment
-    of queries may meet. None if there is no such condition, or if finding them takes too long. Raises MaskcError E801.
+    label with each fragment, or are in order with it, of queries and keys that its conditions admit. ``reach``: the key
+    tiles that each fragment of queries may meet. None if there is no such condition, or if finding them takes too long.
+    Raises MaskcError E801.
     """
     if clause.differences is not None:
         return diagonals(clause.differences, grid, starts, reach(clause), budget)
@@ -179,9 +197,13 @@ def columns_of(
         return columns_of_keys(np.asarray(kept), grid.k_tile)
     queries = np.arange(grid.offset, grid.offset + grid.q_len, dtype=np.int64)
     admitted = _holds(c, clause.guard, queries, "q", budget), kept
+    free = None if clause.free is FALSE else np.asarray(_holds(c, clause.free, keys, "k", budget))
+    if (order := clause.order) is not None:
+        values = c.points_of(order.query, queries, "q"), c.points_of(order.key, keys, "k")
+        places = places_in_order(*values, order.strict, order.unordered, admitted, free)
+        return ordered_places(*places, starts, grid.k_tile, reach(clause), budget)
     q_labels = [c.points_of(a, queries, "q").astype(np.int64, copy=False) for a, _ in clause.pairs]
     k_labels = [c.points_of(b, keys, "k").astype(np.int64, copy=False) for _, b in clause.pairs]
-    free = None if clause.free is FALSE else np.asarray(_holds(c, clause.free, keys, "k", budget))
     labels = joint_labels(q_labels, k_labels)
     return shared_labels(*labels, starts, grid.k_tile, reach(clause), budget, admitted, free, clause.unequal)
 

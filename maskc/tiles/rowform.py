@@ -16,6 +16,7 @@ from maskc.ir.rewrite import substitute
 from maskc.passes.linear import Linear, linear, linear_node
 from maskc.passes.rows import MAX_CLAUSES, Clause, conjuncts, rows
 from maskc.tiles.equalities import equal_label, equal_pair, unequal_pair
+from maskc.tiles.orderings import Order, order_of
 
 __all__ = [
     "Bounds",
@@ -97,7 +98,8 @@ class Solved:
     of the query that equal ones of the key, conditions on the query and on the key, and what is left to test.
     ``period``: besides, ``q - k`` has certain remainders modulo that, which any so many differences have; 0: not.
     ``once``: it is a single one.
-    ``unequal``: the labels are not all equal, instead. ``free``: keys that need no label and no condition.
+    ``unequal``: the labels are not all equal, instead. ``order``: they, numbers, are in that one. ``free``: keys that
+    need no label and no condition.
     ``differences``: those that ``q - k`` has besides; None: any.
     """
 
@@ -111,6 +113,7 @@ class Solved:
     period: int = 0
     once: bool = False
     unequal: bool = False
+    order: Order | None = None
     free: Node = FALSE
     differences: Differences | None = None
 
@@ -179,12 +182,16 @@ def _solved(clause: Clause) -> Solved:
     others = {part: pair for part in rest if (pair := unequal_pair(part)) is not None}
     unequal = not pairs and len(others) == 1
     pairs = others if unequal else pairs
+    order = None if pairs else next((x for part in rest if (x := order_of(part)) is not None), None)
+    if order is not None:
+        pairs = {order.condition: (order.query, order.key)}
     if any(d.part is None for d in places):  # With digits, conditions on the key are no matter of whole tiles.
         rest, keep, pairs = rest + keep, [], {}
     rest = [part for part in rest if part not in pairs]
     guards, keeps, residual = (conjunction(x) for x in (guard, keep, rest))
     labelled = tuple(labels), tuple(pairs.values())
-    return Solved(Bounds(lo, hi), places, *labelled, guards, keeps, residual, unequal=unequal and bool(pairs))
+    unequal, order = unequal and bool(pairs), order if pairs else None
+    return Solved(Bounds(lo, hi), places, *labelled, guards, keeps, residual, unequal=unequal, order=order)
 
 
 def _as_digit(part: Node) -> Node:
