@@ -57,6 +57,11 @@ class Columns:
         ends, start = np.array([0, 1]), np.zeros(1, np.int64)
         return Columns(cols, ends, start, start + cols, np.ones(1, np.bool_), start + tile, True)
 
+    @property
+    def runs(self) -> int:
+        """How many runs a row has, on average."""
+        return self.start.size // max(1, self.offsets.size - 1)
+
     def rows(self, first: int, last: int) -> Columns:
         """Those of some rows, counted from the first of them."""
         if self.apart:

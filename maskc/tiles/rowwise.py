@@ -23,8 +23,7 @@ from maskc.passes.linear import linear, linear_node
 from maskc.tiles.boxes import Boxes, Range
 from maskc.tiles.budget import BOX_COST, INTERVAL_COST, INTERVALS, LISTED_COST, Budget
 from maskc.tiles.classify import Classifier, Walk
-from maskc.tiles.columns import Columns, PairColumns
-from maskc.tiles.differences import Diagonals
+from maskc.tiles.columns import Columns
 from maskc.tiles.grid import Grid, Rectangles
 from maskc.tiles.overlay import EXACT, FILL, INSIDE, TOUCH, Entries, decide_fragments, decide_rows
 from maskc.tiles.pieces import Pieces
@@ -76,7 +75,7 @@ def rowwise(c: Classifier, form: RowForm, grid: Grid, budget: Budget) -> tuple[R
     parts: list[Rectangles] = []
     unknown = Undecided(c, grid, budget)
     each = 1 + sum(_intervals(x, grid, reach) for x in form.clauses)
-    listed = sum(x.runs for x in columns if isinstance(x, PairColumns | Diagonals))
+    listed = sum(x.runs for x in columns if x is not None)
     step = max(_FEWEST, min(max(_LEAST, _AT_ONCE // each), _MOST_AT_ONCE // max(each, listed)))
     area = 0
     edges = [0, *(int(np.searchsorted(row, row[i])) for i in range(step, row.size, step)), row.size]
