@@ -119,6 +119,23 @@ def test_what_most_tiles_leave_open_is_refused_by_a_sample(text: str, monkeypatc
     assert boxes < 1 << 18
 
 
+def test_what_rows_leave_open_is_refused_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles with marks that are above the diagonal, too: two clauses touch nearly each below it."""
+    text = "pattern p(lab: int[token], mark: bool[token]) { attend causal & same(lab) | mark[k] }"
+    program, n, rng = lower_text(text)[0], 1 << 17, np.random.default_rng(0)
+    binding = make_binding(program, n, n, lab=rng.integers(0, 8, n), mark=rng.random(n) < 0.01)
+    boxes, inner = list[int](), Classifier.classify
+
+    def counted(c: Classifier, asked: Boxes) -> Verdict:
+        boxes.append(asked.q0.size)
+        return inner(c, asked)
+
+    monkeypatch.setattr(Classifier, "classify", counted)
+    with pytest.raises(MaskcError, match="E801"):
+        make_plan(program, binding, budget=1 << 23)
+    assert max(boxes) <= 1 << 14  # that was 101,349, of all rows
+
+
 def test_what_is_little_more_than_the_budget_is_refused_by_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     program, n = lower_text("hash(q, k) % 2 == 0")[0], 1 << 17
     spent = watched(program, make_binding(program, n, n))[-1][0]
