@@ -364,8 +364,9 @@ def _floored(x: Range) -> Range:
 def less(boxes: Boxes, x: Range, y: Range, or_equal: bool) -> tuple[Any, Any, Any]:
     """``x < y`` (or ``<=``): whether it can hold in each box, whether it can fail, and whether that is exact."""
     if np.asarray(x.lo).dtype.kind == "f" or np.asarray(y.lo).dtype.kind == "f":
-        exact = _apart(x, y) & x.exact & y.exact
-        surely = (x.hi <= y.lo) & np.isfinite(x.hi) & np.isfinite(y.lo) if or_equal else x.hi < y.lo
+        exact, surely = _apart(x, y) & x.exact & y.exact, x.hi <= y.lo if or_equal else x.hi < y.lo
+        if np.any(surely & (bad := _unbounded(x) | _unbounded(y))):  # -inf is at most what may be NaN, or is not
+            exact, surely = exact & ~(surely & bad), surely & ~bad
         never = x.lo > y.hi if or_equal else x.lo >= y.hi
         return np.logical_not(never), np.logical_not(surely), exact
     d = sub(boxes, x, y)

@@ -106,6 +106,24 @@ def test_integers_as_large_as_they_may_be(ends: tuple[int, int]) -> None:
         np.testing.assert_array_equal(plan.kinds(), 2 * mask[::4, ::4])
 
 
+@pytest.mark.parametrize("ends", [(-np.inf, 0.0), (0.0, np.inf), (-np.inf, -np.inf), (-np.inf, np.inf), (np.nan, 0.0)])
+@pytest.mark.parametrize("text", ["x[q] <= x[k]", "x[q] < x[k]", "~(x[k] <= x[q])", "x[q] <= y[k]", "y[q] <= x[k]"])
+def test_infinite_floats_are_compared(text: str, ends: tuple[float, float]) -> None:
+    """A tile in which all is at least -inf was called mixed."""
+    x, y = np.repeat(ends, 4), np.tile([np.inf, -np.inf], 4)
+    masks = {
+        "x[q] <= x[k]": x[:, None] <= x,
+        "x[q] < x[k]": x[:, None] < x,
+        "~(x[k] <= x[q])": ~(x <= x[:, None]),
+        "x[q] <= y[k]": x[:, None] <= y,
+        "y[q] <= x[k]": y[:, None] <= x,
+    }
+    program = lower_text(f"pattern p(x: float[token], y: float[token]) {{ attend {text} }}")[0]
+    plan = make_plan(program, make_binding(program, 8, 8, x=x, y=y), q_tile=4, k_tile=4)
+    tiles = masks[text].reshape(2, 4, 2, 4)
+    np.testing.assert_array_equal(plan.kinds(), tiles.any((1, 3)).astype(np.uint8) + tiles.all((1, 3)))
+
+
 def test_cross_attention() -> None:
     program = lower_text("pattern p() over decoder -> encoder { attend k <= 2 * q }")[0]
     compare(program, make_binding(program, 150, 401), 32, 32)
