@@ -83,13 +83,14 @@ def add(boxes: Boxes, x: Range, y: Range) -> Range:
     same_step = x.modulus == y.modulus or 0 in (x.modulus, y.modulus)
     with np.errstate(invalid="ignore"):  # inf - inf
         lo, hi = x.lo + y.lo, x.hi + y.hi
+    exact = apart & x.exact & y.exact & _numbers(lo, hi)
     lo, hi = _guard(lo, hi) if np.asarray(lo).dtype.kind == "i" else without_nan(lo, hi)
     return Range(
         lo,
         hi,
         modulus,
         (x.residue + y.residue) % modulus if modulus > 1 else 0,
-        apart & x.exact & y.exact,
+        exact,
         apart & same_step & x.dense & y.dense,
         _uses(x, y),
     )
@@ -98,7 +99,7 @@ def add(boxes: Boxes, x: Range, y: Range) -> Range:
 def scale(boxes: Boxes, x: Range, factor: Any) -> Range:
     if np.asarray(x.lo).dtype.kind == "f":
         lo, hi = (x.lo * factor, x.hi * factor) if factor >= 0 else (x.hi * factor, x.lo * factor)
-        return Range(*without_nan(lo, hi), exact=x.exact, uses=x.uses)
+        return Range(*without_nan(lo, hi), exact=x.exact & _numbers(lo, hi), uses=x.uses)
     factor = int(factor)
     if factor == 0 or x.modulus == 0:
         return constant(x.lo * factor if factor else 0)
@@ -137,7 +138,8 @@ def mul(boxes: Boxes, x: Range, y: Range) -> Range:
         return Range(lo, hi, exact=size.exact, uses=x.uses)
     times = np.multiply if np.asarray(x.lo).dtype.kind == "f" else _product
     lo, hi = _corners(times, x, y)
-    return Range(*without_nan(lo, hi), exact=_apart(x, y) & x.exact & y.exact, uses=_uses(x, y))
+    exact = _apart(x, y) & x.exact & y.exact & _numbers(lo, hi)
+    return Range(*without_nan(lo, hi), exact=exact, uses=_uses(x, y))
 
 
 def _corners(f: Callable[[Any, Any], Any], x: Range, y: Range) -> tuple[Any, Any]:
@@ -152,6 +154,11 @@ def without_nan(lo: Any, hi: Any) -> tuple[Any, Any]:
         return lo, hi
     bad = np.isnan(lo) | np.isnan(hi)
     return np.where(bad, -np.inf, lo), np.where(bad, np.inf, hi)
+
+
+def _numbers(lo: Any, hi: Any) -> Any:
+    """Whether both bounds are numbers: what stands in for others is not attained."""
+    return np.asarray(lo).dtype.kind != "f" or ~(np.isnan(lo) | np.isnan(hi))
 
 
 def _unbounded(x: Range) -> Any:

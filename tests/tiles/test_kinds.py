@@ -106,10 +106,23 @@ def test_integers_as_large_as_they_may_be(ends: tuple[int, int]) -> None:
         np.testing.assert_array_equal(plan.kinds(), 2 * mask[::4, ::4])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("ends", [(-np.inf, 0.0), (0.0, np.inf), (-np.inf, -np.inf), (-np.inf, np.inf), (np.nan, 0.0)])
-@pytest.mark.parametrize("text", ["x[q] <= x[k]", "x[q] < x[k]", "~(x[k] <= x[q])", "x[q] <= y[k]", "y[q] <= x[k]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x[q] <= x[k]",
+        "x[q] < x[k]",
+        "~(x[k] <= x[q])",
+        "x[q] <= y[k]",
+        "y[q] <= x[k]",
+        "x[q] - x[k] < 5.0",
+        "x[q] * x[k] <= 0.0",
+        "0.0 * x[q] < 1.0",
+    ],
+)
 def test_infinite_floats_are_compared(text: str, ends: tuple[float, float]) -> None:
-    """A tile in which all is at least -inf was called mixed."""
+    """A tile in which all is at least -inf was called mixed, and so was one in which nothing is a number."""
     x, y = np.repeat(ends, 4), np.tile([np.inf, -np.inf], 4)
     masks = {
         "x[q] <= x[k]": x[:, None] <= x,
@@ -117,6 +130,9 @@ def test_infinite_floats_are_compared(text: str, ends: tuple[float, float]) -> N
         "~(x[k] <= x[q])": ~(x <= x[:, None]),
         "x[q] <= y[k]": x[:, None] <= y,
         "y[q] <= x[k]": y[:, None] <= x,
+        "x[q] - x[k] < 5.0": x[:, None] - x < 5,
+        "x[q] * x[k] <= 0.0": x[:, None] * x <= 0,
+        "0.0 * x[q] < 1.0": np.tile(0 * x[:, None] < 1, 8),
     }
     program = lower_text(f"pattern p(x: float[token], y: float[token]) {{ attend {text} }}")[0]
     plan = make_plan(program, make_binding(program, 8, 8, x=x, y=y), q_tile=4, k_tile=4)
