@@ -31,7 +31,8 @@ def lower_comparison(lower: Lowering, e: t.Comparison, scope: Scope, pair: Pair,
                 return POISON
             if op in ("==", "!=") and (_is_quotient(a) or _is_quotient(b)):
                 message = f"`/` does not round, and `{op}` tells quotients apart to the last digit"
-                lower.ctx.warn("W405", message, e.span, "`//` divides integers: `q // 64 == k // 64`")
+                hint = "`//` divides integers: `q // 64 == k // 64`"
+                lower.ctx.warn("W405", message, e.span, hint, within=True)  # `same(token / 64)` compares them, too
             parts.append(node)
         return Value(conjunction(parts))
 
@@ -41,8 +42,10 @@ def lower_comparison(lower: Lowering, e: t.Comparison, scope: Scope, pair: Pair,
 def _is_quotient(value: Value) -> bool:
     """Whether it is integers that were divided by `/`."""
     node = value.node
-    whole = (isinstance(a, Const) or (isinstance(a, Apply) and a.op == "float") for a in node.children)
-    return isinstance(node, Apply) and node.op == "div" and all(whole)
+    if not (isinstance(node, Apply) and node.op == "div"):
+        return False
+    whole = [isinstance(a, Apply) and a.op == "float" for a in node.args]
+    return any(whole) and all(w or isinstance(a, Const) for w, a in zip(whole, node.args, strict=True))
 
 
 def _with_enumerators(

@@ -81,9 +81,11 @@ class Context:
         if count > most:
             self.stop("E901", f"{count} {what} are too many: there may be {most}", span, hint)
 
-    def warn(self, code: str, message: str, span: Span, hint: str | None = None, *notes: Note) -> None:
-        # What a definition does with its arguments is not the caller's concern.
-        if not self.frames and len(self.warnings) < MAX_WARNINGS:
+    def warn(
+        self, code: str, message: str, span: Span, hint: str | None = None, *notes: Note, within: bool = False
+    ) -> None:
+        # What a definition does with its arguments is not the caller's concern, but for what is wrong ``within`` any.
+        if (within or not self.frames) and len(self.warnings) < MAX_WARNINGS:
             self._report(self.warnings, Diagnostic(code, message, span, hint, notes, "warning"))
 
     def _report(self, into: list[Diagnostic], d: Diagnostic) -> None:
