@@ -343,10 +343,12 @@ class Op(Prepared):
 
 
 def _with_start(sizes: Mapping[str, Any], q_start: Any) -> dict[str, Any]:
-    """``sizes`` as operators of torch take them, with the position of the first query. Raises E503."""
+    """``sizes`` as operators of torch take them, with the position of the first query. An integer is not looked at, but
+    when the operator runs: it may be a symbol of torch.compile, and one graph serves them all. Raises E503 and E504."""
     if q_start is None:
         return {**sizes}
-    return {**sizes, Q_START: q_start if isinstance(q_start, torch.SymInt) else integer("q_start", q_start, 0)}
+    plain = isinstance(q_start, (int, torch.SymInt)) and not isinstance(q_start, bool)
+    return {**sizes, Q_START: q_start if plain else integer("q_start", q_start, 0)}
 
 
 def _name(backend: Backend) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import maskc
 
@@ -72,10 +73,15 @@ def test_one_graph_serves_every_start() -> None:
     text, _, formula = MASKS["window"]
     op = maskc.compile(text, heads=2)
     q, k, v = tensors(70)
-    compiled = torch.compile(lambda start: op(q, k, v, q_start=start), fullgraph=True, backend="aot_eager")
-    for start in STARTS:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda start: op(q, k, v, q_start=start), fullgraph=True, dynamic=True, backend=counter)
+    for start in range(5, 80, 15):
         kept = formula(np.arange(start, start + 70)[:, None], np.arange(150)[None, :])
         torch.testing.assert_close(compiled(start), attended(q, k, v, kept), atol=1e-12, rtol=1e-12)
+    assert counter.frame_count == 1
+    for start, why in ((81, "E506"), (-3, "E504")):
+        with pytest.raises(maskc.MaskcError, match=why):
+            compiled(start)
 
 
 def test_plans_and_proofs_know_the_start() -> None:
