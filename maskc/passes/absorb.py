@@ -121,8 +121,11 @@ def shared(node: Node) -> Node | None:
     common = frozenset.intersection(*(_operands(a, dual) for a in node.args))
     if not common:
         return None
-    rest = [_joined(dual, [n for n in _in_order(a, dual) if n not in common]) for a in node.args]
-    return _joined(dual, [*(n for n in _in_order(node.args[0], dual) if n in common), _joined(node.op, rest)])
+    first = [n for n in _in_order(node.args[0], dual) if n in common]
+    rest = [[n for n in _in_order(a, dual) if n not in common] for a in node.args]
+    if not all(rest):  # ``a | a & b`` is ``a``
+        return _joined(dual, first)
+    return _joined(dual, [*first, _joined(node.op, [_joined(dual, left) for left in rest])])
 
 
 def _in_order(node: Node, op: str) -> tuple[Node, ...]:
