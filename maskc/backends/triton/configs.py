@@ -79,7 +79,7 @@ _TABLE: dict[int | str, dict[tuple[str, int], dict[int, Config]]] = {
         ("forward", 64): {0: Config(128, 64, 8, 3), 8: Config(128, 32, 8, 3)},
         ("forward", 128): {0: Config(128, 32, 8, 2), 8: Config(64, 32, 8, 2), 17: Config(32, 64, 8, 2)},
         ("forward", 256): {0: Config(64, 32, 8, 2)},
-        ("dq", 64): {0: Config(128, 64, 8, 3), 7: Config(128, 32, 8, 2), 17: Config(128, 16, 8, 2)},
+        ("dq", 64): {0: Config(128, 64, 8, 3), 6: Config(128, 32, 8, 2), 17: Config(128, 16, 8, 2)},
         ("dq", 128): {0: Config(64, 64, 8, 2), 8: Config(32, 64, 8, 2)},
         ("dq", 256): {0: Config(32, 32, 8, 1)},
         ("dkv", 64): {0: Config(32, 128, 8, 2), 8: Config(32, 64, 4, 2)},
