@@ -112,10 +112,30 @@ class CheckedEntry:
         usual = exact if q.dtype == torch.float64 else reference(torch.float32)
         terms = _longest(grad) * _longest(v)  # of a score's gradient, of which the mean over the keys is taken away
         terms_of = {"q": terms * _longest(k) * abs(scale), "k": terms * _longest(q) * abs(scale)}
+        terms_of |= {name: terms * x for name, x in self._slopes((q, k, v), floats, learned, scale).items()}
         for name, *of in zip(("q", "k", "v", *learned), gradients, exact, usual, strict=True):
             what = f"gradient of {name} of {self.program.name!r}"
             _compare_gradient(what, q.dtype, *of, terms=terms_of.get(name, terms))
         return found
+
+    def _slopes(
+        self, tensors: tuple[Tensor, Tensor, Tensor], floats: Sequence[Tensor], learned: Sequence[str], scale: float
+    ) -> dict[str, float]:
+        """Of the ``learned`` floats, by how much scores change with one element, added up over all pairs with their
+        weights: so often a rounding of a score's gradient counts in that of the element."""
+        with _differentiable():
+            q, k, v, *rest = (x.detach().double() for x in (*tensors, *floats))
+            given = {name: x.requires_grad_(name in learned) for name, x in zip(self.names, rest, strict=True)}
+            _, lse = attention(self.program, self.binding, q, k, v, scale=scale, floats=given)
+            if lse is None or not lse.requires_grad:
+                return {}
+            # The derivative of a row's log-sum-exp by a score is the weight of its key.
+            whole = torch.where(lse.isfinite(), lse, 0.0).sum()
+            found = torch.autograd.grad(whole, [given[name] for name in learned], allow_unused=True)
+        known = {
+            name: g.nan_to_num(0.0, 0.0, 0.0).abs() for name, g in zip(learned, found, strict=True) if g is not None
+        }
+        return {name: max(1.0, float(g.max())) for name, g in known.items() if g.numel()}
 
     def _reference(
         self,

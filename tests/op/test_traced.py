@@ -176,6 +176,33 @@ def test_check_mode_allows_what_rounding_leaves_of_gradients_that_are_0(text: st
     maskc.compile(text, heads=2, check=True)(q, k, v).square().sum().backward()
 
 
+def slopes(mask: str, dtype: torch.dtype) -> None:
+    """A call in check mode with learned slopes, and its backward pass."""
+    text = f"pattern p(slope: float[head]) {{ attend {mask}; score s + slope[h] * (k - q) }}"
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 400, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+    slope = torch.rand(2, dtype=dtype, requires_grad=True)
+    maskc.compile(text, heads=2, check=True)(q, k, v, slope=slope).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_check_mode_allows_what_rounding_leaves_of_long_sums(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What rounding leaves of each pair counts as often as the slope is multiplied there: by up to 399."""
+    slopes("k < 1", dtype)
+    slopes("causal", dtype)
+    right = Entry.backward
+
+    def wrong(self: Entry, *given: Any) -> Any:
+        *found, floats = right(self, *given)
+        return *found, [x * 1.01 for x in floats]
+
+    monkeypatch.setattr(Entry, "backward", wrong)
+    with pytest.raises(RuntimeError, match="check mode: the gradient of slope of"):
+        slopes("causal", dtype)
+
+
 def test_check_mode_compares_gradients_of_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     op = maskc.compile(BIAS, heads=4, check=True)
     right = Entry.backward
