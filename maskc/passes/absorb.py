@@ -20,7 +20,8 @@ _DUAL = {"and": "or", "or": "and"}
 
 def absorb(program: Program) -> Program:
     """The pass."""
-    return map_program(program, lambda node: rewrite(node, (bounds, contained, repeated, shared)))
+    # What the rules make of operands may be alike, or constant: such go first, which the other rules rely on.
+    return map_program(program, lambda node: rewrite(node, (operands, bounds, contained, repeated, shared)))
 
 
 def bounds(node: Node) -> Node | None:

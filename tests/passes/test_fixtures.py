@@ -37,6 +37,7 @@ def test_the_page_is_written_from_the_table() -> None:
         ("abs(q - k) <= 3", "window(3, 3)", "abs(k - q) < 4", "-4 < k - q & k - q < 4"),
         ("~(causal | k < 4)", "q < k & 4 <= k"),
         ("match q < 4 { true: all; else: causal }", "q < 4 | causal"),
+        ("chunk(16)", "chunk(16) | (window(0, 0) on token // 16)", "chunk(16) & (window(0, 0) on token // 16)"),
         ("k % 5 + k // 5 % 6 * 5 < q % 5", "k % 30 < q % 5"),
         ("(k - 7) % 5 + (k - 7) // 5 % 6 * 5 < 4", "(k - 7) % 30 < 4"),
         ("k % 5 + k // 5 % 6 * 5 + k // 30 % 2 * 30 < 4", "k % 60 < 4"),
