@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from maskc.ir.nodes import Apply, Const, Node
@@ -16,12 +17,26 @@ from maskc.passes.simplify import operands
 __all__ = ["absorb"]
 
 _DUAL = {"and": "or", "or": "and"}
+#: Of rules, at one node: more than there may be operators and operands, each of which goes but once.
+_MOST_STEPS = 1 << 14
 
 
 def absorb(program: Program) -> Program:
     """The pass."""
+    return map_program(program, lambda node: rewrite(node, (_settled,)))
+
+
+def _settled(node: Node) -> Node:
+    """``node`` when no rule applies to it any more: one may serve another, as in ``a & (~a | b) & (~b | c)``, and such
+    chains may be longer than a rewriting has rounds."""
     # What the rules make of operands may be alike, or constant: such go first, which the other rules rely on.
-    return map_program(program, lambda node: rewrite(node, (operands, bounds, contained, repeated, shared)))
+    rules = (operands, bounds, contained, repeated, shared)
+    for _ in range(_MOST_STEPS):
+        after = next((made for rule in rules if (made := rule(node)) is not None and made is not node), None)
+        if after is None:
+            break
+        node = after
+    return node
 
 
 def bounds(node: Node) -> Node | None:
@@ -137,6 +152,7 @@ def _operands(node: Node, op: str) -> frozenset[Node]:
     return frozenset(_in_order(node, op))
 
 
+@functools.lru_cache(maxsize=1 << 14)  # Asked about again with whatever an operand tells of others.
 def _opposite(node: Node) -> Node:
     bound = bound_of(node)
     if isinstance(bound, Bound):

@@ -197,6 +197,7 @@ class Bound:
         return Bound(other[self.kind], self.form, self.limit)
 
 
+@functools.lru_cache(maxsize=1 << 14)  # Rules ask again and again.
 def bound_of(node: Node) -> Bound | bool | None:
     """The bound that a comparison of integers states; its truth value if it has one anyway; None for other nodes."""
     if not (isinstance(node, Apply) and node.op in ("lt", "le", "eq", "ne")) or node.args[0].type is not Type.INT:

@@ -47,6 +47,16 @@ def test_spellings_of_one_mask_meet(spellings: tuple[str, ...]) -> None:
     assert len({normalise(lower_text(s)[0]).mask for s in spellings}) == 1
 
 
+@pytest.mark.parametrize(("both", "either", "least"), [("&", "|", "=="), ("|", "&", "!=")])
+def test_long_chains_of_masks_that_tell_the_next_come_to_rest(both: str, either: str, least: str) -> None:
+    """``a & (~a | b) & (~b | c)`` is ``a & b & c``, however long; likewise with the two exchanged."""
+    most = {"==": "!=", "!=": "=="}[least]
+    links = [f"(hash(q, {i}) % 7 {most} 1 {either} hash(q, {i + 1}) % 7 {least} 1)" for i in range(150)]
+    chain = f" {both} ".join([f"hash(q, 0) % 7 {least} 1", *links])
+    plain = f" {both} ".join(f"hash(q, {i}) % 7 {least} 1" for i in range(151))
+    assert normalise(lower_text(chain)[0]).mask is normalise(lower_text(plain)[0]).mask
+
+
 def test_floats_keep_their_negation() -> None:
     # ~(x < y) is not y <= x where either is NaN.
     mask = normalise(lower_text("pattern p(x: float) { attend ~(x * 1.0 < x * x) }")[0]).mask
