@@ -32,8 +32,8 @@ Array = npt.NDArray[Any]
 #: Of the blocks that are computed: their rows, columns, and the numbers of their masks, -1 where every pair is kept.
 Blocks = tuple[Array, Array, Array]
 _MOST_ENTRIES = 1 << 24  # in each array; they lie in a TPU's scalar memory, which is far smaller
-_MOST_PAIRS = 1 << 30  # in blocks whose masks are written out, a byte each
-_LOOK = 1 << 32  # pairs of partial tiles that are looked at, where the mask cannot be solved for the key
+_MOST_PAIRS = 1 << 28  # in blocks whose masks are written out, a byte each
+_LOOK = 1 << 28  # pairs of partial tiles that are looked at, where the mask cannot be solved for the key
 
 
 def splash(plan: TilePlan, kv_heads: int) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -12,6 +12,7 @@ import maskc
 from maskc.diagnostics import MaskcError
 from maskc.exports.splash import splash_kernel
 from maskc.ir.evaluate import dense
+from maskc.tiles.plan import TilePlan
 from tests.exports.test_exports import bound
 
 Array = np.ndarray[Any, Any]
@@ -128,6 +129,13 @@ def test_larger_blocks_are_asked_for_where_there_are_too_many() -> None:
     with pytest.raises(MaskcError, match="8192 rows of 8192 blocks, too many for a TPU: give larger --q-tile"):
         maskc.export("causal", "splash", 1 << 20)
     assert maskc.export("sliding_window(1024)", "splash", 1 << 20).arrays["data_next"].shape == (1, 8192, 9)
+
+
+def test_too_many_pairs_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mask that cannot be solved for the key: 2^30 of them took half a minute, and gigabytes."""
+    monkeypatch.setattr(TilePlan, "tile_mask", lambda *_: pytest.fail("a tile was looked at"))
+    with pytest.raises(MaskcError, match="its edges are too long, and cannot be solved for the key"):
+        maskc.export("hash(q, k) % 2 == 0 | self", "splash", 1 << 15)
 
 
 def test_a_kernel_wants_an_export_of_its_own() -> None:
