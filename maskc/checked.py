@@ -123,6 +123,8 @@ class CheckedEntry:
     ) -> dict[str, float]:
         """Of the ``learned`` floats, by how much scores change with one element, added up over all pairs with their
         weights: so often a rounding of a score's gradient counts in that of the element."""
+        if not learned:
+            return {}
         with _differentiable():
             q, k, v, *rest = (x.detach().double() for x in (*tensors, *floats))
             given = {name: x.requires_grad_(name in learned) for name, x in zip(self.names, rest, strict=True)}
